@@ -1,0 +1,164 @@
+"""Settings: one frozen value, read from defaults, file, environment and command line (weakest first).
+
+The environment variable of a setting is ``GPUAAS_`` and its name in capitals. The file is ``settings.toml`` in
+``GPUAAS_HOME``. ``docs/settings.md`` is generated from this file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from platformdirs import user_data_dir
+
+from .errors import SettingError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MIB = 1024**2
+GIB = 1024**3
+PREFIX = "GPUAAS_"
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=0)]
+Bytes = Annotated[int, Meta(gt=0)]
+
+
+def about(text: str) -> Meta:
+    """The documentation of a setting."""
+    return Meta(description=text)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every bound and choice of the system; the description of each field is its documentation."""
+
+    # -- where -------------------------------------------------------------------------------------------------
+    home: Annotated[str, about("Folder of the embedded service: database, token, data of its nodes.")] = ""
+    url: Annotated[str, about("Address of a service elsewhere; empty means the embedded one.")] = ""
+    token: Annotated[str, about("Token for the service at `url`.")] = ""
+    session: Annotated[str, about("Id or name of the session that a kernel attaches to.")] = ""
+    on_shutdown: Annotated[str, about("What a client's shutdown does: `end` the session or `detach` from it.")] = "end"
+    relay: Annotated[str, about("Path of a channel: `auto` (direct, else relay), `never`, `always`.")] = "auto"
+
+    # -- the service -------------------------------------------------------------------------------------------
+    host: Annotated[str, about("Address that the controller listens on.")] = "127.0.0.1"
+    port: Annotated[Annotated[int, Meta(ge=0, le=65535)], about("Port of the controller; 0 picks a free one.")] = 0
+    nodes: Annotated[Annotated[int, Meta(ge=1, le=64)], about("Local nodes that the embedded service starts.")] = 1
+    devices: Annotated[str, about("Devices of a local node: `auto`, or like `cpu:2` for two cpu devices.")] = "auto"
+    device_memory_bytes: Annotated[Count, about("Memory cap of a cpu device; 0 means an equal share of 80 % of the machine's memory.")] = 0
+    spare_kernels: Annotated[Count, about("Kernels that a node keeps started ahead for the next session.")] = 1
+    unattended_s: Annotated[Seconds, about("A session without a client ends after this long.")] = 24 * 3600.0
+    ticket_s: Annotated[Seconds, about("How long a client may (re-)open a channel with one ticket.")] = 3600.0
+    start_timeout_s: Annotated[Seconds, about("A kernel that is not ready after this long has failed.")] = 60.0
+    stop_timeout_s: Annotated[Seconds, about("A kernel that does not end by itself in this time is killed.")] = 5.0
+    sessions_per_user: Annotated[Count, about("Live sessions that one user may have.")] = 100
+    request_body_bytes: Annotated[Bytes, about("Largest body of a REST request.")] = 1 * MIB
+    events_kept: Annotated[Count, about("Events kept in the database; the oldest go first.")] = 100_000
+    workdir: Annotated[str, about("Working folder of a session: `auto` (the client's folder where the node shares its machine, else the "
+        "session's own), or `session` (always its own).")] = "auto"
+
+    # -- channels ----------------------------------------------------------------------------------------------
+    journal_bytes: Annotated[Bytes, about("Bound of one session's journal on disk.")] = GIB
+    journal_segment_bytes: Annotated[Bytes, about("Size at which the journal begins a new file.")] = 32 * MIB
+    message_bytes: Annotated[Bytes, about("Largest single message.")] = 4 * GIB
+    frame_bytes: Annotated[Bytes, about("Largest WebSocket frame.")] = 4 * MIB
+    outbox_bytes: Annotated[Bytes, about("Requests a proxy keeps while its link is down; more are refused.")] = GIB
+    requests_remembered: Annotated[Count, about("Requests whose ids a host remembers, to run none twice.")] = 100_000
+    ping_s: Annotated[Seconds, about("Pause between two pings of a quiet link.")] = 5.0
+    silence_s: Annotated[Seconds, about("A link that is silent for this long is given up and opened again.")] = 15.0
+    ack_delay_s: Annotated[Seconds, about("How long the proxy waits before it acknowledges what its client took.")] = 1.0
+    retry_first_s: Annotated[Seconds, about("First pause before a link is opened again; doubles each time.")] = 0.1
+    retry_most_s: Annotated[Seconds, about("Longest pause before a link is opened again.")] = 5.0
+    unreachable_s: Annotated[Seconds, about("A cell that waits this long for an unreachable service fails.")] = 3.0
+    busy_report_s: Annotated[Seconds, about("A cell shorter than this is not reported as busy to the service.")] = 0.25
+
+    # -- cells shipped by %%remote_gpu -------------------------------------------------------------------------
+    small_value_bytes: Annotated[Count, about("Values up to this size come back from a shipped cell.")] = MIB
+    bundle_bytes: Annotated[Bytes, about("Most bytes of variables shipped with one cell.")] = 64 * GIB
+    sync_bytes: Annotated[Bytes, about("Most bytes of files that one sync sends.")] = GIB
+    sync_files: Annotated[Count, about("Most files that one sync sends.")] = 10_000
+
+    @property
+    def folder(self) -> Path:
+        """The home folder as an absolute path."""
+        return Path(self.home or user_data_dir("jupyter-gpuaas", appauthor=False)).expanduser().absolute()
+
+    def environment(self) -> dict[str, str]:
+        """The settings that differ from their defaults, as environment variables for a child process."""
+        mine, default = msgspec.structs.asdict(self), msgspec.structs.asdict(Settings())
+        return {PREFIX + key.upper(): str(value) for key, value in mine.items() if value != default[key]}
+
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "on_shutdown": ("end", "detach"),
+    "relay": ("auto", "never", "always"),
+    "workdir": ("auto", "session"),
+}
+
+
+def load(environ: Mapping[str, str] | None = None, **command_line: Any) -> Settings:
+    """Read the settings.
+
+    Parameters
+    ----------
+    environ
+        Environment variables; those of the process when None.
+    command_line
+        Values that win over all others; None means not given.
+
+    Raises
+    ------
+    SettingError
+        A value is not usable, or the file names a setting that does not exist.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name: value for name, value in command_line.items() if value is not None}
+    names = Settings.__struct_fields__
+    from_environment = {
+        name: environ[PREFIX + name.upper()] for name in names if environ.get(PREFIX + name.upper())
+    }
+    home = given.get("home") or from_environment.get("home") or ""
+    values = _read_file(Settings(home=home).folder / "settings.toml") | from_environment | given
+    if home:
+        values["home"] = str(Settings(home=home).folder)
+    try:
+        settings = msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingError(f"setting not usable: {error}", hint="See docs/settings.md.") from error
+    for name, choices in CHOICES.items():
+        if getattr(settings, name) not in choices:
+            raise SettingError(
+                f"setting {name}: {getattr(settings, name)!r} is none of {', '.join(choices)}"
+            )
+    return settings
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"settings file {path} cannot be read: {error}") from error
+
+
+def document() -> str:
+    """The table in ``docs/settings.md``."""
+    rows = ["| setting | default | meaning |", "|---|---|---|"]
+    for field in msgspec.structs.fields(Settings):
+        description = next(
+            meta.description for meta in field.type.__metadata__ if isinstance(meta, Meta) and meta.description
+        )
+        choices = CHOICES.get(field.name)
+        shown = f"`{field.default!r}`" if field.default != "" else "empty"
+        extra = f" One of {', '.join(f'`{c}`' for c in choices)}." if choices and "`" not in description else ""
+        rows.append(f"| `{field.name}` | {shown} | {description}{extra} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,172 @@
+"""The errors of jupyter_gpuaas, one tree.
+
+::
+
+    GpuaasError
+    ├─ AllocationError          no device could be given
+    │   └─ NoCapacity           the pool can never satisfy the request
+    ├─ LeaseError
+    │   ├─ StaleEpoch           an older host or client tried to act; stop, never retry
+    │   └─ Unauthorized         token or ticket missing, wrong or expired
+    ├─ TransportError           the other side could not be reached or went silent
+    │   └─ ServiceUnreachable
+    ├─ ProtocolError
+    │   ├─ LocalProtocolError   we broke the protocol: our bug
+    │   └─ RemoteProtocolError  the peer broke it
+    ├─ JournalError             the journal cannot be written
+    ├─ SessionError
+    │   ├─ NoSuchSession
+    │   └─ SessionEnded
+    ├─ CellError
+    │   └─ NotShippable         names that cannot be sent, each with its reason
+    └─ SettingError             a setting's value is not usable
+
+    InvalidTransition(RuntimeError)   a lifecycle event in a state that has no cell for it: our bug
+
+A user's failing cell is not among them: its Jupyter ``error`` message passes through unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class GpuaasError(Exception):
+    """Root of the tree. ``hint`` tells the user what to do; ``retryable`` whether the same call may work later."""
+
+    retryable = False
+    status = 500  # the HTTP status that a REST route answers with
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class AllocationError(GpuaasError):
+    """No device could be given."""
+
+    status = 409
+
+
+class NoCapacity(AllocationError):
+    """The pool can never satisfy the request, so waiting in the queue would be pointless."""
+
+
+class LeaseError(GpuaasError):
+    """The caller has no right to act for this session."""
+
+    status = 409
+
+
+class StaleEpoch(LeaseError):
+    """An older host or client tried to act. It must stop; retrying cannot help."""
+
+    def __init__(self, offered: int, current: int) -> None:
+        super().__init__(f"epoch {offered} is not the current epoch {current}")
+        self.offered = offered
+        self.current = current
+
+
+class Unauthorized(LeaseError):
+    """Token or ticket missing, wrong or expired."""
+
+    status = 401
+
+
+class Forbidden(LeaseError):
+    """Known user, but not this user's thing."""
+
+    status = 403
+
+
+class TransportError(GpuaasError):
+    """The other side could not be reached or went silent."""
+
+    retryable = True
+    status = 502
+
+
+class ServiceUnreachable(TransportError):
+    """No service answers at the configured address."""
+
+    status = 503
+
+
+class ProtocolError(GpuaasError):
+    """Bytes that are not of the protocol."""
+
+    status = 400
+
+
+class LocalProtocolError(ProtocolError):
+    """We broke the protocol."""
+
+    status = 500
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the protocol."""
+
+
+class JournalError(GpuaasError):
+    """The journal cannot be written, for instance because the disk is full."""
+
+    retryable = True
+    status = 507
+
+
+class SessionError(GpuaasError):
+    """Something about one session."""
+
+
+class NoSuchSession(SessionError):
+    """No live session has this id or name."""
+
+    status = 404
+
+
+class SessionEnded(SessionError):
+    """The session existed and is gone."""
+
+    status = 410
+
+
+class CellError(GpuaasError):
+    """A cell could not be shipped or its results not be brought back."""
+
+    status = 400
+
+
+class NotShippable(CellError):
+    """Names that cannot be sent; nothing was run.
+
+    Parameters
+    ----------
+    reasons
+        name -> why it cannot be sent.
+    """
+
+    def __init__(self, reasons: Mapping[str, str], *, hint: str = "") -> None:
+        listing = "; ".join(f"{name}: {why}" for name, why in reasons.items())
+        super().__init__(f"cannot be sent to the remote session: {listing}.", hint=hint)
+        self.reasons = dict(reasons)
+
+
+class SettingError(GpuaasError):
+    """A setting's value is not usable; the message names the setting."""
+
+    status = 400
+
+
+class InvalidTransition(RuntimeError):
+    """A lifecycle event arrived in a state whose table has no cell for it: a bug of ours."""
+
+    def __init__(self, state: str, event: str, story: str = "") -> None:
+        super().__init__(f"event {event} is not possible in state {state}. {story}".strip())
+        self.state = state
+        self.event = event
+        self.story = story

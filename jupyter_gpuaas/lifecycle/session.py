@@ -1,0 +1,121 @@
+"""The life of a session. Rule 1: every transition is in ``TABLE``. Rule 2: an absent cell is an error.
+
+``step`` answers a state and an event with the next state and the commands that the controller must carry out. Each
+command ends in exactly one of the events below, so a run can be replayed from its events alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import InvalidTransition
+from ..model import SessionState
+from ..model._compat import StrEnum
+
+S = SessionState
+
+
+class SessionEvent(StrEnum):
+    """What can happen to a session."""
+
+    #: The scheduler leased devices to it.
+    PLACED = "placed"
+    #: Its kernel answers.
+    READY = "ready"
+    #: Its host or kernel did not come up.
+    START_FAILED = "start_failed"
+    CELL_STARTED = "cell_started"
+    CELL_ENDED = "cell_ended"
+    #: The kernel process died; its host starts a fresh one.
+    KERNEL_DIED = "kernel_died"
+    #: The user restarts the kernel.
+    RESTARTED = "restarted"
+    #: Host process, or the whole node, is gone.
+    HOST_DIED = "host_died"
+    #: Nothing is left to restore it from.
+    GIVEN_UP = "given_up"
+    #: Its user, or a rule, ends it.
+    RELEASE = "release"
+    #: Processes are gone and devices are back.
+    RELEASED = "released"
+
+
+class Command(StrEnum):
+    """What the controller must do."""
+
+    START_HOST = "start_host"
+    STOP_HOST = "stop_host"
+    RELEASE_LEASE = "release_lease"
+    #: Ask what can be restored, and give up where nothing can.
+    RECOVER = "recover"
+
+
+E = SessionEvent
+_RELEASE = {E.RELEASE: S.CLOSING}
+_LOSS = {E.HOST_DIED: S.LOST}
+
+TABLE: Mapping[SessionState, Mapping[SessionEvent, SessionState]] = {
+    S.QUEUED: {E.PLACED: S.STARTING, E.RELEASE: S.CLOSED, E.START_FAILED: S.FAILED},
+    S.STARTING: {
+        E.READY: S.IDLE,
+        E.START_FAILED: S.FAILED,
+        E.KERNEL_DIED: S.STARTING,
+        **_LOSS,
+        **_RELEASE,
+    },
+    S.IDLE: {
+        E.CELL_STARTED: S.BUSY,
+        E.KERNEL_DIED: S.STARTING,
+        E.RESTARTED: S.STARTING,
+        **_LOSS,
+        **_RELEASE,
+    },
+    S.BUSY: {
+        E.CELL_ENDED: S.IDLE,
+        E.KERNEL_DIED: S.STARTING,
+        E.RESTARTED: S.STARTING,
+        **_LOSS,
+        **_RELEASE,
+    },
+    S.LOST: {E.GIVEN_UP: S.FAILED, E.RELEASE: S.CLOSING},
+    S.CLOSING: {E.RELEASED: S.CLOSED, E.HOST_DIED: S.CLOSING},
+    S.CLOSED: {},
+    S.FAILED: {},
+}
+
+#: What follows from arriving in a state by an event; absent means nothing.
+COMMANDS: Mapping[tuple[SessionState, SessionEvent], tuple[Command, ...]] = {
+    (S.STARTING, E.PLACED): (Command.START_HOST,),
+    (S.FAILED, E.START_FAILED): (Command.STOP_HOST, Command.RELEASE_LEASE),
+    (S.LOST, E.HOST_DIED): (Command.STOP_HOST, Command.RECOVER),
+    (S.FAILED, E.GIVEN_UP): (Command.RELEASE_LEASE,),
+    (S.CLOSING, E.RELEASE): (Command.STOP_HOST, Command.RELEASE_LEASE),
+}
+
+
+def step(state: SessionState, event: SessionEvent) -> tuple[SessionState, tuple[Command, ...]]:
+    """Next state and commands; pure.
+
+    Raises
+    ------
+    InvalidTransition
+        The table has no such cell. Nothing has changed.
+    """
+    try:
+        target = TABLE[state][event]
+    except KeyError:
+        raise InvalidTransition(state, event) from None
+    return target, COMMANDS.get((target, event), ())
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram, for ``docs/architecture.md``."""
+    lines = ["stateDiagram-v2", "    [*] --> queued"]
+    for source, row in TABLE.items():
+        targets: dict[SessionState, list[str]] = {}
+        for event, target in row.items():
+            targets.setdefault(target, []).append(event.value)
+        lines += [f"    {source} --> {target}: {', '.join(events)}" for target, events in targets.items()]
+        if not row:
+            lines.append(f"    {source} --> [*]")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,57 @@
+"""What the controller tells an agent to host, and what the agent reports back."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ._compat import StrEnum
+from .session import Lease
+
+
+class HostState(StrEnum):
+    """A host's session as its node sees it (``SessionState`` is the controller's view)."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    #: The host process is gone; ``HostReport.cause`` says why.
+    DEAD = "dead"
+    #: The kernel could not be started.
+    FAILED = "failed"
+    #: The user's client shut the session down; the controller should release it.
+    ENDING = "ending"
+
+
+class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a host needs to act for a session."""
+
+    session_id: str
+    name: str
+    owner: str
+    lease: Lease
+    #: Key of the session's tickets.
+    secret: str
+    #: Folder that the kernel starts in, if ``machine`` is the node's own and it exists.
+    cwd: str = ""
+    #: ``Node.machine`` of the client, so that its paths can be told from the node's.
+    machine: str = ""
+    #: Environment variables for the kernel.
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class HostReport(msgspec.Struct, frozen=True, kw_only=True):
+    """State of one hosted session."""
+
+    session_id: str
+    lease: Lease
+    state: HostState
+    #: Why, in words for the user; empty when nothing is to be said.
+    cause: str = ""
+    clients: int = 0
+    #: Seconds since the epoch; 0 while a client is attached.
+    unattended_since_s: float = 0.0
+    #: Rises each time the kernel process was replaced because it died or was restarted.
+    kernel_starts: int = 0
+    #: Memory of the session's processes.
+    used_bytes: int = 0
+    working_folder: str = ""

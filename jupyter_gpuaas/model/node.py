@@ -1,0 +1,55 @@
+"""Nodes of the pool and their devices."""
+
+from __future__ import annotations
+
+from ._compat import StrEnum
+
+import msgspec
+
+CPU = "cpu"
+CUDA = "cuda"
+
+
+class NodeState(StrEnum):
+    """Whether a node takes sessions."""
+
+    UP = "up"
+    #: Keeps what it has, takes nothing new.
+    CORDONED = "cordoned"
+    #: Its agent does not answer.
+    LOST = "lost"
+
+
+class Device(msgspec.Struct, frozen=True):
+    """One accelerator of a node; on a node without one, the ``cpu`` device with a memory cap."""
+
+    #: Unique in its node: ``cuda:0``, ``cpu:0``.
+    id: str
+    kind: str
+    #: What a person calls it: ``NVIDIA H200``, ``CPU (8 GiB)``.
+    label: str
+    memory_bytes: int
+    #: The driver's UUID; empty for a cpu device.
+    uuid: str = ""
+
+
+class DeviceSample(msgspec.Struct, frozen=True):
+    """What one device does at this moment."""
+
+    device_id: str
+    used_bytes: int
+    #: 0 to 1; -1 where it cannot be read.
+    utilisation: float
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One host of the pool, as its agent describes it."""
+
+    id: str
+    state: NodeState
+    devices: tuple[Device, ...]
+    #: Base address of the agent, ``http://127.0.0.1:34567``; empty while it is not known.
+    url: str = ""
+    python: str = ""
+    #: Equal on two processes of one running machine; tells whether a path means the same file.
+    machine: str = ""

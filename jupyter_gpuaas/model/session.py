@@ -1,0 +1,108 @@
+"""Sessions and what they ask for and hold."""
+
+from __future__ import annotations
+
+import re
+from ._compat import StrEnum
+
+import msgspec
+
+MAX_NAME_CHARS = 1024
+
+
+class SessionState(StrEnum):
+    """States of a session; ``lifecycle.session`` says which event leads where."""
+
+    #: Waits for devices.
+    QUEUED = "queued"
+    #: Has devices; its host and kernel are coming up.
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    #: Its host is gone.
+    LOST = "lost"
+    #: Is being ended; devices are still held.
+    CLOSING = "closing"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+#: States in which a session can still do something; a name belongs to at most one such session of its owner.
+LIVE_STATES = frozenset(
+    {
+        SessionState.QUEUED,
+        SessionState.STARTING,
+        SessionState.IDLE,
+        SessionState.BUSY,
+        SessionState.LOST,
+    }
+)
+
+
+class Channel(StrEnum):
+    """Jupyter's message channels (the heartbeat never leaves the client's machine)."""
+
+    SHELL = "shell"
+    IOPUB = "iopub"
+    STDIN = "stdin"
+    CONTROL = "control"
+
+
+class ResourceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a session asks for."""
+
+    devices: int = 1
+    #: ``cuda``, ``cpu``, or None for whatever the pool has.
+    kind: str | None = None
+    #: Least memory of each device.
+    memory_bytes: int = 0
+    #: Id of the one node that will do.
+    node: str | None = None
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Right of one host to act for a session with these devices, until released."""
+
+    id: str
+    session_id: str
+    node_id: str
+    device_ids: tuple[str, ...]
+    #: Fencing token: rises with every change of host.
+    epoch: int
+
+
+class GpuSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable remote kernel."""
+
+    id: str
+    name: str
+    owner: str
+    state: SessionState
+    epoch: int
+    request: ResourceRequest
+    created_s: float
+    #: Why it is in this state, in words for the user.
+    cause: str = ""
+    lease: Lease | None = None
+    #: 1 is next; 0 when not queued.
+    queue_place: int = 0
+    #: Clients attached now, as its host last said.
+    clients: int = 0
+    #: Since when no client is attached (seconds since the epoch); 0 while one is.
+    unattended_since_s: float = 0.0
+    #: Sequence number of the newest event about this session.
+    last_event: int = 0
+
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def check_name(name: str) -> str:
+    """Return the name, or raise ValueError with the reason why it cannot name a session."""
+    if not name.strip():
+        raise ValueError("name: must not be empty")
+    if len(name) > MAX_NAME_CHARS:
+        raise ValueError(f"name: has {len(name)} characters, at most {MAX_NAME_CHARS} are allowed")
+    if _CONTROL_CHARACTERS.search(name):
+        raise ValueError("name: must not contain control characters")
+    return name
