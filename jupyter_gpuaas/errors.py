@@ -29,6 +29,7 @@ A user's failing cell is not among them: its Jupyter ``error`` message passes th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class GpuaasError(Exception):
@@ -170,3 +171,45 @@ class InvalidTransition(RuntimeError):
         self.state = state
         self.event = event
         self.story = story
+
+
+def to_wire(error: GpuaasError) -> dict[str, Any]:
+    """The error as the JSON body of an HTTP answer."""
+    body: dict[str, Any] = {
+        "error": type(error).__name__,
+        "message": error.message,
+        "hint": error.hint,
+    }
+    if isinstance(error, StaleEpoch):
+        body["detail"] = {"offered": error.offered, "current": error.current}
+    return body
+
+
+def from_wire(body: object, *, status: int) -> GpuaasError:
+    """The error that the other side answered with; one that is not ours becomes a RemoteProtocolError."""
+    if not isinstance(body, Mapping) or not isinstance(body.get("error"), str):
+        return RemoteProtocolError(f"the service answered with status {status} and no reason.")
+    message, hint = str(body.get("message", "")), str(body.get("hint", ""))
+    kind = _BY_NAME.get(body["error"])
+    if kind is None:
+        return RemoteProtocolError(f"{body['error']}: {message}", hint=hint)
+    # Not through the constructor of the class: some make their message from other arguments.
+    error = kind.__new__(kind)
+    GpuaasError.__init__(error, message, hint=hint)
+    detail = body.get("detail")
+    if isinstance(error, StaleEpoch):
+        known = detail if isinstance(detail, Mapping) else {}
+        error.offered, error.current = int(known.get("offered", 0)), int(known.get("current", 0))
+    if isinstance(error, NotShippable):
+        error.reasons = {}
+    return error
+
+
+def _tree(kind: type[GpuaasError]) -> dict[str, type[GpuaasError]]:
+    found = {kind.__name__: kind}
+    for child in kind.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+_BY_NAME = _tree(GpuaasError)

@@ -2,14 +2,17 @@
 
 from .event import Event
 from .host import HostReport, HostSpec, HostState
-from .node import CPU, CUDA, Device, DeviceSample, Node, NodeState
+from .node import CPU, CUDA, Device, DeviceSample, Node, NodeState, NodeView
+from .service import NewToken, ServiceFile
 from .session import (
     LIVE_STATES,
     Channel,
+    ChannelInfo,
     GpuSession,
     Lease,
     ResourceRequest,
     SessionState,
+    SessionView,
     check_name,
 )
 
@@ -18,6 +21,7 @@ __all__ = [
     "CUDA",
     "LIVE_STATES",
     "Channel",
+    "ChannelInfo",
     "Device",
     "DeviceSample",
     "Event",
@@ -27,8 +31,12 @@ __all__ = [
     "HostState",
     "Lease",
     "Node",
+    "NewToken",
     "NodeState",
+    "NodeView",
     "ResourceRequest",
+    "ServiceFile",
     "SessionState",
+    "SessionView",
     "check_name",
 ]

@@ -53,3 +53,11 @@ class Node(msgspec.Struct, frozen=True):
     python: str = ""
     #: Equal on two processes of one running machine; tells whether a path means the same file.
     machine: str = ""
+
+
+class NodeView(Node, frozen=True):
+    """A node as the service answers with it: with what its devices do now."""
+
+    samples: tuple[DeviceSample, ...] = ()
+    #: Ids of the devices that sessions hold.
+    leased: tuple[str, ...] = ()

@@ -94,6 +94,30 @@ class GpuSession(msgspec.Struct, frozen=True, kw_only=True):
     last_event: int = 0
 
 
+class ChannelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a client opens a session's channel and exchanges its bundles."""
+
+    #: WebSocket address at the node's agent, opened with ``ticket``; empty while it is not known.
+    direct_url: str
+    #: WebSocket address at the controller, opened with the user's own token.
+    relay_url: str
+    #: Base address for bundles at the agent (``ticket``) and at the controller (user's token).
+    bundle_url: str
+    relay_bundle_url: str
+    ticket: str
+    epoch: int
+    #: End of the ticket, seconds since the epoch.
+    expires_s: float
+
+
+class SessionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A session as the service answers with it."""
+
+    session: GpuSession
+    #: None while the session has no host that could be talked to.
+    channel: ChannelInfo | None = None
+
+
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 
