@@ -1,0 +1,1 @@
+"""Bytes <-> messages: records, resumption, tickets, links. docs/wire.md is the specification."""

@@ -1,0 +1,327 @@
+"""One WebSocket as both ends of a channel use it: binary frames are the record stream, text frames are JSON ops.
+
+The WebSocket protocol itself is the sans-I/O part of the ``websockets`` library; this file is the asyncio shell that
+adds what a channel needs: adoption of a socket that somebody else accepted, reading that can be paused, a writer that
+tells when it is full, and an end to links that have gone silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Any, Protocol
+
+import msgspec
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
+
+from ..errors import (
+    Forbidden,
+    GpuaasError,
+    NoSuchSession,
+    SessionEnded,
+    StaleEpoch,
+    TransportError,
+    Unauthorized,
+)
+from .record import Buffer
+
+WRITE_HIGH_BYTES = 4 * 1024**2
+WRITE_LOW_BYTES = 1 * 1024**2
+
+
+class LinkHandler(Protocol):
+    """Who is told what arrives on a link. ``link_closed`` is called exactly once, and last."""
+
+    def binary_received(self, link: Link, data: Buffer) -> None: ...
+
+    def op_received(self, link: Link, op: dict[str, Any]) -> None: ...
+
+    def link_drained(self, link: Link) -> None: ...
+
+    def link_closed(self, link: Link, reason: str) -> None: ...
+
+
+class Link(asyncio.Protocol):
+    """A WebSocket connection; made by ``connect`` or ``adopt``."""
+
+    def __init__(
+        self,
+        protocol: ClientProtocol | ServerProtocol,
+        handler: LinkHandler,
+        *,
+        ping_s: float,
+        silence_s: float,
+    ) -> None:
+        self._protocol = protocol
+        self._handler = handler
+        self._ping_s = ping_s
+        self._silence_s = silence_s
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._text: list[bytes] = []
+        self._in_text = False
+        self._heard_s = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self._reason = ""
+        self._closed = False
+        self.opened: asyncio.Future[None] = self._loop.create_future()
+        self.writable = True
+
+    # -- asyncio's side ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES, low=WRITE_LOW_BYTES)
+        self._timer = self._loop.call_later(self._ping_s, self._tick)
+        if isinstance(self._protocol, ClientProtocol):
+            self._protocol.send_request(self._request)
+            self._flush()
+        else:
+            self.opened.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_s = self._loop.time()
+        self._protocol.receive_data(data)
+        self._flush()
+        for event in self._protocol.events_received():
+            if isinstance(event, Frame):
+                self._frame_received(event)
+            elif isinstance(event, Response) and not self.opened.done():
+                if event.status_code == 101:
+                    self.opened.set_result(None)
+                else:
+                    self.opened.set_exception(_refusal(event.status_code, bytes(event.body or b"")))
+        if self._protocol.close_expected() and self._transport is not None:
+            self._transport.close()
+
+    def eof_received(self) -> bool:
+        self._protocol.receive_eof()
+        self._flush()
+        return False
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if not self._closed:
+            self._handler.link_drained(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        close = self._protocol.close_reason or ""
+        reason = self._reason or close or (str(exc) if exc else "the other side closed the connection")
+        if not self.opened.done():
+            handshake = getattr(self._protocol, "handshake_exc", None)
+            if isinstance(handshake, InvalidStatus):
+                response = handshake.response
+                self.opened.set_exception(_refusal(response.status_code, bytes(response.body or b"")))
+            elif isinstance(handshake, InvalidHandshake):
+                self.opened.set_exception(TransportError(f"no WebSocket answer: {handshake}"))
+            else:
+                self.opened.set_exception(TransportError(reason))
+            self.opened.exception()  # whoever awaits it gets it; nobody else is to be warned
+        self._handler.link_closed(self, reason)
+
+    # -- our side ----------------------------------------------------------------------------------------------
+
+    def send_binary(self, data: Buffer) -> None:
+        """Queue one binary frame; look at ``writable`` before queueing much."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_binary(bytes(data) if isinstance(data, memoryview) else data)
+            self._flush()
+
+    def send_op(self, op: dict[str, Any]) -> None:
+        """Queue one JSON op."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_text(msgspec.json.encode(op))
+            self._flush()
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._closed and not self._transport.is_reading():
+            self._heard_s = self._loop.time()
+            self._transport.resume_reading()
+
+    def close(self, reason: str = "", code: int = 1000) -> None:
+        """End the link politely; what was queued is still sent."""
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(code, reason[:120])
+            self._flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self, reason: str) -> None:
+        """End the link at once."""
+        self._reason = self._reason or reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``link_closed`` was called."""
+        return self._closed
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def start_request(self, request: Request) -> None:
+        """Client: the handshake to send as soon as the connection stands."""
+        self._request = request
+
+    def answer(self, head: bytes) -> None:
+        """Server: answer the handshake whose bytes somebody else has read."""
+        assert isinstance(self._protocol, ServerProtocol)
+        self._protocol.receive_data(head)
+        for event in self._protocol.events_received():
+            if isinstance(event, Request):
+                self._protocol.send_response(self._protocol.accept(event))
+                self._flush()
+            elif isinstance(event, Frame):
+                self._frame_received(event)
+
+    def _frame_received(self, frame: Frame) -> None:
+        if frame.opcode in (Opcode.PING, Opcode.PONG, Opcode.CLOSE):
+            return
+        if frame.opcode is not Opcode.CONT:
+            self._in_text = frame.opcode is Opcode.TEXT
+        if not self._in_text:
+            self._handler.binary_received(self, frame.data)
+            return
+        self._text.append(bytes(frame.data))
+        if frame.fin:
+            data, self._text = b"".join(self._text), []
+            try:
+                op = msgspec.json.decode(data)
+            except msgspec.DecodeError as error:
+                self.close(f"op: not JSON: {error}", code=1007)
+                return
+            if not isinstance(op, dict) or not isinstance(op.get("op"), str):
+                self.close("op: must be an object with a string 'op'", code=1008)
+                return
+            self._handler.op_received(self, op)
+
+    def _flush(self) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        for data in self._protocol.data_to_send():
+            if data:
+                self._transport.write(data)
+            else:
+                self._transport.write_eof() if self._transport.can_write_eof() else self._transport.close()
+
+    def _tick(self) -> None:
+        """Ping a quiet link, give up a silent one; while we do not read, silence tells nothing."""
+        assert self._transport is not None
+        silent_s = self._loop.time() - self._heard_s
+        if silent_s > self._silence_s and self._transport.is_reading():
+            self.abort(f"nothing heard for {silent_s:.0f} s")
+            return
+        if silent_s >= self._ping_s and self._protocol.state is State.OPEN:
+            self._protocol.send_ping(b"")
+            self._flush()
+        self._timer = self._loop.call_later(self._ping_s, self._tick)
+
+
+async def connect(
+    url: str,
+    token: str,
+    handler: LinkHandler,
+    *,
+    frame_bytes: int,
+    ping_s: float,
+    silence_s: float,
+    timeout_s: float = 10.0,
+    tls: ssl.SSLContext | None = None,
+) -> Link:
+    """Open a link to ``ws://`` or ``wss://``; the token goes in the Authorization header.
+
+    Raises
+    ------
+    Unauthorized, NoSuchSession, StaleEpoch, TransportError
+        As the other side answered; TransportError also when nobody answers in time.
+    """
+    uri = parse_uri(url)
+    protocol = ClientProtocol(uri, max_size=frame_bytes)
+    request = protocol.connect()
+    request.headers["Authorization"] = f"Bearer {token}"
+
+    def factory() -> Link:
+        link = Link(protocol, handler, ping_s=ping_s, silence_s=silence_s)
+        link.start_request(request)
+        return link
+
+    secure = (tls or ssl.create_default_context()) if uri.secure else None
+    loop = asyncio.get_running_loop()
+    link: Link | None = None
+
+    async def open_link() -> None:
+        nonlocal link
+        _, link = await loop.create_connection(factory, uri.host, uri.port, ssl=secure)
+        await link.opened
+
+    try:
+        await asyncio.wait_for(open_link(), timeout_s)
+    except asyncio.TimeoutError:
+        if link is not None:
+            link.abort("no answer in time")
+        raise TransportError(f"{uri.host}:{uri.port} does not answer within {timeout_s:g} s.") from None
+    except OSError as error:
+        raise TransportError(f"{uri.host}:{uri.port} cannot be reached: {error}.") from error
+    except GpuaasError:
+        if link is not None:
+            link.abort("refused")
+        raise
+    assert link is not None
+    return link
+
+
+async def adopt(
+    connection: socket.socket,
+    head: bytes,
+    handler: LinkHandler,
+    *,
+    frame_bytes: int,
+    ping_s: float,
+    silence_s: float,
+) -> Link:
+    """Take over a socket on which a client has sent the handshake ``head``."""
+    connection.setblocking(False)
+    protocol = ServerProtocol(max_size=frame_bytes)
+    _, link = await asyncio.get_running_loop().connect_accepted_socket(
+        lambda: Link(protocol, handler, ping_s=ping_s, silence_s=silence_s), connection
+    )
+    link.answer(head)
+    return link
+
+
+def _refusal(status: int, body: bytes) -> GpuaasError:
+    """The other side's HTTP refusal as the error that it means."""
+    try:
+        told = msgspec.json.decode(body, type=dict[str, str])
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        told = {}
+    message = told.get("message") or f"refused with status {status}."
+    if told.get("error") == "StaleEpoch":
+        stale = StaleEpoch(-1, -1)
+        stale.message = message
+        stale.args = (message,)
+        return stale
+    kinds: dict[int, type[GpuaasError]] = {
+        401: Unauthorized, 403: Forbidden, 404: NoSuchSession, 410: SessionEnded,
+    }  # fmt: skip
+    return kinds.get(status, TransportError)(message, hint=told.get("hint", ""))

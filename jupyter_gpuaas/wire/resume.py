@@ -1,0 +1,82 @@
+"""Nothing lost, nothing twice: numbering, acknowledgement and resumption, without I/O.
+
+One side keeps what it sent in an ``Outbox`` until the other acknowledges; the other passes what arrives through an
+``Inbox``, which lets each number through once and in order. After a break the sender is told the last number that
+arrived and sends the rest again. The host's outbox is its journal; the proxy's is this one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from ..errors import LocalProtocolError, RemoteProtocolError, TransportError
+from .record import Buffer, Kind, encode
+
+
+class Outbox:
+    """Records that were sent and not yet acknowledged, bounded by their bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._kept: deque[tuple[int, list[Buffer], int]] = deque()
+        self._bytes = 0
+        self.last = 0
+
+    def put(self, kind: Kind, time_us: int, parts: Sequence[Buffer]) -> list[Buffer]:
+        """Number and keep a record; returns its bytes.
+
+        Raises
+        ------
+        TransportError
+            The outbox is full; nothing was kept.
+        """
+        buffers = encode(kind, self.last + 1, time_us, parts)
+        size = sum(len(buffer) for buffer in buffers)
+        if self._kept and self._bytes + size > self._most_bytes:
+            raise TransportError(
+                f"{self._bytes} bytes of requests wait for the link already.",
+                hint="Setting outbox_bytes.",
+            )
+        self.last += 1
+        self._kept.append((self.last, buffers, size))
+        self._bytes += size
+        return buffers
+
+    def acknowledge(self, number: int) -> None:
+        """Forget everything up to ``number``."""
+        if number > self.last:
+            raise RemoteProtocolError(f"{number} is acknowledged, but only {self.last} were sent.")
+        while self._kept and self._kept[0][0] <= number:
+            self._bytes -= self._kept.popleft()[2]
+
+    def after(self, number: int) -> Iterator[list[Buffer]]:
+        """What the other side lacks when it has everything up to ``number``."""
+        if self._kept and number < self._kept[0][0] - 1:
+            raise LocalProtocolError(f"records after {number} are gone; the oldest kept is {self._kept[0][0]}.")
+        return (buffers for kept, buffers, _ in list(self._kept) if kept > number)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+class Inbox:
+    """Lets each record number through once and in order."""
+
+    def __init__(self, last: int = 0) -> None:
+        self.last = last
+
+    def accept(self, number: int) -> bool:
+        """Whether to process this record; False means that it came before.
+
+        Raises
+        ------
+        RemoteProtocolError
+            Numbers are missing in between: the stream cannot be trusted and must be opened again.
+        """
+        if number <= self.last:
+            return False
+        if number != self.last + 1:
+            raise RemoteProtocolError(f"record {number} came after {self.last}: records are missing.")
+        self.last = number
+        return True
