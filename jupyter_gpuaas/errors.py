@@ -4,7 +4,8 @@
 
     GpuaasError
     ├─ AllocationError          no device could be given
-    │   └─ NoCapacity           the pool can never satisfy the request
+    │   ├─ NoCapacity           the pool can never satisfy the request
+    │   └─ QuotaExceeded        the user has as many sessions as allowed
     ├─ LeaseError
     │   ├─ StaleEpoch           an older host or client tried to act; stop, never retry
     │   └─ Unauthorized         token or ticket missing, wrong or expired
@@ -19,6 +20,7 @@
     │   └─ SessionEnded
     ├─ CellError
     │   └─ NotShippable         names that cannot be sent, each with its reason
+    ├─ InvalidRequest           a request to the service names a field that is not usable
     └─ SettingError             a setting's value is not usable
 
     InvalidTransition(RuntimeError)   a lifecycle event in a state that has no cell for it: our bug
@@ -55,6 +57,13 @@ class AllocationError(GpuaasError):
 
 class NoCapacity(AllocationError):
     """The pool can never satisfy the request, so waiting in the queue would be pointless."""
+
+
+class QuotaExceeded(AllocationError):
+    """The user has as many live sessions as allowed."""
+
+    status = 429
+    retryable = True
 
 
 class LeaseError(GpuaasError):
@@ -155,6 +164,12 @@ class NotShippable(CellError):
         listing = "; ".join(f"{name}: {why}" for name, why in reasons.items())
         super().__init__(f"cannot be sent to the remote session: {listing}.", hint=hint)
         self.reasons = dict(reasons)
+
+
+class InvalidRequest(GpuaasError):
+    """A request to the service that cannot be served as it is; the message names the field."""
+
+    status = 422
 
 
 class SettingError(GpuaasError):

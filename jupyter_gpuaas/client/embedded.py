@@ -1,0 +1,157 @@
+"""Find the service: the one that is configured, else the user's own on this machine, started if need be."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import msgspec
+
+from jupyter_gpuaas.config import PREFIX, Settings
+from jupyter_gpuaas.errors import ServiceUnreachable
+from jupyter_gpuaas.model import ServiceFile
+
+START_TIMEOUT_S = 60.0
+LOG_TAIL_LINES = 15
+
+#: Settings of a client; a service must not inherit those of whoever happened to start it.
+_OF_A_CLIENT = frozenset({"url", "token", "session", "on_shutdown", "relay", "nodes"})
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Where a service is, and the token to use there."""
+
+    url: str
+    token: str
+
+
+async def find_service(settings: Settings, *, start: bool = True) -> Endpoint:
+    """The service to use.
+
+    Raises
+    ------
+    ServiceUnreachable
+        None runs and ``start`` is False, or it cannot be started; the message ends with the last lines of its log.
+    """
+    if settings.url:
+        return Endpoint(settings.url.rstrip("/"), settings.token)
+    running = await find_running(settings.folder)
+    if running is not None:
+        return running
+    if not start:
+        raise ServiceUnreachable(f"no service runs for {settings.folder}.", hint="Start one with `jupyter gpuaas up`.")
+    return await start_service(settings)
+
+
+async def find_running(folder: Path) -> Endpoint | None:
+    """The embedded service of this folder, if it answers."""
+    written = read_service_file(folder)
+    if written is None:
+        return None
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
+            answer = await http.get(f"{written.url}/health")
+        if answer.status_code != 200 or answer.json().get("status") != "ok":
+            return None
+        return Endpoint(written.url, (folder / "token").read_text("utf-8").strip())
+    except (httpx.HTTPError, OSError, ValueError, AttributeError):
+        return None
+
+
+def read_service_file(folder: Path) -> ServiceFile | None:
+    """What the newest controller of this folder wrote down; it may be gone."""
+    try:
+        return msgspec.json.decode((folder / "service.json").read_bytes(), type=ServiceFile)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+async def start_service(settings: Settings, *, timeout_s: float = START_TIMEOUT_S) -> Endpoint:
+    """Start the embedded service in the background, or find that somebody else has just done so."""
+    folder = settings.folder
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _Lock(folder / "start.lock") as lock:
+        # Ten kernels that start at once all come here; the first starts the service, the others find it.
+        await asyncio.to_thread(lock.acquire)
+        running = await find_running(folder)
+        if running is not None:
+            return running
+        log = folder / "service.log"
+        begin = log.stat().st_size if log.exists() else 0
+        process = _spawn(settings, log)
+        # Reaps the service if it ends before its starter does.
+        threading.Thread(target=process.wait, daemon=True).start()
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            running = await find_running(folder)
+            if running is not None:
+                return running
+            if process.poll() not in (None, 0):
+                break
+            await asyncio.sleep(0.05)
+        status = process.poll()
+        if status is None:
+            process.terminate()
+        why = f"did not answer in {timeout_s:g} s" if status in (None, 0) else f"ended with status {status}"
+        raise ServiceUnreachable(
+            f"the service for {folder} {why}. End of {log}:\n{_tail(log, begin)}\n",
+            hint="`jupyter gpuaas up` in a terminal shows more.",
+        )
+
+
+def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
+    environ = {key: value for key, value in os.environ.items() if not key.startswith((PREFIX, "JPY_"))}
+    environ |= {
+        key: value
+        for key, value in settings.environment().items()
+        if key.removeprefix(PREFIX).lower() not in _OF_A_CLIENT
+    }
+    environ[PREFIX + "HOME"] = str(settings.folder)
+    with open(log, "ab", opener=_private) as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "jupyter_gpuaas", "up", "--nodes", str(settings.nodes)],
+            env=environ,
+            # Not the caller's folder: its modules would shadow ours, and it could not be unmounted.
+            cwd=settings.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _tail(log: Path, begin: int) -> str:
+    try:
+        with open(log, "rb") as file:
+            file.seek(begin)
+            text = file.read().decode("utf-8", "replace")
+    except OSError as error:
+        return f"({error})"
+    return "\n".join(text.splitlines()[-LOG_TAIL_LINES:]) or "(empty)"
+
+
+class _Lock:
+    """A lock between processes that ends with the process that holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def acquire(self) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def __enter__(self) -> _Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)

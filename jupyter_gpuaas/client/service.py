@@ -1,0 +1,272 @@
+"""Client of the controller: one method a REST route, answers as facts, failures as the errors of ``errors.py``."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import httpx
+import msgspec
+
+from jupyter_gpuaas.errors import GpuaasError, RemoteProtocolError, ServiceUnreachable, from_wire
+from jupyter_gpuaas.model import (
+    ChannelInfo,
+    Event,
+    GpuSession,
+    Lease,
+    NewToken,
+    NodeView,
+    ResourceRequest,
+    SessionView,
+)
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 3.0
+
+
+class ServiceClient:
+    """Talks to one controller as one user. Use it in ``async with``, in one event loop.
+
+    Parameters
+    ----------
+    timeout
+        Seconds that an answer may take, beyond the time that a call itself asks the service to wait.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout: float = 30.0) -> None:
+        self.url = url.rstrip("/")
+        self.token = token
+        self._timeout = timeout
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self.url,
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S)),
+                # A proxy that the environment names is for other machines, never for this one.
+                trust_env=not is_loopback(self.url),
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ServiceUnreachable(f"the address {url!r} of the service is not usable: {error}.") from error
+
+    async def __aenter__(self) -> ServiceClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; the client cannot be used again."""
+        await self._http.aclose()
+
+    # -- the service -----------------------------------------------------------------------------
+
+    async def health(self) -> dict[str, str]:
+        """``{"status", "version"}``; needs no token."""
+        return await self._call(dict[str, str], "GET", "/health")
+
+    async def nodes(self) -> list[NodeView]:
+        """The nodes of the pool, with what their devices do now."""
+        return await self._call(list[NodeView], "GET", "/nodes")
+
+    async def allocations(self) -> list[Lease]:
+        """The leases that the user's sessions hold; all of them for an admin."""
+        return await self._call(list[Lease], "GET", "/allocations")
+
+    async def create_token(self, user: str, *, role: str = "user", ttl_s: float = 0.0) -> NewToken:
+        """Make a token (admins only); ``ttl_s`` 0 means that it does not end."""
+        body = {"user": user, "role": role, "ttl_s": ttl_s}
+        return await self._call(NewToken, "POST", "/tokens", body=body)
+
+    # -- sessions --------------------------------------------------------------------------------
+
+    async def create_session(
+        self,
+        name: str,
+        *,
+        request: ResourceRequest | None = None,
+        cwd: str = "",
+        machine: str = "",
+        env: Mapping[str, str] | None = None,
+        wait_s: float = 0.0,
+    ) -> SessionView:
+        """The user's live session of this name, made if there is none.
+
+        Waits up to ``wait_s`` for it to be ready, to fail, or to change its place in the queue.
+        """
+        body = {
+            "name": name,
+            "request": msgspec.to_builtins(request or ResourceRequest()),
+            "cwd": cwd,
+            "machine": machine,
+            "env": dict(env or {}),
+            "wait_s": wait_s,
+        }
+        return await self._call(SessionView, "POST", "/sessions", body=body, wait_s=wait_s)
+
+    async def sessions(self, *, all: bool = False) -> list[GpuSession]:
+        """The user's live sessions; with ``all`` also those that have ended."""
+        return await self._call(list[GpuSession], "GET", "/sessions", query={"all": int(all)})
+
+    async def session(self, session: str, *, after: int | None = None, wait_s: float = 0.0) -> SessionView:
+        """One session by id or name.
+
+        With ``after`` (a ``GpuSession.last_event``) the answer comes when the session has a newer event or another
+        place in the queue, at the latest after ``wait_s``.
+        """
+        query: dict[str, Any] = {"wait_s": wait_s}
+        if after is not None:
+            query["after"] = after
+        return await self._call(SessionView, "GET", f"/sessions/{_quoted(session)}", query=query, wait_s=wait_s)
+
+    async def release(self, session: str) -> SessionView:
+        """End a session; answers when nothing of it runs any more."""
+        return await self._call(SessionView, "DELETE", f"/sessions/{_quoted(session)}")
+
+    async def interrupt(self, session: str) -> None:
+        """Interrupt the cell that runs."""
+        await self._call(dict[str, Any], "POST", f"/sessions/{_quoted(session)}/interrupt")
+
+    async def restart(self, session: str) -> None:
+        """Replace the kernel by a fresh one; its variables are gone."""
+        await self._call(dict[str, Any], "POST", f"/sessions/{_quoted(session)}/restart")
+
+    async def ticket(self, session: str) -> ChannelInfo:
+        """A fresh ticket, with the addresses of the session's channel."""
+        return await self._call(ChannelInfo, "POST", f"/sessions/{_quoted(session)}/ticket")
+
+    async def follow_log(
+        self, session: str, *, kind: str = "output", tail: int = 0, follow: bool = False
+    ) -> AsyncIterator[str]:
+        """Pieces of a session's log as they come.
+
+        Parameters
+        ----------
+        kind
+            ``output`` is what the session printed, ``system`` what its host and kernel logged.
+        tail
+            Only this many of the last lines; 0 means all that is kept.
+        """
+        query: dict[str, str | int] = {"kind": kind, "tail": tail, "follow": int(follow)}
+        timeout = httpx.Timeout(self._timeout, read=None if follow else self._timeout)
+        request = self._http.build_request("GET", f"/sessions/{_quoted(session)}/log", params=query, timeout=timeout)
+        try:
+            answer = await self._http.send(request, stream=True)
+            try:
+                if answer.is_error:
+                    await answer.aread()
+                    raise _failure(answer)
+                async for piece in answer.aiter_text():
+                    yield piece
+            finally:
+                await answer.aclose()
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    async def log(self, session: str, *, kind: str = "output", tail: int = 0) -> str:
+        """A session's log as it is now; parameters as for `follow_log`."""
+        pieces = [piece async for piece in self.follow_log(session, kind=kind, tail=tail)]
+        return "".join(pieces)
+
+    # -- events ----------------------------------------------------------------------------------
+
+    async def events(self, *, after: int = 0, limit: int = 1000, session: str = "") -> list[Event]:
+        """Events with a number above ``after``, oldest first."""
+        query = {"after": after, "limit": limit, "session": session}
+        return await self._call(list[Event], "GET", "/events", query=query)
+
+    async def stream_events(self, *, after: int = 0) -> AsyncIterator[Event]:
+        """Events above ``after``, then each new one as it happens, until the connection breaks."""
+        from websockets.asyncio.client import connect
+        from websockets.exceptions import ConnectionClosedOK, InvalidStatus, WebSocketException
+
+        decoder = msgspec.json.Decoder(Event)
+        try:
+            async with connect(
+                f"{websocket_url(self.url)}/events/stream?after={after}",
+                additional_headers={"Authorization": f"Bearer {self.token}"},
+                proxy=None if is_loopback(self.url) else True,
+                compression=None,
+            ) as socket:
+                while True:
+                    yield decoder.decode(await socket.recv())
+        except ConnectionClosedOK:
+            return
+        except InvalidStatus as error:
+            raise _refused(error.response.status_code, error.response.body) from error
+        except (OSError, WebSocketException, TimeoutError) as error:
+            raise self._unreachable(error) from error
+
+    # ----------------------------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, Any] | None = None,
+        body: object = None,
+        wait_s: float = 0.0,
+    ) -> T:
+        timeout = httpx.Timeout(self._timeout + wait_s, connect=min(self._timeout, CONNECT_TIMEOUT_S))
+        try:
+            answer = await self._http.request(method, path, params=query, json=body, timeout=timeout)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if answer.is_error:
+            raise _failure(answer)
+        try:
+            return msgspec.json.decode(answer.content, type=kind)
+        except msgspec.MsgspecError as error:
+            raise RemoteProtocolError(
+                f"{self.url}{path} answered with something that is not of this version: {error}.",
+                hint="Are client and service of the same version?",
+            ) from error
+
+    def _unreachable(self, error: Exception) -> ServiceUnreachable:
+        reason = str(error) or type(error).__name__
+        return ServiceUnreachable(
+            f"no service answers at {self.url} ({reason}).",
+            hint="`jupyter gpuaas status` tells whether it runs.",
+        )
+
+
+def websocket_url(url: str) -> str:
+    """The same address for a WebSocket."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(scheme="wss" if parts.scheme == "https" else "ws"))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether the address is of this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _quoted(session: str) -> str:
+    return quote(session, safe="")
+
+
+def _failure(answer: httpx.Response) -> GpuaasError:
+    return _refused(answer.status_code, answer.content)
+
+
+def _refused(status: int, content: bytes | bytearray | None) -> GpuaasError:
+    try:
+        body: object = json.loads(bytes(content or b""))
+    except ValueError:
+        body = None
+    return from_wire(body, status=status)
