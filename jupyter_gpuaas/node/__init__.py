@@ -1,0 +1,1 @@
+"""What runs on a node: the agent (one a node), the hosts (one a session), the journal, the devices."""

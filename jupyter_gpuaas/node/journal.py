@@ -1,0 +1,305 @@
+"""The journal: everything that a session's kernel said, numbered, on disk, bounded.
+
+An append-only run of records (``wire.record``) in segment files. A client is sent the journal's own bytes from any
+number on, so a replay and the live stream are the same thing.
+
+What is kept: acknowledged segments go when they are old or when room is needed; others go, oldest first, only when
+the bound would be passed, and a reader finds a notice in their place. The bound counts what is older than the newest
+message, so that one message larger than the bound still arrives. When the disk is full, records go to memory (bounded
+too) until it has room again. Nothing is synced to the platter: the journal has to survive processes, not machines.
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from ..errors import JournalError, RemoteProtocolError
+from ..wire.record import HEAD, MAGIC, Buffer, Kind, RecordReader, encode, skim
+from .segment import FileSegment, MemorySegment, Segment
+
+KEEP_ACKNOWLEDGED_US = 3600 * 1_000_000
+MEMORY_BYTES = 64 * 1024**2
+READ_BYTES = 1024**2
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+class Journal:
+    """The journal in ``folder``; opened again after a crash, it cuts off a torn last record.
+
+    Parameters
+    ----------
+    most_bytes
+        Bound of all segments together, the newest record not counted.
+    segment_bytes
+        A segment that has reached this size is followed by a new one.
+    message_bytes
+        Largest record body; a larger one is refused with JournalError.
+    """
+
+    def __init__(self, folder: Path, *, most_bytes: int, segment_bytes: int, message_bytes: int) -> None:
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self._segment_bytes = min(segment_bytes, max(1, most_bytes // 2))
+        self._message_bytes = message_bytes
+        self._pending: list[Buffer] = []
+        self._pending_bytes = 0
+        self.acknowledged = 0
+        #: Records that were dropped without having been acknowledged.
+        self.dropped = 0
+        #: Why the newest segment is in memory; empty while it is on disk.
+        self.no_room = ""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._segments: list[Segment] = _recover(folder, message_bytes)
+        #: Number of the last record that was appended, and of the last that was flushed.
+        self.last = self.written = self._segments[-1].last if self._segments else 0
+        if self._segments:
+            self.acknowledged = self._segments[0].first - 1
+
+    @property
+    def first(self) -> int:
+        """Number of the oldest record that is still here; one past the last when none is."""
+        return self._segments[0].first if self._segments else self.last + 1
+
+    @property
+    def newest(self) -> Segment | None:
+        """The segment that is written to."""
+        return self._segments[-1] if self._segments else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all segments."""
+        return sum(segment.size for segment in self._segments)
+
+    def append(self, kind: Kind, time_us: int, parts: Sequence[Buffer]) -> int:
+        """Number a record and keep it for the next ``flush``; the parts are borrowed until then."""
+        body = 8 * len(parts) + sum(len(part) for part in parts)
+        if body > self._message_bytes:
+            raise JournalError(
+                f"a message of {body} bytes is larger than the {self._message_bytes} that are allowed.",
+                hint="Setting message_bytes.",
+            )
+        self.last += 1
+        self._pending += encode(kind, self.last, time_us, parts)
+        self._pending_bytes += body + HEAD.size
+        return self.last
+
+    def flush(self, time_us: int) -> bytes | None:
+        """Write what was appended, with one system call.
+
+        Returns
+        -------
+        The written bytes when they are few, so that a reader at the end needs not read them again; else None.
+        """
+        if not self._pending:
+            return b""
+        buffers, self._pending = self._pending, []
+        size, self._pending_bytes = self._pending_bytes, 0
+        self._make_room(size, time_us, self.written + 1)
+        self._write(buffers)
+        segment = self._segments[-1]
+        segment.last, segment.written_us = self.last, time_us
+        self.written = self.last
+        return b"".join(buffers) if size <= READ_BYTES else None
+
+    def acknowledge(self, number: int) -> None:
+        """Everything up to ``number`` has reached a client."""
+        if number > self.last:
+            raise RemoteProtocolError(f"{number} is acknowledged, but only {self.last} were sent.")
+        self.acknowledged = max(self.acknowledged, number)
+
+    def reader(self, after: int) -> Reader:
+        """Read from the record behind ``after`` on."""
+        if after > self.last or after < 0:
+            raise RemoteProtocolError(f"after: {after} is not between 0 and {self.last}.")
+        return Reader(self, after)
+
+    def segment_with(self, number: int) -> Segment | None:
+        """The segment that holds a record, or the oldest one behind it; None when there is none yet."""
+        starts = [segment.first for segment in self._segments]
+        index = max(0, bisect.bisect_right(starts, number) - 1)
+        for segment in self._segments[index:]:
+            if segment.last >= number:
+                return segment
+        return None
+
+    def remove(self) -> None:
+        """Delete everything."""
+        for segment in self._segments:
+            segment.remove()
+        self._segments.clear()
+        if self._folder.exists():
+            self._folder.rmdir()
+
+    def _make_room(self, size: int, time_us: int, first: int) -> None:
+        old_us = time_us - KEEP_ACKNOWLEDGED_US
+        while len(self._segments) > 1:
+            oldest = self._segments[0]
+            acknowledged = oldest.last <= self.acknowledged
+            if not (acknowledged and oldest.written_us < old_us) and self.size <= self._most_bytes:
+                break
+            if not acknowledged:
+                self.dropped += oldest.last - max(self.acknowledged, oldest.first - 1)
+            oldest.remove()
+            del self._segments[0]
+        newest = self._segments[-1] if self._segments else None
+        if newest is None or newest.size >= self._segment_bytes or isinstance(newest, MemorySegment):
+            try:
+                self._segments.append(FileSegment(self._folder, first))
+            except OSError as error:
+                self._to_memory(error, first)
+
+    def _write(self, buffers: Sequence[Buffer]) -> None:
+        segment = self._segments[-1]
+        try:
+            segment.write(buffers)
+            if isinstance(segment, FileSegment):
+                self.no_room = ""
+        except OSError as error:
+            if segment.size == 0:
+                segment.remove()
+                self._segments.pop()
+            self._to_memory(error, self.written + 1)
+            self._segments[-1].write(buffers)
+
+    def _to_memory(self, error: OSError, first: int) -> None:
+        """The disk takes no more: keep records in memory, and there too not without bound."""
+        if error.errno not in NO_ROOM:
+            raise JournalError(f"the journal in {self._folder} cannot be written: {error}.") from error
+        self.no_room = f"no room on the disk under the journal: {error.strerror}"
+        if self._segments and isinstance(self._segments[-1], MemorySegment):
+            if self._segments[-1].size < MEMORY_BYTES // 8:
+                return
+        held = [segment for segment in self._segments if isinstance(segment, MemorySegment)]
+        while held and sum(segment.size for segment in held) > MEMORY_BYTES:
+            # Everything up to and with the dropped segment goes, so that there is one gap and not several.
+            doomed = held.pop(0)
+            while self._segments:
+                oldest = self._segments.pop(0)
+                oldest.remove()
+                self.dropped += max(0, oldest.last - max(self.acknowledged, oldest.first - 1))
+                if oldest is doomed:
+                    break
+        self._segments.append(MemorySegment(first))
+
+
+class Reader:
+    """A place in the journal that moves on as bytes are taken."""
+
+    def __init__(self, journal: Journal, after: int) -> None:
+        self._journal = journal
+        self._segment: Segment | None = None
+        self._offset = 0
+        self._rest = 0  # bytes still to come of a record larger than one read
+        #: Number of the last record that was handed out, wholly or in part.
+        self.number = after
+
+    @property
+    def at_end(self) -> bool:
+        """Whether everything written so far was handed out."""
+        return self._rest == 0 and self.number == self._journal.written
+
+    def skip_to_end(self) -> None:
+        """The caller has what ``flush`` just wrote behind the end that this reader stood at."""
+        self.number = self._journal.written
+        self._segment = self._journal.newest
+        self._offset = self._segment.size if self._segment else 0
+
+    def read(self, most: int = READ_BYTES) -> bytes:
+        """The next bytes of the stream; empty at the end."""
+        if self._rest:
+            assert self._segment is not None
+            data = self._segment.read(self._offset, min(most, self._rest))
+            self._offset += len(data)
+            self._rest -= len(data)
+            return data
+        if self.number >= self._journal.written:
+            return b""
+        if self._segment is None or self._offset >= self._segment.size:
+            gap = self._enter(self.number + 1)
+            if gap:
+                return gap
+        assert self._segment is not None
+        data = self._segment.read(self._offset, most)
+        whole = 0
+        for offset, number, size in skim(data):
+            whole, self.number = offset + size, number
+        if whole:
+            self._offset += whole
+            return data[:whole]
+        if len(data) < HEAD.size:
+            return b""
+        _, _, _, _, number, _, length, _ = HEAD.unpack_from(data)
+        self.number = number
+        self._offset += len(data)
+        self._rest = HEAD.size + length - len(data)
+        return data
+
+    def _enter(self, number: int) -> bytes:
+        """Go to a record; when it was dropped, to the oldest one kept, and return a notice of the gap."""
+        segment = self._journal.segment_with(number)
+        if segment is None:
+            raise JournalError(f"record {number} is not in the journal.")
+        self._segment, self._offset = segment, 0
+        if segment.first > number:
+            self.number = segment.first - 1
+            gap = msgspec.json.encode({"gap": True, "first": number, "last": self.number})
+            return b"".join(encode(Kind.NOTICE, self.number, segment.written_us, [gap]))
+        while True:
+            walked = 0
+            for offset, found, size in skim(segment.read(self._offset, READ_BYTES)):
+                if found == number:
+                    self._offset += offset
+                    return b""
+                walked = offset + size
+            if not walked:  # one record that is larger than a read
+                head = HEAD.unpack(segment.read(self._offset, HEAD.size))
+                if head[4] == number:
+                    return b""
+                walked = HEAD.size + head[6]
+            self._offset += walked
+
+
+def _recover(folder: Path, message_bytes: int) -> list[Segment]:
+    """The segments in a folder, each verified and cut behind its last sound record."""
+    segments: list[Segment] = []
+    for path in sorted(folder.glob("*.seg")):
+        segment = FileSegment(folder, int(path.stem))
+        segment.size = path.stat().st_size
+        segment.written_us = path.stat().st_mtime_ns // 1000
+        sound = _sound_bytes(segment, message_bytes)
+        if sound < segment.size:
+            segment.truncate(sound)
+        if sound:
+            segments.append(segment)
+        else:
+            segment.remove()
+    return segments
+
+
+def _sound_bytes(segment: FileSegment, message_bytes: int) -> int:
+    """Length of the run of whole, correct records at the start of a segment; sets its ``last``."""
+    offset = 0
+    while True:
+        head = segment.read(offset, HEAD.size)
+        if len(head) < HEAD.size or head[:4] != MAGIC:
+            return offset
+        number, length = HEAD.unpack(head)[4], HEAD.unpack(head)[6]
+        if number != segment.last + 1 or length > message_bytes or offset + HEAD.size + length > segment.size:
+            return offset
+        reader = RecordReader(message_bytes)
+        try:
+            reader.feed(head)
+            taken = HEAD.size
+            while taken < HEAD.size + length:
+                data = segment.read(offset + taken, min(READ_BYTES, HEAD.size + length - taken))
+                reader.feed(data)
+                taken += len(data)
+        except RemoteProtocolError:
+            return offset
+        segment.last = number
+        offset += HEAD.size + length

@@ -1,0 +1,228 @@
+"""The journal on its own: order, bound, gaps, torn ends, full disks."""
+
+import errno
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from jupyter_gpuaas.errors import JournalError, RemoteProtocolError
+from jupyter_gpuaas.node import segment as segment_module
+from jupyter_gpuaas.node.journal import Journal
+from jupyter_gpuaas.wire.record import Kind, Record, RecordReader
+
+US = 1_000_000
+
+
+def make(folder: Path, most: int = 1 << 20, segment: int = 1 << 14, message: int = 1 << 24) -> Journal:
+    return Journal(folder / "journal", most_bytes=most, segment_bytes=segment, message_bytes=message)
+
+
+def say(journal: Journal, text: bytes, time_us: int = US) -> int:
+    number = journal.append(Kind.IOPUB, time_us, [b"topic", b"{}", b"{}", b"{}", text])
+    journal.flush(time_us)
+    return number
+
+
+def read_all(journal: Journal, after: int = 0, most: int = 1 << 20) -> list[Record]:
+    reader, parser, records = journal.reader(after), RecordReader(1 << 30), []
+    while data := reader.read(most):
+        records += parser.feed(data)
+    assert reader.at_end
+    return records
+
+
+def texts(records: list[Record]) -> list[bytes]:
+    return [bytes(record.parts[4]) for record in records]
+
+
+@pytest.mark.parametrize("most", [1 << 20, 1000, 41, 40])
+def test_reader_any_read_size_gets_every_record_once_in_order(tmp_path: Path, most: int) -> None:
+    journal = make(tmp_path)
+    said = [b"%d " % i * (i % 50 + 1) for i in range(400)]
+    for text in said:
+        say(journal, text)
+    records = read_all(journal, most=most)
+    assert texts(records) == said
+    assert [record.number for record in records] == list(range(1, 401))
+
+
+@pytest.mark.parametrize("after", [0, 1, 57, 399, 400])
+def test_reader_after_a_number_starts_behind_it(tmp_path: Path, after: int) -> None:
+    journal = make(tmp_path, segment=2000)
+    for i in range(400):
+        say(journal, b"%d" % i)
+    assert [record.number for record in read_all(journal, after)] == list(range(after + 1, 401))
+
+
+def test_reader_at_end_sees_what_is_written_later(tmp_path: Path) -> None:
+    journal = make(tmp_path, segment=300)
+    reader, parser = journal.reader(0), RecordReader(1 << 20)
+    got: list[bytes] = []
+    for i in range(50):
+        say(journal, b"%d" % i)
+        if i % 3 == 0:
+            reader_data = journal.append(Kind.IOPUB, US, [b"", b"", b"", b"", b"x"])
+            assert reader_data
+            journal.flush(US)
+        while data := reader.read():
+            got += texts(parser.feed(data))
+    assert got == [t for i in range(50) for t in ([b"%d" % i, b"x"] if i % 3 == 0 else [b"%d" % i])]
+
+
+def test_skip_to_end_continues_with_the_next_record(tmp_path: Path) -> None:
+    journal = make(tmp_path)
+    reader = journal.reader(0)
+    say(journal, b"handed over directly")
+    reader.skip_to_end()
+    say(journal, b"read back")
+    assert texts(RecordReader(1 << 20).feed(reader.read())) == [b"read back"]
+
+
+def test_record_larger_than_a_read_arrives_whole(tmp_path: Path) -> None:
+    journal = make(tmp_path, most=1 << 30)
+    big = os.urandom(5 << 20)
+    say(journal, b"before")
+    say(journal, big)
+    say(journal, b"after")
+    assert texts(read_all(journal, most=100_000)) == [b"before", big, b"after"]
+    assert texts(read_all(journal, after=2)) == [b"after"]
+
+
+def test_bound_drops_the_oldest_and_says_so_in_their_place(tmp_path: Path) -> None:
+    journal = make(tmp_path, most=20_000, segment=4_000)
+    for i in range(500):
+        say(journal, b"%d" % i * 50)
+        assert journal.size <= 20_000 + 300
+    first, *rest = read_all(journal)
+    assert first.kind is Kind.NOTICE
+    gap = msgspec.json.decode(first.parts[0])
+    assert gap["first"] == 1 and gap["last"] == first.number == journal.first - 1
+    assert [record.number for record in rest] == list(range(journal.first, 501))
+    assert journal.dropped == gap["last"]
+
+
+def test_bound_takes_acknowledged_records_without_a_loss(tmp_path: Path) -> None:
+    journal = make(tmp_path, most=20_000, segment=4_000)
+    for i in range(500):
+        number = say(journal, b"%d" % i * 50)
+        journal.acknowledge(number)
+    assert journal.dropped == 0 and journal.first > 1
+    assert all(record.kind is Kind.IOPUB for record in read_all(journal, after=journal.first - 1))
+
+
+def test_acknowledged_and_old_segments_go_without_need(tmp_path: Path) -> None:
+    journal = make(tmp_path, segment=1_000)
+    for i in range(100):
+        journal.acknowledge(say(journal, b"%d" % i * 20, US))
+    say(journal, b"later", US + 3601 * US)
+    assert journal.first > 90
+
+
+def test_message_larger_than_the_bound_still_arrives(tmp_path: Path) -> None:
+    journal = make(tmp_path, most=10_000, segment=2_000)
+    say(journal, b"small")
+    big = os.urandom(1 << 20)
+    say(journal, big)
+    assert texts(read_all(journal)) == [b"small", big]
+
+
+def test_message_larger_than_allowed_is_refused_and_nothing_changes(tmp_path: Path) -> None:
+    journal = make(tmp_path, message=1000)
+    say(journal, b"a")
+    with pytest.raises(JournalError, match="message_bytes"):
+        journal.append(Kind.IOPUB, US, [b"x" * 2000])
+    assert say(journal, b"b") == 2
+    assert texts(read_all(journal)) == [b"a", b"b"]
+
+
+def test_reader_in_a_trimmed_segment_reads_on(tmp_path: Path) -> None:
+    journal = make(tmp_path, most=8_000, segment=2_000)
+    reader, parser = journal.reader(0), RecordReader(1 << 20)
+    for i in range(20):
+        say(journal, b"%02d" % i * 30)
+    got = parser.feed(reader.read(500))
+    for i in range(20, 200):
+        say(journal, b"%02d" % i * 30)
+    while data := reader.read(500):
+        got += parser.feed(data)
+    numbers = [record.number for record in got]
+    assert numbers[:5] == [1, 2, 3, 4, 5] and numbers[-1] == 200
+    assert [record.kind for record in got].count(Kind.NOTICE) == 1
+
+
+@pytest.mark.parametrize("cut", [1, 39, 41, 60])
+def test_torn_last_record_is_cut_off(tmp_path: Path, cut: int) -> None:
+    journal = make(tmp_path)
+    for i in range(10):
+        say(journal, b"%d" % i * 30)
+    (path,) = (tmp_path / "journal").glob("*.seg")
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - cut)
+    again = make(tmp_path)
+    assert again.last == 9
+    assert say(again, b"new") == 10
+    assert texts(read_all(again)) == [*(b"%d" % i * 30 for i in range(9)), b"new"]
+
+
+def test_flipped_bit_in_the_last_record_is_cut_off(tmp_path: Path) -> None:
+    journal = make(tmp_path)
+    for i in range(10):
+        say(journal, b"%d" % i * 30)
+    (path,) = (tmp_path / "journal").glob("*.seg")
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    assert make(tmp_path).last == 9
+
+
+def test_full_disk_keeps_records_in_memory_and_returns_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = make(tmp_path)
+    say(journal, b"on disk")
+    real = os.pwritev
+
+    def full(file: int, views: list[memoryview], position: int) -> int:
+        real(file, [views[0][:10]], position)  # a torn write, as a full disk leaves it
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(segment_module.os, "pwritev", full)
+    say(journal, b"in memory 1")
+    say(journal, b"in memory 2")
+    assert "no room" in journal.no_room
+    monkeypatch.setattr(segment_module.os, "pwritev", real)
+    say(journal, b"on disk again")
+    assert journal.no_room == ""
+    assert texts(read_all(journal)) == [b"on disk", b"in memory 1", b"in memory 2", b"on disk again"]
+
+
+def test_full_disk_memory_is_bounded_and_leaves_one_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = make(tmp_path, most=1 << 30, message=1 << 24)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(segment_module.os, "pwritev", full)
+    for _ in range(40):
+        say(journal, bytes(4 << 20))
+    assert journal.size <= 80 << 20
+    records = read_all(journal)
+    assert [record.kind for record in records].count(Kind.NOTICE) == 1
+    assert records[-1].number == 40
+
+
+def test_acknowledge_of_what_was_never_sent_is_refused(tmp_path: Path) -> None:
+    journal = make(tmp_path)
+    say(journal, b"a")
+    with pytest.raises(RemoteProtocolError):
+        journal.acknowledge(2)
+    with pytest.raises(RemoteProtocolError):
+        journal.reader(2)
+
+
+def test_remove_leaves_nothing(tmp_path: Path) -> None:
+    journal = make(tmp_path, segment=100)
+    for _ in range(20):
+        say(journal, b"x" * 50)
+    journal.remove()
+    assert list(tmp_path.iterdir()) == []

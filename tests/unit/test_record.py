@@ -1,0 +1,128 @@
+"""Records and resumption: whole, byte by byte, and hostile."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jupyter_gpuaas.errors import LocalProtocolError, RemoteProtocolError, TransportError
+from jupyter_gpuaas.wire.record import HEAD, Kind, Record, RecordReader, encode, skim
+from jupyter_gpuaas.wire.resume import Inbox, Outbox
+
+PARTS = [b"topic", b'{"msg_id":"1"}', b"{}", b"{}", b'{"text":"a"}', bytes(range(256)) * 300]
+
+
+def wire(number: int, parts: list[bytes] = PARTS, kind: Kind = Kind.IOPUB) -> bytes:
+    return b"".join(encode(kind, number, 7, parts))
+
+
+def plain(record: Record) -> tuple[int, int, int, list[bytes]]:
+    return record.kind, record.number, record.time_us, [bytes(part) for part in record.parts]
+
+
+@given(
+    messages=st.lists(st.lists(st.binary(max_size=300), max_size=8), max_size=8),
+    cuts=st.lists(st.integers(1, 200), min_size=1, max_size=20),
+)
+def test_reader_any_slicing_gives_the_same_records(messages: list[list[bytes]], cuts: list[int]) -> None:
+    stream = b"".join(wire(number, parts) for number, parts in enumerate(messages, 1))
+    reader, got, position, turn = RecordReader(1 << 20), [], 0, 0
+    while position < len(stream):
+        size = cuts[turn % len(cuts)]
+        got += [plain(record) for record in reader.feed(stream[position : position + size])]
+        position, turn = position + size, turn + 1
+    assert got == [(Kind.IOPUB, n, 7, parts) for n, parts in enumerate(messages, 1)]
+
+
+def test_reader_byte_by_byte_gives_the_record_with_its_last_byte() -> None:
+    reader, stream = RecordReader(1 << 20), wire(1)
+    for byte in stream[:-1]:
+        assert reader.feed(bytes([byte])) == []
+    (record,) = reader.feed(stream[-1:])
+    assert plain(record) == (Kind.IOPUB, 1, 7, PARTS)
+
+
+def test_large_parts_are_not_copied_by_encode() -> None:
+    part = bytes(100_000)
+    assert any(buffer is part for buffer in encode(Kind.IOPUB, 1, 0, [b"", part]))
+
+
+def test_announced_length_above_the_bound_is_refused_before_memory_is_taken() -> None:
+    head = HEAD.pack(b"GPR1", 2, 0, 1, 1, 0, 2 * 1024**3, 0)
+    with pytest.raises(RemoteProtocolError, match="message_bytes"):
+        RecordReader(1 << 20).feed(head)
+
+
+@pytest.mark.parametrize(
+    ("what", "head"),
+    [
+        ("not a record", HEAD.pack(b"HTTP", 2, 0, 0, 1, 0, 0, 0)),
+        ("not a record", HEAD.pack(b"GPR1", 2, 9, 0, 1, 0, 0, 0)),
+        ("unknown kind", HEAD.pack(b"GPR1", 99, 0, 0, 1, 0, 0, 0)),
+        ("cannot hold", HEAD.pack(b"GPR1", 2, 0, 5, 1, 0, 8, 0)),
+        ("checksum", HEAD.pack(b"GPR1", 2, 0, 0, 1, 0, 0, 1)),
+    ],
+)
+def test_malformed_head_is_refused(what: str, head: bytes) -> None:
+    with pytest.raises(RemoteProtocolError, match=what):
+        RecordReader(1 << 20).feed(head)
+
+
+@pytest.mark.parametrize("position", [5, 9, 17, 33, 41, 60, -1])
+def test_flipped_bit_anywhere_is_refused(position: int) -> None:
+    stream = bytearray(wire(1, [b"a" * 40, b"b" * 40]))
+    stream[position] ^= 1
+    with pytest.raises(RemoteProtocolError):
+        RecordReader(1 << 20).feed(bytes(stream))
+        raise AssertionError("accepted")
+
+
+def test_part_lengths_that_do_not_add_up_are_refused() -> None:
+    import xxhash
+
+    table = struct.pack("<2Q", 5, 1 << 60)
+    body = table + b"x" * 10
+    checked = struct.pack("<4sBBHQQQ", b"GPR1", 2, 0, 2, 1, 0, len(body))
+    stream = checked + xxhash.xxh3_64(checked + body).intdigest().to_bytes(8, "little") + body
+    with pytest.raises(RemoteProtocolError, match="add up"):
+        RecordReader(1 << 20).feed(stream)
+
+
+def test_skim_walks_whole_records_only() -> None:
+    stream = wire(1) + wire(2)
+    assert [number for _, number, _ in skim(stream)] == [1, 2]
+    assert [number for _, number, _ in skim(stream[:-1])] == [1]
+    assert list(skim(b"")) == []
+
+
+def test_outbox_gives_again_what_was_not_acknowledged() -> None:
+    outbox = Outbox(1 << 20)
+    sent = [b"".join(outbox.put(Kind.SHELL, 0, [b"%d" % i])) for i in range(5)]
+    assert [b"".join(buffers) for buffers in outbox.after(2)] == sent[2:]
+    outbox.acknowledge(3)
+    assert len(outbox) == 2
+    assert [b"".join(buffers) for buffers in outbox.after(3)] == sent[3:]
+    with pytest.raises(LocalProtocolError):
+        outbox.after(1)
+    with pytest.raises(RemoteProtocolError):
+        outbox.acknowledge(6)
+
+
+def test_outbox_full_refuses_and_keeps_what_it_has() -> None:
+    outbox = Outbox(300)
+    outbox.put(Kind.SHELL, 0, [bytes(200)])
+    with pytest.raises(TransportError, match="outbox_bytes"):
+        outbox.put(Kind.SHELL, 0, [bytes(200)])
+    assert outbox.last == 1 and len(outbox) == 1
+    outbox.acknowledge(1)
+    outbox.put(Kind.SHELL, 0, [bytes(200)])
+    assert outbox.last == 2
+
+
+def test_inbox_lets_each_number_through_once_and_refuses_holes() -> None:
+    inbox = Inbox()
+    assert [inbox.accept(n) for n in (1, 2, 1, 2, 3, 3)] == [True, True, False, False, True, False]
+    with pytest.raises(RemoteProtocolError):
+        inbox.accept(5)
+    assert inbox.last == 3
