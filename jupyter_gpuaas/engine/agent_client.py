@@ -1,0 +1,154 @@
+"""Client of one node agent, for the controller and the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from jupyter_gpuaas.engine.base import AgentEndpoint
+from jupyter_gpuaas.errors import RemoteProtocolError, TransportError, from_wire
+from jupyter_gpuaas.model import DeviceSample, HostReport, HostSpec, Node
+
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 30.0
+#: The agent sends a line every few seconds; silence for this long means that it hangs.
+WATCH_SILENCE_S = 30.0
+
+
+class WatchLine(msgspec.Struct, frozen=True):
+    """One line of the watch stream; an empty one only says that the agent is there."""
+
+    report: HostReport | None = None
+    #: What came before this line is everything that the agent hosts.
+    snapshot: bool = False
+
+
+class AgentClient:
+    """Talks to the agent at one endpoint with the agent's token."""
+
+    def __init__(self, endpoint: AgentEndpoint) -> None:
+        self.endpoint = endpoint
+        self._http = httpx.AsyncClient(
+            base_url=endpoint.url,
+            headers={"Authorization": f"Bearer {endpoint.token}"},
+            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            # Proxies that the environment names are for the internet, not for the pool.
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def node(self) -> Node:
+        """What the agent says about its node."""
+        return await self._call(Node, "GET", "/v1/node")
+
+    async def devices(self) -> list[DeviceSample]:
+        """What the node's devices do now."""
+        return await self._call(list[DeviceSample], "GET", "/v1/devices")
+
+    async def hosts(self) -> list[HostReport]:
+        """All hosts of the node."""
+        return await self._call(list[HostReport], "GET", "/v1/hosts")
+
+    async def start_host(self, spec: HostSpec) -> HostReport:
+        """Start the session's host, or find it started: a repeated call does nothing.
+
+        Raises
+        ------
+        StaleEpoch
+            The agent has seen a newer epoch of this session.
+        """
+        body = msgspec.json.encode(spec)
+        return await self._call(HostReport, "POST", "/v1/hosts", body=body)
+
+    async def stop_host(self, session_id: str, *, epoch: int) -> None:
+        """End the session's host and every process of it.
+
+        Raises
+        ------
+        NoSuchSession
+            The agent has no such host.
+        """
+        await self._call(dict[str, Any], "DELETE", f"/v1/hosts/{session_id}", query={"epoch": epoch})
+
+    async def interrupt(self, session_id: str) -> None:
+        """Interrupt the cell that runs."""
+        await self._call(dict[str, Any], "POST", f"/v1/hosts/{session_id}/interrupt")
+
+    async def restart(self, session_id: str) -> None:
+        """Replace the kernel by a fresh one."""
+        await self._call(dict[str, Any], "POST", f"/v1/hosts/{session_id}/restart")
+
+    async def stop(self) -> None:
+        """End all hosts and the agent."""
+        await self._call(dict[str, Any], "POST", "/v1/stop")
+
+    @asynccontextmanager
+    async def log(self, session_id: str, *, kind: str, tail: int, follow: bool) -> AsyncIterator[AsyncIterator[bytes]]:
+        """A session's log, in pieces as they come."""
+        query: dict[str, str | int] = {"kind": kind, "tail": tail, "follow": int(follow)}
+        timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=None if follow else READ_TIMEOUT_S)
+        path = f"/v1/hosts/{session_id}/log"
+        try:
+            async with self._http.stream("GET", path, params=query, timeout=timeout) as answer:
+                await _check(answer)
+                yield answer.aiter_bytes()
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    async def watch(self) -> AsyncIterator[WatchLine]:
+        """All hosts, then every change of one, until the connection breaks."""
+        decoder = msgspec.json.Decoder(WatchLine)
+        timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=WATCH_SILENCE_S)
+        try:
+            async with self._http.stream("GET", "/v1/watch", timeout=timeout) as answer:
+                await _check(answer)
+                async for line in answer.aiter_lines():
+                    if line.strip():
+                        yield decoder.decode(line)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        except msgspec.MsgspecError as error:
+            raise RemoteProtocolError(f"agent {self.endpoint.url}: {error}.") from error
+
+    async def _call(
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str | int] | None = None,
+        body: bytes | None = None,
+    ) -> T:
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            answer = await self._http.request(method, path, params=query, content=body, headers=headers)
+            await _check(answer)
+            return msgspec.json.decode(answer.content, type=kind)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        except msgspec.MsgspecError as error:
+            raise RemoteProtocolError(f"agent {self.endpoint.url}{path}: {error}.") from error
+
+    def _unreachable(self, error: Exception) -> TransportError:
+        reason = str(error) or type(error).__name__
+        return TransportError(f"the agent at {self.endpoint.url} does not answer ({reason}).")
+
+
+async def _check(answer: httpx.Response) -> None:
+    if not answer.is_error:
+        return
+    try:
+        body: object = json.loads(await answer.aread())
+    except ValueError:
+        body = None
+    raise from_wire(body, status=answer.status_code)

@@ -1,0 +1,91 @@
+"""What the controller needs of an engine, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from jupyter_gpuaas.model import Lease, Node, NodeState, ResourceRequest
+
+
+class AgentEndpoint(msgspec.Struct, frozen=True):
+    """Where a node's agent listens, and the token that it wants."""
+
+    url: str
+    token: str
+
+
+class LeaseMeta(msgspec.Struct, frozen=True):
+    """For whom a lease is. The engine stores it and does not judge it."""
+
+    session_id: str
+    epoch: int
+
+
+class NodeEvent(msgspec.Struct, frozen=True):
+    """A node came, changed or went."""
+
+    node_id: str
+    state: NodeState
+    cause: str = ""
+
+
+class Engine(Protocol):
+    """Owner of nodes and devices. All methods are called in one event loop."""
+
+    async def open(self) -> None:
+        """Bring the nodes up and take over what an earlier controller left; returns when they answer."""
+
+    async def close(self, *, stop_nodes: bool) -> None:
+        """Let go of the nodes, which go on, or end them with all that runs there."""
+
+    def nodes(self) -> list[Node]:
+        """The pool as it is known now, nodes that do not answer included."""
+
+    def events(self) -> AsyncIterator[NodeEvent]:
+        """News of nodes from the call on; one that reads slowly misses none."""
+
+    async def acquire(self, request: ResourceRequest, meta: LeaseMeta, timeout: float | None = None) -> Lease:
+        """Exclusive devices; callers are served in the order of their calls.
+
+        The lease is durable when this returns. A cancelled call leaves no lease.
+
+        Raises
+        ------
+        NoCapacity
+            The pool can never satisfy the request.
+        AllocationError
+            Nothing became free in ``timeout`` seconds (None: wait for ever).
+        """
+
+    async def release(self, lease_id: str) -> None:
+        """Give the devices back; a lease that is not held is no error."""
+
+    async def renew(self, lease_id: str) -> Lease:
+        """Say that the lease is still needed.
+
+        Raises
+        ------
+        LeaseError
+            It is not held any more.
+        """
+
+    def leases(self) -> list[Lease]:
+        """The leases that are held, those from before a restart included."""
+
+    def agent(self, node_id: str) -> AgentEndpoint:
+        """Where the node's agent is.
+
+        Raises
+        ------
+        TransportError
+            The node is not known or does not answer now.
+        """
+
+    def cordon(self, node_id: str, *, cordoned: bool) -> None:
+        """Take no new sessions on the node, or take them again; those that it has stay."""
+
+    def want(self, requests: Sequence[ResourceRequest]) -> None:
+        """Hint what is waiting, for engines that can add nodes."""
