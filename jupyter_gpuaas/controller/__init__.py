@@ -1,0 +1,1 @@
+"""The service: REST and WebSocket, sessions, leases, placement, catalogue."""
