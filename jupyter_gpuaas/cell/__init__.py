@@ -1,0 +1,1 @@
+"""Shipping one cell, with the variables and files that it needs, to a remote session."""

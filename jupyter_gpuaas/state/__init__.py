@@ -1,0 +1,1 @@
+"""Capture and restore of Python objects; shared by the client half and the service half."""
