@@ -66,8 +66,13 @@ class Inbox:
     def __init__(self, last: int = 0) -> None:
         self.last = last
 
-    def accept(self, number: int) -> bool:
+    def accept(self, number: int, *, first: int | None = None) -> bool:
         """Whether to process this record; False means that it came before.
+
+        Parameters
+        ----------
+        first
+            For a notice that stands in the place of records ``first`` to ``number``.
 
         Raises
         ------
@@ -76,7 +81,7 @@ class Inbox:
         """
         if number <= self.last:
             return False
-        if number != self.last + 1:
+        if (number if first is None else first) > self.last + 1:
             raise RemoteProtocolError(f"record {number} came after {self.last}: records are missing.")
         self.last = number
         return True

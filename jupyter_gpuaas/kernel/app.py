@@ -1,0 +1,60 @@
+"""The kernel application: ipykernel's, with an iopub that never drops and a life tied to its host."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Any
+
+import zmq
+from ipykernel.kernelapp import IPKernelApp
+from traitlets import Type
+
+from .kernel import GpuKernel
+
+PR_SET_PDEATHSIG = 1
+
+
+class GpuKernelApp(IPKernelApp):
+    """Starts a ``GpuKernel``."""
+
+    kernel_class = Type("jupyter_gpuaas.kernel.kernel.GpuKernel", klass="ipykernel.kernelbase.Kernel").tag(config=True)
+
+    def init_poller(self) -> None:
+        """Die with the host, however it ends: nobody else would know of this process."""
+        if sys.platform == "linux":
+            host = os.getppid()
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != host:  # it ended before prctl took effect
+                os._exit(1)
+        else:
+            super().init_poller()
+
+    def init_iopub(self, context: Any) -> None:
+        """Block at the high-water mark instead of dropping; the host always reads on, to its journal."""
+        bind = self._bind_socket
+
+        def bind_without_drops(sock: Any, port: int) -> Any:
+            sock.setsockopt(zmq.XPUB_NODROP, 1)
+            return bind(sock, port)
+
+        self._bind_socket = bind_without_drops  # only this call binds the iopub socket
+        try:
+            super().init_iopub(context)
+        finally:
+            del self._bind_socket
+
+    def init_extensions(self) -> None:
+        """Load ``%remote_gpu`` before the user's own extensions."""
+        super().init_extensions()
+        assert self.shell is not None
+        if "jupyter_gpuaas" not in self.shell.extension_manager.loaded:
+            try:
+                self.shell.extension_manager.load_extension("jupyter_gpuaas")
+            except Exception:
+                self.log.warning("The magics %%remote_gpu are not there:", exc_info=True)
+
+
+__all__ = ["GpuKernel", "GpuKernelApp"]

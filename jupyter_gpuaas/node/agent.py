@@ -1,0 +1,307 @@
+"""The node agent: one process a node, one port; starts and stops hosts, measures devices, lets clients through.
+
+It keeps nothing in memory that it cannot find again: killed and started anew on the same folder, it connects to the
+hosts that run. Clients are handed to their session's host by descriptor, so that a channel survives the agent too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import platform
+import re
+import secrets
+import signal
+import socket
+from collections import deque
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import click
+import msgspec
+
+from ..config import Settings, load
+from ..errors import (
+    AllocationError,
+    GpuaasError,
+    NoSuchSession,
+    RemoteProtocolError,
+    SettingError,
+    StaleEpoch,
+    TransportError,
+    Unauthorized,
+)
+from ..model import HostReport, HostSpec, Node, NodeState
+from . import http
+from .devices import find_devices, sample
+from .hosts import HostHandle, Hosts
+
+WATCH_PAUSE_S = 3.0
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Agent:
+    """One node's agent."""
+
+    def __init__(self, node_id: str, folder: Path, settings: Settings) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._devices = find_devices(settings.devices, settings.device_memory_bytes, settings.nodes)
+        self._machine = machine_id()
+        self.node = Node(node_id, NodeState.UP, self._devices, "", platform.python_version(), self._machine)
+        self._hosts = Hosts(folder, node_id, settings, self._changed)
+        self._epochs: dict[str, int] = {}
+        self._watchers: set[asyncio.Queue[HostReport]] = set()
+        self._token = _token(folder / "token")
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, port: int) -> None:
+        """Serve until stopped."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        listener = socket.create_server((self._settings.host, port), backlog=256)
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        self.node = msgspec.structs.replace(self.node, url=f"http://{self._settings.host}:{port}")
+        await self._hosts.find()
+        for session_id, handle in self._hosts.sessions.items():
+            if handle.report is not None:
+                self._epochs[session_id] = handle.report.lease.epoch
+        self._hosts.keep_spares()
+        state = self._folder / "agent.json"
+        temporary = state.with_suffix(".new")
+        temporary.write_bytes(
+            msgspec.json.encode({"pid": os.getpid(), "port": port, "url": self.node.url, "node": self.node.id})
+        )
+        temporary.replace(state)
+        accepting = loop.create_task(self._accept(listener))
+        await self._stopping.wait()
+        accepting.cancel()
+        listener.close()
+        await self._hosts.close()
+        state.unlink(missing_ok=True)
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection, _ = await loop.sock_accept(listener)
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = loop.create_task(self._serve(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with connection:
+            try:
+                request = await http.read_request(connection)
+                if request is None:
+                    return
+                answer = await self._answer(request, connection)
+            except GpuaasError as error:
+                answer = http.error_response(error)
+            except msgspec.ValidationError as error:
+                answer = http.error_response(RemoteProtocolError(f"body: {error}."))
+            except (asyncio.TimeoutError, ConnectionError):
+                return
+            with contextlib.suppress(OSError):
+                await loop.sock_sendall(connection, answer)
+
+    async def _answer(self, request: http.HttpRequest, connection: socket.socket) -> bytes:
+        segments = [unquote(part) for part in request.path.strip("/").split("/")]
+        if segments[:2] == ["v1", "sessions"] and len(segments) >= 4:
+            return self._pass(request, segments[2], segments[3:], connection)
+        if not secrets.compare_digest(request.bearer.encode(), self._token.encode()):
+            raise Unauthorized("token: missing or wrong.")
+        match (request.method, *segments[1:]) if segments[0] == "v1" else ():
+            case ("GET", "node"):
+                return http.response(200, self.node)
+            case ("GET", "devices"):
+                return http.response(200, await asyncio.to_thread(sample, self._devices, self._used()))
+            case ("GET", "hosts"):
+                return http.response(200, [h.report for h in self._hosts.sessions.values() if h.report])
+            case ("POST", "hosts"):
+                body = await http.read_body(connection, request, self._settings.request_body_bytes)
+                status, report = await self._start(msgspec.json.decode(body, type=HostSpec))
+                return http.response(status, report)
+            case ("DELETE", "hosts", session_id):
+                self._check_epoch(session_id, request.query.get("epoch", ""))
+                await self._hosts.stop(session_id, request.query.get("reason", "released"))
+                return http.response(200)
+            case ("POST", "hosts", session_id, ("interrupt" | "restart") as op):
+                await self._handle(session_id).ask(op)
+                return http.response(200)
+            case ("GET", "hosts", session_id, "log"):
+                return self._log(self._handle(session_id), request, connection)
+            case ("GET", "watch"):
+                await self._watch(connection)
+                return b""
+            case ("POST", "stop"):
+                self._stopping.set()
+                return http.response(200)
+        raise NoSuchSession(f"path: there is no {request.method} {request.path}.")
+
+    # -- sessions ----------------------------------------------------------------------------------------------
+
+    async def _start(self, spec: HostSpec) -> tuple[int, HostReport]:
+        if not ID.fullmatch(spec.session_id):
+            raise RemoteProtocolError("session_id: is not made of letters, digits, '-' and '_'.")
+        seen = self._epochs.get(spec.session_id, 0)
+        present = self._hosts.sessions.get(spec.session_id)
+        if present is not None and present.report is not None and present.report.lease.epoch == spec.lease.epoch:
+            return 200, present.report
+        if spec.lease.epoch <= seen or present is not None:
+            raise StaleEpoch(spec.lease.epoch, max(seen, 1))
+        devices = [device for device in self._devices if device.id in spec.lease.device_ids]
+        if len(devices) != len(spec.lease.device_ids):
+            raise AllocationError(f"lease.device_ids: {spec.lease.device_ids} are not all devices of this node.")
+        self._epochs[spec.session_id] = spec.lease.epoch
+        return 201, await self._hosts.start(spec, devices, self._machine)
+
+    def _handle(self, session_id: str) -> HostHandle:
+        handle = self._hosts.sessions.get(session_id)
+        if handle is None:
+            raise NoSuchSession(f"session {session_id[:64]!r} is not on this node.")
+        return handle
+
+    def _check_epoch(self, session_id: str, offered: str) -> None:
+        report = self._handle(session_id).report
+        if report is not None and offered != str(report.lease.epoch):
+            raise StaleEpoch(int(offered) if offered.isdecimal() else -1, report.lease.epoch)
+
+    def _changed(self, report: HostReport) -> None:
+        for queue in self._watchers:
+            queue.put_nowait(report)
+
+    def _used(self) -> dict[str, int]:
+        used: dict[str, int] = {}
+        for handle in self._hosts.sessions.values():
+            if handle.report is not None:
+                for device_id in handle.report.lease.device_ids:
+                    used[device_id] = used.get(device_id, 0) + handle.report.used_bytes
+        return used
+
+    async def _watch(self, connection: socket.socket) -> None:
+        """Send all reports, then each change, until the reader goes away."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[HostReport] = asyncio.Queue()
+        self._watchers.add(queue)
+        try:
+            reports = [h.report for h in self._hosts.sessions.values() if h.report]
+            lines: list[dict[str, Any]] = [{"report": report} for report in reports]
+            data = http.head(200, "application/x-ndjson") + _lines([*lines, {"snapshot": True}])
+            while not self._stopping.is_set():
+                await loop.sock_sendall(connection, data)
+                try:
+                    first = await asyncio.wait_for(queue.get(), WATCH_PAUSE_S)
+                    changes = [first, *(queue.get_nowait() for _ in range(queue.qsize()))]
+                    data = _lines([{"report": report} for report in changes])
+                except asyncio.TimeoutError:
+                    data = _lines([{}])
+        except OSError:
+            pass
+        finally:
+            self._watchers.discard(queue)
+
+    # -- clients -----------------------------------------------------------------------------------------------
+
+    def _pass(self, request: http.HttpRequest, session_id: str, rest: list[str], connection: socket.socket) -> bytes:
+        """Hand a client's connection to the host of its session, which checks the ticket."""
+        passed: dict[str, Any] = {
+            "ticket": request.bearer,
+            "method": request.method,
+            "head": base64.b64encode(request.raw + request.rest).decode(),
+        }
+        match (request.method, *rest):
+            case ("GET", "channel"):
+                client, after = request.query.get("client", ""), request.query.get("after")
+                if not ID.fullmatch(client):
+                    raise RemoteProtocolError("client: is not made of letters, digits, '-' and '_'.")
+                if after is not None and not after.isdecimal():
+                    raise RemoteProtocolError("after: is not a number.")
+                passed |= {"kind": "channel", "client": client, "after": None if after is None else int(after)}
+            case (("PUT" | "GET"), "bundles", bundle) if ID.fullmatch(bundle):
+                if request.length > self._settings.bundle_bytes:
+                    raise RemoteProtocolError(
+                        f"bundle: has {request.length} bytes, at most {self._settings.bundle_bytes} are allowed.",
+                        hint="Setting bundle_bytes.",
+                    )
+                start = base64.b64encode(request.rest).decode()
+                passed |= {"kind": "bundle", "bundle": bundle, "length": request.length, "rest": start}
+            case _:
+                raise NoSuchSession(f"path: there is no {request.method} {request.path}.")
+        return self._hand_over(self._handle_for_client(session_id), connection, passed)
+
+    def _handle_for_client(self, session_id: str) -> HostHandle:
+        handle = self._hosts.sessions.get(session_id)
+        if handle is None:
+            # Without a ticket that verifies, nobody learns which sessions exist.
+            raise Unauthorized("ticket: missing or not genuine.", hint="Ask the service for a new one.")
+        return handle
+
+    def _log(self, handle: HostHandle, request: http.HttpRequest, connection: socket.socket) -> bytes:
+        tail, follow = request.query.get("tail"), request.query.get("follow") == "1"
+        if tail is not None and not tail.isdecimal():
+            raise RemoteProtocolError("tail: is not a number.")
+        if request.query.get("kind", "output") == "system":
+            with handle.path.with_suffix(".log").open(encoding="utf-8", errors="replace") as log:
+                lines = deque(log, maxlen=None if tail is None else int(tail))
+            return http.response(200, "".join(lines).encode(), "text/plain; charset=utf-8")
+        passed = {"kind": "log", "tail": None if tail is None else int(tail), "follow": follow}
+        return self._hand_over(handle, connection, passed)
+
+    def _hand_over(self, handle: HostHandle, connection: socket.socket, passed: dict[str, Any]) -> bytes:
+        try:
+            handle.pass_client(connection, passed)
+        except OSError as error:
+            raise TransportError(f"the host of the session does not answer: {error}.") from error
+        return b""
+
+
+def machine_id() -> str:
+    """Equal for two processes of one running machine (or container)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return f"{boot}/{os.stat('/').st_dev}/{os.readlink('/proc/self/ns/mnt')}"
+    except OSError:
+        return platform.node()
+
+
+def _lines(items: list[dict[str, Any]]) -> bytes:
+    return b"".join(msgspec.json.encode(item) + b"\n" for item in items)
+
+
+def _token(path: Path) -> str:
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32))
+    return path.read_text("ascii").strip()
+
+
+@click.command()
+@click.option("--node", required=True, help="Id of the node.")
+@click.option("--folder", required=True, type=click.Path(path_type=Path), help="Folder of the node's data.")
+@click.option("--port", default=0, show_default=True, help="Port to listen on; 0 picks a free one.")
+@click.option("--devices", default=None, help="Devices to offer: auto, or like cpu:2.")
+def main(node: str, folder: Path, port: int, devices: str | None) -> None:
+    """Serve one node; started by an engine."""
+    if not ID.fullmatch(node):
+        raise SettingError("node: is not made of letters, digits, '-' and '_'.")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings = load(devices=devices)
+
+    async def serve() -> None:
+        await Agent(node, folder, settings).run(port)
+
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""One attached client as its host sees it: takes its requests, sends it the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+from ..errors import GpuaasError
+from ..wire.link import Link
+from ..wire.record import Buffer, Record, RecordReader
+from ..wire.resume import Inbox
+from .journal import Journal
+
+ACK_DELAY_S = 0.2
+
+
+class AttachmentOwner(Protocol):
+    """The host, as an attachment needs it."""
+
+    journal: Journal
+
+    def requests_received(self, attachment: Attachment, records: list[Record]) -> None: ...
+
+    def interrupt(self) -> None: ...
+
+    def detached(self, attachment: Attachment, reason: str) -> None: ...
+
+
+class Attachment:
+    """The host's end of a link.
+
+    Parameters
+    ----------
+    inbox
+        What has arrived from this client so far, on earlier links too.
+    after
+        Number of the last record that the client has.
+    """
+
+    def __init__(self, owner: AttachmentOwner, client: str, inbox: Inbox, after: int, *, message_bytes: int) -> None:
+        self._owner = owner
+        self.client = client
+        self.inbox = inbox
+        self._reader = owner.journal.reader(after)
+        self._records = RecordReader(message_bytes)
+        self._ack: asyncio.TimerHandle | None = None
+        self._link: Link | None = None
+        self._live = False  # the reader stands at the journal's end
+
+    def begin(self, link: Link, welcome: dict[str, Any]) -> None:
+        """Greet the client and start the stream."""
+        self._link = link
+        link.send_op({"op": "welcome", "received": self.inbox.last, "after": self._reader.number, **welcome})
+        self.pump()
+
+    def flushed(self, data: bytes | None) -> None:
+        """The journal has grown by ``data``, or by more than is worth handing around."""
+        if self._live and data is not None and self._link is not None and self._link.writable:
+            self._link.send_binary(data)
+            self._reader.skip_to_end()
+        else:
+            self.pump()
+
+    def pump(self) -> None:
+        """Send from the journal until the link is full or all is sent."""
+        self._live = False
+        while self._link is not None and self._link.writable and not self._link.closed:
+            data = self._reader.read()
+            if not data:
+                self._live = True
+                return
+            self._link.send_binary(data)
+
+    def send_op(self, op: dict[str, Any]) -> None:
+        if self._link is not None:
+            self._link.send_op(op)
+
+    def close(self, reason: str, code: int = 1000) -> None:
+        if self._link is not None:
+            self._link.close(reason, code)
+
+    # -- LinkHandler -------------------------------------------------------------------------------------------
+
+    def binary_received(self, link: Link, data: Buffer) -> None:
+        accepted: list[Record] = []
+        problem: GpuaasError | None = None
+        try:
+            accepted += (record for record in self._records.feed(data) if self.inbox.accept(record.number))
+        except GpuaasError as error:
+            problem = error
+        # What was accepted before the fault counts as received, so it must be carried out.
+        if accepted:
+            try:
+                self._owner.requests_received(self, accepted)
+            except GpuaasError as error:
+                problem = error
+        if problem is not None:
+            link.close(str(problem), code=1008)
+            return
+        if accepted and self._ack is None:
+            self._ack = asyncio.get_running_loop().call_later(ACK_DELAY_S, self._acknowledge)
+
+    def op_received(self, link: Link, op: dict[str, Any]) -> None:
+        number = op.get("number")
+        if op["op"] == "ack" and isinstance(number, int):
+            try:
+                self._owner.journal.acknowledge(number)
+            except GpuaasError as error:
+                link.close(str(error), code=1008)
+        elif op["op"] == "interrupt":
+            self._owner.interrupt()
+        else:
+            link.close(f"op: {op['op'][:40]!r} is unknown or lacks its fields", code=1008)
+
+    def link_drained(self, link: Link) -> None:
+        self.pump()
+
+    def link_closed(self, link: Link, reason: str) -> None:
+        if self._ack is not None:
+            self._ack.cancel()
+        self._owner.detached(self, reason)
+
+    def _acknowledge(self) -> None:
+        self._ack = None
+        self.send_op({"op": "ack", "number": self.inbox.last})

@@ -1,0 +1,93 @@
+"""The devices of a node, and what they do at this moment."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import psutil
+
+from ..errors import SettingError
+from ..model import CPU, CUDA, Device, DeviceSample
+
+GIB = 1024**3
+SHARE_OF_MEMORY = 0.8
+
+
+def find_devices(choice: str, cpu_memory_bytes: int, nodes: int = 1) -> tuple[Device, ...]:
+    """The devices that a node offers.
+
+    Parameters
+    ----------
+    choice
+        ``auto``: the machine's CUDA GPUs, or one cpu device where it has none; ``cpu:N``: N cpu devices.
+    cpu_memory_bytes
+        Cap of each cpu device; 0 for an equal share of the machine's memory.
+    nodes
+        Nodes that share the machine.
+    """
+    if choice == "auto":
+        return _cuda_devices() or _cpu_devices(1, cpu_memory_bytes, nodes)
+    kind, _, count = choice.partition(":")
+    if kind != CPU or not (count or "1").isdecimal() or not 1 <= int(count or "1") <= 64:
+        raise SettingError(f"setting devices: {choice!r} is neither 'auto' nor like 'cpu:2'.")
+    return _cpu_devices(int(count or "1"), cpu_memory_bytes, nodes)
+
+
+def sample(devices: tuple[Device, ...], used_bytes: Mapping[str, int]) -> list[DeviceSample]:
+    """Measure each device; ``used_bytes`` tells what the sessions on cpu devices use."""
+    samples = []
+    for device in devices:
+        if device.kind == CUDA:
+            samples.append(_sample_cuda(device))
+        else:
+            samples.append(DeviceSample(device.id, used_bytes.get(device.id, 0), psutil.cpu_percent() / 100))
+    return samples
+
+
+def _cpu_devices(count: int, memory_bytes: int, nodes: int) -> tuple[Device, ...]:
+    each = memory_bytes or int(psutil.virtual_memory().total * SHARE_OF_MEMORY / (count * nodes))
+    return tuple(Device(f"cpu:{index}", CPU, f"CPU ({each / GIB:.1f} GiB)", each) for index in range(count))
+
+
+def _cuda_devices() -> tuple[Device, ...]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    found = []
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            found.append(
+                Device(
+                    f"cuda:{index}",
+                    CUDA,
+                    _text(pynvml.nvmlDeviceGetName(handle)),
+                    int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+                    _text(pynvml.nvmlDeviceGetUUID(handle)),
+                )
+            )
+    finally:
+        pynvml.nvmlShutdown()
+    return tuple(found)
+
+
+def _sample_cuda(device: Device) -> DeviceSample:
+    import pynvml
+
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
+            used = int(pynvml.nvmlDeviceGetMemoryInfo(handle).used)
+            return DeviceSample(device.id, used, pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
+        finally:
+            pynvml.nvmlShutdown()
+    return DeviceSample(device.id, 0, -1.0)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

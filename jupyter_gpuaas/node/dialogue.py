@@ -1,0 +1,100 @@
+"""Who asked what, and who gets the answer: the bookkeeping between clients and a kernel, without I/O.
+
+A request runs once, however often it arrives; an answer finds its asker; a prompt that nobody answered is kept for the
+next client; when the kernel dies, everybody who waits is told.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+
+from ..model import Channel
+from ..wire.jupyter import Header, make_parts, read_header
+from ..wire.record import Buffer
+
+
+class Asked(msgspec.Struct):
+    """One request under way."""
+
+    address: bytes
+    channel: Channel
+    header: bytes
+    msg_type: str
+
+
+class Dialogue:
+    """Requests under way, those remembered, and the pending prompt.
+
+    Parameters
+    ----------
+    remembered
+        How many ids of requests are kept to recognise one that comes twice.
+    """
+
+    def __init__(self, remembered: int) -> None:
+        self._remembered = remembered
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._asked: dict[str, Asked] = {}
+        self._executing: dict[str, None] = {}
+        #: Parts of the input request that waits for an answer: address, header, parent, metadata, content.
+        self.prompt: list[Buffer] | None = None
+        self._prompt_parent = ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a cell runs or waits to run."""
+        return bool(self._executing)
+
+    def request(self, channel: Channel, parts: list[Buffer]) -> Header | None:
+        """Note a request (address, header, ...); None when it has come before and must not go on.
+
+        Raises ``msgspec.MsgspecError`` when its header cannot be read.
+        """
+        header = read_header(parts[1])
+        if not header.msg_id:
+            raise msgspec.ValidationError("header: has no msg_id")
+        if header.msg_id in self._seen:
+            return None
+        self._seen[header.msg_id] = None
+        if len(self._seen) > self._remembered:
+            self._seen.popitem(last=False)
+        if channel is Channel.STDIN:
+            self.prompt = None
+        elif header.msg_type.endswith("_request"):
+            self._asked[header.msg_id] = Asked(bytes(parts[0]), channel, bytes(parts[1]), header.msg_type)
+            if header.msg_type == "execute_request":
+                self._executing[header.msg_id] = None
+        return header
+
+    def answer(self, channel: Channel, parts: list[Buffer]) -> list[Buffer]:
+        """Put the asker's address before what the kernel said on shell, control or stdin."""
+        parent = read_header(parts[1]).msg_id
+        asked = self._asked.get(parent)
+        addressed = [asked.address if asked else b"", *parts]
+        if channel is Channel.STDIN:
+            self.prompt, self._prompt_parent = addressed, parent
+        elif asked is not None and asked.channel is channel:
+            del self._asked[parent]
+            self._executing.pop(parent, None)
+            if self._prompt_parent == parent:
+                self.prompt = None
+        return addressed
+
+    def kernel_died(self, why: str) -> list[tuple[Channel, list[Buffer]]]:
+        """What to tell those who wait for a kernel that is gone: an error, a reply and an idle each."""
+        told: list[tuple[Channel, list[Buffer]]] = []
+        error = {"ename": "KernelDied", "evalue": why, "traceback": [f"\x1b[31mKernelDied\x1b[0m: {why}"]}
+        for msg_id, asked in self._asked.items():
+            reply = asked.msg_type.replace("_request", "_reply")
+            content: dict[str, object] = {"status": "error", **error}
+            if msg_id in self._executing:
+                told.append((Channel.IOPUB, make_parts(b"error", "error", asked.header, error)))
+                content |= {"execution_count": 0, "user_expressions": {}, "payload": []}
+            told.append((asked.channel, make_parts(asked.address, reply, asked.header, content)))
+            told.append((Channel.IOPUB, make_parts(b"status", "status", asked.header, {"execution_state": "idle"})))
+        self._asked.clear()
+        self._executing.clear()
+        self.prompt = None
+        return told

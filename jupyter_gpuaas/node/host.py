@@ -1,0 +1,333 @@
+"""The host process: supervises one kernel, first as a spare, then for the session that its agent gives it.
+
+It listens on two unix sockets in its run folder (0700): ``control`` takes JSON lines from the agent and sends reports,
+``clients`` takes connections of clients, passed by descriptor. A restarted agent simply connects again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ..config import Settings, load
+from ..errors import GpuaasError, NoSuchSession, RemoteProtocolError
+from ..model import CPU, Channel, Device, HostReport, HostSpec
+from ..wire import ticket
+from ..wire.record import RecordReader
+from . import http
+from .journal import Journal
+from .kernel_process import KernelProcess
+from .processes import RUN_MARK, end_marked, memory_bytes, tree
+from .session_host import SessionHost, kernel_environment
+from .transcript import as_text
+
+MEASURE_S = 2.0
+
+
+class Host:
+    """One host process."""
+
+    def __init__(self, run_id: str, run_folder: Path, node: str, settings: Settings) -> None:
+        self.run_id = run_id
+        self.run_folder = run_folder
+        self.node = node
+        self.settings = settings
+        self.session: SessionHost | None = None
+        self._spare: asyncio.Task[KernelProcess] | None = None
+        self._devices: list[Device] = []
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._done = asyncio.Event()
+        self._log = sys.stderr.fileno()
+        self._work = run_folder
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self) -> None:
+        """Serve until told to stop."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: self._task(self.stop("its host was told to end")))
+        self._spare = loop.create_task(self._new_kernel())
+        control = await asyncio.start_unix_server(self._serve_agent, str(self.run_folder / "control"), limit=1 << 26)
+        clients = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        clients.setblocking(False)
+        clients.bind(str(self.run_folder / "clients"))
+        clients.listen(128)
+        self._task(self._accept_clients(clients))
+        self._task(self._measure())
+        await self._done.wait()
+        control.close()
+        clients.close()
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def stop(self, reason: str) -> None:
+        """End the session and everything that it started, leave nothing, and end."""
+        if self.session is not None:
+            await self.session.close(reason)
+            shutil.rmtree(self.session.folder, ignore_errors=True)
+        elif self._spare is not None:
+            self._spare.cancel()
+        await asyncio.to_thread(end_marked, self.run_id, spare=os.getpid())
+        shutil.rmtree(self.run_folder, ignore_errors=True)
+        self._done.set()
+
+    # -- the kernel --------------------------------------------------------------------------------------------
+
+    async def _new_kernel(self) -> KernelProcess:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("GPUAAS_", "JPY_"))}
+        environ |= {RUN_MARK: self.run_id, "GPUAAS_HOME": self.settings.home}
+        folder = self.run_folder / f"{time.monotonic_ns() % 10**9:x}"
+        folder.mkdir(mode=0o700)
+        kernel = KernelProcess(folder, environ, self._log, _Relay(self))
+        try:
+            await kernel.start(self.settings.start_timeout_s)
+        except BaseException:
+            kernel.kill()
+            raise
+        return kernel
+
+    async def _give_kernel(self, coming: Any) -> None:
+        """Make a started (or starting) kernel that of the session."""
+        session = self.session
+        assert session is not None
+        try:
+            kernel = await coming
+            cap = sum(device.memory_bytes for device in self._devices if device.kind == CPU)
+            kernel.cap_memory(cap)
+            labels = [msgspec.to_builtins(device) for device in self._devices]
+            env = kernel_environment(session.spec, self.node, labels, self._work)
+            await kernel.ask(Channel.CONTROL, "gpuaas_adopt_request", {"env": env, "cwd": str(self._work)})
+        except (RuntimeError, OSError) as error:
+            session.failed(str(error))
+            return
+        session.kernel_ready(kernel)
+
+    async def adopt(self, spec: HostSpec, devices: list[Device], folder: Path, machine: str) -> HostReport:
+        """Become the host of a session; returns as soon as its kernel is ready or known to be starting."""
+        if self.session is not None:
+            raise RemoteProtocolError(f"this host has session {self.session.spec.session_id} already.")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own = folder / "work"
+        shared = self.settings.workdir == "auto" and spec.machine == machine and os.path.isdir(spec.cwd)
+        self._work = Path(spec.cwd) if shared and spec.cwd else own
+        self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._devices = devices
+        self.session = SessionHost(
+            spec,
+            folder,
+            self.settings,
+            start_kernel=lambda: self._give_kernel(self._new_kernel()),
+            changed=self._report,
+        )
+        spare, self._spare = self._spare, None
+        assert spare is not None
+        given = self._task(self._give_kernel(spare))
+        if spare.done():
+            await given
+        return self.session.report()
+
+    async def _measure(self) -> None:
+        """Watch the memory of the session's processes; what passes the cap is ended, and said."""
+        while True:
+            await asyncio.sleep(MEASURE_S)
+            session = self.session
+            if session is None or session.kernel is None:
+                continue
+            kernel = session.kernel.pid
+            used = {pid: memory_bytes(pid) for pid in await asyncio.to_thread(tree, kernel)}
+            session.used_bytes = sum(used.values())
+            cap = sum(device.memory_bytes for device in self._devices if device.kind == CPU)
+            if cap and session.used_bytes > cap:
+                biggest = max(used, key=lambda pid: used[pid])
+                why = (
+                    f"memory: its processes used {session.used_bytes / 2**30:.2f} GiB, "
+                    f"more than the {cap / 2**30:.2f} GiB of its device"
+                )
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(biggest, signal.SIGKILL)
+                if biggest == kernel:
+                    session.cause = why
+                else:
+                    session.notice(f"\n[remote GPU] Process {biggest} of this session was ended: {why}.\n")
+
+    # -- the agent ---------------------------------------------------------------------------------------------
+
+    def _report(self, report: HostReport) -> None:
+        for writer in self._writers:
+            writer.write(msgspec.json.encode({"report": report}) + b"\n")
+
+    async def _serve_agent(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        writer.write(msgspec.json.encode({"report": self.session and self.session.report()}) + b"\n")
+        try:
+            while line := await reader.readline():
+                self._task(self._command(msgspec.json.decode(line), writer))
+        except (ConnectionError, msgspec.DecodeError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    async def _command(self, command: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        answer: dict[str, Any] = {"id": command.get("id")}
+        op = command.get("op")
+        try:
+            if op == "adopt":
+                answer["report"] = await self.adopt(
+                    msgspec.convert(command["spec"], HostSpec),
+                    msgspec.convert(command["devices"], list[Device]),
+                    Path(command["folder"]),
+                    command["machine"],
+                )
+            elif op == "stop":
+                await self.stop(command.get("reason", "released"))
+            elif self.session is None:
+                raise NoSuchSession("this host has no session.")
+            elif op == "interrupt":
+                self.session.interrupt()
+            elif op == "restart":
+                self.session.restart()
+            else:
+                raise RemoteProtocolError(f"op: {op!r} is unknown.")
+        except (GpuaasError, OSError, msgspec.MsgspecError) as error:
+            answer["error"] = str(error)
+        with contextlib.suppress(ConnectionError):
+            writer.write(msgspec.json.encode(answer) + b"\n")
+            await writer.drain()
+
+    # -- clients -----------------------------------------------------------------------------------------------
+
+    async def _accept_clients(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            passing, _ = await loop.sock_accept(listener)
+            with passing:
+                passing.setblocking(True)
+                passing.settimeout(5)
+                try:
+                    data, descriptors, _, _ = socket.recv_fds(passing, 1 << 17, 1)
+                except OSError:
+                    continue
+            for descriptor in descriptors:
+                connection = socket.socket(fileno=descriptor)
+                self._task(self._serve_client(connection, msgspec.json.decode(data)))
+
+    async def _serve_client(self, connection: socket.socket, passed: dict[str, Any]) -> None:
+        connection.setblocking(False)
+        try:
+            session = self.session
+            if session is None:
+                raise NoSuchSession("this host has no session.")
+            kind = passed["kind"]
+            if kind == "log":
+                await self._send_log(connection, session, passed)
+                return
+            spec = session.spec
+            ticket.check(
+                passed["ticket"],
+                spec.secret,
+                session_id=spec.session_id,
+                epoch=spec.lease.epoch,
+                now_s=time.time(),
+            )
+            if kind == "channel":
+                head = base64.b64decode(passed["head"])
+                await session.attach(connection, head, passed["client"], passed["after"])
+            elif session.kernel is None:
+                raise NoSuchSession("the session has no kernel at the moment.")
+            else:
+                await asyncio.to_thread(_pass_on, session.kernel.data_socket, passed, connection)
+                connection.close()
+        except (GpuaasError, OSError) as error:
+            known = error if isinstance(error, GpuaasError) else RemoteProtocolError(str(error))
+            with contextlib.suppress(OSError):
+                await asyncio.get_running_loop().sock_sendall(connection, http.error_response(known))
+            connection.close()
+
+    async def _send_log(self, connection: socket.socket, session: SessionHost, passed: dict[str, Any]) -> None:
+        """What the session printed, as text; with ``follow`` until the reader goes away."""
+        loop = asyncio.get_running_loop()
+        with connection:
+            await loop.sock_sendall(connection, http.head(200, "text/plain; charset=utf-8"))
+            journal: Journal = session.journal
+            reader, parser = journal.reader(journal.first - 1), RecordReader(self.settings.message_bytes)
+            lines: list[str] = []
+            tail = passed.get("tail")
+            while True:
+                while data := reader.read():
+                    text = "".join(as_text(record) for record in parser.feed(data))
+                    if tail is None:
+                        await loop.sock_sendall(connection, text.encode())
+                    else:
+                        lines = "".join([*lines, text]).splitlines(keepends=True)[-tail:] if tail else []
+                if tail is not None:
+                    await loop.sock_sendall(connection, "".join(lines).encode())
+                    tail = None
+                if not passed.get("follow"):
+                    return
+                await asyncio.sleep(0.2)
+
+    def _task(self, coroutine: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class _Relay:
+    """Passes what a kernel says to the session that the host has by then; before, it is nobody's."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def kernel_said(self, channel: Any, batch: Any) -> None:
+        if self._host.session is not None and self._host.session.kernel is not None:
+            self._host.session.kernel_said(channel, batch)
+
+    def kernel_exited(self, status: int) -> None:
+        if self._host.session is not None and self._host.session.kernel is not None:
+            self._host.session.kernel_exited(status)
+
+
+def _pass_on(path: Path, passed: dict[str, Any], connection: socket.socket) -> None:
+    """Hand a client's connection to the kernel's bundle thread."""
+    head = {
+        "method": passed["method"],
+        "bundle": passed["bundle"],
+        "length": passed["length"],
+        "body_start": passed["rest"],
+    }
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
+        channel.settimeout(5)
+        channel.connect(str(path))
+        connection.setblocking(True)
+        socket.send_fds(channel, [msgspec.json.encode(head)], [connection.fileno()])
+
+
+@click.command()
+@click.option("--run-id", required=True)
+@click.option("--run-folder", required=True, type=click.Path(path_type=Path))
+@click.option("--node", required=True)
+def main(run_id: str, run_folder: Path, node: str) -> None:
+    """Host process; started by the agent."""
+    settings = load()
+
+    async def serve() -> None:
+        await Host(run_id, run_folder, node, settings).run()
+
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""The hosts of one node as its agent knows them: started, found again, spoken to, and missed when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from ..config import Settings
+from ..errors import GpuaasError, TransportError
+from ..model import Device, HostReport, HostSpec, HostState
+from .processes import RUN_MARK, end_marked
+
+LINE_BYTES = 1 << 26
+
+
+class HostRecord(msgspec.Struct, frozen=True):
+    """What is on disk about a host, so that another agent process can find it."""
+
+    run_id: str
+    pid: int
+    #: Start time of the process, because pids are used again.
+    started_s: float
+    run_folder: str
+    session_id: str = ""
+
+
+class HostHandle:
+    """One host process, spare or with a session."""
+
+    def __init__(self, record: HostRecord, path: Path, changed: Callable[[HostHandle], None]) -> None:
+        self.record = record
+        self.path = path
+        self.report: HostReport | None = None
+        self._changed = changed
+        self._writer: asyncio.StreamWriter | None = None
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._ids = itertools.count(1)
+        self._reading: asyncio.Task[None] | None = None
+        self.gone = asyncio.Event()
+
+    async def connect(self, timeout_s: float) -> None:
+        """Connect to the host's control socket, as soon as it listens."""
+        control = Path(self.record.run_folder) / "control"
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            try:
+                reader, self._writer = await asyncio.open_unix_connection(str(control), limit=LINE_BYTES)
+                break
+            except OSError as error:
+                if asyncio.get_running_loop().time() > deadline or not self.alive():
+                    raise TransportError(f"host {self.record.run_id} does not listen: {error}.") from error
+                await asyncio.sleep(0.01)
+        self._take(msgspec.json.decode(await reader.readline()))
+        self._reading = asyncio.create_task(self._read(reader))
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        try:
+            process = psutil.Process(self.record.pid)
+            return abs(process.create_time() - self.record.started_s) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Send a command and wait for its answer; raises TransportError when the host is gone or refuses."""
+        if self._writer is None or self.gone.is_set():
+            raise TransportError(f"host {self.record.run_id} is gone.")
+        number = next(self._ids)
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answers[number] = future
+        self._writer.write(msgspec.json.encode({"id": number, "op": op, **fields}) + b"\n")
+        answer = await future
+        if "error" in answer:
+            raise TransportError(str(answer["error"]))
+        return answer
+
+    def pass_client(self, connection: socket.socket, passed: dict[str, Any]) -> None:
+        """Hand a client's connection to the host; raises OSError when it is gone."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+            channel.settimeout(5)
+            channel.connect(str(Path(self.record.run_folder) / "clients"))
+            socket.send_fds(channel, [msgspec.json.encode(passed)], [connection.fileno()])
+
+    def save(self) -> None:
+        """Write the record to disk."""
+        temporary = self.path.with_suffix(".new")
+        temporary.write_bytes(msgspec.json.encode(self.record))
+        temporary.replace(self.path)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message.get("report"):
+            self.report = msgspec.convert(message["report"], HostReport)
+            self._changed(self)
+        future = self._answers.pop(message.get("id", 0), None)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while line := await reader.readline():
+                self._take(msgspec.json.decode(line))
+        except (OSError, ValueError, msgspec.DecodeError):
+            pass
+        finally:
+            self.gone.set()
+            for future in self._answers.values():
+                if not future.done():
+                    future.set_result({"error": f"host {self.record.run_id} ended"})
+            self._changed(self)
+
+
+class Hosts:
+    """All hosts of a node.
+
+    Parameters
+    ----------
+    changed
+        Called with the new report of a session, DEAD ones included.
+    """
+
+    def __init__(self, folder: Path, node: str, settings: Settings, changed: Callable[[HostReport], None]) -> None:
+        self._folder = folder
+        self._node = node
+        self._settings = settings
+        self._changed = changed
+        self._spares: list[HostHandle] = []
+        self.sessions: dict[str, HostHandle] = {}
+        self._ending: set[str] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        (folder / "hosts").mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "sessions").mkdir(mode=0o700, exist_ok=True)
+
+    async def find(self) -> None:
+        """Find the hosts that a former agent left: those that run are ours, the rest is cleaned away."""
+        for path in (self._folder / "hosts").glob("*.json"):
+            record = msgspec.json.decode(path.read_bytes(), type=HostRecord)
+            handle = HostHandle(record, path, self._host_changed)
+            if handle.alive():
+                with contextlib.suppress(GpuaasError, msgspec.DecodeError):
+                    await handle.connect(5)
+                    if handle.report is not None:
+                        self.sessions[record.session_id] = handle
+                        continue
+                    # A spare of a former agent may have been made with other settings.
+            await asyncio.to_thread(self._clean, handle)
+        known = set(self.sessions)
+        for left in (self._folder / "sessions").iterdir():
+            if left.name not in known:
+                shutil.rmtree(left, ignore_errors=True)
+
+    def keep_spares(self) -> None:
+        """Start hosts ahead, as many as the settings say."""
+        while len(self._spares) < self._settings.spare_kernels:
+            handle = self._spawn()
+            self._spares.append(handle)
+            self._task(self._connect_spare(handle))
+
+    async def start(self, spec: HostSpec, devices: list[Device], machine: str) -> HostReport:
+        """Give a session to a spare host, or to a new one."""
+        handle = self._spares.pop(0) if self._spares else self._spawn()
+        try:
+            if handle.report is None and handle._writer is None:
+                await handle.connect(self._settings.start_timeout_s)
+            self.sessions[spec.session_id] = handle
+            handle.record = msgspec.structs.replace(handle.record, session_id=spec.session_id)
+            handle.save()
+            answer = await handle.ask(
+                "adopt",
+                spec=spec,
+                devices=devices,
+                folder=str(self._folder / "sessions" / spec.session_id),
+                machine=machine,
+            )
+        except GpuaasError:
+            self.sessions.pop(spec.session_id, None)
+            await asyncio.to_thread(self._clean, handle)
+            raise
+        # The next spare is started when this session's own start no longer needs the processor.
+        asyncio.get_running_loop().call_later(0.5, self.keep_spares)
+        return msgspec.convert(answer["report"], HostReport)
+
+    async def stop(self, session_id: str, reason: str) -> None:
+        """End a session's host and everything that it started; nothing of it is left when this returns."""
+        handle = self.sessions[session_id]
+        self._ending.add(session_id)
+        try:
+            with contextlib.suppress(asyncio.TimeoutError, GpuaasError):
+                await asyncio.wait_for(handle.ask("stop", reason=reason), self._settings.stop_timeout_s * 2 + 5)
+            await asyncio.to_thread(self._clean, handle)
+            self.sessions.pop(session_id, None)
+        finally:
+            self._ending.discard(session_id)
+
+    async def close(self) -> None:
+        """End all hosts."""
+        await asyncio.gather(*(self.stop(session_id, "its node was stopped") for session_id in list(self.sessions)))
+        spares, self._spares = self._spares, []
+        for handle in spares:
+            await asyncio.to_thread(self._clean, handle)
+
+    def _spawn(self) -> HostHandle:
+        run_id = os.urandom(6).hex()
+        # Paths of unix sockets are short (107 bytes), so the run folder is not in the node's.
+        base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        base = base if os.access(base, os.W_OK) and len(base) < 50 else "/tmp"
+        run_folder = tempfile.mkdtemp(prefix="gpuaas-", dir=base)
+        environ = {**os.environ, **self._settings.environment(), RUN_MARK: run_id}
+        with (self._folder / "hosts" / f"{run_id}.log").open("ab") as log:
+            pid = os.posix_spawn(
+                sys.executable,
+                [
+                    sys.executable, "-m", "jupyter_gpuaas.node.host",
+                    "--run-id", run_id, "--run-folder", run_folder, "--node", self._node,
+                ],
+                environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
+                    (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
+                ],
+                setsid=True,
+            )  # fmt: skip
+        self._task(self._reap(pid))
+        record = HostRecord(run_id, pid, psutil.Process(pid).create_time(), run_folder)
+        handle = HostHandle(record, self._folder / "hosts" / f"{run_id}.json", self._host_changed)
+        handle.save()
+        return handle
+
+    async def _reap(self, pid: int) -> None:
+        await asyncio.to_thread(os.waitpid, pid, 0)
+
+    async def _connect_spare(self, handle: HostHandle) -> None:
+        try:
+            await handle.connect(self._settings.start_timeout_s)
+        except GpuaasError:
+            if handle in self._spares:
+                self._spares.remove(handle)
+            await asyncio.to_thread(self._clean, handle)
+
+    def _host_changed(self, handle: HostHandle) -> None:
+        session_id = handle.record.session_id
+        if not handle.gone.is_set():
+            if handle.report is not None and session_id in self.sessions:
+                self._changed(handle.report)
+            return
+        if handle in self._spares:
+            self._spares.remove(handle)
+        if self.sessions.get(session_id) is handle and session_id not in self._ending:
+            self._task(self._died(handle))
+
+    async def _died(self, handle: HostHandle) -> None:
+        """A host ended that nobody asked to: clear up, then say so, so that its devices are free when it is known."""
+        await asyncio.to_thread(self._clean, handle)
+        del self.sessions[handle.record.session_id]
+        if handle.report is not None:
+            self._changed(
+                msgspec.structs.replace(
+                    handle.report,
+                    state=HostState.DEAD,
+                    clients=0,
+                    cause="the host process of the session ended unexpectedly; what was in memory is lost",
+                )
+            )
+
+    def _clean(self, handle: HostHandle) -> None:
+        """End every process of a host and remove its folders; runs in a thread."""
+        record = handle.record
+        end_marked(record.run_id)
+        shutil.rmtree(record.run_folder, ignore_errors=True)
+        if record.session_id:
+            shutil.rmtree(self._folder / "sessions" / record.session_id, ignore_errors=True)
+        handle.path.unlink(missing_ok=True)
+        handle.path.with_suffix(".log").unlink(missing_ok=True)
+
+    def _task(self, coroutine: Any) -> None:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,211 @@
+"""One kernel process and the sockets to it. It knows nothing of sessions, journals or clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import zmq
+
+from ..model import Channel
+from ..wire.jupyter import DELIMITER, make_parts, read_header, split_frames
+from ..wire.record import Buffer
+from ..wire.zmqport import Message, ZmqPort
+
+#: Answered by the host itself and never shown to a client.
+OWN_SESSION = "gpuaas"
+PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
+
+
+class KernelHandler(Protocol):
+    """Who is told what a kernel says. Parts are header, parent, metadata, content and buffers."""
+
+    def kernel_said(self, channel: Channel, batch: list[tuple[Buffer, list[Buffer]]]) -> None:
+        """(topic of an iopub message, else empty; parts) of the messages that have arrived."""
+
+    def kernel_exited(self, status: int) -> None: ...
+
+
+class KernelProcess:
+    """Starts ``python -m jupyter_gpuaas.kernel`` on ipc sockets in ``folder`` (0700, short path).
+
+    Parameters
+    ----------
+    environ
+        Whole environment of the process.
+    log
+        Descriptor that takes the process's own stdout and stderr.
+    """
+
+    def __init__(self, folder: Path, environ: Mapping[str, str], log: int, handler: KernelHandler) -> None:
+        self._folder = folder
+        self._environ = environ
+        self._log = log
+        self._handler = handler
+        self._context = zmq.Context(io_threads=1)
+        self._ports: dict[Channel, ZmqPort] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._iopub_heard = asyncio.Event()
+        self.data_socket = folder / "data"
+
+    @property
+    def pid(self) -> int:
+        """Process id, 0 before the start."""
+        return self._process.pid if self._process else 0
+
+    async def start(self, timeout_s: float) -> None:
+        """Return when the kernel answers on shell and iopub; raises RuntimeError when it does not."""
+        prefix = self._folder / "k"
+        connection = {f"{name}_port": port for name, port in PORTS.items()}
+        # No key: only this user's processes reach sockets in a 0700 folder, and signing costs every message.
+        connection_file = self._folder / "kernel.json"
+        connection_file.write_bytes(
+            msgspec.json.encode(
+                connection | {"transport": "ipc", "ip": str(prefix), "key": "", "signature_scheme": "hmac-sha256"}
+            )
+        )
+        connection_file.chmod(0o600)
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "jupyter_gpuaas.kernel",
+            "-f",
+            str(connection_file),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env={**self._environ, "GPUAAS_DATA_SOCKET": str(self.data_socket)},
+            start_new_session=True,  # an interrupt goes to the kernel's process group, and only there
+        )
+        self._watch = asyncio.create_task(self._wait())
+        identity = os.urandom(8)  # shell and stdin share it: input requests go to the asker's identity
+        for channel, kind in (
+            (Channel.SHELL, zmq.DEALER),
+            (Channel.STDIN, zmq.DEALER),
+            (Channel.CONTROL, zmq.DEALER),
+            (Channel.IOPUB, zmq.SUB),
+        ):
+            sock = self._context.socket(kind)
+            sock.setsockopt(zmq.LINGER, 0)
+            sock.setsockopt(zmq.RCVHWM, 0)
+            sock.setsockopt(zmq.SNDHWM, 0)
+            # The kernel binds after we connect; wait little between two tries.
+            sock.setsockopt(zmq.RECONNECT_IVL, 10)
+            if kind == zmq.SUB:
+                sock.setsockopt(zmq.SUBSCRIBE, b"")
+            else:
+                sock.setsockopt(zmq.IDENTITY, identity)
+            sock.connect(f"ipc://{prefix}-{PORTS[channel]}")
+            self._ports[channel] = ZmqPort(sock, lambda batch, channel=channel: self._batch(channel, batch))  # type: ignore[misc]
+        ready = asyncio.gather(self.ask(Channel.SHELL, "kernel_info_request", {}), self._iopub_heard.wait())
+        done, _ = await asyncio.wait({ready, self._watch}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if ready not in done:
+            ready.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ready
+            if self._watch in done:
+                raise RuntimeError(f"the kernel process ended while starting: {describe_exit(self._watch.result())}")
+            raise RuntimeError(f"the kernel did not answer within {timeout_s:g} s")
+
+    async def ask(self, channel: Channel, msg_type: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Send a request of our own and return the content of its reply."""
+        parts = make_parts(b"", msg_type, b"{}", content)
+        msg_id = read_header(parts[1]).msg_id
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting[msg_id] = future
+        self.send(channel, parts[1:])
+        try:
+            return await future
+        finally:
+            self._waiting.pop(msg_id, None)
+
+    def send(self, channel: Channel, parts: list[Buffer]) -> None:
+        """Send header, parent, metadata, content and buffers."""
+        self._ports[channel].send([DELIMITER, b"", *parts])
+
+    def cap_memory(self, most_bytes: int) -> None:
+        """Make allocations beyond ``most_bytes`` fail in the kernel (MemoryError); 0 takes the cap away."""
+        if sys.platform == "linux" and self.pid:
+            limit = most_bytes or resource.RLIM_INFINITY
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(self.pid, resource.RLIMIT_DATA, (limit, limit))
+
+    def interrupt(self) -> None:
+        """SIGINT to the kernel and the processes of its group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """SIGKILL to the kernel's process group."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    async def ended(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end of the process; False when it has not ended in time."""
+        done, _ = await asyncio.wait({self._watch}, timeout=timeout_s)
+        return bool(done)
+
+    def close(self) -> None:
+        """Close the sockets and remove their files; the process has ended."""
+        for port in self._ports.values():
+            port.close()
+        self._context.term()
+        for name in [*(f"k-{number}" for number in PORTS.values()), "kernel.json", "data"]:
+            (self._folder / name).unlink(missing_ok=True)
+
+    async def _wait(self) -> int:
+        assert self._process is not None
+        status = await self._process.wait()
+        # What it said last is still in the sockets; one turn of the loop reads it.
+        await asyncio.sleep(0.05)
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(RuntimeError(f"the kernel process ended: {describe_exit(status)}"))
+        self._handler.kernel_exited(status)
+        return status
+
+    def _batch(self, channel: Channel, batch: list[Message]) -> None:
+        said: list[tuple[Buffer, list[Buffer]]] = []
+        for frames in batch:
+            if channel is Channel.IOPUB and not self._iopub_heard.is_set():
+                self._iopub_heard.set()
+            try:
+                idents, _, parts = split_frames(frames)
+            except ValueError:
+                continue  # iopub's welcome message, which is for us
+            if not (self._waiting and self._is_own(channel, parts)):
+                said.append((idents[0] if idents else b"", parts))
+        if said:
+            self._handler.kernel_said(channel, said)
+
+    def _is_own(self, channel: Channel, parts: list[Buffer]) -> bool:
+        parent = read_header(parts[1])
+        if parent.session != OWN_SESSION or not parent.msg_id.startswith(OWN_SESSION):
+            return False
+        future = self._waiting.get(parent.msg_id)
+        if future is not None and channel is not Channel.IOPUB and not future.done():
+            future.set_result(msgspec.json.decode(parts[3]))
+        return True
+
+
+def describe_exit(status: int) -> str:
+    """Exit status in words."""
+    if status >= 0:
+        return f"it exited with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = str(-status)
+    return f"it was ended by signal {name}" + (
+        " (the kernel of the operating system does this when memory runs out)" if status == -signal.SIGKILL else ""
+    )

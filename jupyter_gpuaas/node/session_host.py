@@ -1,0 +1,336 @@
+"""The session of one host: what passes between its kernel, its journal and its clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..config import Settings
+from ..errors import JournalError, RemoteProtocolError
+from ..model import Channel, HostReport, HostSpec, HostState
+from ..wire.jupyter import make_parts
+from ..wire.link import adopt
+from ..wire.record import Buffer, Kind, Record
+from ..wire.resume import Inbox
+from .attachment import Attachment
+from .dialogue import Dialogue
+from .journal import Journal
+from .kernel_process import KernelProcess, describe_exit
+
+CLIENTS_REMEMBERED = 1000
+#: A kernel that dies this often without a cell in between is not started again.
+DEATHS_IN_A_ROW = 3
+KINDS = {Channel.SHELL: Kind.SHELL, Channel.IOPUB: Kind.IOPUB, Channel.STDIN: Kind.STDIN, Channel.CONTROL: Kind.CONTROL}
+CHANNELS = {kind: channel for channel, kind in KINDS.items()}
+
+
+class SessionHost:
+    """Acts for one session from adoption to its end.
+
+    Parameters
+    ----------
+    start_kernel
+        Starts another kernel process for this session, ready and adopted.
+    changed
+        Called with every new report; the agent passes it on.
+    """
+
+    def __init__(
+        self,
+        spec: HostSpec,
+        folder: Path,
+        settings: Settings,
+        *,
+        start_kernel: Callable[[], Any],
+        changed: Callable[[HostReport], None],
+    ) -> None:
+        self.spec = spec
+        self.folder = folder
+        self.settings = settings
+        self.journal = Journal(
+            folder / "journal",
+            most_bytes=settings.journal_bytes,
+            segment_bytes=settings.journal_segment_bytes,
+            message_bytes=settings.message_bytes,
+        )
+        self.kernel: KernelProcess | None = None
+        self.state = HostState.STARTING
+        self.cause = ""
+        self.used_bytes = 0
+        self._start_kernel = start_kernel
+        self._changed = changed
+        self._dialogue = Dialogue(settings.requests_remembered)
+        self._inboxes: OrderedDict[str, Inbox] = OrderedDict()
+        self._attachments: dict[str, Attachment] = {}
+        self._unattended_since_s = time.time()
+        self._kernel_starts = 0
+        self._deaths = 0
+        self._expected_exit = ""  # why the kernel's end is no accident: restart, end, stop
+        self._held: list[tuple[Channel, list[Buffer]]] = []  # requests that wait for the kernel
+        self._busy_timer: asyncio.TimerHandle | None = None
+        self._kill_timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._full_disk_told = False
+
+    # -- towards the agent -------------------------------------------------------------------------------------
+
+    def report(self) -> HostReport:
+        """The session as it stands."""
+        return HostReport(
+            session_id=self.spec.session_id,
+            lease=self.spec.lease,
+            state=self.state,
+            cause=self.cause,
+            clients=len(self._attachments),
+            unattended_since_s=0.0 if self._attachments else self._unattended_since_s,
+            kernel_starts=self._kernel_starts,
+            used_bytes=self.used_bytes,
+            working_folder=str(self.folder / "work"),
+        )
+
+    def kernel_ready(self, kernel: KernelProcess) -> None:
+        """A kernel process belongs to the session now and takes its requests."""
+        self.kernel = kernel
+        self._kernel_starts += 1
+        self._expected_exit = ""
+        held, self._held = self._held, []
+        for channel, parts in held:
+            kernel.send(channel, parts)
+        self._set_state(HostState.BUSY if self._dialogue.busy else HostState.IDLE, self.cause)
+
+    def failed(self, why: str) -> None:
+        """No kernel can be had."""
+        self._tell(self._dialogue.kernel_died(why))
+        self._set_state(HostState.FAILED, why)
+
+    def interrupt(self) -> None:
+        """Interrupt what runs, out of band."""
+        if self.kernel is not None:
+            self.kernel.interrupt()
+
+    def restart(self) -> None:
+        """A fresh kernel for the same session."""
+        self._expect_exit("restart")
+        if self.kernel is not None:
+            self.kernel.kill()
+
+    async def close(self, reason: str) -> None:
+        """End kernel and links, and remove what is on disk."""
+        self._expected_exit = "stop"
+        if self.kernel is not None:
+            kernel, self.kernel = self.kernel, None
+            if self.state is not HostState.BUSY:
+                # Idle: let its exit handlers run.
+                kernel.send(Channel.CONTROL, make_parts(b"", "shutdown_request", b"{}", {"restart": False})[1:])
+                await kernel.ended(self.settings.stop_timeout_s)
+            kernel.kill()
+            await kernel.ended()
+            kernel.close()
+        for attachment in list(self._attachments.values()):
+            attachment.send_op({"op": "ended", "reason": reason})
+            attachment.close(reason, 1001)
+        for task in self._tasks:
+            task.cancel()
+        self.journal.remove()
+
+    # -- towards clients ---------------------------------------------------------------------------------------
+
+    async def attach(self, connection: Any, head: bytes, client: str, after: int | None) -> None:
+        """A client opens its link, for the first time or again; its former link is closed."""
+        self._flush()
+        former = self._attachments.pop(client, None)
+        if former is not None:
+            former.close("opened again elsewhere", 1001)
+        known = client in self._inboxes
+        inbox = self._inboxes.setdefault(client, Inbox())
+        self._inboxes.move_to_end(client)
+        while len(self._inboxes) > CLIENTS_REMEMBERED:
+            self._inboxes.popitem(last=False)
+        start = self.journal.acknowledged if after is None else after
+        s = self.settings
+        attachment = Attachment(self, client, inbox, start, message_bytes=s.message_bytes)
+        link = await adopt(
+            connection, head, attachment, frame_bytes=s.frame_bytes, ping_s=s.ping_s, silence_s=s.silence_s
+        )
+        self._attachments[client] = attachment
+        attachment.begin(
+            link,
+            {
+                "session": self.spec.session_id,
+                "epoch": self.spec.lease.epoch,
+                "kernel_starts": self._kernel_starts,
+                "state": self.state,
+            },
+        )
+        if not known and self._dialogue.prompt is not None:
+            self._append(Kind.STDIN, self._dialogue.prompt)
+            self._flush()
+        self._changed(self.report())
+
+    def detached(self, attachment: Attachment, reason: str) -> None:
+        if self._attachments.get(attachment.client) is attachment:
+            del self._attachments[attachment.client]
+            if not self._attachments:
+                self._unattended_since_s = time.time()
+            self._changed(self.report())
+
+    def requests_received(self, attachment: Attachment, records: list[Record]) -> None:
+        for record in records:
+            channel = CHANNELS.get(record.kind)
+            parts = list(record.parts)
+            if channel is None or channel is Channel.IOPUB or len(parts) < 5:
+                raise RemoteProtocolError(f"record {record.number}: kind {record.kind} is no request.")
+            try:
+                header = self._dialogue.request(channel, parts)
+            except msgspec.MsgspecError as error:
+                raise RemoteProtocolError(f"record {record.number}: header: {error}.") from error
+            if header is None:
+                continue
+            if header.msg_type == "execute_request":
+                self._append(Kind.REQUEST, parts)
+                self._deaths = 0
+                self._note_busy()
+            elif header.msg_type == "shutdown_request":
+                self._expect_exit(_shutdown_kind(parts[4]))
+            if self.kernel is None:
+                self._held.append((channel, parts[1:]))
+            else:
+                self.kernel.send(channel, parts[1:])
+        self._flush()
+
+    # -- KernelHandler -----------------------------------------------------------------------------------------
+
+    def kernel_said(self, channel: Channel, batch: list[tuple[Buffer, list[Buffer]]]) -> None:
+        kind = KINDS[channel]
+        for topic, parts in batch:
+            if channel is Channel.IOPUB:
+                self._append(kind, [topic, *parts])
+                continue
+            addressed = self._dialogue.answer(channel, parts)
+            if addressed[0] or channel is Channel.STDIN:
+                self._append(kind, addressed)
+        self._flush()
+        if channel is Channel.SHELL:
+            self._note_busy()
+
+    def kernel_exited(self, status: int) -> None:
+        expected, self._expected_exit = self._expected_exit, ""
+        if expected == "stop":
+            return
+        kernel, self.kernel = self.kernel, None
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        if kernel is not None:
+            kernel.close()
+        if expected == "end":
+            self._set_state(HostState.ENDING, "shut down by its client")
+            return
+        if expected == "restart":
+            self._tell(self._dialogue.kernel_died("the kernel was restarted"))
+            self._set_state(HostState.STARTING, "the kernel was restarted")
+        else:
+            self._deaths += 1
+            why = self.cause if self.cause.startswith("memory") else describe_exit(status)
+            why = f"the kernel of this session died: {why}. Its variables are lost; a fresh kernel takes over"
+            self._tell(self._dialogue.kernel_died(why))
+            if self._deaths >= DEATHS_IN_A_ROW:
+                self._set_state(HostState.FAILED, f"{why}, but {self._deaths} died in a row, so no more is started")
+                return
+            self._set_state(HostState.STARTING, why)
+        self._run(self._start_kernel())
+
+    def notice(self, text: str) -> None:
+        """Say something to the user in the stream of outputs."""
+        self._append(Kind.IOPUB, make_parts(b"stream.stderr", "stream", b"{}", {"name": "stderr", "text": text}))
+        self._flush()
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _append(self, kind: Kind, parts: list[Buffer]) -> None:
+        now_us = time.time_ns() // 1000
+        try:
+            self.journal.append(kind, now_us, parts)
+        except JournalError as error:
+            text = f"\n[remote GPU] An output could not be kept: {error}\n"
+            content = {"name": "stderr", "text": text}
+            self.journal.append(Kind.IOPUB, now_us, make_parts(b"stream.stderr", "stream", parts[2], content))
+
+    def _flush(self) -> None:
+        try:
+            data = self.journal.flush(time.time_ns() // 1000)
+        except JournalError as error:
+            self._set_state(self.state, str(error))
+            return
+        if data == b"":
+            return
+        for attachment in list(self._attachments.values()):
+            attachment.flushed(data)
+        if bool(self.journal.no_room) != self._full_disk_told:
+            self._full_disk_told = bool(self.journal.no_room)
+            self._set_state(self.state, self.journal.no_room)
+
+    def _tell(self, messages: list[tuple[Channel, list[Buffer]]]) -> None:
+        for channel, parts in messages:
+            self._append(KINDS[channel], parts)
+        self._flush()
+
+    def _set_state(self, state: HostState, cause: str) -> None:
+        self.state, self.cause = state, cause
+        self._changed(self.report())
+        for attachment in self._attachments.values():
+            attachment.send_op({"op": "state", "state": state, "cause": cause, "kernel_starts": self._kernel_starts})
+
+    def _note_busy(self) -> None:
+        """Report busy and idle, but not for cells too short for anybody to look."""
+        if self._busy_timer is None:
+            self._busy_timer = asyncio.get_running_loop().call_later(self.settings.busy_report_s, self._report_busy)
+
+    def _report_busy(self) -> None:
+        self._busy_timer = None
+        if self.state in (HostState.IDLE, HostState.BUSY):
+            state = HostState.BUSY if self._dialogue.busy else HostState.IDLE
+            if state is not self.state:
+                self._set_state(state, "")
+
+    def _expect_exit(self, why: str) -> None:
+        """The kernel is about to end; when it does not by itself, it is killed."""
+        self._expected_exit = why
+        if self.kernel is not None and self._kill_timer is None:
+            self._kill_timer = asyncio.get_running_loop().call_later(self.settings.stop_timeout_s / 2, self.kernel.kill)
+        elif self.kernel is None and why == "end":
+            self._set_state(HostState.ENDING, "shut down by its client")
+
+    def _run(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _shutdown_kind(content: Buffer) -> str:
+    try:
+        return "restart" if msgspec.json.decode(content).get("restart") else "end"
+    except (msgspec.MsgspecError, AttributeError):
+        return "end"
+
+
+def kernel_environment(spec: HostSpec, node: str, device_labels: list[dict[str, Any]], folder: Path) -> dict[str, str]:
+    """What a kernel is told of its session and its devices."""
+    devices = spec.lease.device_ids
+    cuda = [device["uuid"] or device["id"].partition(":")[2] for device in device_labels if device["kind"] == "cuda"]
+    return {
+        **spec.env,
+        "GPUAAS_SESSION_ID": spec.session_id,
+        "GPUAAS_SESSION_NAME": spec.name,
+        "GPUAAS_NODE": node,
+        "GPUAAS_DEVICES": msgspec.json.encode(device_labels).decode(),
+        "CUDA_VISIBLE_DEVICES": ",".join(cuda) if devices else "",
+        "GPUAAS_WORK": str(folder),
+        "PWD": os.fspath(folder),
+    }

@@ -1,0 +1,60 @@
+"""Jupyter messages as they pass: headers read only as far as needed, a few messages of our own made."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+
+from .record import Buffer
+
+DELIMITER = b"<IDS|MSG>"
+PROTOCOL_VERSION = "5.4"
+
+
+class Header(msgspec.Struct):
+    """What we look at in a message header; everything else passes through unseen."""
+
+    msg_id: str = ""
+    msg_type: str = ""
+    session: str = ""
+
+
+_decoder = msgspec.json.Decoder(Header)
+
+
+def read_header(data: Buffer) -> Header:
+    """Decode a header or parent header; raises ``msgspec.DecodeError`` or ``ValidationError`` when it is none."""
+    return _decoder.decode(data)
+
+
+def make_parts(
+    address: Buffer, msg_type: str, parent: Buffer, content: dict[str, Any], metadata: dict[str, Any] | None = None
+) -> list[Buffer]:
+    """Parts of a message that we have to say ourselves, as an answer to the message with header ``parent``."""
+    header = {
+        "msg_id": f"gpuaas-{os.urandom(12).hex()}",
+        "msg_type": msg_type,
+        "username": "gpuaas",
+        "session": "gpuaas",
+        "date": datetime.now(timezone.utc).isoformat(),
+        "version": PROTOCOL_VERSION,
+    }
+    encode = msgspec.json.encode
+    return [address, encode(header), parent, encode(metadata or {}), encode(content)]
+
+
+def split_frames(frames: list[Buffer]) -> tuple[list[Buffer], Buffer, list[Buffer]]:
+    """Identities, signature, and (header, parent, metadata, content, *buffers) of a message.
+
+    Raises ValueError when it is not a Jupyter message.
+    """
+    for index, frame in enumerate(frames[:8]):
+        if len(frame) == len(DELIMITER) and bytes(frame) == DELIMITER:
+            rest = frames[index + 1 :]
+            if len(rest) < 5:
+                raise ValueError(f"message: has {len(rest)} frames behind the delimiter, at least 5 are needed")
+            return frames[:index], rest[0], rest[1:]
+    raise ValueError("message: has no delimiter <IDS|MSG>")
