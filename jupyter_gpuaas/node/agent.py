@@ -35,6 +35,7 @@ from ..errors import (
     Unauthorized,
 )
 from ..model import HostReport, HostSpec, Node, NodeState
+from ..wire.machine import machine_id
 from . import http
 from .devices import find_devices, sample
 from .hosts import HostHandle, Hosts
@@ -262,15 +263,6 @@ class Agent:
         except OSError as error:
             raise TransportError(f"the host of the session does not answer: {error}.") from error
         return b""
-
-
-def machine_id() -> str:
-    """Equal for two processes of one running machine (or container)."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        return f"{boot}/{os.stat('/').st_dev}/{os.readlink('/proc/self/ns/mnt')}"
-    except OSError:
-        return platform.node()
 
 
 def _lines(items: list[dict[str, Any]]) -> bytes:

@@ -1,0 +1,276 @@
+"""A session's channel as its client holds it: opened, lost, opened again, and nothing lost on the way.
+
+``Channel.run`` keeps one link up until the session ends or it is closed. The direct address is tried first, then the
+relay. Requests wait in an outbox until the host has them; records of the host pass an inbox, so that the handler sees
+each once and in order, whatever happened to the links.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from ..config import Settings
+from ..errors import (
+    Forbidden,
+    NoSuchSession,
+    RemoteProtocolError,
+    SessionEnded,
+    StaleEpoch,
+    TransportError,
+    Unauthorized,
+)
+from ..model import ChannelInfo
+from ..wire.link import Link, connect
+from ..wire.record import Buffer, Kind, Record, RecordReader
+from ..wire.resume import Inbox, Outbox
+
+#: A ticket is not used when it has less than this left.
+TICKET_MARGIN_S = 5.0
+
+
+class ChannelHandler(Protocol):
+    """Who is told what happens on a channel."""
+
+    def record_received(self, record: Record) -> None:
+        """The next record of the journal."""
+
+    def channel_linked(self, welcome: dict[str, Any]) -> None:
+        """The link stands (again). ``welcome`` holds ``state`` and ``kernel_starts`` of the host."""
+
+    def channel_unlinked(self, reason: str, retry_s: float) -> None:
+        """The link is down, or was not to be had; the next try is in ``retry_s``."""
+
+    def host_changed(self, op: dict[str, Any]) -> None:
+        """The host says that its state has changed: ``state``, ``cause``, ``kernel_starts``."""
+
+
+class Channel:
+    """The channel of one client to one session.
+
+    Parameters
+    ----------
+    ticket
+        Gets a fresh ticket from the service; may raise what ``ServiceClient.ticket`` raises.
+    token
+        The user's own, for the relay.
+    client
+        Id of this client, ``[A-Za-z0-9_-]{1,64}``; a host knows it again. A random one when empty.
+    """
+
+    def __init__(
+        self,
+        ticket: Callable[[], Awaitable[ChannelInfo]],
+        handler: ChannelHandler,
+        settings: Settings,
+        *,
+        token: str,
+        client: str = "",
+    ) -> None:
+        self.client = client or os.urandom(12).hex()
+        self._ticket = ticket
+        self._token = token
+        self._handler = handler
+        self._settings = settings
+        self._info: ChannelInfo | None = None
+        self._relayed = settings.relay == "always"
+        self._outbox = Outbox(settings.outbox_bytes)
+        self._inbox: Inbox | None = None
+        self._reader = RecordReader(settings.message_bytes)
+        self._link: Link | None = None
+        self._opening = False
+        self._unlinked: asyncio.Event = asyncio.Event()
+        self._reason = ""
+        self._welcomed = False
+        self._paused = False
+        self._closed = False
+        self._acknowledged = 0
+        self._ended = ""
+
+    @property
+    def linked(self) -> bool:
+        """Whether requests reach the host at this moment."""
+        return self._welcomed
+
+    @property
+    def received(self) -> int:
+        """Number of the last record handed to the handler."""
+        return self._inbox.last if self._inbox else 0
+
+    def use(self, info: ChannelInfo) -> None:
+        """Use this ticket for the next link, instead of asking for one."""
+        self._info = info
+
+    async def run(self) -> str:
+        """Keep the channel up. Returns why it is over: what the session's end was, or empty after ``close``.
+
+        Raises
+        ------
+        GpuaasError
+            The session cannot be had: it has ended, it is somebody else's, or the token is not good.
+        """
+        pause_s = self._settings.retry_first_s
+        while True:
+            try:
+                info = await self._fresh_ticket()
+                await self._open(info)
+                pause_s = self._settings.retry_first_s
+                await self._unlinked.wait()
+            except (NoSuchSession, SessionEnded, Forbidden):
+                raise
+            except (Unauthorized, StaleEpoch) as error:
+                if self._info is None:  # the service itself refuses us
+                    raise
+                self._info, self._reason = None, str(error)
+            except TransportError as error:
+                self._reason = str(error)
+                if self._settings.relay == "auto":
+                    self._relayed = not self._relayed
+            if self._ended or self._closed:
+                return self._ended
+            self._handler.channel_unlinked(self._reason, pause_s)
+            # Spread the clients of a service that comes back.
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(pause_s * 2, self._settings.retry_most_s)
+
+    def send(self, kind: Kind, parts: Sequence[Buffer]) -> None:
+        """Send a request (address, header, parent, metadata, content, *buffers); kept until the host has it.
+
+        Raises TransportError when too much waits already; nothing is kept then.
+        """
+        buffers = self._outbox.put(kind, time.time_ns() // 1000, parts)
+        if self._welcomed:
+            self._put(buffers)
+
+    def acknowledge(self, number: int) -> None:
+        """Everything up to ``number`` is safe with the user; the host may forget it."""
+        if number > self._acknowledged:
+            self._acknowledged = number
+            self.send_op({"op": "ack", "number": number})
+
+    def send_op(self, op: dict[str, Any]) -> None:
+        """Send a JSON op, if the link is up; ops are not repeated."""
+        if self._link is not None and self._welcomed:
+            self._link.send_op(op)
+
+    def pause(self) -> None:
+        """Take no more records for now; they stay in the host's journal."""
+        self._paused = True
+        if self._link is not None:
+            self._link.pause_reading()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self._link is not None:
+            self._link.resume_reading()
+
+    async def delivered(self, timeout_s: float) -> bool:
+        """Wait until the host has everything that was sent; False when it has not in time."""
+        deadline = time.monotonic() + timeout_s
+        while len(self._outbox) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        return not len(self._outbox)
+
+    def close(self) -> None:
+        """End the link; ``run`` returns. The session goes on."""
+        self._closed = True
+        if self._link is not None:
+            self._link.close("the client leaves")
+        self._unlinked.set()
+
+    # -- LinkHandler -------------------------------------------------------------------------------------------
+
+    def binary_received(self, link: Link, data: Buffer) -> None:
+        if not self._is_mine(link) or self._inbox is None:
+            return
+        try:
+            for record in self._reader.feed(data):
+                first = None
+                if record.kind is Kind.NOTICE:
+                    first = int(msgspec.json.decode(record.parts[0])["first"])
+                if self._inbox.accept(record.number, first=first):
+                    self._handler.record_received(record)
+        except RemoteProtocolError as error:
+            link.abort(str(error))
+
+    def op_received(self, link: Link, op: dict[str, Any]) -> None:
+        if not self._is_mine(link):
+            return
+        if op["op"] == "welcome":
+            self._outbox.acknowledge(op["received"])
+            if self._inbox is None:
+                self._inbox = Inbox(op["after"])
+            self._welcomed = True
+            for buffers in self._outbox.after(op["received"]):
+                self._put(buffers)
+            self._handler.channel_linked(op)
+        elif op["op"] == "ack":
+            self._outbox.acknowledge(op["number"])
+        elif op["op"] == "ended":
+            self._ended = op.get("reason") or "the session has ended"
+        elif op["op"] == "state":
+            self._handler.host_changed(op)
+
+    def link_drained(self, link: Link) -> None:
+        """The outbox bounds what waits; the link may hold it all."""
+
+    def link_closed(self, link: Link, reason: str) -> None:
+        if self._is_mine(link):
+            self._link = None
+            self._welcomed = False
+            self._reason = reason
+            self._unlinked.set()
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    async def _fresh_ticket(self) -> ChannelInfo:
+        if self._info is None or self._info.expires_s < time.time() + TICKET_MARGIN_S:
+            self._info = None
+            self._info = await self._ticket()
+        return self._info
+
+    async def _open(self, info: ChannelInfo) -> None:
+        """Open a link by the direct or the relayed way; a half record of the former one is forgotten."""
+        self._reader = RecordReader(self._settings.message_bytes)
+        self._unlinked.clear()
+        query = f"?client={self.client}" + (f"&after={self._inbox.last}" if self._inbox else "")
+        url, token = (info.relay_url, self._token) if self._relayed else (info.direct_url, info.ticket)
+        s = self._settings
+        self._opening = True
+        try:
+            link = await connect(
+                url + query, token, self, frame_bytes=s.frame_bytes, ping_s=s.ping_s, silence_s=s.silence_s
+            )
+        finally:
+            self._opening = False
+        if link.closed:
+            return
+        self._link = link
+        if self._closed:
+            link.close("the client leaves")
+        elif self._paused:
+            link.pause_reading()
+
+    def _is_mine(self, link: Link) -> bool:
+        """Whether an event of this link is of the present one; the first may come before ``connect`` returns."""
+        if self._link is None and self._opening:
+            self._link = link
+        return link is self._link
+
+    def _put(self, buffers: list[Buffer]) -> None:
+        """Send a record, in frames that the other side takes."""
+        assert self._link is not None
+        most = self._settings.frame_bytes // 2
+        for buffer in buffers:
+            if len(buffer) <= most:
+                self._link.send_binary(buffer)
+            else:
+                view = memoryview(buffer)
+                for start in range(0, len(view), most):
+                    self._link.send_binary(view[start : start + most])
