@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -105,7 +105,7 @@ class AgentClient:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
-    async def watch(self) -> AsyncIterator[WatchLine]:
+    async def watch(self) -> AsyncGenerator[WatchLine, None]:
         """All hosts, then every change of one, until the connection breaks."""
         decoder = msgspec.json.Decoder(WatchLine)
         timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=WATCH_SILENCE_S)

@@ -1,0 +1,86 @@
+"""The controller's HTTP face."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from jupyter_gpuaas import __version__
+from jupyter_gpuaas.controller import relay, routes_events, routes_pool, routes_sessions
+from jupyter_gpuaas.controller.answers import Facts, failure, schemas
+from jupyter_gpuaas.controller.controller import Controller
+from jupyter_gpuaas.controller.gate import OPEN_PATHS, Gate
+from jupyter_gpuaas.errors import GpuaasError, InvalidRequest
+
+log = logging.getLogger(__name__)
+
+
+def make_app(controller: Controller) -> FastAPI:
+    """The application over a controller, which its caller opens and closes."""
+    app = FastAPI(
+        title="jupyter_gpuaas",
+        version=__version__,
+        description="Notebook sessions on the GPU nodes of a pool, that outlive their client.",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.state.controller = controller
+    for module in (routes_sessions, routes_pool, routes_events, relay):
+        app.include_router(module.router)
+    app.add_exception_handler(GpuaasError, _on_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(Gate, tokens=controller.tokens, body_bytes=controller.settings.request_body_bytes)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GpuaasError)
+    return failure(error)
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    said = []
+    for each in error.errors():
+        # The first part says body, query or path, which nobody wants to know.
+        field = ".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0])
+        said.append(f"{field}: {each['msg']}")
+    return failure(InvalidRequest("; ".join(said)))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    body = {"error": "InvalidRequest", "message": str(error.detail), "hint": ""}
+    return Facts(body, status_code=error.status_code, headers=error.headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return failure(GpuaasError("the service failed; its log says more."))
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        made = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+        )
+        components = made.setdefault("components", {})
+        components.setdefault("schemas", {}).update(schemas())
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        made["security"] = [{"token": []}]
+        for path in OPEN_PATHS & made["paths"].keys():
+            for operation in made["paths"][path].values():
+                operation["security"] = []
+        app.openapi_schema = made
+    return app.openapi_schema

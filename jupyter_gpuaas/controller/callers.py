@@ -1,0 +1,31 @@
+"""What each route needs to know of its request."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+
+from jupyter_gpuaas.controller.auth import User
+from jupyter_gpuaas.controller.controller import Controller
+from jupyter_gpuaas.controller.gate import segment
+from jupyter_gpuaas.controller.sessions import LiveSession
+
+
+def _controller(connection: HTTPConnection) -> Controller:
+    return cast(Controller, connection.app.state.controller)
+
+
+def _user(connection: HTTPConnection) -> User:
+    return cast(User, connection.state.user)
+
+
+def _live(connection: HTTPConnection, session: str) -> LiveSession:
+    return _controller(connection).find(_user(connection), segment(session))
+
+
+TheController = Annotated[Controller, Depends(_controller)]
+Caller = Annotated[User, Depends(_user)]
+#: The session that the path names, by id or name, if the caller may touch it.
+TheSession = Annotated[LiveSession, Depends(_live)]

@@ -1,0 +1,234 @@
+"""The controller without its HTTP face: the parts put together, and what begins and ends with it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.agents import Agents
+from jupyter_gpuaas.controller.auth import Tokens, User
+from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.commands import Commands
+from jupyter_gpuaas.controller.reports import HOSTED_STATES
+from jupyter_gpuaas.controller.scheduler import Scheduler
+from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.controller.unattended import Unattended
+from jupyter_gpuaas.controller.watcher import Watcher
+from jupyter_gpuaas.engine.base import Engine
+from jupyter_gpuaas.errors import GpuaasError, NoSuchSession, SessionEnded, TransportError
+from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
+from jupyter_gpuaas.model import (
+    LIVE_STATES,
+    ChannelInfo,
+    Event,
+    GpuSession,
+    Lease,
+    ResourceRequest,
+    SessionState,
+    SessionView,
+)
+from jupyter_gpuaas.wire import ticket
+
+log = logging.getLogger(__name__)
+
+#: What a restarted controller orders again; every command may be carried out twice.
+_UNFINISHED: Mapping[SessionState, tuple[Command, ...]] = {
+    SessionState.STARTING: (Command.START_HOST,),
+    SessionState.LOST: (Command.STOP_HOST, Command.RECOVER),
+    SessionState.CLOSING: (Command.STOP_HOST, Command.RELEASE_LEASE),
+}
+
+
+class Controller:
+    """Sessions, their devices and their story. It keeps nothing that its database does not hold."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        folder = settings.folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.settings = settings
+        self.engine = engine
+        self.agents = Agents(engine)
+        self.database = Database(folder / "controller.db", events_kept=settings.events_kept)
+        self.tokens = Tokens(self.database)
+        self.tokens.ensure_file(folder / "token")
+        self.sessions = Sessions(self.database, settings)
+        self.commands = Commands(self.sessions, engine, self.agents, settings)
+        self.scheduler = Scheduler(self.sessions, engine)
+        self.unattended = Unattended(self.sessions, settings.unattended_s, self._end)
+        self.watcher = Watcher(self.sessions, self.commands, engine, self.agents, settings)
+        self.sessions.order = self.commands.order
+        self.sessions.on_report = self.unattended.look
+        #: Ends the process that serves; set by the server.
+        self.on_stop: Callable[[], None] = lambda: None
+        self.is_closing = False
+
+    async def open(self) -> None:
+        """Bring up the nodes, then go on with what an earlier controller left."""
+        await self.engine.open()
+        self.sessions.load()
+        held = {lease.id: lease for lease in self.engine.leases()}
+        wanted = {live.lease.id for live in self.sessions.all() if live.lease is not None}
+        for lease_id, lease in held.items():
+            if lease_id not in wanted:
+                self.commands.give_back(lease)
+        self.sessions.announce("service", "the service has started")
+        for live in self.sessions.all():
+            self._take_up(live, held)
+        self.watcher.open()
+
+    def _take_up(self, live: LiveSession, held: Mapping[str, Lease]) -> None:
+        state = live.session.state
+        if state is SessionState.QUEUED:
+            self.scheduler.submit(live)
+        elif state in HOSTED_STATES and (live.lease is None or live.lease.id not in held):
+            self.sessions.advance(live, SessionEvent.HOST_DIED, "the engine has lost its lease")
+        elif state in _UNFINISHED:
+            self.commands.order(live, _UNFINISHED[state])
+
+    async def close(self, *, end_sessions: bool) -> None:
+        """Stop; sessions and agents go on unless ``end_sessions``."""
+        self.interrupt_waits()
+        if end_sessions:
+            await self._end_all()
+        await self.watcher.close()
+        await self.scheduler.close()
+        await self.commands.close()
+        self.unattended.close()
+        self.sessions.announce("service", "the service ends with its sessions" if end_sessions else "the service ends")
+        await self.agents.close()
+        await self.engine.close(stop_nodes=end_sessions)
+        self.database.close()
+
+    def stop(self) -> None:
+        """Ask for the end of the service and its sessions."""
+        self.on_stop()
+
+    def interrupt_waits(self) -> None:
+        """Answer those who wait for news: the service is about to end."""
+        self.is_closing = True
+        self.sessions.news.ring()
+        for live in self.sessions.all():
+            live.bell.ring()
+
+    async def _end_all(self) -> None:
+        ending = self.sessions.all()
+        for live in ending:
+            self._end(live, "the service was shut down")
+        deadline = time.monotonic() + self.settings.stop_timeout_s + 10.0
+        for live in ending:
+            await live.bell.until(live.ended, max(0.0, deadline - time.monotonic()))
+
+    # -- sessions ------------------------------------------------------------------------------------
+
+    def find(self, user: User, session: str) -> LiveSession:
+        """A live session by id or, among the user's own, by name.
+
+        Raises
+        ------
+        NoSuchSession, SessionEnded, Forbidden
+        """
+        live = self.sessions.get(session) or self.sessions.named(user.name, session)
+        if live is None:
+            ended = self.database.session(session)
+            if ended is None:
+                raise NoSuchSession(f"there is no session {session!r}.", hint="`jupyter gpuaas sessions` lists them.")
+            user.may_touch(ended.session)
+            raise SessionEnded(f"session {session} is {ended.session.state}: {ended.session.cause or 'it was ended'}.")
+        user.may_touch(live.session)
+        return live
+
+    def get_or_create(
+        self,
+        user: User,
+        name: str,
+        request: ResourceRequest,
+        *,
+        cwd: str,
+        machine: str,
+        env: Mapping[str, str],
+    ) -> tuple[LiveSession, bool]:
+        """The user's live session of this name, and whether it was made just now."""
+        live = self.sessions.named(user.name, name)
+        if live is not None:
+            return live, False
+        if self.is_closing:
+            raise TransportError("the service is shutting down.")
+        self.scheduler.check(request)
+        live = self.sessions.create(user.name, name, request, cwd=cwd, machine=machine, env=env)
+        self.scheduler.submit(live)
+        return live, True
+
+    async def release(self, live: LiveSession, cause: str, *, timeout_s: float) -> bool:
+        """End a session and wait until nothing of it is left; False when that takes longer."""
+        self._end(live, cause)
+        return await live.bell.until(live.ended, timeout_s)
+
+    def _end(self, live: LiveSession, cause: str) -> None:
+        state = live.session.state
+        if state is SessionState.QUEUED:
+            self.scheduler.forget(live)
+        if state in LIVE_STATES:
+            self.sessions.advance(live, SessionEvent.RELEASE, cause)
+
+    # -- what clients see ----------------------------------------------------------------------------
+
+    def view(self, live: LiveSession, user: User, base_url: str) -> SessionView:
+        """The session with the way to its channel, where it has one by now."""
+        channel: ChannelInfo | None = None
+        if live.hosted and live.session.state in HOSTED_STATES:
+            try:
+                channel = self.channel(live, user, base_url)
+            except GpuaasError:
+                channel = None
+        return SessionView(session=live.session, channel=channel)
+
+    def channel(self, live: LiveSession, user: User, base_url: str) -> ChannelInfo:
+        """Addresses and a fresh ticket.
+
+        Raises
+        ------
+        TransportError
+            The session has no host that answers now.
+        """
+        lease = live.lease
+        if lease is None or live.session.state not in HOSTED_STATES:
+            raise TransportError(f"session {live.session.id} is {live.session.state}: no host yet.")
+        base, agent = base_url.rstrip("/"), self.engine.agent(lease.node_id).url
+        expires_s = time.time() + self.settings.ticket_s
+        path = f"/sessions/{live.session.id}"
+        return ChannelInfo(
+            direct_url=_websocket(f"{agent}/v1{path}/channel"),
+            relay_url=_websocket(f"{base}{path}/channel"),
+            bundle_url=f"{agent}/v1{path}/bundles",
+            relay_bundle_url=f"{base}{path}/bundles",
+            ticket=ticket.issue(
+                live.record.secret,
+                session_id=live.session.id,
+                epoch=lease.epoch,
+                user=user.name,
+                expires_s=expires_s,
+            ),
+            epoch=lease.epoch,
+            expires_s=expires_s,
+        )
+
+    def list_sessions(self, user: User, *, ended: bool) -> list[GpuSession]:
+        """The sessions that the user sees, oldest first."""
+        live = [each.session for each in self.sessions.all()]
+        seen = [session for session in live if user.sees in (None, session.owner)]
+        if ended:
+            known = {session.id for session in seen}
+            past = [record.session for record in self.database.ended(user.sees)]
+            seen = [session for session in reversed(past) if session.id not in known] + seen
+        return seen
+
+    def list_events(self, user: User, *, after: int, limit: int, session_id: str) -> list[Event]:
+        """Events that concern the user; for threads."""
+        return self.database.events(after=after, limit=limit, session_id=session_id, owner=user.sees)
+
+
+def _websocket(url: str) -> str:
+    # http -> ws, https -> wss
+    return "ws" + url.removeprefix("http")

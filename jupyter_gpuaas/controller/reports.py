@@ -1,0 +1,45 @@
+"""What an agent's report means for a session. Pure."""
+
+from __future__ import annotations
+
+from jupyter_gpuaas.lifecycle.session import SessionEvent
+from jupyter_gpuaas.model import HostReport, HostState, SessionState
+
+Happened = tuple[SessionEvent, str]
+
+#: States in which a session has a host whose reports count.
+HOSTED_STATES = frozenset({SessionState.STARTING, SessionState.IDLE, SessionState.BUSY})
+
+
+def happened(state: SessionState, kernel_starts: int, report: HostReport) -> list[Happened]:
+    """Events that lead from what is known to what is reported, in order, each with its cause.
+
+    Reports are snapshots, not a log: a kernel that was idle, died and is idle again may show only as a higher
+    ``kernel_starts``.
+    """
+    if state not in HOSTED_STATES:
+        return []
+    if report.state is HostState.DEAD:
+        return [(SessionEvent.HOST_DIED, report.cause or "its host is gone")]
+    if report.state is HostState.ENDING:
+        return [(SessionEvent.RELEASE, report.cause or "its client shut it down")]
+    events: list[Happened] = []
+    failed = report.state is HostState.FAILED
+    if report.kernel_starts > kernel_starts or (failed and state is not SessionState.STARTING):
+        by_user = "restart" in report.cause.lower()
+        if not by_user:
+            events.append((SessionEvent.KERNEL_DIED, report.cause or "its kernel died"))
+        elif state is not SessionState.STARTING:
+            events.append((SessionEvent.RESTARTED, report.cause))
+        state = SessionState.STARTING
+    if failed:
+        events.append((SessionEvent.START_FAILED, report.cause or "its kernel did not start"))
+        return events
+    if state is SessionState.STARTING and report.state in (HostState.IDLE, HostState.BUSY):
+        events.append((SessionEvent.READY, ""))
+        state = SessionState.IDLE
+    if state is SessionState.IDLE and report.state is HostState.BUSY:
+        events.append((SessionEvent.CELL_STARTED, ""))
+    if state is SessionState.BUSY and report.state is HostState.IDLE:
+        events.append((SessionEvent.CELL_ENDED, ""))
+    return events

@@ -1,0 +1,67 @@
+"""REST and WebSocket: events."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query, Response, WebSocket, WebSocketDisconnect
+
+from jupyter_gpuaas.controller.answers import Facts, responses
+from jupyter_gpuaas.controller.auth import User
+from jupyter_gpuaas.controller.callers import Caller, TheController
+from jupyter_gpuaas.controller.controller import Controller
+from jupyter_gpuaas.model import Event
+
+router = APIRouter(tags=["events"])
+
+MOST_AT_ONCE = 10_000
+_GOING_AWAY = 1001
+
+After = Annotated[int, Query(ge=0, le=2**63 - 1, description="Only events above this number.")]
+
+
+@router.get("/events", summary="List events", responses=responses(Event, many=True))
+async def listed(
+    controller: TheController,
+    user: Caller,
+    after: After = 0,
+    limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 1000,
+    session: str = "",
+) -> Response:
+    """Events of the caller's sessions, of the nodes and of the service, oldest first."""
+    found = await asyncio.to_thread(controller.list_events, user, after=after, limit=limit, session_id=session)
+    return Facts(found)
+
+
+@router.websocket("/events/stream")
+async def streamed(socket: WebSocket, controller: TheController, user: Caller, after: After = 0) -> None:
+    """Events above `after`, then each new one; one JSON text a message."""
+    await socket.accept()
+    sending = asyncio.create_task(_send(socket, controller, user, after))
+    try:
+        while True:  # Nothing is expected; this tells when the client has gone.
+            await socket.receive_text()
+    except (WebSocketDisconnect, KeyError):
+        pass
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+async def _send(socket: WebSocket, controller: Controller, user: User, after: int) -> None:
+    while not controller.is_closing:
+        # Read from the database, not from a queue: a slow client costs nothing and misses nothing.
+        # The wait is made before the look, so that what happens between them rings it.
+        news = asyncio.ensure_future(controller.sessions.news.wait())
+        await asyncio.sleep(0)
+        found = await asyncio.to_thread(controller.list_events, user, after=after, limit=500, session_id="")
+        for event in found:
+            await socket.send_text(msgspec.json.encode(event).decode())
+            after = event.seq
+        if found:
+            news.cancel()
+        else:
+            await news
+    await socket.close(_GOING_AWAY)

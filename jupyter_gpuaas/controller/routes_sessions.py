@@ -1,0 +1,189 @@
+"""REST: sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from jupyter_gpuaas.controller.answers import Facts, responses
+from jupyter_gpuaas.controller.callers import Caller, TheController, TheSession
+from jupyter_gpuaas.controller.controller import Controller
+from jupyter_gpuaas.controller.reports import HOSTED_STATES
+from jupyter_gpuaas.controller.sessions import LiveSession
+from jupyter_gpuaas.engine.agent_client import AgentClient
+from jupyter_gpuaas.errors import TransportError
+from jupyter_gpuaas.model import (
+    ChannelInfo,
+    GpuSession,
+    ResourceRequest,
+    SessionState,
+    SessionView,
+    check_name,
+)
+
+router = APIRouter(tags=["sessions"])
+
+LONGEST_WAIT_S = 3600.0
+#: Of how long a client waits for a session to end; longer, and it is told to look again.
+RELEASE_WAIT_S = 25.0
+
+Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT_S, allow_inf_nan=False)]
+
+
+def _without_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not contain NUL")
+    return value
+
+
+def _variables(value: dict[str, str]) -> dict[str, str]:
+    for name, content in value.items():
+        if not name or "=" in name or "\0" in name + content:
+            raise ValueError(f"{name!r} is not usable as an environment variable")
+    return value
+
+
+class Wanted(BaseModel):
+    """What the session needs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    devices: int = Field(1, ge=1, le=1024, description="Devices, all on one node.")
+    kind: str | None = Field(None, description="`cuda`, `cpu`, or null for whatever there is.")
+    memory_bytes: int = Field(0, ge=0, le=2**60, description="Least memory of each device.")
+    node: str | None = Field(None, description="Id of the one node that will do.")
+
+
+class NewSession(BaseModel):
+    """A session to find or to make."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, AfterValidator(check_name)]
+    request: Wanted = Field(default_factory=Wanted)
+    cwd: Annotated[str, AfterValidator(_without_nul)] = Field(
+        "", description="Folder to work in, where the node shares the client's machine."
+    )
+    machine: str = Field("", description="Which machine the client is on.")
+    env: Annotated[dict[str, str], AfterValidator(_variables)] = Field(
+        default_factory=dict, description="Environment variables for the kernel."
+    )
+    wait_s: Wait = Field(0.0, description="How long to wait until it can be used.")
+
+
+@router.post(
+    "/sessions",
+    summary="Find or make a session",
+    responses=responses(SessionView) | responses(SessionView, status=201),
+)
+async def create(wanted: NewSession, request: Request, controller: TheController, user: Caller) -> Response:
+    """The caller's live session of this name; made, if there is none (201)."""
+    live, is_new = controller.get_or_create(
+        user,
+        wanted.name,
+        ResourceRequest(**wanted.request.model_dump()),
+        cwd=wanted.cwd,
+        machine=wanted.machine,
+        env=wanted.env,
+    )
+    place = live.session.queue_place
+
+    def settled() -> bool:
+        session = live.session
+        waits = session.state in (SessionState.QUEUED, SessionState.STARTING)
+        return not waits or controller.is_closing or session.queue_place not in (place, 0)
+
+    await live.bell.until(settled, wanted.wait_s)
+    view = controller.view(live, user, str(request.base_url))
+    return Facts(view, status_code=201 if is_new else 200)
+
+
+@router.get("/sessions", summary="List sessions", responses=responses(GpuSession, many=True))
+async def listed(
+    controller: TheController,
+    user: Caller,
+    all: Annotated[bool, Query(description="Ended sessions too.")] = False,
+    name: Annotated[str, Query(description="Only those of this name.")] = "",
+) -> Response:
+    """The sessions that the caller may see, oldest first."""
+    found = await asyncio.to_thread(controller.list_sessions, user, ended=all)
+    return Facts([session for session in found if name in ("", session.name)])
+
+
+@router.get("/sessions/{session}", summary="Look at a session", responses=responses(SessionView))
+async def looked_at(
+    request: Request,
+    controller: TheController,
+    user: Caller,
+    live: TheSession,
+    after: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
+    wait_s: Annotated[Wait, Query()] = 0.0,
+) -> Response:
+    """With `after`, a `last_event`, the answer comes when something newer has happened."""
+    if after is not None:
+        seen = after
+        await live.bell.until(lambda: live.session.last_event > seen or controller.is_closing, wait_s)
+    return Facts(controller.view(live, user, str(request.base_url)))
+
+
+@router.delete("/sessions/{session}", summary="End a session", responses=responses(SessionView))
+async def released(controller: TheController, user: Caller, live: TheSession) -> Response:
+    """Answers when no process of it is left and its devices are free."""
+    cause = f"released by {user.name}"
+    if not await controller.release(live, cause, timeout_s=RELEASE_WAIT_S):
+        raise TransportError(f"session {live.session.id} is still being ended.", hint="Look again in a while.")
+    return Facts(SessionView(session=live.session))
+
+
+@router.post("/sessions/{session}/interrupt", summary="Interrupt", responses=responses(None))
+async def interrupted(controller: TheController, live: TheSession) -> Response:
+    """Interrupts the cell that runs."""
+    await _agent(controller, live).interrupt(live.session.id)
+    return Facts({})
+
+
+@router.post("/sessions/{session}/restart", summary="Restart", responses=responses(None))
+async def restarted(controller: TheController, live: TheSession) -> Response:
+    """Replaces the kernel by a fresh one; its variables are gone."""
+    await _agent(controller, live).restart(live.session.id)
+    return Facts({})
+
+
+@router.post("/sessions/{session}/ticket", summary="Ticket", responses=responses(ChannelInfo))
+async def ticketed(request: Request, controller: TheController, user: Caller, live: TheSession) -> Response:
+    """A fresh ticket for the session's channel, with the addresses to use it at."""
+    return Facts(controller.channel(live, user, str(request.base_url)))
+
+
+@router.get("/sessions/{session}/log", summary="Log", response_class=StreamingResponse)
+async def logged(
+    controller: TheController,
+    live: TheSession,
+    kind: Literal["output", "system"] = "output",
+    tail: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    follow: bool = False,
+) -> Response:
+    """What the session printed (`output`), or what its host and kernel logged (`system`), as text."""
+    agent = _agent(controller, live)
+    opened = agent.log(live.session.id, kind=kind, tail=tail, follow=follow)
+    # Entered here and not in the stream, so that a refusal is answered as one.
+    pieces = await opened.__aenter__()
+
+    async def stream() -> Any:
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            await opened.__aexit__(None, None, None)
+
+    return StreamingResponse(stream(), media_type="text/plain; charset=utf-8")
+
+
+def _agent(controller: Controller, live: LiveSession) -> AgentClient:
+    if live.lease is None or live.session.state not in HOSTED_STATES:
+        raise TransportError(f"session {live.session.id} is {live.session.state}: no host now.")
+    return controller.agents.of(live.lease.node_id)

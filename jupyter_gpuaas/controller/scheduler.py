@@ -1,0 +1,69 @@
+"""Brings queued sessions to devices, in their order, and tells each its place."""
+
+from __future__ import annotations
+
+import asyncio
+
+from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.engine.base import Engine, LeaseMeta
+from jupyter_gpuaas.errors import AllocationError, NoCapacity
+from jupyter_gpuaas.lifecycle.placement import why_never
+from jupyter_gpuaas.lifecycle.session import SessionEvent
+from jupyter_gpuaas.model import ResourceRequest
+
+
+class Scheduler:
+    """The queue. Who waits is in the database; this only asks the engine in the same order."""
+
+    def __init__(self, sessions: Sessions, engine: Engine) -> None:
+        self._sessions = sessions
+        self._engine = engine
+        self._waiting: dict[str, tuple[LiveSession, asyncio.Task[None]]] = {}
+
+    def check(self, request: ResourceRequest) -> None:
+        """Raise NoCapacity where no node could ever serve the request."""
+        never = why_never(request, self._engine.nodes())
+        if never:
+            raise NoCapacity(never, hint="`jupyter gpuaas nodes` shows what there is.")
+
+    def submit(self, live: LiveSession) -> None:
+        """Put a session at the end of the queue; on a free pool it is placed in this turn of the loop."""
+        task = asyncio.create_task(self._serve(live), name=f"place {live.session.id}")
+        self._waiting[live.session.id] = live, task
+        # After the task's first step: who is served at once never had a place in the queue.
+        asyncio.get_running_loop().call_soon(self._count)
+
+    def forget(self, live: LiveSession) -> None:
+        """Take a session out of the queue."""
+        found = self._waiting.pop(live.session.id, None)
+        if found is not None:
+            found[1].cancel()
+            self._count()
+
+    async def close(self) -> None:
+        """Stop placing; the queue stays in the database."""
+        tasks = [task for _, task in self._waiting.values()]
+        self._waiting = {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, live: LiveSession) -> None:
+        meta = LeaseMeta(live.session.id, live.session.epoch + 1)
+        try:
+            lease = await self._engine.acquire(live.session.request, meta)
+        except AllocationError as error:
+            self._waiting.pop(live.session.id, None)
+            self._sessions.advance(live, SessionEvent.START_FAILED, str(error))
+        else:
+            self._waiting.pop(live.session.id, None)
+            where = f"on {lease.node_id} with {', '.join(lease.device_ids)}"
+            self._sessions.advance(live, SessionEvent.PLACED, where, lease=lease, epoch=lease.epoch)
+        self._count()
+
+    def _count(self) -> None:
+        waiting = [live for live, _ in self._waiting.values()]
+        for place, live in enumerate(waiting, start=1):
+            if live.session.queue_place != place:
+                self._sessions.note(live, f"place {place} in the queue", {"queue_place": place}, queue_place=place)
+        self._engine.want([live.session.request for live in waiting])

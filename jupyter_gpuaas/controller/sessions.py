@@ -1,0 +1,222 @@
+"""The live sessions: their records, and the only way to change them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.bell import Bell
+from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.records import SessionRecord
+from jupyter_gpuaas.controller.reports import HOSTED_STATES, happened
+from jupyter_gpuaas.errors import QuotaExceeded
+from jupyter_gpuaas.lifecycle.session import Command, SessionEvent, step
+from jupyter_gpuaas.model import (
+    LIVE_STATES,
+    GpuSession,
+    HostReport,
+    Lease,
+    ResourceRequest,
+    SessionState,
+)
+
+log = logging.getLogger(__name__)
+
+
+class LiveSession:
+    """One session that has not ended, or whose devices are not back yet."""
+
+    def __init__(self, record: SessionRecord) -> None:
+        self.record = record
+        self.bell = Bell()
+        #: Held while its commands are carried out: one list of them after the other.
+        self.orders = asyncio.Lock()
+        #: Whether an agent has said that it hosts the present epoch.
+        self.hosted = False
+
+    @property
+    def session(self) -> GpuSession:
+        return self.record.session
+
+    @property
+    def lease(self) -> Lease | None:
+        return self.record.session.lease
+
+    def ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.session.state in (SessionState.CLOSED, SessionState.FAILED)
+
+
+class Sessions:
+    """All live sessions. What is changed here is in the database before anybody hears of it."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._live: dict[str, LiveSession] = {}
+        #: Rung at each new event of the service.
+        self.news = Bell()
+        #: Carries out commands; set by the controller.
+        self.order: Callable[[LiveSession, tuple[Command, ...]], None] = _nobody
+        #: Hears of each report that counts; set by the controller.
+        self.on_report: Callable[[LiveSession], None] = lambda live: None
+
+    def load(self) -> None:
+        """Take over the sessions that an earlier controller left."""
+        for record in self._database.unfinished():
+            live = LiveSession(record)
+            live.hosted = record.session.state in (SessionState.IDLE, SessionState.BUSY)
+            self._live[record.session.id] = live
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    def all(self) -> list[LiveSession]:
+        """All sessions that are not forgotten, oldest first."""
+        return list(self._live.values())
+
+    def get(self, session_id: str) -> LiveSession | None:
+        """A session by its id."""
+        return self._live.get(session_id)
+
+    def named(self, owner: str, name: str) -> LiveSession | None:
+        """The live session that this name means for this user."""
+        for live in self._live.values():
+            session = live.session
+            if session.name == name and session.owner == owner and session.state in LIVE_STATES:
+                return live
+        return None
+
+    # -- changing ------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        owner: str,
+        name: str,
+        request: ResourceRequest,
+        *,
+        cwd: str = "",
+        machine: str = "",
+        env: Mapping[str, str] | None = None,
+    ) -> LiveSession:
+        """A new session at the end of the queue.
+
+        Raises
+        ------
+        QuotaExceeded
+            The user has as many live sessions as allowed.
+        """
+        most = self._settings.sessions_per_user
+        count = sum(live.session.owner == owner and live.session.state in LIVE_STATES for live in self._live.values())
+        if count >= most:
+            raise QuotaExceeded(
+                f"{owner} has {count} live sessions, at most {most} are allowed (setting sessions_per_user).",
+                hint="`jupyter gpuaas release SESSION` ends one.",
+            )
+        session = GpuSession(
+            id=uuid.uuid4().hex,
+            name=name,
+            owner=owner,
+            state=SessionState.QUEUED,
+            epoch=0,
+            request=request,
+            created_s=time.time(),
+        )
+        record = SessionRecord(
+            session=session,
+            secret=secrets.token_hex(32),
+            cwd=cwd,
+            machine=machine,
+            env=dict(env or {}),
+        )
+        record = self._database.store(
+            record,
+            new=True,
+            kind="transition",
+            target=session.state.value,
+            cause="asked for by its user",
+        )
+        live = self._live[session.id] = LiveSession(record)
+        self.news.ring()
+        return live
+
+    def advance(self, live: LiveSession, event: SessionEvent, cause: str = "", **changes: Any) -> None:
+        """Let an event happen to a session, and order what follows from it.
+
+        Parameters
+        ----------
+        changes
+            Fields of the session that change with its state.
+
+        Raises
+        ------
+        InvalidTransition
+            The event is not possible now. Nothing has changed.
+        """
+        before = live.session
+        target, commands = step(before.state, event)
+        session = msgspec.structs.replace(before, state=target, cause=cause, **changes)
+        if target is not SessionState.QUEUED:
+            session = msgspec.structs.replace(session, queue_place=0)
+        self._store(
+            live,
+            session,
+            kind="transition",
+            source=before.state.value,
+            target=target.value,
+            cause=cause,
+            detail={"event": event.value},
+        )
+        if live.ended() and not live.lease:
+            self._live.pop(session.id, None)
+        if commands:
+            self.order(live, commands)
+
+    def note(self, live: LiveSession, cause: str, detail: dict[str, Any], **changes: Any) -> None:
+        """Change fields of a session within its state, and announce it."""
+        session = msgspec.structs.replace(live.session, **changes)
+        self._store(live, session, kind="session", cause=cause, detail=detail)
+        if live.ended() and not live.lease:
+            self._live.pop(session.id, None)
+
+    def announce(self, kind: str, cause: str, **detail: Any) -> None:
+        """Tell everybody something that is not about one session."""
+        self._database.announce(kind=kind, cause=cause, detail=detail)
+        self.news.ring()
+
+    def reported(self, live: LiveSession, report: HostReport) -> None:
+        """Follow what the agent says about a session's host."""
+        lease = live.lease
+        if lease is None or report.lease.epoch != lease.epoch:
+            return  # Of a host that the session has left.
+        if live.session.state not in HOSTED_STATES:
+            return
+        live.hosted = True
+        starts = live.record.kernel_starts
+        session = msgspec.structs.replace(
+            live.session, clients=report.clients, unattended_since_s=report.unattended_since_s
+        )
+        live.record = msgspec.structs.replace(
+            live.record, session=session, kernel_starts=max(starts, report.kernel_starts)
+        )
+        for event, cause in happened(session.state, starts, report):
+            self.advance(live, event, cause)
+        self.on_report(live)
+
+    def _store(self, live: LiveSession, session: GpuSession, **news: Any) -> None:
+        record = msgspec.structs.replace(live.record, session=session)
+        live.record = self._database.store(record, **news)
+        log.info("session %s: %s %s", session.id, session.state, news.get("cause", ""))
+        live.bell.ring()
+        self.news.ring()
+
+
+def _nobody(live: LiveSession, commands: tuple[Command, ...]) -> None:
+    raise RuntimeError("nobody carries out commands")

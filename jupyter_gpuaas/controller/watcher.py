@@ -1,0 +1,125 @@
+"""Follows what the agents report, and brings it together with what the catalogue says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.agents import Agents
+from jupyter_gpuaas.controller.bell import Bell
+from jupyter_gpuaas.controller.commands import Commands
+from jupyter_gpuaas.controller.reports import HOSTED_STATES
+from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.engine.agent_client import AgentClient
+from jupyter_gpuaas.engine.base import Engine
+from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.lifecycle.session import SessionEvent
+from jupyter_gpuaas.model import HostReport
+
+log = logging.getLogger(__name__)
+
+
+class Watcher:
+    """One task for each node, and one for the news of nodes."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        commands: Commands,
+        engine: Engine,
+        agents: Agents,
+        settings: Settings,
+    ) -> None:
+        self._sessions = sessions
+        self._commands = commands
+        self._engine = engine
+        self._agents = agents
+        self._settings = settings
+        self._nodes_changed = Bell()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def open(self) -> None:
+        """Begin to follow all nodes."""
+        self._tasks[""] = asyncio.create_task(self._follow_nodes(), name="watch nodes")
+        self._follow_new()
+
+    async def close(self) -> None:
+        """Stop following."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks = {}
+
+    def _follow_new(self) -> None:
+        for node in self._engine.nodes():
+            if node.id not in self._tasks:
+                self._tasks[node.id] = asyncio.create_task(self._follow(node.id), name=f"watch {node.id}")
+
+    async def _follow_nodes(self) -> None:
+        async for event in self._engine.events():
+            cause = f"node {event.node_id} is {event.state}: {event.cause}"
+            self._sessions.announce("node", cause, node=event.node_id, state=event.state.value)
+            self._follow_new()
+            self._nodes_changed.ring()
+
+    async def _follow(self, node_id: str) -> None:
+        pause_s = self._settings.retry_first_s
+        while True:
+            try:
+                if await self._watch(node_id):
+                    pause_s = self._settings.retry_first_s
+            except GpuaasError as error:
+                log.info("node %s is not followed now: %s", node_id, error)
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(self._nodes_changed.next().wait(), pause_s)
+            pause_s = min(2 * pause_s, self._settings.retry_most_s)
+
+    async def _watch(self, node_id: str) -> bool:
+        """Follow one connection until it ends; whether it had begun."""
+        client = self._agents.of(node_id)
+        seen: dict[str, HostReport] = {}
+        complete = False
+        async with contextlib.aclosing(client.watch()) as lines:
+            async for line in lines:
+                if line.report is not None and complete:
+                    self._heard(line.report)
+                elif line.report is not None:
+                    seen[line.report.session_id] = line.report
+                elif line.snapshot:
+                    complete = True
+                    await self._reconcile(node_id, client, seen)
+        return complete
+
+    async def _reconcile(self, node_id: str, client: AgentClient, seen: dict[str, HostReport]) -> None:
+        for report in seen.values():
+            self._heard(report)
+        missing = [live for live in self._expected(node_id) if live.session.id not in seen]
+        if not missing:
+            return
+        # 1. The agent lists its hosts.  2. It is told to start one, and answers.  3. We read the list.
+        # So a host that is missing from the list is asked for again before its session is given up.
+        present = {report.session_id for report in await client.hosts()}
+        expected = self._expected(node_id)
+        for live in missing:
+            if live in expected and live.session.id not in present:
+                self._sessions.advance(live, SessionEvent.HOST_DIED, f"its host on {node_id} is gone")
+
+    def _expected(self, node_id: str) -> list[LiveSession]:
+        return [
+            live
+            for live in self._sessions.all()
+            if live.hosted
+            and live.session.state in HOSTED_STATES
+            and live.lease is not None
+            and live.lease.node_id == node_id
+        ]
+
+    def _heard(self, report: HostReport) -> None:
+        live = self._sessions.get(report.session_id)
+        if live is not None and live.lease is not None and live.lease.epoch <= report.lease.epoch:
+            self._sessions.reported(live, report)
+        else:
+            # No session knows this host: a release or a new epoch was stored, and then the service ended.
+            self._commands.give_back(report.lease)
