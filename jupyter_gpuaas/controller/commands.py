@@ -99,15 +99,15 @@ class Commands:
 
     async def _stop_host(self, live: LiveSession) -> None:
         if live.lease is not None:
-            await self._end(live.lease)
+            await self._end(live.lease, live.session.cause or "released")
 
-    async def _end(self, lease: Lease) -> None:
+    async def _end(self, lease: Lease, reason: str) -> None:
         """Return only when no process of the host can be left: its devices go to others next."""
         pause_s = self._settings.retry_first_s
         while any(node.id == lease.node_id for node in self._engine.nodes()):
             try:
                 client = self._agents.of(lease.node_id)
-                await client.stop_host(lease.session_id, epoch=lease.epoch)
+                await client.stop_host(lease.session_id, epoch=lease.epoch, reason=reason)
                 return
             except NoSuchSession:
                 return
@@ -134,7 +134,7 @@ class Commands:
 
     async def _give_back(self, lease: Lease) -> None:
         try:
-            await self._end(lease)
+            await self._end(lease, "the service knows no such session")
             await self._engine.release(lease.id)
         finally:
             self._stopping.discard(lease)

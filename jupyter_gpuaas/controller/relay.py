@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import Annotated
+from collections.abc import AsyncIterator
 
 import httpx
-from fastapi import APIRouter, Query, Request, Response, WebSocket
+from fastapi import APIRouter, Request, Response, WebSocket
 from fastapi.responses import StreamingResponse
 from starlette.websockets import WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
@@ -15,10 +14,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from jupyter_gpuaas.controller.answers import failure
 from jupyter_gpuaas.controller.callers import Caller, TheController, TheSession
+from jupyter_gpuaas.controller.gate import segment
 from jupyter_gpuaas.errors import GpuaasError, TransportError
 from jupyter_gpuaas.model import ChannelInfo
-
-log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["relay"])
 
@@ -34,13 +32,12 @@ async def channel(
     controller: TheController,
     user: Caller,
     session: str,
-    client: Annotated[str, Query(max_length=256)] = "",
 ) -> None:
     """The session's channel at its node, with the caller's token in place of a ticket."""
     try:
-        live = controller.find(user, session)
+        live = controller.find(user, segment(session))
         info = controller.channel(live, user, str(socket.base_url))
-        agent = await _open(info, client, controller.settings.frame_bytes, socket)
+        agent = await _open(info, controller.settings.frame_bytes, socket)
     except GpuaasError as error:
         await socket.send_denial_response(failure(error))
         return
@@ -60,8 +57,8 @@ async def channel(
             await asyncio.gather(*pumps, return_exceptions=True)
 
 
-async def _open(info: ChannelInfo, client: str, frame_bytes: int, socket: WebSocket) -> ClientConnection | None:
-    url = str(httpx.URL(info.direct_url, params={"client": client}))
+async def _open(info: ChannelInfo, frame_bytes: int, socket: WebSocket) -> ClientConnection | None:
+    url = f"{info.direct_url}?{socket.url.query}"
     try:
         return await connect(
             url,
@@ -154,7 +151,7 @@ async def bundle(
         raise
     kept = {name: value for name, value in answer.headers.items() if name in ("content-length", "content-type")}
 
-    async def stream() -> object:
+    async def stream() -> AsyncIterator[bytes]:
         try:
             async for piece in answer.aiter_raw():
                 yield piece

@@ -53,15 +53,11 @@ async def streamed(socket: WebSocket, controller: TheController, user: Caller, a
 async def _send(socket: WebSocket, controller: Controller, user: User, after: int) -> None:
     while not controller.is_closing:
         # Read from the database, not from a queue: a slow client costs nothing and misses nothing.
-        # The wait is made before the look, so that what happens between them rings it.
-        news = asyncio.ensure_future(controller.sessions.news.wait())
-        await asyncio.sleep(0)
+        news = controller.sessions.news.next()
         found = await asyncio.to_thread(controller.list_events, user, after=after, limit=500, session_id="")
         for event in found:
             await socket.send_text(msgspec.json.encode(event).decode())
             after = event.seq
-        if found:
-            news.cancel()
-        else:
-            await news
+        if not found:
+            await news.wait()
     await socket.close(_GOING_AWAY)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -52,10 +53,10 @@ class Wanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    devices: int = Field(1, ge=1, le=1024, description="Devices, all on one node.")
-    kind: str | None = Field(None, description="`cuda`, `cpu`, or null for whatever there is.")
-    memory_bytes: int = Field(0, ge=0, le=2**60, description="Least memory of each device.")
-    node: str | None = Field(None, description="Id of the one node that will do.")
+    devices: int = Field(default=1, ge=1, le=1024, description="Devices, all on one node.")
+    kind: str | None = Field(default=None, description="`cuda`, `cpu`, or null for whatever there is.")
+    memory_bytes: int = Field(default=0, ge=0, le=2**60, description="Least memory of each device.")
+    node: str | None = Field(default=None, description="Id of the one node that will do.")
 
 
 class NewSession(BaseModel):
@@ -64,7 +65,7 @@ class NewSession(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: Annotated[str, AfterValidator(check_name)]
-    request: Wanted = Field(default_factory=Wanted)
+    request: Wanted = Wanted()
     cwd: Annotated[str, AfterValidator(_without_nul)] = Field(
         "", description="Folder to work in, where the node shares the client's machine."
     )
@@ -173,7 +174,7 @@ async def logged(
     # Entered here and not in the stream, so that a refusal is answered as one.
     pieces = await opened.__aenter__()
 
-    async def stream() -> Any:
+    async def stream() -> AsyncIterator[bytes]:
         try:
             async for piece in pieces:
                 yield piece

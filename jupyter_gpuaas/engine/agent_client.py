@@ -70,8 +70,8 @@ class AgentClient:
         body = msgspec.json.encode(spec)
         return await self._call(HostReport, "POST", "/v1/hosts", body=body)
 
-    async def stop_host(self, session_id: str, *, epoch: int) -> None:
-        """End the session's host and every process of it.
+    async def stop_host(self, session_id: str, *, epoch: int, reason: str) -> None:
+        """End the session's host and every process of it; ``reason`` is told to its clients.
 
         Raises
         ------
@@ -94,8 +94,10 @@ class AgentClient:
 
     @asynccontextmanager
     async def log(self, session_id: str, *, kind: str, tail: int, follow: bool) -> AsyncIterator[AsyncIterator[bytes]]:
-        """A session's log, in pieces as they come."""
-        query: dict[str, str | int] = {"kind": kind, "tail": tail, "follow": int(follow)}
+        """A session's log, in pieces as they come; ``tail`` 0 means all of it."""
+        query: dict[str, str | int] = {"kind": kind, "follow": int(follow)}
+        if tail:
+            query["tail"] = tail
         timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=None if follow else READ_TIMEOUT_S)
         path = f"/v1/hosts/{session_id}/log"
         try:
