@@ -25,12 +25,15 @@ def happened(state: SessionState, kernel_starts: int, report: HostReport) -> lis
         return [(SessionEvent.RELEASE, report.cause or "its client shut it down")]
     events: list[Happened] = []
     failed = report.state is HostState.FAILED
-    if report.kernel_starts > kernel_starts or (failed and state is not SessionState.STARTING):
-        by_user = "restart" in report.cause.lower()
-        if not by_user:
-            events.append((SessionEvent.KERNEL_DIED, report.cause or "its kernel died"))
-        elif state is not SessionState.STARTING:
-            events.append((SessionEvent.RESTARTED, report.cause))
+    if state is not SessionState.STARTING and (
+        failed or report.state is HostState.STARTING or report.kernel_starts > kernel_starts
+    ):
+        by_user = "restarted" in report.cause
+        events.append(
+            (SessionEvent.RESTARTED, report.cause)
+            if by_user
+            else (SessionEvent.KERNEL_DIED, report.cause or "its kernel died")
+        )
         state = SessionState.STARTING
     if failed:
         events.append((SessionEvent.START_FAILED, report.cause or "its kernel did not start"))

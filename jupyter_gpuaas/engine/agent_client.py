@@ -78,7 +78,7 @@ class AgentClient:
         NoSuchSession
             The agent has no such host.
         """
-        await self._call(dict[str, Any], "DELETE", f"/v1/hosts/{session_id}", query={"epoch": epoch})
+        await self._call(dict[str, Any], "DELETE", f"/v1/hosts/{session_id}", query={"epoch": epoch, "reason": reason})
 
     async def interrupt(self, session_id: str) -> None:
         """Interrupt the cell that runs."""

@@ -50,7 +50,7 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     clients: int = 0
     #: Seconds since the epoch; 0 while a client is attached.
     unattended_since_s: float = 0.0
-    #: Rises each time the kernel process was replaced because it died or was restarted.
+    #: Kernels that became ready so far: 1 after the first, more when one died or was restarted.
     kernel_starts: int = 0
     #: Memory of the session's processes.
     used_bytes: int = 0
