@@ -52,7 +52,10 @@ class GroupHead(msgspec.Struct, frozen=True):
     stream: int
     arenas: tuple[int, ...]
     ranges: tuple[Range, ...]
-    digests: tuple[str, ...]
+    #: Of the arenas, where the sender has them.
+    digests: tuple[str, ...] = ()
+    #: What both sides call this state of these names; empty if nobody will ask for it again.
+    version: str = ""
 
 
 class FileHead(msgspec.Struct, frozen=True):
@@ -86,6 +89,7 @@ class Group(msgspec.Struct):
     #: Holds remote variables, so what it means depends on the session.
     has_handles: bool
     digests: tuple[str, ...] = ()
+    version: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -216,7 +220,7 @@ def assemble(groups: Iterable[Group], files: Iterable[tuple[FileHead, Buffer]] =
         buffers.append(group.stream)
         arenas = tuple(range(len(buffers), len(buffers) + len(group.arenas)))
         buffers += group.arenas
-        heads.append(GroupHead(group.names, stream, arenas, group.ranges, group.digests))
+        heads.append(GroupHead(group.names, stream, arenas, group.ranges, group.digests, group.version))
     described: list[FileHead] = []
     for file, content in files:
         described.append(msgspec.structs.replace(file, buffer=len(buffers)))
@@ -284,10 +288,10 @@ def count_buffers(fixed: Buffer) -> int:
     return int(count)
 
 
-def read_sizes(table: Buffer, *, length: int) -> list[int]:
-    """Lengths of the buffers; ``length`` is what the body says it has for all of them."""
+def read_sizes(table: Buffer, *, length: int | None) -> list[int]:
+    """Lengths of the buffers; ``length`` is what the body says it has for all of them, where it says so."""
     sizes = list(struct.unpack(f"<{len(table) // 8}Q", table))
-    if sum(sizes) != length:
+    if length is not None and sum(sizes) != length:
         raise RemoteProtocolError(f"bundle: its buffers have {sum(sizes)} bytes, its body {length}")
     return sizes
 
@@ -329,7 +333,44 @@ def group_names(memos: Mapping[str, Pickled], values: Mapping[str, Any]) -> list
             parent[find(name)] = find(last)
         if start + length > end:
             end, last = start + length, name
+    # Definitions that refer to each other in a circle have no order in which they could be unpacked one by one.
+    reached = {name: _reached(name, memos) for name in memos}
+    for name, others in reached.items():
+        for other in others:
+            if other != name and name in reached[other]:
+                parent[find(name)] = find(other)
     groups: dict[str, list[str]] = {}
     for name in values:
         groups.setdefault(find(name), []).append(name)
     return [tuple(names) for names in groups.values()]
+
+
+def _reached(name: str, memos: Mapping[str, Pickled]) -> set[str]:
+    found: set[str] = set()
+    todo = [name]
+    while todo:
+        for other in memos[todo.pop()].trace.references:
+            if other in memos and other not in found:
+                found.add(other)
+                todo.append(other)
+    return found
+
+
+def in_order(groups: Sequence[Group]) -> list[Group]:
+    """The groups so that each comes after those that it refers to; `group_names` leaves no circles."""
+    by_name = {name: group for group in groups for name in group.names}
+    ordered: list[Group] = []
+    seen: set[tuple[str, ...]] = set()
+
+    def place(group: Group) -> None:
+        if group.names in seen:
+            return
+        seen.add(group.names)
+        for name in sorted(group.references):
+            if name in by_name:
+                place(by_name[name])
+        ordered.append(group)
+
+    for group in groups:
+        place(group)
+    return ordered

@@ -7,17 +7,20 @@ that name, and the name itself is sent once: so instances that arrive later belo
 
 from __future__ import annotations
 
+import enum
 import functools
 import importlib
 import io
 import pickle
 import sys
 import types
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from jupyter_gpuaas.state.device.storage import reduce_storage
+from jupyter_gpuaas.state.enums import reduce_enum
 
 MAIN = "__main__"
 
@@ -27,6 +30,10 @@ HELD: dict[str, Any] = {}
 
 class Refused(pickle.PicklingError):
     """An object that cannot leave its process, with the reason."""
+
+
+class TooLarge(Exception):
+    """The pickle would exceed the limit that its caller set."""
 
 
 class _NeedsDill(Exception):
@@ -60,8 +67,14 @@ class Pickled:
     trace: Trace
 
 
-def dump(values: Any, *, own: Collection[str] = (), lonely: Collection[int] = ()) -> Pickled:
-    """Pickle a value.
+def dump(
+    values: tuple[Any, ...],
+    *,
+    own: Collection[str] = (),
+    lonely: Collection[int] = (),
+    limit_bytes: int = sys.maxsize,
+) -> Pickled:
+    """Pickle values together.
 
     Parameters
     ----------
@@ -74,16 +87,21 @@ def dump(values: Any, *, own: Collection[str] = (), lonely: Collection[int] = ()
     ------
     Refused
         Something in it cannot leave this process.
+    TooLarge
+        Stream and buffers together exceed ``limit_bytes``.
     """
-    top = frozenset(id(value) for value in values) if isinstance(values, tuple) else frozenset()
+    rules = (frozenset(own), frozenset(lonely), frozenset(map(id, values)))
     try:
         try:
-            return _dump(_FastPickler, values, own, lonely, top)
-        except Refused:
+            return _dump(_FastPickler, values, rules, limit_bytes)
+        except (Refused, TooLarge):
             raise
         except Exception:  # dill decides, and its message is the one that counts.
-            return _dump(_dill_pickler(), values, own, lonely, top)
-    except Refused:
+            with warnings.catch_warnings():
+                # dill warns where it writes something that nobody will be able to read.
+                warnings.simplefilter("error", _dill_warning())
+                return _dump(_dill_pickler(), values, rules, limit_bytes)
+    except (Refused, TooLarge):
         raise
     except RecursionError as error:
         raise Refused("is nested too deeply") from error
@@ -111,28 +129,49 @@ def main_attribute(name: str) -> Any:
     return getattr(sys.modules[MAIN], name)
 
 
-def _dump(
-    pickler_type: Any, values: Any, own: Collection[str], lonely: Collection[int], top: frozenset[int]
-) -> Pickled:
-    file = io.BytesIO()
-    views: list[memoryview] = []
+class _Sink(io.BytesIO):
+    """A file that refuses to grow beyond a limit, together with the buffers beside it."""
 
-    def keep(buffer: pickle.PickleBuffer) -> bool:
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__()
+        self.left = limit_bytes
+        self.views: list[memoryview] = []
+
+    def write(self, data: Any) -> int:
+        self._take(memoryview(data).nbytes)
+        return super().write(data)
+
+    def keep(self, buffer: pickle.PickleBuffer) -> bool:
+        """The pickler's buffer callback; true sends the buffer in band."""
         try:
             view = buffer.raw()
-        except BufferError:  # Not contiguous: goes in band.
+        except BufferError:  # Not contiguous.
             return True
         if not view.nbytes:
             return True
-        views.append(view)
+        self._take(view.nbytes)
+        self.views.append(view)
         return False
 
-    pickler = pickler_type(file, protocol=5, buffer_callback=keep)
-    pickler.prepare(Trace(), frozenset(own), frozenset(lonely), top)
+    def _take(self, size: int) -> None:
+        self.left -= size
+        if self.left < 0:
+            raise TooLarge
+
+
+def _dump(
+    pickler_type: Any,
+    values: tuple[Any, ...],
+    rules: tuple[frozenset[str], frozenset[int], frozenset[int]],
+    limit_bytes: int,
+) -> Pickled:
+    sink = _Sink(limit_bytes)
+    pickler = pickler_type(sink, protocol=5, buffer_callback=sink.keep)
+    pickler.prepare(Trace(), *rules)
     pickler.dump(values)
     memo = pickler.memo if isinstance(pickler.memo, dict) else pickler.memo.copy()
     pickler.trace.memo = {key: obj for key, (_, obj) in memo.items() if not isinstance(obj, _UNSHARED)}
-    return Pickled(file.getvalue(), views, pickler.trace)
+    return Pickled(sink.getvalue(), sink.views, pickler.trace)
 
 
 class _Rules:
@@ -150,7 +189,9 @@ class _Rules:
         kind = type(obj)
         if kind is types.FunctionType or issubclass(kind, type):
             return self._definition(obj)
-        if kind is types.ModuleType:
+        if isinstance(obj, types.ModuleType):
+            if sys.modules.get(obj.__name__) is not obj or (not obj.__spec__ and obj.__name__ != MAIN):
+                raise Refused(f"is a module ({obj.__name__}) that cannot be imported by its name")
             self.trace.modules.add(obj.__name__)
             return importlib.import_module, (obj.__name__,)
         if kind in _process_bound():
@@ -181,6 +222,11 @@ class _Rules:
             raise _NeedsDill
         if isinstance(obj, types.FunctionType) and obj.__globals__ is main:
             self.trace.codes.append(obj.__code__)
+        if isinstance(obj, enum.EnumMeta):
+            taken_apart = reduce_enum(cast("type[enum.Enum]", obj), MAIN)
+            if taken_apart is None:
+                raise Refused(f"is or needs the Enum {name}, which has a __new__ of its own")
+            return taken_apart
         return NotImplemented
 
     def _array(self, array: Any) -> Any:
@@ -217,6 +263,12 @@ def _dill_pickler() -> Any:
             super().__init__(file, byref=False, recurse=False, **options)
 
     return DillPickler
+
+
+def _dill_warning() -> type[Warning]:
+    from dill import PicklingWarning
+
+    return cast("type[Warning]", PicklingWarning)
 
 
 def strided_array(buffer: Any, dtype: Any, shape: Any, strides: Any, offset: int) -> Any:
@@ -283,7 +335,6 @@ def _unshared() -> tuple[type, ...]:
     """Types whose objects may be in two pickles without anybody noticing that they became two."""
     import datetime
     import decimal
-    import enum
     import fractions
     import pathlib
     import re

@@ -1,0 +1,320 @@
+"""The session's side of a shipped cell: bind what comes, run, send back what the cell assigned.
+
+Metadata of the execute request (`Shipment`) and the answer in its reply (`Returned`) are described in
+``state/exchange.py``, which both sides share.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jupyter_gpuaas.errors import CellError
+from jupyter_gpuaas.kernel.bundles import BundleStore
+from jupyter_gpuaas.kernel.files import WorkingFolder
+from jupyter_gpuaas.kernel.modules import LocalModules
+from jupyter_gpuaas.state import pickling
+from jupyter_gpuaas.state.bundle import (
+    Buffer,
+    FileHead,
+    Group,
+    GroupHead,
+    assemble,
+    group_names,
+    in_order,
+    pack_group,
+    read_head,
+    unpack_group,
+)
+from jupyter_gpuaas.state.describe import describe
+from jupyter_gpuaas.state.exchange import Returned, Shipment
+from jupyter_gpuaas.state.pickling import HELD, Pickled, Refused, TooLarge
+
+_MISSING = object()
+
+
+class CannotBind(CellError):
+    """What came with a cell could not be bound; shown to the user without our own stack."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+class _Receipt(msgspec.Struct):
+    """A group as it was when it was bound: what both sides call it, and its digest as packed here."""
+
+    version: str
+    digest: str
+
+
+class Exchange:
+    """Serves one kernel. All methods run in the kernel's main thread, between cells.
+
+    Parameters
+    ----------
+    shell
+        An IPython ``InteractiveShell``.
+    """
+
+    def __init__(self, shell: Any, bundles: BundleStore) -> None:
+        self._shell = shell
+        self._bundles = bundles
+        self._receipts: dict[tuple[str, ...], _Receipt] = {}
+        self._modules = LocalModules()
+        self._files: WorkingFolder | None = None
+        #: Names that the cell assigns and that were taken away for its duration.
+        self._prior: dict[str, Any] = {}
+        self._inputs: dict[str, Any] = {}
+
+    @property
+    def _folder(self) -> WorkingFolder:
+        # Not at construction: a kernel that was started ahead gets its folder when a session takes it.
+        if self._files is None:
+            self._files = WorkingFolder(Path.cwd())
+        return self._files
+
+    # -- operations between cells ----------------------------------------------------------------
+
+    async def request(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out ``content["op"]``.
+
+        Raises
+        ------
+        CellError
+            It is not known, or cannot be done.
+        """
+        operations: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+            "hello": self._hello,
+            "valid": self._valid,
+            "wanted": self._wanted,
+            "write": self._write,
+            "get": self._get,
+            "hold": self._hold,
+            "drop": self._drop,
+        }
+        operation = operations.get(str(content.get("op")))
+        if operation is None:
+            raise CellError(f"operation {content.get('op')!r} is not known to this session.")
+        return operation(content)
+
+    def _hello(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        versions: dict[str, str | None] = {}
+        for package in content.get("packages", ()):
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                versions[package] = None
+        return {
+            "python": platform.python_version(),
+            "packages": versions,
+            "folder": str(self._folder.root),
+            "pid": os.getpid(),
+        }
+
+    def _valid(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Positions of the ``groups`` ([names, version]) that are bound here just as they were sent."""
+        found = []
+        for index, (names, version) in enumerate(content["groups"]):
+            receipt = self._receipts.get(tuple(names))
+            if receipt is not None and receipt.version == version and self._unchanged(tuple(names)):
+                found.append(index)
+        return {"valid": found}
+
+    def _wanted(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        return {"wanted": self._folder.wanted(msgspec.convert(content["files"], list[FileHead]))}
+
+    def _write(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        buffers = self._bundles.take(str(content["bundle"]))
+        head = read_head(buffers)
+        self._folder.write(head.files, buffers)
+        return {"written": len(head.files)}
+
+    def _get(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        value = pickling.held(str(content["handle"]))
+        name = str(content.get("name", ""))
+        try:
+            # Under its own name, so that a function or class goes by value and not as a reference to itself.
+            group = pack_group([name], [value])
+        except Refused as error:
+            raise CellError(f"{name or 'the remote variable'} cannot be brought here: it {error}.") from error
+        return {"bundle": self._offer([group])}
+
+    def _hold(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "handles": [
+                self._handle(name, self._shell.user_ns[name], str(content.get("reason", "")))
+                for name in content["names"]
+                if name in self._shell.user_ns
+            ]
+        }
+
+    def _drop(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        for handle in content["handles"]:
+            HELD.pop(handle, None)
+        return {}
+
+    # -- around a cell ---------------------------------------------------------------------------
+
+    def before(self, meta: Mapping[str, Any]) -> None:
+        """Bind what came with the cell.
+
+        Raises
+        ------
+        CannotBind
+            Something of it cannot be unpacked here; the cell must not run.
+        """
+        shipment = msgspec.convert(meta, Shipment)
+        self._drop({"handles": shipment.drop})
+        buffers: Sequence[Buffer] = self._bundles.take(shipment.bundle) if shipment.bundle else ()
+        groups: Sequence[GroupHead] = ()
+        if buffers:
+            head = read_head(buffers)
+            groups = head.groups
+            self._folder.write(head.files, buffers)
+        root = self._folder.root
+        self._modules.add_paths(root, shipment.paths)
+        try:
+            self._modules.renew({self._folder.place(path): digest for path, digest in shipment.modules})
+        except Exception as error:
+            raise CannotBind(f"a local module cannot be imported again: {type(error).__name__}: {error}") from error
+        for group in groups:
+            self._bind(group, buffers)
+        space = self._shell.user_ns
+        self._inputs = {name: space[name] for name in shipment.inputs if name in space}
+        self._prior = {name: space.pop(name) for name in shipment.assigns if name not in self._inputs and name in space}
+
+    def _bind(self, group: GroupHead, buffers: Sequence[Buffer]) -> None:
+        names = ", ".join(group.names)
+        try:
+            values = unpack_group(group, buffers)
+        except ModuleNotFoundError as error:
+            raise CannotBind(
+                f"{names}: needs the module {error.name!r}, which the remote session does not have.",
+                hint=f"Install it there: %%remote_gpu with %pip install {(error.name or '').partition('.')[0]}.",
+            ) from error
+        except Exception as error:
+            raise CannotBind(
+                f"{names}: cannot be unpacked in the remote session: {type(error).__name__}: {error}"
+            ) from error
+        self._shell.user_ns.update(values)
+        for known in [known for known in self._receipts if not set(known).isdisjoint(values)]:
+            del self._receipts[known]
+        if group.version:
+            self._note(group, buffers)
+
+    def _note(self, group: GroupHead, buffers: Sequence[Buffer]) -> None:
+        """Remember the group as it is packed here, so that its state can later be told from a changed one."""
+        try:
+            packed = pack_group(group.names, [self._shell.user_ns[name] for name in group.names])
+        except Refused:
+            return
+        sizes = [len(buffers[index]) for index in group.arenas]
+        if sizes == [len(arena) for arena in packed.arenas]:
+            # The same bytes in the same order: no need to read them all again for their digests.
+            packed.digests = group.digests
+        self._receipts[group.names] = _Receipt(group.version, packed.digest())
+
+    def after(self, meta: Mapping[str, Any], reply: Mapping[str, Any]) -> dict[str, Any]:
+        """What the cell did to the notebook's names, for the reply. Never raises."""
+        try:
+            returned = self._returned(msgspec.convert(meta, Shipment))
+        except Exception as error:
+            returned = Returned(failure=f"{type(error).__name__}: {error}")
+        finally:
+            self._inputs.clear()
+            self._prior.clear()
+        result: dict[str, Any] = msgspec.to_builtins(returned)
+        return result
+
+    def _returned(self, shipment: Shipment) -> Returned:
+        space = self._shell.user_ns
+        for name, value in self._prior.items():
+            space.setdefault(name, value)
+        returned = Returned()
+        unchanged = self._untouched_inputs(returned, shipment)
+        values: dict[str, Any] = {}
+        for name in dict.fromkeys([*shipment.assigns, *shipment.force]):
+            if name not in space:
+                if name in self._inputs or name in shipment.deletes:
+                    returned.deleted.append(name)
+                elif name in shipment.force:
+                    returned.missing.append(name)
+                continue
+            value = space[name]
+            forced = name in shipment.force
+            if not forced and value is self._prior.get(name, _MISSING):
+                continue  # The cell did not come to the assignment.
+            twin = next((known for known in unchanged if self._inputs[known] is value), None)
+            if twin is None:
+                values[name] = value
+            elif twin != name:
+                returned.aliases[name] = twin
+        returned.deleted += [name for name in shipment.deletes if name not in space and name not in returned.deleted]
+        self._export(values, shipment, returned)
+        return returned
+
+    def _untouched_inputs(self, returned: Returned, shipment: Shipment) -> set[str]:
+        """Inputs that are as they came; the others, if the cell did not assign them, are reported as changed."""
+        untouched: set[str] = set()
+        assigned = {*shipment.assigns, *shipment.force, *shipment.deletes}
+        for names in self._receipts:
+            mine = [name for name in names if name in self._inputs]
+            if not mine:
+                continue
+            if self._unchanged(names):
+                untouched.update(mine)
+            else:
+                returned.changed += [name for name in mine if name not in assigned]
+        return untouched
+
+    def _unchanged(self, names: tuple[str, ...]) -> bool:
+        space = self._shell.user_ns
+        values = [self._inputs.get(name, space.get(name, _MISSING)) for name in names]
+        if any(value is _MISSING for value in values):
+            return False
+        try:
+            return pack_group(names, values).digest() == self._receipts[names].digest
+        except Refused:
+            return False
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def _export(self, values: Mapping[str, Any], shipment: Shipment, returned: Returned) -> None:
+        pickled: dict[str, Pickled] = {}
+        for name, value in values.items():
+            limit = sys.maxsize if name in shipment.force else shipment.small_value_bytes
+            try:
+                pickled[name] = pickling.dump((value,), own={name}, limit_bytes=limit)
+            except TooLarge:
+                returned.handles.append(self._handle(name, value, ""))
+            except Refused as error:
+                returned.handles.append(self._handle(name, value, str(error)))
+        groups: list[Group] = []
+        for names in group_names(pickled, {name: values[name] for name in pickled}):
+            ready = pickled[names[0]] if len(names) == 1 else None
+            group = pack_group(names, [values[name] for name in names], ready)
+            group.version = uuid.uuid4().hex
+            for known in [known for known in self._receipts if not set(known).isdisjoint(names)]:
+                del self._receipts[known]
+            self._receipts[names] = _Receipt(group.version, group.digest())
+            groups.append(group)
+        if groups:
+            returned.bundle = self._offer(in_order(groups))
+
+    def _offer(self, groups: Sequence[Group]) -> str:
+        bundle = uuid.uuid4().hex
+        self._bundles.offer(bundle, assemble(groups))
+        return bundle
+
+    def _handle(self, name: str, value: Any, reason: str) -> dict[str, Any]:
+        handle = next((known for known, held in HELD.items() if held is value), None) or uuid.uuid4().hex
+        HELD[handle] = value
+        return {"name": name, "handle": handle, "reason": reason, **describe(value)}
