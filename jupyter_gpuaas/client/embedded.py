@@ -116,7 +116,10 @@ def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
     environ[PREFIX + "HOME"] = str(settings.folder)
     with open(log, "ab", opener=_private) as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "jupyter_gpuaas", "up", "--nodes", str(settings.nodes)],
+            [
+                *(sys.executable, "-m", "jupyter_gpuaas", "up", "--nodes", str(settings.nodes)),
+                *("--devices", settings.devices, "--port", str(settings.port)),
+            ],
             env=environ,
             # Not the caller's folder: its modules would shadow ours, and it could not be unmounted.
             cwd=settings.folder,

@@ -87,6 +87,10 @@ class ServiceClient:
         body = {"user": user, "role": role, "ttl_s": ttl_s}
         return await self._call(NewToken, "POST", "/tokens", body=body)
 
+    async def stop(self) -> None:
+        """End the service with its sessions and nodes (admins only); answers before that has happened."""
+        await self._call(dict[str, Any], "POST", "/stop")
+
     # -- sessions --------------------------------------------------------------------------------
 
     async def create_session(

@@ -56,6 +56,27 @@ def serve(settings: Settings, ready: Callable[[ServiceFile], None]) -> None:
         asyncio.run(_serve(settings, ready))
 
 
+def end_leftovers(settings: Settings) -> None:
+    """End the sessions and nodes that a killed controller has left.
+
+    Raises
+    ------
+    AlreadyRunning
+        The controller still runs.
+    """
+    with hold(settings.folder):
+        asyncio.run(_end_leftovers(settings))
+
+
+async def _end_leftovers(settings: Settings) -> None:
+    controller = Controller(settings, LocalEngine(settings, nodes=0))
+    try:
+        await controller.open()
+    finally:
+        await controller.close(end_sessions=True)
+        (settings.folder / "service.json").unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Be the only controller of this folder; the lock ends with the process, however that ends."""

@@ -213,7 +213,7 @@ class Sessions:
     def _store(self, live: LiveSession, session: GpuSession, **news: Any) -> None:
         record = msgspec.structs.replace(live.record, session=session)
         live.record = self._database.store(record, **news)
-        log.info("session %s: %s %s", session.id, session.state, news.get("cause", ""))
+        log.debug("session %s: %s %s", session.id, session.state, news.get("cause", ""))
         live.bell.ring()
         self.news.ring()
 

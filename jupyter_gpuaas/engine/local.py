@@ -51,7 +51,8 @@ class LocalEngine:
         former = {path.parent.name for path in self._folder.glob("*/agent.json")} - wanted - leased
         started = await asyncio.gather(
             *(self._bring_up(node_id, start=True) for node_id in wanted | leased),
-            *(self._bring_up(node_id, start=False) for node_id in former),
+            # Without nodes of our own we are here to end what is left: hosts of a dead agent, too.
+            *(self._bring_up(node_id, start=self._wanted == 0) for node_id in former),
             return_exceptions=True,
         )
         for outcome in started:

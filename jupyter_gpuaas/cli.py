@@ -1,0 +1,492 @@
+"""The command line: ``jupyter gpuaas``.
+
+What is heavy is imported by the command that needs it, so that ``--help`` is there at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from jupyter_gpuaas import __version__
+from jupyter_gpuaas.errors import (
+    GpuaasError,
+    NoSuchSession,
+    ServiceUnreachable,
+    SessionEnded,
+    SettingError,
+)
+
+if TYPE_CHECKING:
+    from jupyter_gpuaas.client.embedded import Endpoint
+    from jupyter_gpuaas.client.service import ServiceClient
+    from jupyter_gpuaas.config import Settings
+    from jupyter_gpuaas.model import Event
+
+T = TypeVar("T")
+
+SHORT_ID_CHARS = 12
+STOP_TIMEOUT_S = 60.0
+
+
+class _Commands(click.Group):
+    """Shows our errors as a sentence and a hint; a traceback would tell a user nothing."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except GpuaasError as error:
+            click.echo(f"Error: {error.message}", err=True)
+            if error.hint:
+                click.echo(error.hint, err=True)
+            context.exit(1)
+        except BrokenPipeError:
+            # The reader of our output, `head` perhaps, has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            context.exit(0)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--home", help="Folder of the embedded service [GPUAAS_HOME].", metavar="FOLDER")
+@click.option("--url", help="Address of a service elsewhere [GPUAAS_URL].", metavar="URL")
+@click.version_option(__version__, prog_name="jupyter_gpuaas")
+@click.pass_context
+def main(context: click.Context, home: str | None, url: str | None) -> None:
+    """Notebook sessions on the GPU nodes of a pool, that outlive their client."""
+    context.obj = {"home": home, "url": url}
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+# -- the service ---------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--nodes", type=click.IntRange(1, 64), help="Local nodes to start.")
+@click.option("--devices", help="Devices of a node: `auto`, or like `cpu:2`.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 picks a free one.")
+@click.option("--detach", is_flag=True, help="Return when it is ready; it goes on in the background.")
+@click.option("--engine", type=click.Choice(["local"]), default="local", help="Who owns the nodes.")
+@as_json
+@click.pass_obj
+def up(
+    given: dict[str, Any],
+    nodes: int | None,
+    devices: str | None,
+    port: int | None,
+    detach: bool,
+    engine: str,
+    as_json: bool,
+) -> None:
+    """Start the service on this machine.
+
+    In the foreground, Ctrl-C ends it and its sessions. Killed in any other way, it finds its sessions again when it is
+    started again.
+    """
+    from jupyter_gpuaas.client.embedded import find_running, read_service_file, start_service
+
+    settings = _settings(given, nodes=nodes, devices=devices, port=port)
+    running = asyncio.run(find_running(settings.folder))
+    news = "already runs" if running else "runs"
+    if running is None and not detach:
+        from jupyter_gpuaas.controller.server import AlreadyRunning, serve
+
+        _log_to_stderr()
+        try:
+            serve(settings, ready=lambda _: _announce(settings, "runs", as_json, hint=True))
+            return
+        except AlreadyRunning:
+            news = "already runs or is starting"
+    elif running is None:
+        asyncio.run(start_service(settings))
+    if read_service_file(settings.folder) is not None:
+        _announce(settings, news, as_json)
+    else:
+        click.echo(f"A service for {settings.folder} {news}.")
+
+
+def _announce(settings: Settings, news: str, as_json: bool, *, hint: bool = False) -> None:
+    from jupyter_gpuaas.client.embedded import read_service_file
+
+    written = read_service_file(settings.folder)
+    assert written is not None
+    if as_json:
+        _print_json({**_plain(written), "home": str(settings.folder)})
+        return
+    count = f"{written.nodes} node{'s' if written.nodes != 1 else ''}"
+    click.echo(f"The service {news} at {written.url} ({count}, home {settings.folder}).")
+    if hint:
+        click.echo("Ctrl-C ends it and its sessions.")
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("httpx", "httpcore", "uvicorn", "websockets"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@main.command()
+@as_json
+@click.pass_obj
+def down(given: dict[str, Any], as_json: bool) -> None:
+    """End the service of this machine, with its sessions and nodes.
+
+    Works as well when the service itself was killed and only its nodes are left.
+    """
+    from jupyter_gpuaas.client.embedded import find_running, read_service_file
+    from jupyter_gpuaas.client.service import ServiceClient
+
+    settings = _settings(given)
+    written = read_service_file(settings.folder)
+    running = asyncio.run(find_running(settings.folder))
+    if running is not None and written is not None:
+
+        async def stop(endpoint: Endpoint) -> None:
+            async with ServiceClient(endpoint.url, endpoint.token) as client:
+                await client.stop()
+
+        asyncio.run(stop(running))
+        _wait_for_end(written.pid)
+    ended = _end_leftovers(settings) or running is not None
+    if as_json:
+        _print_json({"ended": ended, "home": str(settings.folder)})
+    elif ended:
+        click.echo("The service has ended, with its sessions and nodes.")
+    else:
+        click.echo(f"No service runs for {settings.folder}.")
+
+
+def _wait_for_end(pid: int) -> None:
+    import psutil
+
+    try:
+        psutil.Process(pid).wait(STOP_TIMEOUT_S)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.TimeoutExpired:
+        raise ServiceUnreachable(
+            f"the service (process {pid}) has not ended in {STOP_TIMEOUT_S:g} s.",
+            hint=f"`kill -9 {pid}`, then `jupyter gpuaas down` again.",
+        ) from None
+
+
+def _end_leftovers(settings: Settings) -> bool:
+    """End what a killed service has left; whether there was anything."""
+    folder = settings.folder
+    if not (folder / "service.json").exists() and not any(folder.glob("nodes/*/agent.json")):
+        return False
+    from jupyter_gpuaas.controller.server import AlreadyRunning, end_leftovers
+
+    try:
+        end_leftovers(settings)
+    except AlreadyRunning:
+        raise ServiceUnreachable(
+            f"a service for {folder} runs, but does not answer.",
+            hint="It may be starting: try again in a moment, or kill its process.",
+        ) from None
+    return True
+
+
+@main.command()
+@as_json
+@click.pass_obj
+def status(given: dict[str, Any], as_json: bool) -> None:
+    """Tell whether the service runs, and what it holds. Exits with 1 when it does not."""
+
+    async def ask(client: ServiceClient) -> dict[str, Any]:
+        health, nodes = await client.health(), await client.nodes()
+        sessions = await client.sessions()
+        return {
+            "running": True,
+            "url": client.url,
+            "version": health["version"],
+            "nodes": len(nodes),
+            "devices": sum(len(node.devices) for node in nodes),
+            "devices_leased": sum(len(node.leased) for node in nodes),
+            "sessions": len(sessions),
+        }
+
+    try:
+        told = _ask(given, ask)
+    except ServiceUnreachable as error:
+        if not as_json:
+            raise
+        _print_json({"running": False, "reason": error.message})
+        sys.exit(1)
+    if as_json:
+        _print_json(told)
+        return
+    click.echo(f"The service runs at {told['url']} (version {told['version']}).")
+    click.echo(
+        f"{told['nodes']} nodes, {told['devices_leased']} of {told['devices']} devices leased, "
+        f"{told['sessions']} live sessions."
+    )
+
+
+@main.command()
+@as_json
+@click.pass_obj
+def nodes(given: dict[str, Any], as_json: bool) -> None:
+    """List the nodes and what their devices do."""
+    found = _ask(given, lambda client: client.nodes())
+    if as_json:
+        _print_json([_plain(node) for node in found])
+        return
+    rows = []
+    for node in found:
+        samples = {sample.device_id: sample for sample in node.samples}
+        for device in node.devices:
+            sample = samples.get(device.id)
+            busy = sample is not None and sample.utilisation >= 0
+            rows.append(
+                (
+                    node.id,
+                    node.state,
+                    device.id,
+                    device.label,
+                    _gib(device.memory_bytes),
+                    _gib(sample.used_bytes) if sample else "?",
+                    f"{sample.utilisation:.0%}" if sample and busy else "?",
+                    "leased" if device.id in node.leased else "free",
+                )
+            )
+    _print_table(("NODE", "STATE", "DEVICE", "LABEL", "MEMORY", "USED", "LOAD", "LEASE"), rows)
+
+
+@main.group()
+def token() -> None:
+    """Tokens of the service's users."""
+
+
+@token.command()
+@click.option("--user", required=True, help="Whose token it is.")
+@click.option("--role", type=click.Choice(["user", "admin"]), default="user", show_default=True)
+@click.option("--ttl", default=0.0, help="Seconds until it ends; 0 means that it does not.")
+@as_json
+@click.pass_obj
+def create(given: dict[str, Any], user: str, role: str, ttl: float, as_json: bool) -> None:
+    """Make a token and print it; it cannot be shown again."""
+    made = _ask(given, lambda client: client.create_token(user, role=role, ttl_s=ttl))
+    if as_json:
+        _print_json(_plain(made))
+    else:
+        click.echo(made.token)
+
+
+# -- sessions ------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--all", "all_", is_flag=True, help="Those that have ended, too.")
+@as_json
+@click.pass_obj
+def sessions(given: dict[str, Any], all_: bool, as_json: bool) -> None:
+    """List the sessions."""
+    found = _ask(given, lambda client: client.sessions(all=all_))
+    if as_json:
+        _print_json([_plain(session) for session in found])
+        return
+    rows = []
+    for session in found:
+        lease, place = session.lease, session.queue_place
+        rows.append(
+            (
+                session.id[:SHORT_ID_CHARS],
+                session.name,
+                f"{session.state} (place {place})" if place else session.state,
+                f"{lease.node_id} {','.join(lease.device_ids)}" if lease else "-",
+                session.clients,
+                _age(time.time() - session.created_s),
+                session.cause,
+            )
+        )
+    _print_table(("ID", "NAME", "STATE", "ON", "CLIENTS", "AGE", "WHY"), rows)
+
+
+@main.command()
+@click.argument("session")
+@click.pass_obj
+def attach(given: dict[str, Any], session: str) -> None:
+    """Open a console on a session, by id or name. Leaving it leaves the session running."""
+    from importlib.util import find_spec
+
+    from jupyter_gpuaas.config import PREFIX
+
+    if find_spec("jupyter_console") is None:
+        raise GpuaasError("jupyter_console is not installed.", hint="`pip install jupyter_console`")
+    settings = _settings(given)
+    session_id = _ask(given, lambda client: _resolve(client, session))
+    environ = os.environ | settings.environment()
+    environ |= {PREFIX + "SESSION": session_id, PREFIX + "ON_SHUTDOWN": "detach"}
+    command = [sys.executable, "-m", "jupyter_console", "--kernel", "remote_gpu"]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, environ)
+
+
+@main.command()
+@click.argument("session", nargs=-1, required=True)
+@as_json
+@click.pass_obj
+def release(given: dict[str, Any], session: Sequence[str], as_json: bool) -> None:
+    """End sessions, by id or name; what their kernels hold is gone."""
+
+    async def end(client: ServiceClient) -> list[Any]:
+        return [(await client.release(await _resolve(client, each))).session for each in session]
+
+    ended = _ask(given, end)
+    if as_json:
+        _print_json([_plain(each) for each in ended])
+        return
+    for each in ended:
+        click.echo(f"Session {each.id[:SHORT_ID_CHARS]} ({each.name}) has ended.")
+
+
+@main.command()
+@click.argument("session")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes.")
+@click.option("--system", is_flag=True, help="What its host and kernel logged, not what it printed.")
+@click.option("--tail", type=click.IntRange(0), default=0, help="Only so many of the last lines.")
+@click.pass_obj
+def logs(given: dict[str, Any], session: str, follow: bool, system: bool, tail: int) -> None:
+    """Print what a session said."""
+
+    async def show(client: ServiceClient) -> None:
+        session_id = await _resolve(client, session)
+        kind = "system" if system else "output"
+        pieces = client.follow_log(session_id, kind=kind, tail=tail, follow=follow)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                click.echo(piece, nl=False)
+
+    _ask(given, show)
+
+
+@main.command()
+@click.option("--follow", "-f", is_flag=True, help="Go on with what comes.")
+@click.option("--session", default="", help="Only of this session, by id or name.")
+@click.option("--after", default=0, help="Only those above this number.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.pass_obj
+def events(given: dict[str, Any], follow: bool, session: str, after: int, as_json: bool) -> None:
+    """Print the story of sessions, nodes and service."""
+
+    async def show(client: ServiceClient) -> None:
+        only = await _resolve(client, session, ended=True) if session else ""
+        source = _stored_events(client, after, only)
+        if follow:
+            source = client.stream_events(after=after)
+        async for event in source:
+            if only in ("", event.session_id):
+                _print_event(event, as_json)
+
+    _ask(given, show)
+
+
+async def _stored_events(client: ServiceClient, after: int, session: str) -> AsyncIterator[Event]:
+    while True:
+        found = await client.events(after=after, session=session)
+        for event in found:
+            yield event
+            after = event.seq
+        if not found:
+            return
+
+
+def _print_event(event: Event, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(event).decode())
+        return
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time_s))
+    about = event.session_id[:SHORT_ID_CHARS] or event.kind
+    what = f"{event.source or '-'} → {event.target}" if event.target else event.kind
+    epoch = f"epoch {event.epoch}" if event.epoch else ""
+    line = f"{event.seq:>6}  {when}  {about:<{SHORT_ID_CHARS}}  {what:<22}  {epoch:<8}  {_line(event.cause)}"
+    click.echo(line.rstrip())
+
+
+# -- what the commands share ---------------------------------------------------------------------------------
+
+
+def _settings(given: dict[str, Any], **more: Any) -> Settings:
+    from jupyter_gpuaas.config import load
+
+    return load(**given, **more)
+
+
+def _ask(given: dict[str, Any], work: Callable[[ServiceClient], Coroutine[Any, Any, T]]) -> T:
+    """Run one command against the service, which must run already."""
+    from jupyter_gpuaas.client.embedded import find_service
+    from jupyter_gpuaas.client.service import ServiceClient
+
+    async def run() -> T:
+        endpoint = await find_service(_settings(given), start=False)
+        async with ServiceClient(endpoint.url, endpoint.token) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
+async def _resolve(client: ServiceClient, session: str, *, ended: bool = False) -> str:
+    """The id that an id, a name or the beginning of an id means."""
+    try:
+        return (await client.session(session)).session.id
+    except SessionEnded:
+        if ended:
+            return session
+        raise
+    except NoSuchSession:
+        known = await client.sessions(all=ended)
+        found = [each.id for each in known if each.id.startswith(session) or (ended and each.name == session)]
+        if not found:
+            raise
+        if len(found) > 1 and not ended:
+            raise SettingError(f"{session!r} begins the ids of {len(found)} sessions.") from None
+        return found[-1]
+
+
+def _plain(fact: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(fact)
+
+
+def _print_json(content: Any) -> None:
+    import json
+
+    click.echo(json.dumps(content, indent=2))
+
+
+def _print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    table = [tuple(head), *(tuple(_line(str(cell)) for cell in row) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _line(text: str) -> str:
+    """The text in one line, without what could steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _gib(count: int) -> str:
+    return f"{count / 1024**3:.1f} GiB"
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
