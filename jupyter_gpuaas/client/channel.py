@@ -70,7 +70,7 @@ class Channel:
         handler: ChannelHandler,
         settings: Settings,
         *,
-        token: str,
+        token: Callable[[], str],
         client: str = "",
     ) -> None:
         self.client = client or os.urandom(12).hex()
@@ -240,7 +240,7 @@ class Channel:
         self._reader = RecordReader(self._settings.message_bytes)
         self._unlinked.clear()
         query = f"?client={self.client}" + (f"&after={self._inbox.last}" if self._inbox else "")
-        url, token = (info.relay_url, self._token) if self._relayed else (info.direct_url, info.ticket)
+        url, token = (info.relay_url, self._token()) if self._relayed else (info.direct_url, info.ticket)
         s = self._settings
         self._opening = True
         try:

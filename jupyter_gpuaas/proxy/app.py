@@ -1,0 +1,174 @@
+"""The kernel proxy: what a Jupyter client starts as its kernel.
+
+It answers heartbeats itself and lives as long as the client wants it, whatever happens to the network, the service or
+the node. Everything else it passes on: requests to the session's host, the host's journal to the clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..client.channel import Channel as SessionChannel
+from ..config import Settings
+from ..errors import GpuaasError, TransportError
+from ..model import Channel
+from ..wire.jupyter import make_parts, read_header
+from ..wire.record import Buffer, Kind, Record
+from .delivery import Delivery
+from .front import Front, settle
+from .seeker import Seeker, default_name
+from .waiting import Held, Waiting, fail_request
+
+KINDS = {Channel.SHELL: Kind.SHELL, Channel.CONTROL: Kind.CONTROL, Channel.STDIN: Kind.STDIN}
+#: How long a shutdown waits for the host before it goes by the service instead.
+SHUTDOWN_PATIENCE_S = 2.0
+LINK_LOSS_QUIET_S = 3.0
+log = logging.getLogger(__name__)
+
+
+class Proxy:
+    """One kernel proxy."""
+
+    def __init__(self, connection_file: Path, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._front = Front(connection_file, self._requested, self._subscribers_changed)
+        self._waiting = Waiting(self._front.reply, self._front.publish, settings.unreachable_s)
+        self._seeker = Seeker(settings, default_name(connection_file), self._waiting.status)
+        self._channel = SessionChannel(self._seeker.ticket, self, settings, token=lambda: self._seeker.token)
+        self._delivery = Delivery(self._front, self._channel, settings.ack_delay_s)
+        self._ever_linked = False
+        self._over = ""  # why there is no session any more
+        self._leave = asyncio.Event()
+        self._shutdown: Held | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self) -> None:
+        """Serve until the client shuts the kernel down or the process is told to end."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._leave.set)
+        self._loop.add_signal_handler(signal.SIGINT, lambda: self._channel.send_op({"op": "interrupt"}))
+        self._task(self._keep_channel())
+        await self._leave.wait()
+        # What the clients have taken must not be said again to the next proxy.
+        await settle(0.5)
+        self._channel.acknowledge(self._delivery.acknowledgeable)
+        await settle(0.2)
+        self._channel.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._seeker.close()
+        self._front.close(linger_ms=500)
+
+    async def _keep_channel(self) -> None:
+        try:
+            self._over = await self._channel.run()
+        except GpuaasError as error:
+            self._over = str(error)
+        if self._over:
+            self._waiting.fail("RemoteSessionEnded", self._over)
+            self._say(f"\n[remote GPU] {self._over}\n")
+        if self._shutdown is not None:
+            self._leave.set()
+
+    # -- what clients ask --------------------------------------------------------------------------------------
+
+    def _requested(self, channel: Channel, address: bytes, parts: list[Buffer]) -> None:
+        try:
+            header = read_header(parts[0])
+        except msgspec.MsgspecError as error:
+            log.warning("%s: a message with an unreadable header was dropped: %s", channel, error)
+            return
+        held = Held(channel, address, header.msg_id, header.msg_type, parts, self._loop.time())
+        if header.msg_type == "shutdown_request":
+            self._task(self._shut_down(held))
+            return
+        if channel is Channel.STDIN:
+            self._delivery.prompt_answered()
+        if self._over:
+            fail_request(held, "RemoteSessionEnded", self._over, self._front.reply, self._front.publish)
+        elif self._ever_linked:
+            self._pass(held)
+        elif header.msg_type == "interrupt_request":
+            self._waiting.cancel_cells()
+            reply = make_parts(b"", "interrupt_reply", parts[0], {"status": "ok"})[1:]
+            self._front.reply(channel, address, reply)
+        else:
+            self._waiting.hold(held)
+        self._delivery.client_spoke(address)
+
+    def _pass(self, held: Held) -> None:
+        try:
+            self._channel.send(KINDS[held.channel], [held.address, *held.parts])
+        except TransportError as error:
+            fail_request(held, "RemoteUnreachable", str(error), self._front.reply, self._front.publish)
+
+    async def _shut_down(self, held: Held) -> None:
+        """The client ends the kernel, for good or to start it anew."""
+        self._shutdown = held
+        if self._settings.on_shutdown == "detach" or self._over:
+            self._answer_shutdown(held)
+            return
+        self._pass(held)
+        if not await self._channel.delivered(SHUTDOWN_PATIENCE_S):
+            log.warning("the session's host cannot be reached; ending the session by the service")
+            try:
+                await asyncio.wait_for(self._seeker.release(), SHUTDOWN_PATIENCE_S)
+            except (GpuaasError, asyncio.TimeoutError) as error:
+                log.error("the session could not be ended: %s", error)
+            self._answer_shutdown(held)
+            return
+        # The reply comes with the stream; a kernel that cannot even reply is ended by its host.
+        await asyncio.sleep(self._settings.stop_timeout_s)
+        self._leave.set()
+
+    def _answer_shutdown(self, held: Held) -> None:
+        try:
+            restart = bool(msgspec.json.decode(held.parts[3]).get("restart"))
+        except (msgspec.MsgspecError, AttributeError):
+            restart = False
+        content = {"status": "ok", "restart": restart}
+        self._front.reply(held.channel, held.address, make_parts(b"", "shutdown_reply", held.parts[0], content)[1:])
+        self._leave.set()
+
+    def _subscribers_changed(self, count: int) -> None:
+        if count:
+            self._delivery.subscribed()
+
+    # -- ChannelHandler ----------------------------------------------------------------------------------------
+
+    def record_received(self, record: Record) -> None:
+        self._delivery.take(record)
+        if self._shutdown is not None and record.kind in (Kind.CONTROL, Kind.SHELL):
+            if read_header(record.parts[2]).msg_id == self._shutdown.msg_id:
+                self._leave.set()
+
+    def channel_linked(self, welcome: dict[str, Any]) -> None:
+        log.info("linked to session %s, epoch %s", welcome["session"], welcome["epoch"])
+        if not self._ever_linked:
+            self._ever_linked = True
+            for held in self._waiting.release():
+                self._pass(held)
+
+    def channel_unlinked(self, reason: str, retry_s: float) -> None:
+        log.warning("no link: %s; next try in %.1f s", reason, retry_s)
+        if not self._ever_linked:
+            self._waiting.trouble(f"{reason} Next try in {retry_s:.1f} s; run the cell again when it is back.")
+
+    def host_changed(self, op: dict[str, Any]) -> None:
+        log.info("session is %s %s", op.get("state"), op.get("cause"))
+
+    def _say(self, text: str) -> None:
+        parts = make_parts(b"", "stream", b"{}", {"name": "stderr", "text": text})
+        self._front.publish(b"stream.stderr", parts[1:])
+
+    def _task(self, coroutine: Any) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

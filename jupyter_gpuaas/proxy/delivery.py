@@ -1,0 +1,160 @@
+"""Bringing the journal to Jupyter clients: in order, at their pace, and acknowledged only when they have it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Protocol
+
+import msgspec
+
+from ..model import Channel
+from ..wire.jupyter import make_parts, read_header
+from ..wire.record import Buffer, Kind, Record
+from .front import Front, unsent_bytes
+
+#: Records held here while nobody takes them; beyond that they stay in the host's journal.
+HELD_RECORDS = 2_000
+HELD_BYTES = 64 * 1024**2
+RETRY_S = 0.01
+#: A reply whose client has not connected in this time is given up; a client that returns asks anew.
+REPLY_PATIENCE_S = 60.0
+CHANNELS = {Kind.SHELL: Channel.SHELL, Kind.CONTROL: Channel.CONTROL, Kind.STDIN: Channel.STDIN}
+
+
+class Flow(Protocol):
+    """The channel, as a delivery needs it."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def acknowledge(self, number: int) -> None: ...
+
+
+class Delivery:
+    """Takes records as they come and hands them to the front.
+
+    Parameters
+    ----------
+    ack_delay_s
+        A record is acknowledged when it was handed over this long ago and no socket holds unsent bytes.
+    """
+
+    def __init__(self, front: Front, flow: Flow, ack_delay_s: float) -> None:
+        self._front = front
+        self._flow = flow
+        self._ack_delay_s = ack_delay_s
+        self._loop = asyncio.get_running_loop()
+        self._outputs: deque[Record] = deque()
+        self._outputs_bytes = 0
+        self._replies: deque[tuple[float, Record]] = deque()  # whose client is not there (yet)
+        self._handed: deque[tuple[float, int]] = deque()
+        self._paused = False
+        self._retry: asyncio.TimerHandle | None = None
+        self._ack: asyncio.TimerHandle | None = None
+        #: The prompt that nobody has answered: header, parent, metadata, content.
+        self._prompt: list[Buffer] | None = None
+        self._asked: set[bytes] = set()
+        #: Number of the last record that came.
+        self.last = 0
+
+    def take(self, record: Record) -> None:
+        """The next record of the journal."""
+        self.last = record.number
+        if record.kind is Kind.NOTICE:
+            gap = msgspec.json.decode(record.parts[0])
+            text = (
+                f"\n[remote GPU] {gap['last'] - gap['first'] + 1} messages were dropped here: nobody took them, "
+                "and the journal of this session was full (setting journal_bytes).\n"
+            )
+            parts = make_parts(b"stream.stderr", "stream", b"{}", {"name": "stderr", "text": text})
+            record = Record(Kind.IOPUB, record.number, record.time_us, tuple(parts))
+        if record.kind is Kind.IOPUB:
+            self._outputs.append(record)
+            self._outputs_bytes += record.body_bytes
+            if len(self._outputs) == 1:
+                self._publish()
+            elif not self._paused and (len(self._outputs) > HELD_RECORDS or self._outputs_bytes > HELD_BYTES):
+                self._paused = True
+                self._flow.pause()
+        elif record.kind in CHANNELS:
+            if record.kind is Kind.STDIN:
+                self._prompt, self._asked = list(record.parts[1:]), {bytes(record.parts[0])}
+            if not self._reply(record):
+                self._replies.append((time.monotonic() + REPLY_PATIENCE_S, record))
+                self._retry_later()
+        self._acknowledge_later()
+
+    def subscribed(self) -> None:
+        """Somebody listens on iopub now."""
+        self._publish()
+
+    def client_spoke(self, address: bytes) -> None:
+        """A client has sent a request; if it is a new one, it is asked what nobody has answered."""
+        if self._prompt is not None and address not in self._asked:
+            if self._front.reply(Channel.STDIN, address, self._prompt):
+                self._asked.add(address)
+
+    def prompt_answered(self) -> None:
+        self._prompt = None
+
+    @property
+    def acknowledgeable(self) -> int:
+        """Everything up to this number has been handed over."""
+        oldest = [queue[0] for queue in (self._outputs,) if queue] + [record for _, record in self._replies]
+        return min((record.number - 1 for record in oldest), default=self.last)
+
+    def _publish(self) -> None:
+        while self._outputs and self._front.subscribers:
+            record = self._outputs[0]
+            if not self._front.publish(record.parts[0], list(record.parts[1:])):
+                self._retry_later()
+                return
+            self._outputs.popleft()
+            self._outputs_bytes -= record.body_bytes
+        if self._paused and not self._outputs:
+            self._paused = False
+            self._flow.resume()
+
+    def _reply(self, record: Record) -> bool:
+        parts = list(record.parts[1:])
+        if self._prompt is not None and record.kind is Kind.SHELL:
+            if read_header(parts[1]).msg_id == read_header(self._prompt[1]).msg_id:
+                self._prompt = None
+        return self._front.reply(CHANNELS[record.kind], record.parts[0], parts)
+
+    def _retry_later(self) -> None:
+        if self._retry is None:
+            self._retry = self._loop.call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        now = time.monotonic()
+        self._replies = deque(
+            (until, record) for until, record in self._replies if not self._reply(record) and until > now
+        )
+        self._publish()
+        if self._replies or (self._outputs and self._front.subscribers):
+            self._retry_later()
+
+    def _acknowledge_later(self) -> None:
+        if self._ack is None:
+            self._ack = self._loop.call_later(self._ack_delay_s, self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        """Acknowledge what was handed over a while ago; what lies in a socket does not count as arrived."""
+        self._ack = None
+        now = time.monotonic()
+        number = self.acknowledgeable
+        if not self._handed or self._handed[-1][1] < number:
+            self._handed.append((now, number))
+        safe = 0
+        if unsent_bytes() == 0:
+            while self._handed and self._handed[0][0] <= now - self._ack_delay_s:
+                safe = self._handed.popleft()[1]
+        if safe:
+            self._flow.acknowledge(safe)
+        if self._handed or self._outputs or self._replies:
+            self._acknowledge_later()

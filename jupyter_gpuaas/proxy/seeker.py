@@ -1,0 +1,111 @@
+"""Finding the session of a kernel: by id or name, made where there is none, waited for where there is a queue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ..client.embedded import find_service
+from ..client.service import ServiceClient
+from ..config import Settings
+from ..errors import NoSuchSession, SessionEnded
+from ..model import LIVE_STATES, ChannelInfo, GpuSession, SessionState, SessionView
+from ..wire.machine import machine_id
+
+WAIT_S = 20.0
+#: Variables of the client that a kernel would have had on the user's machine.
+FORWARDED = ("JPY_SESSION_NAME", "MPLBACKEND")
+
+
+class Seeker:
+    """Gets tickets for the session of one proxy.
+
+    Parameters
+    ----------
+    default_name
+        Name of the session when neither ``GPUAAS_SESSION`` nor ``JPY_SESSION_NAME`` gives one.
+    told
+        Called with how things stand, in words for the user.
+    """
+
+    def __init__(self, settings: Settings, default_name: str, told: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._name = os.environ.get("JPY_SESSION_NAME") or default_name
+        self._told = told
+        self._service: ServiceClient | None = None
+        #: The session, once it is known.
+        self.session: GpuSession | None = None
+        #: Token of the user, once the service is known.
+        self.token = settings.token
+
+    async def ticket(self) -> ChannelInfo:
+        """A ticket for the session's channel; waits as long as the session is queued or starting.
+
+        Raises
+        ------
+        SessionEnded
+            The session has failed, or was ended; the message says why.
+        ServiceUnreachable
+            No service answers.
+        """
+        service = await self._find()
+        view = await self._view(service)
+        while view.channel is None or view.session.state in (SessionState.QUEUED, SessionState.STARTING):
+            self.session = view.session
+            if view.session.state not in LIVE_STATES:
+                raise SessionEnded(
+                    f"session {view.session.name!r} has ended: {view.session.cause or view.session.state}.",
+                    hint="Restart the kernel to get a new one.",
+                )
+            self._told(describe(view.session))
+            if view.channel is not None:
+                break
+            view = await service.session(view.session.id, after=view.session.last_event, wait_s=WAIT_S)
+        self.session = view.session
+        return view.channel
+
+    async def release(self) -> None:
+        """End the session by the service, where the channel cannot be used."""
+        if self.session is not None:
+            await (await self._find()).release(self.session.id)
+
+    async def close(self) -> None:
+        if self._service is not None:
+            await self._service.close()
+
+    async def _find(self) -> ServiceClient:
+        if not self._settings.url:
+            self._told("looking for the service on this machine, or starting it")
+        endpoint = await find_service(self._settings)
+        if self._service is None or (self._service.url, self._service.token) != (endpoint.url, endpoint.token):
+            await self.close()
+            self._service = ServiceClient(endpoint.url, endpoint.token)
+            self.token = endpoint.token
+        return self._service
+
+    async def _view(self, service: ServiceClient) -> SessionView:
+        if self.session is not None:
+            return await service.session(self.session.id)
+        name = self._name
+        if self._settings.session:
+            try:
+                return await service.session(self._settings.session)
+            except NoSuchSession:
+                name = self._settings.session
+        env = {key: os.environ[key] for key in FORWARDED if key in os.environ}
+        return await service.create_session(name, cwd=os.getcwd(), machine=machine_id(), env=env, wait_s=5.0)
+
+
+def describe(session: GpuSession) -> str:
+    """State of a session that is not ready, for people."""
+    if session.state is SessionState.QUEUED:
+        place = f"place {session.queue_place}" if session.queue_place else "waiting for a place"
+        return f"queued, {place}: every device that would do is in use"
+    where = f" on {session.lease.node_id}" if session.lease else ""
+    return f"starting{where}: {session.cause}" if session.cause else f"starting{where}"
+
+
+def default_name(connection_file: Path) -> str:
+    """Name of a session whose client gives it none: that of the kernel, which a restart keeps."""
+    return connection_file.stem

@@ -1,0 +1,167 @@
+"""Requests that wait because the session is not there: explained to their cells, and failed when that is honest."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..model import Channel
+from ..wire.jupyter import make_parts
+from ..wire.record import Buffer
+
+#: A wait shorter than this is not worth a word.
+QUIET_S = 1.0
+#: A front end shows the kernel as connecting until it gets this answer; a session in a queue may take long.
+KERNEL_INFO_S = 3.0
+
+Reply = Callable[[Channel, bytes, list[Buffer]], object]
+Publish = Callable[[Buffer, list[Buffer]], object]
+
+
+class Held(msgspec.Struct):
+    """One request that has not been sent on."""
+
+    channel: Channel
+    address: bytes
+    msg_id: str
+    msg_type: str
+    parts: list[Buffer]
+    since_s: float
+    shown: bool = False
+
+
+class Waiting:
+    """The requests that came before a session was there.
+
+    Parameters
+    ----------
+    unreachable_s
+        A cell fails when the service could not be reached for this long.
+    """
+
+    def __init__(self, reply: Reply, publish: Publish, unreachable_s: float) -> None:
+        self._reply = reply
+        self._publish = publish
+        self._unreachable_s = unreachable_s
+        self._loop = asyncio.get_running_loop()
+        self._held: list[Held] = []
+        self._status = "starting"
+        self._trouble = ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def hold(self, held: Held) -> None:
+        """Keep a request until ``release``."""
+        self._held.append(held)
+        self._tick()
+
+    def status(self, text: str) -> None:
+        """How things stand, for people: ``queued, place 2``; ends a trouble."""
+        self._status, self._trouble = text, ""
+        for held in self._held:
+            if held.shown:
+                self._show(held)
+
+    def trouble(self, text: str) -> None:
+        """The service cannot be reached, and why."""
+        self._trouble = text
+        self._tick()
+
+    def release(self) -> list[Held]:
+        """The session is there: take down what was shown, and hand out the requests in their order."""
+        held, self._held = self._held, []
+        for one in held:
+            if one.shown:
+                self._publish(b"clear_output", make_parts(b"", "clear_output", one.parts[0], {"wait": False})[1:])
+        return held
+
+    def fail(self, ename: str, why: str) -> None:
+        """No session comes: every request gets its answer."""
+        held, self._held = self._held, []
+        for one in held:
+            fail_request(one, ename, why, self._reply, self._publish)
+
+    def cancel_cells(self) -> None:
+        """The user interrupts: cells that have not been sent will not run."""
+        cells = [held for held in self._held if held.msg_type == "execute_request"]
+        self._held = [held for held in self._held if held not in cells]
+        for one in cells:
+            fail_request(one, "KeyboardInterrupt", "cancelled before it was sent", self._reply, self._publish)
+
+    def _tick(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._loop.time()
+        for held in list(self._held):
+            waited = now - held.since_s
+            if held.msg_type == "execute_request":
+                if self._trouble and waited >= self._unreachable_s:
+                    self._held.remove(held)
+                    fail_request(held, "RemoteUnreachable", self._trouble, self._reply, self._publish)
+                elif waited >= QUIET_S and not held.shown:
+                    self._show(held)
+            elif held.msg_type == "kernel_info_request" and waited >= KERNEL_INFO_S:
+                self._held.remove(held)
+                answer_kernel_info(held, self._reply, self._publish)
+        if self._held:
+            self._timer = self._loop.call_later(0.25, self._tick)
+
+    def _show(self, held: Held) -> None:
+        """Say in the cell what it waits for; the text is replaced in place as things change."""
+        msg_type = "update_display_data" if held.shown else "display_data"
+        parent = held.parts[0]
+        if not held.shown:
+            busy = make_parts(b"", "status", parent, {"execution_state": "busy"})
+            self._publish(b"status", busy[1:])
+        held.shown = True
+        content = {
+            "data": {"text/plain": f"Remote GPU: {self._status}"},
+            "metadata": {},
+            "transient": {"display_id": f"gpuaas-waiting-{held.msg_id}"},
+        }
+        self._publish(b"display_data", make_parts(b"", msg_type, parent, content)[1:])
+
+
+def fail_request(held: Held, ename: str, why: str, reply: Reply, publish: Publish) -> None:
+    """Answer a request that cannot be carried out, as a kernel would: busy, error, reply, idle."""
+    parent = held.parts[0]
+    error = {"ename": ename, "evalue": why, "traceback": [f"\x1b[31m{ename}\x1b[0m: {why}"]}
+    content: dict[str, Any] = {"status": "error", **error}
+    publish(b"status", make_parts(b"", "status", parent, {"execution_state": "busy"})[1:])
+    if held.msg_type == "execute_request":
+        publish(b"error", make_parts(b"", "error", parent, error)[1:])
+        content |= {"execution_count": 0, "user_expressions": {}, "payload": []}
+    answer = held.msg_type.replace("_request", "_reply")
+    if answer != held.msg_type:
+        reply(held.channel, held.address, make_parts(b"", answer, parent, content)[1:])
+    publish(b"status", make_parts(b"", "status", parent, {"execution_state": "idle"})[1:])
+
+
+def answer_kernel_info(held: Held, reply: Reply, publish: Publish) -> None:
+    """Tell what the kernel will be able to do, before it is there."""
+    parent = held.parts[0]
+    content = {
+        "status": "ok",
+        "protocol_version": "5.4",
+        "implementation": "ipython",
+        "implementation_version": "",
+        "language_info": {
+            "name": "python",
+            "version": platform.python_version(),
+            "mimetype": "text/x-python",
+            "codemirror_mode": {"name": "ipython", "version": 3},
+            "pygments_lexer": "ipython3",
+            "nbconvert_exporter": "python",
+            "file_extension": ".py",
+        },
+        "banner": "Python 3 (remote GPU); the session is not ready yet\n",
+        "help_links": [],
+        "supported_features": ["kernel subshells", "debugger"],
+    }
+    publish(b"status", make_parts(b"", "status", parent, {"execution_state": "busy"})[1:])
+    reply(held.channel, held.address, make_parts(b"", "kernel_info_reply", parent, content)[1:])
+    publish(b"status", make_parts(b"", "status", parent, {"execution_state": "idle"})[1:])
