@@ -32,19 +32,11 @@ class GpuKernelApp(IPKernelApp):
         else:
             super().init_poller()
 
-    def init_iopub(self, context: Any) -> None:
-        """Block at the high-water mark instead of dropping; the host always reads on, to its journal."""
-        bind = self._bind_socket
-
-        def bind_without_drops(sock: Any, port: int) -> Any:
-            sock.setsockopt(zmq.XPUB_NODROP, 1)
-            return bind(sock, port)
-
-        self._bind_socket = bind_without_drops  # only this call binds the iopub socket
-        try:
-            super().init_iopub(context)
-        finally:
-            del self._bind_socket
+    def _bind_socket(self, s: Any, port: int) -> Any:
+        """Block iopub at its high-water mark instead of dropping; the host always reads on, to its journal."""
+        if s.socket_type == zmq.XPUB:
+            s.setsockopt(zmq.XPUB_NODROP, 1)
+        return super()._bind_socket(s, port)
 
     def init_extensions(self) -> None:
         """Load ``%remote_gpu`` before the user's own extensions."""

@@ -28,6 +28,7 @@ class GpuKernel(IPythonKernel):
         content = parent["content"]
         os.environ.update(content["env"])
         os.chdir(content["cwd"])
+        assert self.session is not None
         self.session.send(stream, "gpuaas_adopt_reply", {"status": "ok"}, parent, ident=ident)
 
     async def gpuaas_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
@@ -41,6 +42,7 @@ class GpuKernel(IPythonKernel):
                 "evalue": str(error),
                 "traceback": traceback.format_exception(error),
             }
+        assert self.session is not None
         self.session.send(stream, "gpuaas_reply", content, parent, ident=ident)
 
     async def do_execute(
@@ -60,6 +62,7 @@ class GpuKernel(IPythonKernel):
             try:
                 self.exchange.before(shipped)
             except Exception as error:
+                assert self.shell is not None
                 self.shell.showtraceback()
                 return {
                     "status": "error",

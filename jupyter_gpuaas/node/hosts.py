@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,14 +233,11 @@ class Hosts:
                 ],
                 setsid=True,
             )  # fmt: skip
-        self._task(self._reap(pid))
+        threading.Thread(target=_reap, args=(pid,), daemon=True, name=f"reap-{pid}").start()
         record = HostRecord(run_id, pid, psutil.Process(pid).create_time(), run_folder)
         handle = HostHandle(record, self._folder / "hosts" / f"{run_id}.json", self._host_changed)
         handle.save()
         return handle
-
-    async def _reap(self, pid: int) -> None:
-        await asyncio.to_thread(os.waitpid, pid, 0)
 
     async def _connect_spare(self, handle: HostHandle) -> None:
         try:
@@ -288,3 +286,9 @@ class Hosts:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _reap(pid: int) -> None:
+    """Wait for a child, so that it does not stay as a zombie."""
+    with contextlib.suppress(ChildProcessError):  # somebody else waited for it
+        os.waitpid(pid, 0)

@@ -1,0 +1,100 @@
+"""Who asked, who is answered, and what happens to those who wait when the kernel dies."""
+
+import msgspec
+import pytest
+
+from jupyter_gpuaas.model import Channel
+from jupyter_gpuaas.node.dialogue import Dialogue
+from jupyter_gpuaas.wire.jupyter import make_parts, read_header
+from jupyter_gpuaas.wire.record import Buffer
+
+
+def ask(msg_type: str = "execute_request", address: bytes = b"client-a") -> list[Buffer]:
+    return make_parts(address, msg_type, b"{}", {"code": "1"})
+
+
+def said(msg_type: str, request: list[Buffer]) -> list[Buffer]:
+    """As the kernel sends it: without an address."""
+    return make_parts(b"", msg_type, request[1], {"status": "ok"})[1:]
+
+
+def test_request_that_comes_twice_goes_on_once() -> None:
+    dialogue, request = Dialogue(10), ask()
+    assert dialogue.request(Channel.SHELL, request) is not None
+    assert dialogue.request(Channel.SHELL, request) is None
+
+
+def test_request_beyond_memory_is_forgotten_oldest_first() -> None:
+    dialogue, first = Dialogue(3), ask()
+    dialogue.request(Channel.SHELL, first)
+    for _ in range(3):
+        dialogue.request(Channel.SHELL, ask())
+    assert dialogue.request(Channel.SHELL, first) is not None
+
+
+@pytest.mark.parametrize("header", [b"{}", b"not json", b"[]", b'{"msg_id": 5}'])
+def test_request_without_a_readable_id_is_refused(header: bytes) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        Dialogue(10).request(Channel.SHELL, [b"a", header, b"{}", b"{}", b"{}"])
+
+
+def test_answer_finds_its_asker_among_many() -> None:
+    dialogue = Dialogue(100)
+    requests = [ask(address=b"client-%d" % i) for i in range(20)]
+    for request in requests:
+        dialogue.request(Channel.SHELL, request)
+    for request in reversed(requests):
+        assert dialogue.answer(Channel.SHELL, said("execute_reply", request))[0] == request[0]
+
+
+def test_answer_to_nobody_has_no_address() -> None:
+    assert Dialogue(10).answer(Channel.SHELL, said("execute_reply", ask()))[0] == b""
+
+
+def test_busy_from_first_request_to_last_reply() -> None:
+    dialogue, first, second = Dialogue(10), ask(), ask()
+    dialogue.request(Channel.SHELL, ask("kernel_info_request"))
+    assert not dialogue.busy
+    dialogue.request(Channel.SHELL, first)
+    dialogue.request(Channel.SHELL, second)
+    dialogue.answer(Channel.SHELL, said("execute_reply", first))
+    assert dialogue.busy
+    dialogue.answer(Channel.SHELL, said("execute_reply", second))
+    assert not dialogue.busy
+
+
+def test_prompt_is_kept_until_it_is_answered() -> None:
+    dialogue, request = Dialogue(10), ask()
+    dialogue.request(Channel.SHELL, request)
+    addressed = dialogue.answer(Channel.STDIN, said("input_request", request))
+    assert addressed[0] == b"client-a" and dialogue.prompt == addressed
+    dialogue.request(Channel.STDIN, ask("input_reply"))
+    assert dialogue.prompt is None
+
+
+def test_prompt_of_a_cell_that_ended_is_not_kept() -> None:
+    dialogue, request = Dialogue(10), ask()
+    dialogue.request(Channel.SHELL, request)
+    dialogue.answer(Channel.STDIN, said("input_request", request))
+    dialogue.answer(Channel.SHELL, said("execute_reply", request))  # interrupted
+    assert dialogue.prompt is None
+
+
+def test_death_tells_everybody_who_waits_and_nobody_twice() -> None:
+    dialogue, cell, completion = Dialogue(10), ask(), ask("complete_request", b"client-b")
+    done = ask()
+    for request in (cell, completion, done):
+        dialogue.request(Channel.SHELL, request)
+    dialogue.answer(Channel.SHELL, said("execute_reply", done))
+    told = dialogue.kernel_died("out of memory")
+    kinds = [(channel, read_header(parts[1]).msg_type, bytes(parts[2])) for channel, parts in told]
+    assert kinds == [
+        (Channel.IOPUB, "error", cell[1]),
+        (Channel.SHELL, "execute_reply", cell[1]),
+        (Channel.IOPUB, "status", cell[1]),
+        (Channel.SHELL, "complete_reply", completion[1]),
+        (Channel.IOPUB, "status", completion[1]),
+    ]
+    assert told[1][1][0] == b"client-a"
+    assert "out of memory" in msgspec.json.decode(told[0][1][4])["evalue"]
+    assert dialogue.kernel_died("again") == [] and not dialogue.busy
