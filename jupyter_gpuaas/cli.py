@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -382,17 +382,16 @@ def events(given: dict[str, Any], follow: bool, session: str, after: int, as_jso
 
     async def show(client: ServiceClient) -> None:
         only = await _resolve(client, session, ended=True) if session else ""
-        source = _stored_events(client, after, only)
-        if follow:
-            source = client.stream_events(after=after)
-        async for event in source:
-            if only in ("", event.session_id):
-                _print_event(event, as_json)
+        stored = _stored_events(client, after, only)
+        async with contextlib.aclosing(client.stream_events(after=after) if follow else stored) as source:
+            async for event in source:
+                if only in ("", event.session_id):
+                    _print_event(event, as_json)
 
     _ask(given, show)
 
 
-async def _stored_events(client: ServiceClient, after: int, session: str) -> AsyncIterator[Event]:
+async def _stored_events(client: ServiceClient, after: int, session: str) -> AsyncGenerator[Event, None]:
     while True:
         found = await client.events(after=after, session=session)
         for event in found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -150,7 +150,7 @@ class ServiceClient:
 
     async def follow_log(
         self, session: str, *, kind: str = "output", tail: int = 0, follow: bool = False
-    ) -> AsyncIterator[str]:
+    ) -> AsyncGenerator[str, None]:
         """Pieces of a session's log as they come.
 
         Parameters
@@ -188,7 +188,7 @@ class ServiceClient:
         query = {"after": after, "limit": limit, "session": session}
         return await self._call(list[Event], "GET", "/events", query=query)
 
-    async def stream_events(self, *, after: int = 0) -> AsyncIterator[Event]:
+    async def stream_events(self, *, after: int = 0) -> AsyncGenerator[Event, None]:
         """Events above ``after``, then each new one as it happens, until the connection breaks."""
         from websockets.asyncio.client import connect
         from websockets.exceptions import ConnectionClosedOK, InvalidStatus, WebSocketException

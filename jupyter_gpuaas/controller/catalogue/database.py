@@ -169,7 +169,8 @@ class Database:
         """All tokens, expired ones too."""
         with self._engine.connect() as connection:
             rows = connection.execute(select(tokens)).mappings().all()
-        return [msgspec.convert(dict(row), TokenRecord) for row in rows]
+        names = TokenRecord.__struct_fields__
+        return [msgspec.convert({name: row[name] for name in names}, TokenRecord) for row in rows]
 
     def add_token(self, record: TokenRecord) -> None:
         """Remember a token."""
