@@ -53,7 +53,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[Annotated[int, Meta(ge=0, le=65535)], about("Port of the controller; 0 picks a free one.")] = 0
     nodes: Annotated[Annotated[int, Meta(ge=1, le=64)], about("Local nodes that the embedded service starts.")] = 1
     devices: Annotated[str, about("Devices of a local node: `auto`, or like `cpu:2` for two cpu devices.")] = "auto"
-    device_memory_bytes: Annotated[Count, about("Memory cap of a cpu device; 0 means an equal share of 80 % of the machine's memory.")] = 0
+    device_memory_bytes: Annotated[
+        Count, about("Memory cap of a cpu device; 0 means an equal share of 80 % of the machine's memory.")
+    ] = 0
     spare_kernels: Annotated[Count, about("Kernels that a node keeps started ahead for the next session.")] = 1
     unattended_s: Annotated[Seconds, about("A session without a client ends after this long.")] = 24 * 3600.0
     ticket_s: Annotated[Seconds, about("How long a client may (re-)open a channel with one ticket.")] = 3600.0
@@ -62,8 +64,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sessions_per_user: Annotated[Count, about("Live sessions that one user may have.")] = 100
     request_body_bytes: Annotated[Bytes, about("Largest body of a REST request.")] = 1 * MIB
     events_kept: Annotated[Count, about("Events kept in the database; the oldest go first.")] = 100_000
-    workdir: Annotated[str, about("Working folder of a session: `auto` (the client's folder where the node shares its machine, else the "
-        "session's own), or `session` (always its own).")] = "auto"
+    workdir: Annotated[
+        str,
+        about(
+            "Working folder of a session: `auto` (the client's folder where the node shares its machine, else the "
+            "session's own), or `session` (always its own)."
+        ),
+    ] = "auto"
 
     # -- channels ----------------------------------------------------------------------------------------------
     journal_bytes: Annotated[Bytes, about("Bound of one session's journal on disk.")] = GIB
@@ -74,7 +81,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     requests_remembered: Annotated[Count, about("Requests whose ids a host remembers, to run none twice.")] = 100_000
     ping_s: Annotated[Seconds, about("Pause between two pings of a quiet link.")] = 5.0
     silence_s: Annotated[Seconds, about("A link that is silent for this long is given up and opened again.")] = 15.0
-    ack_delay_s: Annotated[Seconds, about("How long the proxy waits before it acknowledges what its client took.")] = 1.0
+    ack_delay_s: Annotated[Seconds, about("How long the proxy waits before it acknowledges what its client took.")] = (
+        1.0
+    )
     retry_first_s: Annotated[Seconds, about("First pause before a link is opened again; doubles each time.")] = 0.1
     retry_most_s: Annotated[Seconds, about("Longest pause before a link is opened again.")] = 5.0
     unreachable_s: Annotated[Seconds, about("A cell that waits this long for an unreachable service fails.")] = 3.0
@@ -122,9 +131,7 @@ def load(environ: Mapping[str, str] | None = None, **command_line: Any) -> Setti
     environ = os.environ if environ is None else environ
     given = {name: value for name, value in command_line.items() if value is not None}
     names = Settings.__struct_fields__
-    from_environment = {
-        name: environ[PREFIX + name.upper()] for name in names if environ.get(PREFIX + name.upper())
-    }
+    from_environment = {name: environ[PREFIX + name.upper()] for name in names if environ.get(PREFIX + name.upper())}
     home = given.get("home") or from_environment.get("home") or ""
     values = _read_file(Settings(home=home).folder / "settings.toml") | from_environment | given
     if home:
@@ -135,9 +142,7 @@ def load(environ: Mapping[str, str] | None = None, **command_line: Any) -> Setti
         raise SettingError(f"setting not usable: {error}", hint="See docs/settings.md.") from error
     for name, choices in CHOICES.items():
         if getattr(settings, name) not in choices:
-            raise SettingError(
-                f"setting {name}: {getattr(settings, name)!r} is none of {', '.join(choices)}"
-            )
+            raise SettingError(f"setting {name}: {getattr(settings, name)!r} is none of {', '.join(choices)}")
     return settings
 
 
@@ -162,3 +167,23 @@ def document() -> str:
         extra = f" One of {', '.join(f'`{c}`' for c in choices)}." if choices and "`" not in description else ""
         rows.append(f"| `{field.name}` | {shown} | {description}{extra} |")
     return "\n".join(rows) + "\n"
+
+
+_HEAD = """# Settings
+
+From weakest to strongest: default, file (`settings.toml` in `GPUAAS_HOME`), environment (`GPUAAS_` and the name in
+capitals, as in `GPUAAS_UNATTENDED_S=3600`), command line. Sizes are in bytes, times in seconds. A value that is not
+usable is refused at the start, with the name of its setting.
+
+This page is generated: `python -m jupyter_gpuaas.config > docs/settings.md`.
+
+"""
+
+
+def page() -> str:
+    """The whole of ``docs/settings.md``."""
+    return _HEAD + document()
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,136 @@
+"""Who gets which devices."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jupyter_gpuaas.lifecycle.placement import Waiting, fitting, place, why_never
+from jupyter_gpuaas.model import CPU, CUDA, Device, Node, NodeState, ResourceRequest
+
+GIB = 1024**3
+
+
+def node(name: str, *kinds: str, state: NodeState = NodeState.UP, memory: int = 8 * GIB) -> Node:
+    devices = tuple(Device(f"{kind}:{number}", kind, kind, memory) for number, kind in enumerate(kinds))
+    return Node(name, state, devices)
+
+
+def waiting(name: str, **request: object) -> Waiting:
+    return Waiting(name, ResourceRequest(**request))  # type: ignore[arg-type]
+
+
+nodes = st.lists(
+    st.builds(
+        node,
+        st.sampled_from(["n0", "n1", "n2"]),
+        *[st.sampled_from([CPU, CUDA])] * 2,
+        state=st.sampled_from(list(NodeState)),
+        memory=st.sampled_from([GIB, 4 * GIB]),
+    ),
+    max_size=3,
+    unique_by=lambda each: each.id,
+)
+requests = st.builds(
+    ResourceRequest,
+    devices=st.integers(1, 3),
+    kind=st.sampled_from([None, CPU, CUDA]),
+    memory_bytes=st.sampled_from([0, 2 * GIB]),
+    node=st.sampled_from([None, "n0", "n9"]),
+)
+queues = st.lists(requests, max_size=6).map(
+    lambda found: [Waiting(f"s{number}", request) for number, request in enumerate(found)]
+)
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> tuple[list[Node], dict[str, frozenset[str]]]:
+    pool = draw(nodes)
+    taken = {
+        each.id: frozenset(draw(st.sets(st.sampled_from([device.id for device in each.devices])))) for each in pool
+    }
+    return pool, taken
+
+
+@given(queues, pools())
+def test_place_nobody_is_overtaken(queue: list[Waiting], drawn: tuple[list[Node], dict[str, frozenset[str]]]) -> None:
+    pool, taken = drawn
+    placed = [placement.session_id for placement in place(queue, pool, taken)]
+    assert placed == [each.session_id for each in queue[: len(placed)]]
+
+
+@given(queues, pools())
+def test_place_never_two_on_a_device_and_only_what_was_asked_for(
+    queue: list[Waiting], drawn: tuple[list[Node], dict[str, frozenset[str]]]
+) -> None:
+    pool, taken = drawn
+    used = {(name, device) for name, devices in taken.items() for device in devices}
+    by_id = {each.id: each for each in pool}
+    for placement, wanted in zip(place(queue, pool, taken), queue, strict=False):
+        target, request = by_id[placement.node_id], wanted.request
+        assert target.state is NodeState.UP
+        assert request.node in (None, target.id)
+        assert len(placement.device_ids) == request.devices
+        known = {device.id: device for device in target.devices}
+        for device_id in placement.device_ids:
+            assert (target.id, device_id) not in used
+            used.add((target.id, device_id))
+            assert request.kind in (None, known[device_id].kind)
+            assert known[device_id].memory_bytes >= request.memory_bytes
+
+
+@given(queues, pools())
+def test_place_stops_only_at_one_that_really_cannot_be_served(
+    queue: list[Waiting], drawn: tuple[list[Node], dict[str, frozenset[str]]]
+) -> None:
+    pool, taken = drawn
+    placements = place(queue, pool, taken)
+    if len(placements) == len(queue):
+        return
+    used = {name: set(devices) for name, devices in taken.items()}
+    for placement in placements:
+        used[placement.node_id].update(placement.device_ids)
+    request = queue[len(placements)].request
+    for each in pool:
+        free = [device for device in fitting(request, each) if device.id not in used[each.id]]
+        assert each.state is not NodeState.UP or len(free) < request.devices
+
+
+@given(requests, nodes)
+def test_why_never_is_empty_exactly_when_an_empty_pool_would_serve_it(
+    request: ResourceRequest, pool: list[Node]
+) -> None:
+    up = [Node(each.id, NodeState.UP, each.devices) for each in pool]
+    served = place([Waiting("s", request)], up, {})
+    assert (why_never(request, pool) == "") == bool(served)
+
+
+def test_place_accelerator_is_taken_before_cpu() -> None:
+    assert place([waiting("a")], [node("n0", CPU, CUDA)], {})[0].device_ids == ("cuda:1",)
+
+
+def test_place_sessions_spread_over_nodes() -> None:
+    pool = [node("n0", CPU, CPU), node("n1", CPU, CPU)]
+    placed = place([waiting("a"), waiting("b")], pool, {})
+    assert {placement.node_id for placement in placed} == {"n0", "n1"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "named"),
+    [
+        ({"devices": 0}, "request.devices"),
+        ({"devices": 3}, "request.devices"),
+        ({"kind": "cuda"}, "cuda"),
+        ({"memory_bytes": 9 * GIB}, str(9 * GIB)),
+        ({"node": "moon"}, "request.node"),
+    ],
+)
+def test_why_never_names_what_is_wrong(request_: dict[str, object], named: str) -> None:
+    assert named in why_never(waiting("a", **request_).request, [node("n0", CPU, CPU)])
+
+
+def test_place_cordoned_node_takes_nothing_but_does_not_make_it_impossible() -> None:
+    pool = [node("n0", CPU, state=NodeState.CORDONED)]
+    assert place([waiting("a")], pool, {}) == []
+    assert why_never(ResourceRequest(), pool) == ""
