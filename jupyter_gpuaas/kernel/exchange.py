@@ -78,7 +78,7 @@ class Exchange:
     def _folder(self) -> WorkingFolder:
         # Not at construction: a kernel that was started ahead gets its folder when a session takes it.
         if self._files is None:
-            self._files = WorkingFolder(Path.cwd())
+            self._files = WorkingFolder(Path(os.environ.get("GPUAAS_WORK") or Path.cwd()))
         return self._files
 
     # -- operations between cells ----------------------------------------------------------------

@@ -7,12 +7,9 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-import xxhash
-
 from jupyter_gpuaas.errors import CellError
 from jupyter_gpuaas.state.bundle import Buffer, FileHead
-
-BLOCK_BYTES = 4 * 1024**2
+from jupyter_gpuaas.state.files import digest_file
 
 
 class WorkingFolder:
@@ -70,18 +67,9 @@ class WorkingFolder:
             return False
         known = self._known.get(place)
         if known is None or known[0] != state:
-            known = (state, digest(place))
+            known = (state, digest_file(place))
             self._known[place] = known
         return known[1] == file.digest
-
-
-def digest(path: Path) -> str:
-    """Digest of a file's content."""
-    whole = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            whole.update(block)
-    return whole.hexdigest()
 
 
 def _state(place: Path) -> tuple[int, int, int]:

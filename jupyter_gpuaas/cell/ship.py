@@ -1,0 +1,296 @@
+"""The flow of one shipped cell: analyse, pack, send, run, bind what it assigned.
+
+Everything that touches the user's objects happens in the thread that runs the user's code; only bytes and messages
+are left to the client's event loop.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from jupyter_gpuaas.cell import modules, names
+from jupyter_gpuaas.cell.bundle import Packed, pack
+from jupyter_gpuaas.cell.remote_variable import Description, RemoteVariable
+from jupyter_gpuaas.cell.sync import Plan, Synchroniser
+from jupyter_gpuaas.client.bundles import get_bundle, put_bundle
+from jupyter_gpuaas.client.session import RemoteSession
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.state.bundle import (
+    Buffer,
+    FileHead,
+    Group,
+    GroupHead,
+    assemble,
+    pack_group,
+    read_head,
+    unpack_group,
+)
+from jupyter_gpuaas.state.exchange import Returned, Shipment
+from jupyter_gpuaas.state.pickling import Refused
+
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """Runs coroutines for a synchronous caller."""
+
+    def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T: ...
+
+
+class Shipped(msgspec.Struct):
+    """A cell ready to be executed in the session."""
+
+    source: str
+    metadata: dict[str, Any]
+    groups: list[Group]
+    #: Names that were sent and not held already.
+    sent: list[str]
+
+
+class Shipper:
+    """Ships cells to one session and keeps account of what it holds.
+
+    Parameters
+    ----------
+    token
+        The user's own, for data through the relay.
+    root
+        The notebook's folder.
+    """
+
+    def __init__(
+        self,
+        session: RemoteSession,
+        runner: Runner,
+        settings: Settings,
+        *,
+        session_name: str,
+        token: str,
+        root: Path,
+    ) -> None:
+        self.session = session
+        self.session_id = session.id
+        self.session_name = session_name
+        self._runner = runner
+        self._settings = settings
+        self._token = token
+        self._root = root.resolve()
+        self._modules = modules.LocalModules(root)
+        self._synchroniser = Synchroniser(root, settings)
+        #: Names of a group -> its digest here, and what both sides call this state of it.
+        self._held: dict[tuple[str, ...], tuple[str, str]] = {}
+        #: Files that the session has: path -> digest.
+        self._files: dict[str, str] = {}
+        self._dropped: list[str] = []
+
+    # -- a cell ----------------------------------------------------------------------------------
+
+    def prepare(
+        self,
+        source: str,
+        space: MutableMapping[str, Any],
+        *,
+        transform: Callable[[str], str],
+        inputs: Iterable[str] = (),
+        outputs: Sequence[str] = (),
+        hidden: MutableMapping[str, Any] | None = None,
+    ) -> Shipped:
+        """Pack and send all that the cell needs; it has not run yet.
+
+        Raises
+        ------
+        NotShippable
+            Some names cannot be sent.
+        CellError
+            Too much to send, or a name that does not exist.
+        """
+        try:
+            found = names.analyse(source, transform)
+        except SyntaxError:
+            found = names.CellNames()  # The session reports it as it does for any cell.
+        packed = pack(found, space, session_id=self.session_id, settings=self._settings, forced=inputs, hidden=hidden)
+        local = self._modules.used(found.imports | packed.modules)
+        files = [modules.describe(self._root, module) for module in local]
+        new_files = self._new_files(files)
+        to_send = self._to_send(packed)
+        bundle = ""
+        if to_send or new_files:
+            bundle = self._put(assemble(to_send, new_files))
+            self._files |= {file.path: file.digest for file, _ in new_files}
+        dropped, self._dropped = self._dropped, []
+        shipment = Shipment(
+            bundle=bundle,
+            inputs=packed.inputs,
+            assigns=sorted(found.assigns),
+            deletes=sorted(found.deletes),
+            force=list(outputs),
+            small_value_bytes=self._settings.small_value_bytes,
+            modules=[(file.path, file.digest) for file, _ in files],
+            paths=sorted({module.folder for module in local}),
+            drop=dropped,
+        )
+        metadata = {"gpuaas": msgspec.to_builtins(shipment)}
+        return Shipped(source, metadata, to_send, [name for group in to_send for name in group.names])
+
+    def _to_send(self, packed: Packed) -> list[Group]:
+        """The groups that the session does not hold in this version."""
+        known: dict[int, str] = {}
+        for index, group in enumerate(packed.groups):
+            if group.has_handles:
+                continue
+            digest = group.digest()
+            held_digest, version = self._held.get(group.names, ("", ""))
+            if held_digest == digest:
+                known[index] = version
+            group.version = digest
+        if known:
+            asked = [(packed.groups[index].names, version) for index, version in known.items()]
+            valid = self._runner.run(self.session.ask("valid", groups=asked))["valid"]
+            known = {index: version for place, (index, version) in enumerate(known.items()) if place in valid}
+        return [group for index, group in enumerate(packed.groups) if index not in known]
+
+    def _new_files(self, files: Sequence[tuple[FileHead, bytes]]) -> list[tuple[FileHead, Buffer]]:
+        unknown = [(file, content) for file, content in files if self._files.get(file.path) != file.digest]
+        if not unknown:
+            return []
+        wanted = self._wanted([file for file, _ in unknown])
+        self._files |= {file.path: file.digest for file, _ in unknown}
+        return [unknown[index] for index in wanted]
+
+    # -- its results -----------------------------------------------------------------------------
+
+    def bind(self, shipped: Shipped, reply: dict[str, Any], space: MutableMapping[str, Any]) -> list[str]:
+        """Bind what the cell assigned; returns what the user should know, in words."""
+        answer = reply.get("gpuaas")
+        if answer is None:
+            for name in shipped.sent:
+                self._forget_held(name)
+            return []
+        self._held |= {group.names: (group.digest(), group.version) for group in shipped.groups if group.version}
+        returned = msgspec.convert(answer, Returned)
+        notices: list[str] = []
+        if returned.failure:
+            notices.append(f"what the cell assigned could not be brought back: {returned.failure}")
+        if returned.bundle:
+            notices += self._bind_values(returned.bundle, space)
+        for description in returned.handles:
+            notices += self._bind_handle(description, space, asked=description.get("name") in _forced(shipped))
+        for name, twin in returned.aliases.items():
+            space[name] = space[twin]
+        for name in returned.deleted:
+            space.pop(name, None)
+        if returned.missing:
+            notices.append(f"-o {', '.join(returned.missing)}: the session has no such name")
+        if returned.changed:
+            changed = ", ".join(returned.changed)
+            notices.append(
+                f"changed in place in the session, but not here: {changed}. The next cell that reads it gets the "
+                f"value from here; -o {','.join(returned.changed)} brings the changed one back."
+            )
+        return notices
+
+    def _bind_values(self, bundle: str, space: MutableMapping[str, Any]) -> list[str]:
+        buffers = self._get(bundle)
+        notices: list[str] = []
+        for group in read_head(buffers).groups:
+            try:
+                values = unpack_group(group, buffers)
+            except Exception as error:  # Anything: the classes are the user's.
+                reason = f"it cannot be unpacked here: {type(error).__name__}: {error}"
+                held = self._runner.run(self.session.ask("hold", names=group.names, reason=reason))
+                for description in held["handles"]:
+                    notices += self._bind_handle(description, space, asked=True)
+                continue
+            space.update(values)
+            self._note(group, values)
+        return notices
+
+    def _note(self, group: GroupHead, values: dict[str, Any]) -> None:
+        for name in group.names:
+            self._forget_held(name)
+        try:
+            digest = pack_group(group.names, [values[name] for name in group.names]).digest()
+        except Refused:
+            return
+        self._held[group.names] = (digest, group.version)
+
+    def _forget_held(self, name: str) -> None:
+        for known in [known for known in self._held if name in known]:
+            del self._held[known]
+
+    def _bind_handle(self, content: dict[str, Any], space: MutableMapping[str, Any], *, asked: bool) -> list[str]:
+        description = msgspec.convert(content, Description)
+        space[description.name] = RemoteVariable(description, self)
+        if description.reason and asked:
+            return [f"{description.name} stays in the session: {description.reason}"]
+        return []
+
+    # -- remote variables ------------------------------------------------------------------------
+
+    def fetch(self, variable: RemoteVariable) -> Any:
+        """Bring a remote variable's value here."""
+        answer = self._runner.run(self.session.ask("get", handle=variable.handle, name=variable.name))
+        buffers = self._get(answer["bundle"])
+        (group,) = read_head(buffers).groups
+        try:
+            (value,) = unpack_group(group, buffers).values()
+        except Exception as error:
+            raise GpuaasError(
+                f"{variable.name} cannot be unpacked here: {type(error).__name__}: {error}.",
+                hint="Are its packages installed here?",
+            ) from error
+        return value
+
+    def forget(self, handle: str) -> None:
+        """Nobody here has this handle any more; the session is told with the next cell."""
+        self._dropped.append(handle)
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def sync(self, paths: Sequence[str] = ()) -> tuple[Plan, list[FileHead]]:
+        """Bring the session's files in step; returns the plan and what was sent."""
+        plan = self._synchroniser.plan(paths)
+        wanted = [plan.files[index] for index in self._wanted(plan.files)]
+        self._synchroniser.check_bounds(wanted)
+        if wanted:
+            content = [(file, self._synchroniser.content(file)) for file in wanted]
+            bundle = self._put(assemble([], content))
+            self._runner.run(self.session.ask("write", bundle=bundle))
+        self._files |= {file.path: file.digest for file in plan.files}
+        return plan, wanted
+
+    def _wanted(self, files: Sequence[FileHead]) -> list[int]:
+        if not files:
+            return []
+        wanted = self._runner.run(self.session.ask("wanted", files=[msgspec.to_builtins(file) for file in files]))
+        return list(wanted["wanted"])
+
+    # -- bytes -----------------------------------------------------------------------------------
+
+    def _put(self, buffers: Sequence[Buffer]) -> str:
+        bundle = uuid.uuid4().hex
+
+        async def put() -> None:
+            info = await self.session.info()
+            await put_bundle(info, bundle, buffers, token=self._token, relay=self._settings.relay)
+
+        self._runner.run(put())
+        return bundle
+
+    def _get(self, bundle: str) -> list[memoryview]:
+        async def get() -> list[memoryview]:
+            info = await self.session.info()
+            return await get_bundle(info, bundle, token=self._token, relay=self._settings.relay)
+
+        return self._runner.run(get())
+
+
+def _forced(shipped: Shipped) -> list[str]:
+    forced: list[str] = shipped.metadata["gpuaas"]["force"]
+    return forced

@@ -1,0 +1,263 @@
+"""A session as one client uses it: requests with their replies and outputs, on top of a channel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any, Protocol
+from uuid import uuid4
+
+import msgspec
+
+from jupyter_gpuaas.client.channel import Channel
+from jupyter_gpuaas.client.service import ServiceClient
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.errors import GpuaasError, SessionEnded, TransportError
+from jupyter_gpuaas.model import ChannelInfo
+from jupyter_gpuaas.wire.jupyter import PROTOCOL_VERSION
+from jupyter_gpuaas.wire.record import Buffer, Kind, Record
+
+KINDS = {"shell": Kind.SHELL, "control": Kind.CONTROL}
+
+
+class Message(msgspec.Struct):
+    """A message of the session."""
+
+    msg_type: str
+    content: dict[str, Any]
+    metadata: dict[str, Any]
+    buffers: Sequence[Buffer]
+    #: When the host wrote it down, in microseconds since the epoch.
+    time_us: int
+
+
+class Listener(Protocol):
+    """Who is told what a request leads to. Called in the event loop."""
+
+    def output(self, message: Message) -> None:
+        """Something that the request's cell published, in order; the last one is ``idle``."""
+
+    def asked(self, message: Message) -> None:
+        """The cell wants input; answer with `RemoteSession.answer`."""
+
+
+class _Request:
+    def __init__(self, listener: Listener | None, loop: asyncio.AbstractEventLoop) -> None:
+        self.listener = listener
+        self.reply: dict[str, Any] | None = None
+        self.idle = False
+        self.done: asyncio.Future[dict[str, Any]] = loop.create_future()
+
+    def settle(self) -> None:
+        if self.idle and self.reply is not None and not self.done.done():
+            self.done.set_result(self.reply)
+
+
+class RemoteSession:
+    """One client of one session; use it in one event loop.
+
+    Parameters
+    ----------
+    notice
+        Told in words when the link is lost and when it is back.
+    """
+
+    def __init__(
+        self,
+        service: ServiceClient,
+        session: str,
+        settings: Settings,
+        *,
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.id = session
+        self._service = service
+        self._notice = notice
+        self._channel = Channel(self._ticket, self, settings, token=lambda: service.token)
+        self._settings = settings
+        self._info: ChannelInfo | None = None
+        self._requests: dict[str, _Request] = {}
+        self._run: asyncio.Task[str] | None = None
+        self._linked = asyncio.Event()
+        self._lost = False
+        self._ended: GpuaasError | None = None
+        #: Somebody else's messages were seen: what is acknowledged here would be lost to them.
+        self._shared = False
+        self._asked_from: bytes = b""
+
+    async def open(self, info: ChannelInfo | None = None) -> None:
+        """Attach.
+
+        Raises
+        ------
+        GpuaasError
+            The session cannot be had.
+        """
+        if info is not None:
+            self._info = info
+            self._channel.use(info)
+        self._run = asyncio.get_running_loop().create_task(self._keep())
+        linked = asyncio.ensure_future(self._linked.wait())
+        try:
+            await asyncio.wait({linked, self._run}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            linked.cancel()
+        if self._ended is not None:
+            raise self._ended
+
+    async def close(self) -> None:
+        """Detach; the session goes on."""
+        self._channel.close()
+        if self._run is not None:
+            self._run.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._run
+
+    async def info(self) -> ChannelInfo:
+        """Addresses and a ticket that is still good."""
+        if self._info is None or self._info.expires_s < datetime.now(timezone.utc).timestamp() + 10:
+            self._info = await self._service.ticket(self.id)
+        return self._info
+
+    async def request(
+        self,
+        msg_type: str,
+        content: Mapping[str, Any],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        listener: Listener | None = None,
+        channel: str = "shell",
+    ) -> dict[str, Any]:
+        """Send a request; its reply's content, when the reply and the last output are there.
+
+        Raises
+        ------
+        SessionEnded
+            It ended meanwhile.
+        """
+        if self._ended is not None:
+            raise self._ended
+        msg_id = uuid4().hex
+        request = _Request(listener, asyncio.get_running_loop())
+        self._requests[msg_id] = request
+        try:
+            self._send(KINDS[channel], msg_id, msg_type, content, metadata or {})
+            return await request.done
+        finally:
+            del self._requests[msg_id]
+
+    async def ask(self, op: str, **content: Any) -> dict[str, Any]:
+        """One operation of the session that is not a cell.
+
+        Raises
+        ------
+        GpuaasError
+            It was refused, with the session's reason.
+        """
+        reply = await self.request("gpuaas_request", {"op": op, **content})
+        if reply.get("status") != "ok":
+            raise GpuaasError(f"{reply.get('evalue') or reply.get('ename') or 'the session refused'}")
+        return reply
+
+    def interrupt(self) -> None:
+        """Interrupt what runs."""
+        if self._channel.linked:
+            self._channel.send_op({"op": "interrupt"})
+        else:
+            self._send(Kind.CONTROL, uuid4().hex, "interrupt_request", {}, {})
+
+    def answer(self, text: str) -> None:
+        """Give the input that the cell asked for last."""
+        self._send(Kind.STDIN, uuid4().hex, "input_reply", {"status": "ok", "value": text}, {}, self._asked_from)
+
+    # -- ChannelHandler --------------------------------------------------------------------------
+
+    def record_received(self, record: Record) -> None:
+        if record.kind not in (Kind.SHELL, Kind.IOPUB, Kind.STDIN, Kind.CONTROL):
+            self._acknowledge(record)
+            return
+        _, header, parent, metadata, content, *buffers = record.parts
+        asked_by = msgspec.json.decode(parent)
+        request = self._requests.get(asked_by.get("msg_id", ""))
+        if request is None:
+            self._shared |= asked_by.get("session", self._channel.client) != self._channel.client
+            self._acknowledge(record)
+            return
+        msg_type = msgspec.json.decode(header)["msg_type"]
+        message = Message(
+            msg_type, msgspec.json.decode(content), msgspec.json.decode(metadata), buffers, record.time_us
+        )
+        if record.kind is Kind.IOPUB:
+            request.idle |= msg_type == "status" and message.content.get("execution_state") == "idle"
+            if request.listener is not None:
+                request.listener.output(message)
+        elif record.kind is Kind.STDIN:
+            self._asked_from = bytes(header)
+            if request.listener is not None:
+                request.listener.asked(message)
+        else:
+            request.reply = message.content
+        request.settle()
+        self._acknowledge(record)
+
+    def channel_linked(self, welcome: dict[str, Any]) -> None:
+        self._linked.set()
+        if self._lost:
+            self._lost = False
+            self._notice("connected again")
+
+    def channel_unlinked(self, reason: str, retry_s: float) -> None:
+        if not self._lost:
+            self._lost = True
+            self._notice(f"the connection to the session is lost ({reason}); trying again, the session goes on")
+
+    def host_changed(self, op: dict[str, Any]) -> None:
+        """The reply to a cell that was cut off comes on the channel itself."""
+
+    # --------------------------------------------------------------------------------------------
+
+    async def _ticket(self) -> ChannelInfo:
+        self._info = await self._service.ticket(self.id)
+        return self._info
+
+    async def _keep(self) -> str:
+        try:
+            reason = await self._channel.run()
+            self._ended = SessionEnded(f"the session has ended: {reason or 'it was left'}.")
+        except GpuaasError as error:
+            self._ended, reason = error, str(error)
+        for request in self._requests.values():
+            if not request.done.done():
+                request.done.set_exception(self._ended)
+        return reason
+
+    def _send(
+        self,
+        kind: Kind,
+        msg_id: str,
+        msg_type: str,
+        content: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        parent: bytes = b"{}",
+    ) -> None:
+        header = {
+            "msg_id": msg_id,
+            "msg_type": msg_type,
+            "username": "",
+            "session": self._channel.client,
+            "date": datetime.now(timezone.utc).isoformat(),
+            "version": PROTOCOL_VERSION,
+        }
+        encode = msgspec.json.encode
+        address = self._channel.client.encode()
+        try:
+            self._channel.send(kind, [address, encode(header), parent, encode(metadata), encode(content)])
+        except TransportError as error:
+            raise TransportError(f"the request cannot wait any longer for a connection: {error}") from error
+
+    def _acknowledge(self, record: Record) -> None:
+        # Not every record: each acknowledgement is a message of its own.
+        if not self._shared and (record.number % 64 == 0 or not self._requests):
+            self._channel.acknowledge(record.number)
