@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 NODE_PREFIX = "local-"
 
 #: Settings that mean the service or a client, not a node.
-_NOT_FOR_NODES = frozenset({"home", "url", "token", "session", "on_shutdown", "relay", "host", "port"})
+_NOT_FOR_NODES = frozenset({"url", "token", "session", "on_shutdown", "relay", "host", "port"})
 
 
 class LocalEngine:
@@ -87,7 +87,8 @@ class LocalEngine:
         }
         # JPY_*: of a Jupyter server that happened to start us; kernels would take it for their own.
         inherited = {key: value for key, value in os.environ.items() if not key.startswith((PREFIX, "JPY_"))}
-        return inherited | mine
+        # Always, so that whoever looks at a process can tell whose it is.
+        return inherited | mine | {PREFIX + "HOME": str(self._settings.folder)}
 
     async def _guard(self, node_id: str) -> None:
         agent = self._agents[node_id]
