@@ -86,6 +86,7 @@ def is_builtin(name: str) -> bool:
 
 def _code(code: CodeType, names: CellNames, *, is_class: bool) -> None:
     own: set[str] = set()
+    module = ""
     for instruction in dis.get_instructions(code):
         name = instruction.argval
         if instruction.opname in _READS:
@@ -99,6 +100,9 @@ def _code(code: CodeType, names: CellNames, *, is_class: bool) -> None:
             names.deletes.add(name)
         elif instruction.opname == "IMPORT_NAME":
             names.imports.add(name)
+            module = name
+        elif instruction.opname == "IMPORT_FROM":
+            names.imports.add(f"{module}.{name}")  # May name a module too.
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             # Of the code inside other code only the body of a class keeps its names in a dictionary.

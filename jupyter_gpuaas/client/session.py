@@ -115,6 +115,11 @@ class RemoteSession:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._run
 
+    @property
+    def ended(self) -> bool:
+        """Whether the channel is over and will not come back."""
+        return self._ended is not None
+
     async def info(self) -> ChannelInfo:
         """Addresses and a ticket that is still good."""
         if self._info is None or self._info.expires_s < datetime.now(timezone.utc).timestamp() + 10:

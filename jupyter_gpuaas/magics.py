@@ -1,0 +1,299 @@
+"""``%remote_gpu`` and ``%%remote_gpu``.
+
+In a local notebook they connect to a session and ship cells to it. In the kernel of a session the same line magics
+tell about the session itself, and a ``%%remote_gpu`` cell simply runs where it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_cell_magic, magics_class
+
+from jupyter_gpuaas.config import Settings, load
+from jupyter_gpuaas.errors import GpuaasError
+
+if TYPE_CHECKING:
+    from jupyter_gpuaas.cell.connection import Connection
+
+HELP = """\
+%%remote_gpu [--on NODE] [-i NAMES] [-o NAMES]   run this cell in the remote session
+    variables, functions, classes and local modules that it reads go along; what it assigns comes back:
+    small values by value, large ones as RemoteVariable handles (.get() brings them)
+    -i NAMES   send these too, though the cell does not visibly read them (comma-separated)
+    -o NAMES   bring these back by value, whatever their size
+    --on NODE  run it in a session on this node
+
+%remote_gpu connect [--session NAME] [--on NODE] [--devices N] [--kind cuda|cpu] [--memory GIB]
+%remote_gpu status                     the session: node, devices, memory
+%remote_gpu nodes                      the nodes of the pool
+%remote_gpu sync [PATHS]               send files of this folder (all but those in .gpuaasignore) that have changed
+%remote_gpu logs [--tail N] [--system] what the session printed; --system: its host's and kernel's own log
+%remote_gpu detach                     leave the session; it goes on
+%remote_gpu release                    end the session and give its devices back
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"%remote_gpu: {message}. `%remote_gpu --help` tells what there is.")
+
+
+class ShortError(Exception):
+    """An error of ours as the user sees it: words, no stack."""
+
+    def __init__(self, error: GpuaasError) -> None:
+        super().__init__(str(error))
+        self._name = type(error).__name__
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{self._name}: {self}"]
+
+
+def _short(error: GpuaasError) -> ShortError:
+    kind = type(type(error).__name__, (ShortError,), {})
+    return kind(error)
+
+
+def _line_parser() -> _Parser:
+    parser = _Parser(prog="%remote_gpu", add_help=False)
+    commands = parser.add_subparsers(dest="command", parser_class=_Parser)
+    connect = commands.add_parser("connect", add_help=False)
+    connect.add_argument("--session", default="")
+    connect.add_argument("--on", default="")
+    connect.add_argument("--devices", type=int, default=1)
+    connect.add_argument("--kind", choices=("cuda", "cpu"))
+    connect.add_argument("--memory", type=float, default=0.0)
+    for name in ("status", "nodes", "release", "detach"):
+        commands.add_parser(name, add_help=False)
+    logs = commands.add_parser("logs", add_help=False)
+    logs.add_argument("--tail", type=int, default=100)
+    logs.add_argument("--system", action="store_true")
+    commands.add_parser("sync", add_help=False).add_argument("paths", nargs="*")
+    return parser
+
+
+def _cell_parser() -> _Parser:
+    parser = _Parser(prog="%%remote_gpu", add_help=False)
+    parser.add_argument("--on", default="")
+    parser.add_argument("-i", dest="inputs", action="append", default=[])
+    parser.add_argument("-o", dest="outputs", action="append", default=[])
+    return parser
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    names = [name for part in given for name in part.replace(",", " ").split()]
+    for name in names:
+        if not name.isidentifier():
+            raise UsageError(f"%%remote_gpu: {name!r} is not a name")
+    return names
+
+
+def _say(text: str) -> None:
+    print(f"[remote GPU] {text}", file=sys.stderr, flush=True)
+
+
+@magics_class
+class RemoteGpuMagics(Magics):  # type: ignore[misc]
+    """The magics in a local notebook."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        #: By node; the empty one is that of cells without ``--on``.
+        self._connections: dict[str, Connection] = {}
+        self._current = ""
+
+    @line_cell_magic  # type: ignore[untyped-decorator, unused-ignore]
+    def remote_gpu(self, line: str, cell: str | None = None) -> None:
+        """Use a remote GPU session; ``%remote_gpu --help`` tells how."""
+        words = shlex.split(line)
+        if "--help" in words or "-h" in words or (cell is None and not words):
+            print(HELP)
+            return
+        try:
+            if cell is None:
+                arguments = _line_parser().parse_args(words)
+                getattr(self, f"_{arguments.command}")(arguments)
+            else:
+                self._cell(_cell_parser().parse_args(words), cell)
+        except GpuaasError as error:
+            raise _short(error) from None
+
+    # -- cells -----------------------------------------------------------------------------------
+
+    def _cell(self, arguments: argparse.Namespace, cell: str) -> None:
+        inputs, outputs = _names(arguments.inputs), _names(arguments.outputs)
+        connection = self._connection(arguments.on or self._current)
+        try:
+            for notice in connection.run_cell(cell, self.shell, inputs=inputs, outputs=outputs):
+                _say(notice)
+        except GpuaasError:
+            if connection.ended:
+                # The next cell gets a new session instead of the same error again.
+                self._forget(connection)
+            raise
+
+    # -- line magics -----------------------------------------------------------------------------
+
+    def _connect(self, arguments: argparse.Namespace) -> None:
+        from jupyter_gpuaas.model import ResourceRequest
+
+        settings = load(session=arguments.session or None)
+        request = ResourceRequest(
+            devices=arguments.devices,
+            kind=arguments.kind,
+            memory_bytes=int(arguments.memory * 1024**3),
+            node=arguments.on or None,
+        )
+        former = self._connections.pop(arguments.on, None)
+        if former is not None:
+            former.detach()
+        self._open(arguments.on, settings, request)
+        self._current = arguments.on
+        self._status(arguments)
+
+    def _status(self, arguments: argparse.Namespace) -> None:
+        if not self._connections:
+            print("not connected; `%remote_gpu connect` or a %%remote_gpu cell connects")
+            return
+        for connection in self._connections.values():
+            session = connection.look()
+            lease = session.lease
+            where = (
+                f"on {lease.node_id} with {', '.join(lease.device_ids) or 'no device'}" if lease else "without a node"
+            )
+            place = f", place {session.queue_place} in the queue" if session.queue_place else ""
+            print(f"session {session.name!r}: {session.state}{place}, {where} ({session.id})")
+            if lease:
+                _print_devices(connection.nodes(), lease.node_id, lease.device_ids)
+
+    def _nodes(self, arguments: argparse.Namespace) -> None:
+        from jupyter_gpuaas.cell.connection import service_nodes
+
+        connection = next(iter(self._connections.values()), None)
+        nodes = connection.nodes() if connection else service_nodes(load())
+        for node in nodes:
+            print(f"{node.id}: {node.state}")
+            _print_devices([node], node.id, [device.id for device in node.devices])
+
+    def _sync(self, arguments: argparse.Namespace) -> None:
+        from jupyter_gpuaas.cell.remote_variable import size
+
+        connection = self._connection(self._current)
+        assert connection.shipper is not None
+        plan, sent = connection.shipper.sync(arguments.paths)
+        total = size(sum(file.size for file in sent))
+        print(f"{len(sent)} of {len(plan.files)} files sent ({total}), the others are the same there")
+        for path, reason in plan.refused.items():
+            _say(f"not sent: {path}: {reason}")
+
+    def _logs(self, arguments: argparse.Namespace) -> None:
+        connection = self._connection(self._current)
+        print(connection.log(kind="system" if arguments.system else "output", tail=arguments.tail))
+
+    def _detach(self, arguments: argparse.Namespace) -> None:
+        for connection in list(self._connections.values()):
+            name = connection.look().name
+            self._forget(connection)
+            print(f"left session {name!r}; it goes on")
+
+    def _release(self, arguments: argparse.Namespace) -> None:
+        for node, connection in list(self._connections.items()):
+            name = connection.look().name
+            del self._connections[node]
+            connection.release()
+            print(f"session {name!r} has ended")
+
+    # --------------------------------------------------------------------------------------------
+
+    def _connection(self, node: str) -> Connection:
+        from jupyter_gpuaas.model import ResourceRequest
+
+        if node in self._connections:
+            return self._connections[node]
+        return self._open(node, load(), ResourceRequest(node=node or None))
+
+    def _open(self, node: str, settings: Settings, request: Any) -> Connection:
+        from jupyter_gpuaas.cell.connection import Connection, default_name
+
+        name, ours = default_name(settings, node)
+        connection = Connection(settings, _say, ours=ours)
+        connection.connect(name, request)
+        self._connections[node] = connection
+        differences = connection.differences(self.shell.user_ns)
+        if differences:
+            _say("versions differ: " + "; ".join(differences))
+        return connection
+
+    def _forget(self, connection: Connection) -> None:
+        for node in [node for node, known in self._connections.items() if known is connection]:
+            del self._connections[node]
+        connection.detach()
+
+
+@magics_class
+class InSessionMagics(Magics):  # type: ignore[misc]
+    """The magics inside a session's own kernel."""
+
+    @line_cell_magic  # type: ignore[untyped-decorator, unused-ignore]
+    def remote_gpu(self, line: str, cell: str | None = None) -> None:
+        """Tell about this session; ``%remote_gpu --help`` tells how."""
+        words = shlex.split(line)
+        if cell is not None:
+            _cell_parser().parse_args(words)
+            _say("this notebook runs in the session already; the cell runs here")
+            self.shell.run_cell(cell).raise_error()
+            return
+        if "--help" in words or "-h" in words or not words:
+            print(HELP)
+            return
+        arguments = _line_parser().parse_args(words)
+        name = os.environ.get("GPUAAS_SESSION_NAME", "")
+        if arguments.command in ("status", "connect", "nodes"):
+            self._status(name)
+        elif arguments.command == "sync":
+            print("this notebook runs in the session already; there is nothing to send from another folder")
+        else:
+            # The kernel holds no token of the service's, so that a notebook cannot act for its owner.
+            advice = {"release": f"release {shlex.quote(name)}", "logs": f"logs {shlex.quote(name)}"}
+            command = advice.get(arguments.command)
+            print(
+                f"from here this is not possible; on your own machine: jupyter gpuaas {command}"
+                if command
+                else "close the notebook without shutting its kernel down; the session goes on"
+            )
+
+    def _status(self, name: str) -> None:
+        from jupyter_gpuaas.cell.remote_variable import size
+
+        session = os.environ["GPUAAS_SESSION_ID"]
+        print(f"this is session {name!r} on {os.environ.get('GPUAAS_NODE', 'an unknown node')} ({session})")
+        for device in json.loads(os.environ.get("GPUAAS_DEVICES") or "[]"):
+            print(f"    {device['id']}  {device['label']}, {size(device['memory_bytes'])}")
+
+
+def _print_devices(nodes: Sequence[Any], node_id: str, device_ids: Sequence[str]) -> None:
+    from jupyter_gpuaas.cell.remote_variable import size
+
+    for node in nodes:
+        if node.id != node_id:
+            continue
+        used = {sample.device_id: sample for sample in node.samples}
+        for device in node.devices:
+            if device.id in device_ids:
+                sample = used.get(device.id)
+                memory = f"{size(sample.used_bytes)} of " if sample else ""
+                taken = ", in use" if device.id in node.leased else ", free"
+                print(f"    {device.id}  {device.label}, {memory}{size(device.memory_bytes)}{taken}")
+
+
+def register(shell: Any) -> None:
+    """Add the magics to a shell."""
+    shell.register_magics(InSessionMagics if os.environ.get("GPUAAS_SESSION_ID") else RemoteGpuMagics)
