@@ -1,0 +1,1 @@
+"""The test suite: `unit` first, real kernels under `jupyter`, broken things under `fault`."""

@@ -1,0 +1,1 @@
+"""Tests that drive real kernels as Jupyter's own clients do."""
