@@ -58,7 +58,7 @@ class ShortError(Exception):
 
 
 def _short(error: GpuaasError) -> ShortError:
-    kind = type(type(error).__name__, (ShortError,), {})
+    kind: type[ShortError] = type(type(error).__name__, (ShortError,), {})
     return kind(error)
 
 
@@ -101,8 +101,10 @@ def _say(text: str) -> None:
 
 
 @magics_class
-class RemoteGpuMagics(Magics):  # type: ignore[misc]
+class RemoteGpuMagics(Magics):
     """The magics in a local notebook."""
+
+    shell: Any
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
@@ -110,7 +112,7 @@ class RemoteGpuMagics(Magics):  # type: ignore[misc]
         self._connections: dict[str, Connection] = {}
         self._current = ""
 
-    @line_cell_magic  # type: ignore[untyped-decorator, unused-ignore]
+    @line_cell_magic
     def remote_gpu(self, line: str, cell: str | None = None) -> None:
         """Use a remote GPU session; ``%remote_gpu --help`` tells how."""
         words = shlex.split(line)
@@ -239,10 +241,12 @@ class RemoteGpuMagics(Magics):  # type: ignore[misc]
 
 
 @magics_class
-class InSessionMagics(Magics):  # type: ignore[misc]
+class InSessionMagics(Magics):
     """The magics inside a session's own kernel."""
 
-    @line_cell_magic  # type: ignore[untyped-decorator, unused-ignore]
+    shell: Any
+
+    @line_cell_magic
     def remote_gpu(self, line: str, cell: str | None = None) -> None:
         """Tell about this session; ``%remote_gpu --help`` tells how."""
         words = shlex.split(line)

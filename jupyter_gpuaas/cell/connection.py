@@ -233,9 +233,7 @@ class Connection:
                 if interrupted:
                     raise GaveUpWaiting(
                         "no longer waiting",
-                        [
-                            "No longer waiting: the cell goes on in the session; `%remote_gpu logs` shows what it prints."
-                        ],
+                        ["No longer waiting: the cell goes on in the session; `%remote_gpu logs` shows its output."],
                     ) from None
                 interrupted = True
                 self._soon(self._session.interrupt)

@@ -111,7 +111,7 @@ def failure(content: dict[str, Any], folder: Path) -> RemoteCellError:
     traceback = list(content.get("traceback") or [f"{name}: {text}"])
     if name in _MISSING_FILE:
         traceback += missing_file_hint(text, folder)
-    kind = type(name, (RemoteCellError,), {"__module__": "remote session"})
+    kind: type[RemoteCellError] = type(name, (RemoteCellError,), {"__module__": "remote session"})
     return kind(text, traceback)
 
 

@@ -99,7 +99,7 @@ def test_deleted_and_assigned_again_is_not_deleted() -> None:
 
 def test_imports_are_found_in_functions_too() -> None:
     found = analyse("import a.b\nfrom c import d\ndef f():\n    from .e import g\n    import h").imports
-    assert {"a.b", "c", "c.d", "h"} <= found
+    assert {"a.b", "c", "c.d", "e", "e.g", "h"} <= found
 
 
 def test_existing_function_tells_its_globals() -> None:
