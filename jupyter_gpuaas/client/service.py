@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import httpx
 import msgspec
 
-from jupyter_gpuaas.errors import GpuaasError, RemoteProtocolError, ServiceUnreachable, from_wire
+from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, RemoteProtocolError, ServiceUnreachable, from_wire
 from jupyter_gpuaas.model import (
     ChannelInfo,
     Event,
@@ -227,6 +227,9 @@ class ServiceClient:
             answer = await self._http.request(method, path, params=query, json=body, timeout=timeout)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+        except UnicodeEncodeError as error:
+            # A file name that is not text in its file system's encoding, perhaps.
+            raise InvalidRequest(f"{error.object!r} is not valid Unicode.") from error
         if answer.is_error:
             raise _failure(answer)
         try:

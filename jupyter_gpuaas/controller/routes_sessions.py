@@ -35,17 +35,24 @@ RELEASE_WAIT_S = 25.0
 Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT_S, allow_inf_nan=False)]
 
 
-def _without_nul(value: str) -> str:
+def _text(value: str) -> str:
     if "\0" in value:
         raise ValueError("must not contain NUL")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        # JSON can spell half a surrogate pair, which neither the database nor a process can take.
+        raise ValueError("is not valid Unicode") from None
     return value
 
 
-def _variables(value: dict[str, str]) -> dict[str, str]:
-    for name, content in value.items():
-        if not name or "=" in name or "\0" in name + content:
-            raise ValueError(f"{name!r} is not usable as an environment variable")
+def _variable_name(value: str) -> str:
+    if not value or "=" in value:
+        raise ValueError(f"{value!r} cannot name an environment variable")
     return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
 
 
 class Wanted(BaseModel):
@@ -54,9 +61,9 @@ class Wanted(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     devices: int = Field(default=1, ge=1, le=1024, description="Devices, all on one node.")
-    kind: str | None = Field(default=None, description="`cuda`, `cpu`, or null for whatever there is.")
+    kind: Text | None = Field(default=None, description="`cuda`, `cpu`, or null for whatever there is.")
     memory_bytes: int = Field(default=0, ge=0, le=2**60, description="Least memory of each device.")
-    node: str | None = Field(default=None, description="Id of the one node that will do.")
+    node: Text | None = Field(default=None, description="Id of the one node that will do.")
 
 
 class NewSession(BaseModel):
@@ -64,13 +71,11 @@ class NewSession(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, AfterValidator(check_name)]
+    name: Annotated[Text, AfterValidator(check_name)]
     request: Wanted = Wanted()
-    cwd: Annotated[str, AfterValidator(_without_nul)] = Field(
-        "", description="Folder to work in, where the node shares the client's machine."
-    )
-    machine: str = Field("", description="Which machine the client is on.")
-    env: Annotated[dict[str, str], AfterValidator(_variables)] = Field(
+    cwd: Text = Field("", description="Folder to work in, where the node shares the client's machine.")
+    machine: Text = Field("", description="Which machine the client is on.")
+    env: dict[Annotated[Text, AfterValidator(_variable_name)], Text] = Field(
         default_factory=dict, description="Environment variables for the kernel."
     )
     wait_s: Wait = Field(0.0, description="How long to wait until it can be used.")

@@ -1,0 +1,213 @@
+"""What every engine must do; one suite over all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from jupyter_gpuaas.engine import Engine, LeaseMeta
+from jupyter_gpuaas.engine.agent_client import AgentClient
+from jupyter_gpuaas.engine.local import LocalEngine
+from jupyter_gpuaas.engine.process import AgentFile, alive
+from jupyter_gpuaas.errors import AllocationError, LeaseError, NoCapacity, TransportError
+from jupyter_gpuaas.model import NodeState, ResourceRequest
+from tests.conftest import GpuaasHome
+from tests.service import eventually, quick_settings
+
+ONE = ResourceRequest()
+
+
+class LocalKit:
+    """How to make a local engine of two nodes with one device each, and how to lose a node of it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def make(self) -> Engine:
+        return LocalEngine(quick_settings(self.home, nodes=2))
+
+    def pid(self, node_id: str) -> int:
+        content = (self.home / "nodes" / node_id / "agent.json").read_bytes()
+        return msgspec.json.decode(content, type=AgentFile).pid
+
+    def kill(self, node_id: str) -> None:
+        os.kill(self.pid(node_id), signal.SIGKILL)
+
+
+KITS: dict[str, Callable[[Path], LocalKit]] = {"local": LocalKit}
+
+
+@pytest.fixture(params=sorted(KITS))
+def kit(request: pytest.FixtureRequest, gpuaas_home: GpuaasHome) -> LocalKit:
+    return KITS[request.param](gpuaas_home.path)
+
+
+@pytest.fixture
+async def engine(kit: LocalKit) -> AsyncIterator[Engine]:
+    made = kit.make()
+    await made.open()
+    yield made
+    await made.close(stop_nodes=True)
+
+
+def meta(session: str, epoch: int = 1) -> LeaseMeta:
+    return LeaseMeta(session, epoch)
+
+
+async def test_open_nodes_are_up_and_their_agents_answer(engine: Engine) -> None:
+    nodes = engine.nodes()
+    assert [(node.id, node.state, len(node.devices)) for node in nodes] == [
+        ("local-0", NodeState.UP, 1),
+        ("local-1", NodeState.UP, 1),
+    ]
+    for node in nodes:
+        client = AgentClient(engine.agent(node.id))
+        assert (await client.node()).id == node.id
+        await client.close()
+
+
+async def test_agent_refuses_another_token(engine: Engine) -> None:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(f"{engine.agent('local-0').url}/v1/node", headers={"Authorization": "Bearer x"})
+    assert answer.status_code == 401
+
+
+async def test_agent_of_unknown_node_is_refused(engine: Engine) -> None:
+    with pytest.raises(TransportError, match="moon"):
+        engine.agent("moon")
+
+
+async def test_acquire_devices_are_exclusive_and_the_lease_says_for_whom(engine: Engine) -> None:
+    first = await engine.acquire(ONE, meta("a", 7), timeout=0)
+    second = await engine.acquire(ONE, meta("b"), timeout=0)
+    assert (first.session_id, first.epoch) == ("a", 7)
+    assert {first.node_id, second.node_id} == {"local-0", "local-1"}
+    assert {lease.id for lease in engine.leases()} == {first.id, second.id}
+    with pytest.raises(AllocationError):
+        await engine.acquire(ONE, meta("c"), timeout=0.05)
+    assert len(engine.leases()) == 2
+
+
+async def test_acquire_impossible_request_is_refused_at_once(engine: Engine) -> None:
+    with pytest.raises(NoCapacity, match=r"request\.devices"):
+        await engine.acquire(ResourceRequest(devices=2), meta("a"))
+
+
+async def test_acquire_waiters_are_served_in_their_order(engine: Engine) -> None:
+    held = [await engine.acquire(ONE, meta(name), timeout=0) for name in "ab"]
+    waiting = [asyncio.create_task(engine.acquire(ONE, meta(name))) for name in "cde"]
+    await asyncio.sleep(0)
+    served = []
+    for _ in waiting:
+        await engine.release(held.pop(0).id)
+        await eventually(lambda: sum(task.done() for task in waiting) > len(served))
+        held.append(waiting[len(served)].result())
+        served.append(held[-1].session_id)
+    assert served == ["c", "d", "e"]
+
+
+async def test_acquire_small_request_does_not_overtake_one_that_waits_for_its_node(engine: Engine) -> None:
+    held = await engine.acquire(ResourceRequest(node="local-0"), meta("a"), timeout=0)
+    picky = asyncio.create_task(engine.acquire(ResourceRequest(node="local-0"), meta("b")))
+    modest = asyncio.create_task(engine.acquire(ONE, meta("c")))
+    await asyncio.sleep(0)
+    assert not picky.done() and not modest.done()
+    await engine.release(held.id)
+    assert (await picky).node_id == "local-0"
+    assert (await modest).node_id == "local-1"
+
+
+async def test_acquire_cancelled_leaves_no_lease_and_lets_the_next_through(engine: Engine) -> None:
+    await engine.acquire(ResourceRequest(node="local-0"), meta("a"), timeout=0)
+    picky = asyncio.create_task(engine.acquire(ResourceRequest(node="local-0"), meta("b")))
+    modest = asyncio.create_task(engine.acquire(ONE, meta("c")))
+    await asyncio.sleep(0)
+    picky.cancel()
+    assert (await modest).session_id == "c"
+    with pytest.raises(asyncio.CancelledError):
+        await picky
+    assert sorted(lease.session_id for lease in engine.leases()) == ["a", "c"]
+
+
+async def test_acquire_cancelled_after_it_was_served_gives_the_lease_back(engine: Engine) -> None:
+    held = [await engine.acquire(ONE, meta(name), timeout=0) for name in "ab"]
+    late = asyncio.create_task(engine.acquire(ONE, meta("c")))
+    await asyncio.sleep(0)
+    await engine.release(held[0].id)  # Serves the waiter, whose task has not run since.
+    late.cancel()
+    await asyncio.gather(late, return_exceptions=True)
+    assert [lease.session_id for lease in engine.leases()] == ["b"]
+
+
+async def test_release_twice_is_no_error_and_renew_tells(engine: Engine) -> None:
+    lease = await engine.acquire(ONE, meta("a"), timeout=0)
+    assert await engine.renew(lease.id) == lease
+    await engine.release(lease.id)
+    await engine.release(lease.id)
+    with pytest.raises(LeaseError):
+        await engine.renew(lease.id)
+
+
+async def test_cordon_keeps_what_is_there_and_takes_nothing_new(engine: Engine) -> None:
+    news = engine.events()
+    engine.cordon("local-0", cordoned=True)
+    assert (await engine.acquire(ONE, meta("a"), timeout=0)).node_id == "local-1"
+    with pytest.raises(AllocationError):
+        await engine.acquire(ONE, meta("b"), timeout=0.05)
+    waiting = asyncio.create_task(engine.acquire(ONE, meta("c")))
+    await asyncio.sleep(0)
+    engine.cordon("local-0", cordoned=False)
+    assert (await waiting).node_id == "local-0"
+    seen = [await anext(news) for _ in range(2)]
+    assert [event.state for event in seen] == [NodeState.CORDONED, NodeState.UP]
+    await news.aclose()  # type: ignore[attr-defined]
+
+
+async def test_lost_node_is_told_and_comes_back(engine: Engine, kit: LocalKit) -> None:
+    lease = await engine.acquire(ResourceRequest(node="local-0"), meta("a"), timeout=0)
+    news, before = engine.events(), kit.pid("local-0")
+    kit.kill("local-0")
+    seen = [await asyncio.wait_for(anext(news), 30) for _ in range(2)]
+    assert [(event.node_id, event.state) for event in seen] == [
+        ("local-0", NodeState.LOST),
+        ("local-0", NodeState.UP),
+    ]
+    assert kit.pid("local-0") != before
+    client = AgentClient(engine.agent("local-0"))
+    assert (await client.node()).id == "local-0"
+    await client.close()
+    assert engine.leases() == [lease]
+    await news.aclose()  # type: ignore[attr-defined]
+
+
+async def test_reopened_engine_finds_leases_and_nodes_again(kit: LocalKit) -> None:
+    first = kit.make()
+    await first.open()
+    lease = await first.acquire(ONE, meta("a"), timeout=0)
+    pids = [kit.pid(node.id) for node in first.nodes()]
+    await first.close(stop_nodes=False)
+    second = kit.make()
+    await second.open()
+    try:
+        assert second.leases() == [lease]
+        assert [kit.pid(node.id) for node in second.nodes()] == pids
+        other = await second.acquire(ONE, meta("b"), timeout=0)
+        assert other.node_id != lease.node_id
+    finally:
+        await second.close(stop_nodes=True)
+
+
+async def test_close_with_its_nodes_leaves_no_process(kit: LocalKit) -> None:
+    made = kit.make()
+    await made.open()
+    pids = [kit.pid(node.id) for node in made.nodes()]
+    await made.close(stop_nodes=True)
+    assert not any(alive(pid) for pid in pids)
+    assert not list(kit.home.glob("nodes/*/agent.json"))
