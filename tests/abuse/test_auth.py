@@ -1,0 +1,172 @@
+"""Wrong callers on every route and WebSocket of the service, as the application lists them itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from jupyter_gpuaas.client.service import websocket_url
+from jupyter_gpuaas.controller.app import make_app
+from jupyter_gpuaas.controller.catalogue.records import Role
+from jupyter_gpuaas.controller.gate import OPEN_PATHS
+from tests.conftest import GpuaasHome
+from tests.service import Service, eventually, running_service
+
+WEBSOCKET = "WEBSOCKET"
+
+
+class Route(NamedTuple):
+    method: str
+    path: str
+
+
+#: Whom each route serves. A route that is added must be added here, or the first test below fails.
+OF_A_SESSION = {
+    Route("GET", "/sessions/{session}"),
+    Route("DELETE", "/sessions/{session}"),
+    Route("POST", "/sessions/{session}/interrupt"),
+    Route("POST", "/sessions/{session}/restart"),
+    Route("POST", "/sessions/{session}/ticket"),
+    Route("GET", "/sessions/{session}/log"),
+    Route("PUT", "/sessions/{session}/bundles/{bundle_id}"),
+    Route("GET", "/sessions/{session}/bundles/{bundle_id}"),
+    Route(WEBSOCKET, "/sessions/{session}/channel"),
+}
+OF_ADMINS = {Route("POST", "/tokens"), Route("POST", "/stop")}
+OF_ANY_USER = {
+    Route("POST", "/sessions"),
+    Route("GET", "/sessions"),
+    Route("GET", "/nodes"),
+    Route("GET", "/allocations"),
+    Route("GET", "/events"),
+    Route(WEBSOCKET, "/events/stream"),
+}
+
+
+def routes_of(routers: Iterable[Any]) -> set[Route]:
+    found: set[Route] = set()
+    for route in routers:
+        nested = getattr(route, "original_router", None)
+        if nested is not None:
+            found |= routes_of(nested.routes)
+        else:
+            methods = getattr(route, "methods", None) or {WEBSOCKET}
+            found |= {Route(method, route.path) for method in methods if method != "HEAD"}
+    return found
+
+
+@pytest.fixture
+async def service(gpuaas_home: GpuaasHome) -> AsyncIterator[Service]:
+    async with running_service(gpuaas_home.path) as running:
+        yield running
+
+
+@pytest.fixture
+def closed_routes(service: Service) -> set[Route]:
+    return {route for route in routes_of(make_app(service.controller).routes) if route.path not in OPEN_PATHS}
+
+
+async def knock(service: Service, route: Route, authorization: bytes | None, session: str = "x") -> int:
+    """The HTTP status that the route answers with."""
+    path = route.path.replace("{session}", session).replace("{bundle_id}", "b1")
+    headers = {} if authorization is None else {"Authorization": authorization.decode("latin-1")}
+    if route.method == WEBSOCKET:
+        url = f"{websocket_url(service.url)}{path}?client=c"
+        try:
+            async with connect(url, additional_headers=headers, proxy=None):
+                return 101
+        except InvalidStatus as refused:
+            assert refused.response.body and b'"error"' in refused.response.body
+            return refused.response.status_code
+    raw = {key: value.encode("latin-1") for key, value in headers.items()}
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        answer = await http.request(route.method, service.url + path, headers=raw, json={})  # type: ignore[arg-type]
+    if answer.is_error:
+        assert answer.json()["error"]
+    return answer.status_code
+
+
+async def test_every_route_is_known_to_this_file(closed_routes: set[Route]) -> None:
+    assert closed_routes == OF_A_SESSION | OF_ADMINS | OF_ANY_USER
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        pytest.param(None, id="none"),
+        pytest.param(b"", id="empty"),
+        pytest.param(b"Bearer", id="no token"),
+        pytest.param(b"Bearer wrong", id="wrong"),
+        pytest.param(b"Bearer \xe9\xff", id="no text"),
+        pytest.param(b"Bearer " + b"x" * 8000, id="long"),
+        pytest.param(b"Basic dXNlcjpwYXNz", id="another scheme"),
+    ],
+)
+async def test_every_route_refuses_a_bad_token(
+    service: Service, closed_routes: set[Route], authorization: bytes | None
+) -> None:
+    session = (await service.admin.create_session("mine")).session
+    answers = {route: await knock(service, route, authorization, session.id) for route in closed_routes}
+    assert answers == dict.fromkeys(closed_routes, 401)
+    assert (await service.admin.session(session.id)).session.id == session.id
+
+
+async def test_every_route_refuses_an_expired_token(service: Service, closed_routes: set[Route]) -> None:
+    short = service.controller.tokens.create("ann", Role.ADMIN, ttl_s=0.5).token.encode()
+
+    async def expired() -> bool:
+        return await knock(service, Route("GET", "/nodes"), b"Bearer " + short) == 401
+
+    assert not await expired()
+    await eventually(expired)
+    answers = {route: await knock(service, route, b"Bearer " + short) for route in closed_routes}
+    assert answers == dict.fromkeys(closed_routes, 401)
+
+
+async def test_every_route_of_a_session_refuses_another_user(service: Service) -> None:
+    session = (await service.admin.create_session("mine", wait_s=30)).session
+    other = b"Bearer " + service.controller.tokens.create("eve", Role.USER).token.encode()
+    answers = {route: await knock(service, route, other, session.id) for route in OF_A_SESSION}
+    assert answers == dict.fromkeys(OF_A_SESSION, 403)
+    assert (await service.admin.session(session.id)).session.state == "idle"
+    await service.admin.release(session.id)
+    answers = {route: await knock(service, route, other, session.id) for route in OF_A_SESSION}
+    assert answers == dict.fromkeys(OF_A_SESSION, 403)
+
+
+async def test_every_route_of_admins_refuses_a_user(service: Service) -> None:
+    user = service.controller.tokens.create("eve", Role.USER).token
+    async with httpx.AsyncClient(
+        base_url=service.url, headers={"Authorization": f"Bearer {user}"}, trust_env=False
+    ) as http:
+        bodies = {"/tokens": {"user": "eve", "role": "admin"}, "/stop": {}}
+        for route in OF_ADMINS:
+            answer = await http.request(route.method, route.path, json=bodies[route.path])
+            assert answer.status_code == 403, route
+    assert (await service.admin.health())["status"] == "ok"
+
+
+async def test_lists_show_nothing_of_another_user(service: Service) -> None:
+    session = (await service.admin.create_session("mine", wait_s=30)).session
+    async with service.client("eve") as eve:
+        assert await eve.sessions(all=True) == []
+        assert await eve.allocations() == []
+        assert await eve.events(session=session.id) == []
+        assert session.id not in str(await eve.events())
+        assert (await eve.create_session("mine")).session.id != session.id
+
+
+async def test_ticket_of_one_session_opens_no_other(service: Service) -> None:
+    session = (await service.admin.create_session("mine", wait_s=30)).session
+    ticket = await service.admin.ticket(session.id)
+    url = ticket.direct_url.replace(session.id, "another") + "?client=c"
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(url, additional_headers={"Authorization": f"Bearer {ticket.ticket}"}, proxy=None)
+    assert refused.value.response.status_code == 401
+    # A ticket is for the agent; to the controller it is no token.
+    assert await knock(service, Route("GET", "/nodes"), f"Bearer {ticket.ticket}".encode()) == 401
