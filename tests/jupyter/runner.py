@@ -18,7 +18,11 @@ ECHO_TARGET = "gpuaas.test.echo"
 
 
 class EchoComm:
-    """The front end's side of a comm that sends each message back, its buffers reversed."""
+    """The front end's side of a comm that sends each message back, its buffers reversed.
+
+    It answers between cells: while nbclient waits for a reply, a message that somebody else sends
+    on its shell socket now and then cancels the wait, which nbclient takes for a dead kernel.
+    """
 
     def __init__(self, runner: Runner, comm_id: str) -> None:
         self._runner = runner
@@ -30,7 +34,7 @@ class EchoComm:
         kc = self._runner.kc
         reply = kc.session.msg("comm_msg", {"comm_id": self._comm_id, "data": {"echo": msg["content"]["data"]}})
         buffers = [bytes(buffer)[::-1] for buffer in msg.get("buffers", [])]
-        kc.session.send(kc.shell_channel.socket, reply, buffers=buffers)
+        self._runner.before_next_cell.append(lambda: kc.session.send(kc.shell_channel.socket, reply, buffers=buffers))
 
 
 class Runner(NotebookClient):
@@ -45,8 +49,15 @@ class Runner(NotebookClient):
         super().__init__(nb, **options)
         self.comm_open_handlers[ECHO_TARGET] = self._open_echo
         self._answers = list(nb.metadata.get("answers", []))
-        if on_cell is not None:
-            self.on_cell_start = lambda cell, cell_index: on_cell(cell_index)
+        self._on_cell = on_cell
+        self.before_next_cell: list[Callable[[], Any]] = []
+        self.on_cell_start = self._start_cell
+
+    def _start_cell(self, cell: NotebookNode, cell_index: int) -> None:
+        while self.before_next_cell:
+            self.before_next_cell.pop(0)()
+        if self._on_cell is not None:
+            self._on_cell(cell_index)
 
     async def async_start_new_kernel_client(self) -> Any:
         kc = await super().async_start_new_kernel_client()
