@@ -1,0 +1,80 @@
+# Everything a user or developer types. Each target sets up what it needs, once.
+#
+#   make lab [NODES=2]   JupyterLab with the kernel "Python 3 (remote GPU)" and a service of its own
+#   make demo            the same without a browser: a notebook whose connection is cut on the way
+#   make check           lint, format, types, layers
+#   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
+#   make bench           how fast the channel is
+#   make clean           remove what these made
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+NODES ?= 1
+LAB_DIR ?= lab
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?=
+LAB_ARGS ?=
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP := $(BIN)/pip --disable-pip-version-check
+
+# Root may not run JupyterLab unless it says so.
+ifeq ($(shell id -u),0)
+  LAB_ROOT := --allow-root
+endif
+
+.PHONY: help lab demo check test bench clean
+help:
+	@sed -n '3,/^$$/s/^# *//p' Makefile
+
+$(STAMPS)/venv:
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMPS)
+	touch $@
+
+# One stamp a set of extras; each is made again when pyproject.toml changes.
+$(STAMPS)/lab: $(STAMPS)/venv pyproject.toml kernelspec/kernel.json
+	$(PIP) install --quiet -e '.[lab]'
+	touch $@
+
+$(STAMPS)/test: $(STAMPS)/venv pyproject.toml kernelspec/kernel.json
+	$(PIP) install --quiet -e '.[test,lab]' '$(TORCH)'
+	touch $@
+
+$(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
+	$(PIP) install --quiet -e '.[dev]'
+	touch $@
+
+$(LAB_DIR)/starter.ipynb: binder/starter.ipynb
+	mkdir -p $(LAB_DIR)
+	cp --no-clobber $< $@
+	touch $@
+
+lab: $(STAMPS)/lab $(LAB_DIR)/starter.ipynb
+	$(BIN)/jupyter-gpuaas up --nodes $(NODES) --detach
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter lab $(LAB_ROOT) $(LAB_ARGS) $(LAB_DIR)/starter.ipynb
+
+demo: $(STAMPS)/test
+	$(BIN)/python examples/demo.py
+
+check: $(STAMPS)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict -p jupyter_gpuaas
+	$(BIN)/lint-imports --no-cache
+
+test: $(STAMPS)/test
+	$(BIN)/python -m pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
+
+bench: $(STAMPS)/test
+	$(BIN)/python benchmarks/channel.py
+
+# The virtual environment and the notebooks in $(LAB_DIR) stay: remove them by hand.
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis demo-out
+	find jupyter_gpuaas tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
