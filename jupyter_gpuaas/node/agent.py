@@ -217,7 +217,6 @@ class Agent:
         passed: dict[str, Any] = {
             "ticket": request.bearer,
             "method": request.method,
-            "head": base64.b64encode(request.raw + request.rest).decode(),
         }
         match (request.method, *rest):
             case ("GET", "channel"):
@@ -226,6 +225,8 @@ class Agent:
                     raise RemoteProtocolError("client: is not made of letters, digits, '-' and '_'.")
                 if after is not None and not after.isdecimal():
                     raise RemoteProtocolError("after: is not a number.")
+                # One datagram to the host holds what was read of head and body once, not twice.
+                passed["head"] = base64.b64encode(request.raw + request.rest).decode()
                 passed |= {"kind": "channel", "client": client, "after": None if after is None else int(after)}
             case (("PUT" | "GET"), "bundles", bundle) if ID.fullmatch(bundle):
                 if request.length > self._settings.bundle_bytes:
