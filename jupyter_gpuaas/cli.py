@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 SHORT_ID_CHARS = 12
 STOP_TIMEOUT_S = 60.0
+STOP_POLL_S = 0.02
 
 
 class _Commands(click.Group):
@@ -169,15 +170,17 @@ def down(given: dict[str, Any], as_json: bool) -> None:
 def _wait_for_end(pid: int) -> None:
     import psutil
 
-    try:
-        psutil.Process(pid).wait(STOP_TIMEOUT_S)
-    except psutil.NoSuchProcess:
-        return
-    except psutil.TimeoutExpired:
-        raise ServiceUnreachable(
-            f"the service (process {pid}) has not ended in {STOP_TIMEOUT_S:g} s.",
-            hint=f"`kill -9 {pid}`, then `jupyter gpuaas down` again.",
-        ) from None
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        # Not Process.wait(): it also waits until init has reaped the process, which may take seconds.
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                raise ServiceUnreachable(
+                    f"the service (process {pid}) has not ended in {STOP_TIMEOUT_S:g} s.",
+                    hint=f"`kill -9 {pid}`, then `jupyter gpuaas down` again.",
+                )
+            time.sleep(STOP_POLL_S)
 
 
 def _end_leftovers(settings: Settings) -> bool:
