@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import msgspec
+import xxhash
 
 from ..model import Channel
 from ..wire.jupyter import Header, make_parts, read_header
@@ -35,9 +36,11 @@ class Dialogue:
 
     def __init__(self, remembered: int) -> None:
         self._remembered = remembered
-        self._seen: OrderedDict[str, None] = OrderedDict()
-        self._asked: dict[str, Asked] = {}
-        self._executing: dict[str, None] = {}
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        # jupyter_client's manager and client count their messages apart under one session id, so a msg_id is unique
+        # on its channel only, and the whole header tells a repetition from a namesake.
+        self._asked: dict[tuple[Channel, str], Asked] = {}
+        self._executing: dict[tuple[Channel, str], None] = {}
         #: Parts of the input request that waits for an answer: address, header, parent, metadata, content.
         self.prompt: list[Buffer] | None = None
         self._prompt_parent = ""
@@ -55,30 +58,33 @@ class Dialogue:
         header = read_header(parts[1])
         if not header.msg_id:
             raise msgspec.ValidationError("header: has no msg_id")
-        if header.msg_id in self._seen:
+        digest = xxhash.xxh3_128_digest(parts[1])
+        if digest in self._seen:
             return None
-        self._seen[header.msg_id] = None
+        self._seen[digest] = None
         if len(self._seen) > self._remembered:
             self._seen.popitem(last=False)
         if channel is Channel.STDIN:
             self.prompt = None
         elif header.msg_type.endswith("_request"):
-            self._asked[header.msg_id] = Asked(bytes(parts[0]), channel, bytes(parts[1]), header.msg_type)
+            key = (channel, header.msg_id)
+            self._asked[key] = Asked(bytes(parts[0]), channel, bytes(parts[1]), header.msg_type)
             if header.msg_type == "execute_request":
-                self._executing[header.msg_id] = None
+                self._executing[key] = None
         return header
 
     def answer(self, channel: Channel, parts: list[Buffer]) -> list[Buffer]:
         """Put the asker's address before what the kernel said on shell, control or stdin."""
         parent = read_header(parts[1]).msg_id
-        asked = self._asked.get(parent)
+        key = (Channel.SHELL if channel is Channel.STDIN else channel, parent)
+        asked = self._asked.get(key)
         addressed = [asked.address if asked else b"", *parts]
         if channel is Channel.STDIN:
             self.prompt, self._prompt_parent = addressed, parent
-        elif asked is not None and asked.channel is channel:
-            del self._asked[parent]
-            self._executing.pop(parent, None)
-            if self._prompt_parent == parent:
+        elif asked is not None:
+            del self._asked[key]
+            self._executing.pop(key, None)
+            if channel is Channel.SHELL and self._prompt_parent == parent:
                 self.prompt = None
         return addressed
 
@@ -86,10 +92,10 @@ class Dialogue:
         """What to tell those who wait for a kernel that is gone: an error, a reply and an idle each."""
         told: list[tuple[Channel, list[Buffer]]] = []
         error = {"ename": "KernelDied", "evalue": why, "traceback": [f"\x1b[31mKernelDied\x1b[0m: {why}"]}
-        for msg_id, asked in self._asked.items():
+        for key, asked in self._asked.items():
             reply = asked.msg_type.replace("_request", "_reply")
             content: dict[str, object] = {"status": "error", **error}
-            if msg_id in self._executing:
+            if key in self._executing:
                 told.append((Channel.IOPUB, make_parts(b"error", "error", asked.header, error)))
                 content |= {"execution_count": 0, "user_expressions": {}, "payload": []}
             told.append((asked.channel, make_parts(asked.address, reply, asked.header, content)))

@@ -145,7 +145,7 @@ class Proxy:
 
     def record_received(self, record: Record) -> None:
         self._delivery.take(record)
-        if self._shutdown is not None and record.kind in (Kind.CONTROL, Kind.SHELL):
+        if self._shutdown is not None and record.kind is KINDS[self._shutdown.channel]:
             if read_header(record.parts[2]).msg_id == self._shutdown.msg_id:
                 self._leave.set()
 

@@ -128,6 +128,9 @@ class Waiting:
 
 def fail_request(held: Held, ename: str, why: str, reply: Reply, publish: Publish) -> None:
     """Answer a request that cannot be carried out, as a kernel would: busy, error, reply, idle."""
+    if held.msg_type == "kernel_info_request":  # a client that cannot have this would not show the reason
+        answer_kernel_info(held, reply, publish)
+        return
     parent = held.parts[0]
     error = {"ename": ename, "evalue": why, "traceback": [f"\x1b[31m{ename}\x1b[0m: {why}"]}
     content: dict[str, Any] = {"status": "error", **error}

@@ -24,6 +24,18 @@ def test_request_that_comes_twice_goes_on_once() -> None:
     assert dialogue.request(Channel.SHELL, request) is None
 
 
+def test_namesakes_on_two_channels_both_go_on_and_are_answered_apart() -> None:
+    """jupyter_client's manager and its client give the same msg_id to different requests."""
+    dialogue, cell, shutdown = Dialogue(10), ask(address=b"client"), ask("shutdown_request", b"manager")
+    msg_id = read_header(cell[1]).msg_id
+    shutdown[1] = b'{"msg_id":"%s","msg_type":"shutdown_request"}' % msg_id.encode()
+    assert dialogue.request(Channel.SHELL, cell) is not None
+    assert dialogue.request(Channel.CONTROL, shutdown) is not None
+    assert dialogue.answer(Channel.CONTROL, said("shutdown_reply", shutdown))[0] == b"manager"
+    assert dialogue.busy
+    assert dialogue.answer(Channel.SHELL, said("execute_reply", cell))[0] == b"client"
+
+
 def test_request_beyond_memory_is_forgotten_oldest_first() -> None:
     dialogue, first = Dialogue(3), ask()
     dialogue.request(Channel.SHELL, first)
