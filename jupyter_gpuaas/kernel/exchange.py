@@ -236,8 +236,8 @@ class Exchange:
 
     def _returned(self, shipment: Shipment) -> Returned:
         space = self._shell.user_ns
-        for name, value in self._prior.items():
-            space.setdefault(name, value)
+        not_reached = {name: value for name, value in self._prior.items() if name not in space}
+        space.update(not_reached)
         returned = Returned()
         unchanged = self._untouched_inputs(returned, shipment)
         values: dict[str, Any] = {}
@@ -249,9 +249,8 @@ class Exchange:
                     returned.missing.append(name)
                 continue
             value = space[name]
-            forced = name in shipment.force
-            if not forced and value is self._prior.get(name, _MISSING):
-                continue  # The cell did not come to the assignment.
+            if name in not_reached and name not in shipment.force:
+                continue
             twin = next((known for known in unchanged if self._inputs[known] is value), None)
             if twin is None:
                 values[name] = value

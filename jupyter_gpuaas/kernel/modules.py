@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,30 +32,47 @@ class LocalModules:
         files
             Source file -> digest, what is imported first first.
         """
-        importlib.invalidate_caches()
-        loaded = _by_file()
+        if files:
+            importlib.invalidate_caches()
         changed = {path for path, digest in files.items() if self._digests.get(path, digest) != digest}
         self._digests.update(files)
         if not changed:
             return
+        loaded = _by_file()
         # A module that took something from a changed one by `from x import y` must be read again too.
+        names = {module.__name__ for path in changed if (module := loaded.get(path)) is not None}
         for path in files:
             module = loaded.get(path)
-            if module is not None and (path in changed or _uses(module, changed)):
-                changed.add(path)
+            if module is not None and (module.__name__ in names or _uses(module, path, names)):
+                names.add(module.__name__)
                 importlib.reload(module)
 
 
-def _uses(module: ModuleType, changed: set[Path]) -> bool:
-    names = {getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in vars(module).values()}
-    sources = {_source(sys.modules.get(name)) for name in names if isinstance(name, str)}
-    return not changed.isdisjoint(source for source in sources if source is not None and source != _source(module))
+def _uses(module: ModuleType, path: Path, changed: set[str]) -> bool:
+    """Whether the module's source imports one of these modules, or something from it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            if node.level:
+                base = importlib.util.resolve_name(base, module.__package__)
+            names = {base, *(f"{base}.{alias.name}" for alias in node.names)}
+        else:
+            continue
+        if not names.isdisjoint(changed):
+            return True
+    return False
 
 
 def _by_file() -> dict[Path, ModuleType]:
     return {path: module for module in list(sys.modules.values()) if (path := _source(module)) is not None}
 
 
-def _source(module: ModuleType | None) -> Path | None:
+def _source(module: ModuleType) -> Path | None:
     file = getattr(module, "__file__", None)
     return Path(file).resolve() if isinstance(file, str) and file.endswith(".py") else None
