@@ -1,0 +1,158 @@
+"""Parts of the controller that need no service: reports, the bell, the catalogue, errors on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.exc import IntegrityError
+
+from jupyter_gpuaas import errors
+from jupyter_gpuaas.controller.bell import Bell
+from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.records import SessionRecord
+from jupyter_gpuaas.controller.reports import HOSTED_STATES, happened
+from jupyter_gpuaas.lifecycle.session import SessionEvent, step
+from jupyter_gpuaas.model import GpuSession, HostReport, HostState, Lease, ResourceRequest, SessionState
+
+S, H, E = SessionState, HostState, SessionEvent
+LEASE = Lease("l", "s", "local-0", ("cpu:0",), 1)
+
+
+def report(state: H, *, starts: int = 1, cause: str = "") -> HostReport:
+    return HostReport(session_id="s", lease=LEASE, state=state, kernel_starts=starts, cause=cause)
+
+
+@pytest.mark.parametrize(
+    ("state", "seen", "said", "events"),
+    [
+        (S.STARTING, 0, report(H.STARTING, starts=0), []),
+        (S.STARTING, 0, report(H.IDLE), [E.READY]),
+        (S.STARTING, 0, report(H.BUSY), [E.READY, E.CELL_STARTED]),
+        (S.STARTING, 0, report(H.FAILED), [E.START_FAILED]),
+        (S.IDLE, 1, report(H.IDLE), []),
+        (S.IDLE, 1, report(H.BUSY), [E.CELL_STARTED]),
+        (S.BUSY, 1, report(H.BUSY), []),
+        (S.BUSY, 1, report(H.IDLE), [E.CELL_ENDED]),
+        (S.BUSY, 1, report(H.STARTING, cause="out of memory"), [E.KERNEL_DIED]),
+        (S.IDLE, 1, report(H.STARTING, cause="the kernel was restarted"), [E.RESTARTED]),
+        (S.IDLE, 1, report(H.IDLE, starts=2), [E.KERNEL_DIED, E.READY]),
+        (S.BUSY, 1, report(H.BUSY, starts=3), [E.KERNEL_DIED, E.READY, E.CELL_STARTED]),
+        (S.STARTING, 1, report(H.IDLE, starts=2), [E.READY]),
+        (S.BUSY, 1, report(H.FAILED), [E.KERNEL_DIED, E.START_FAILED]),
+        (S.BUSY, 1, report(H.DEAD), [E.HOST_DIED]),
+        (S.IDLE, 1, report(H.ENDING), [E.RELEASE]),
+        (S.CLOSING, 1, report(H.DEAD), []),
+        (S.QUEUED, 0, report(H.IDLE), []),
+    ],
+)
+def test_happened_names_the_events_between(state: S, seen: int, said: HostReport, events: list[E]) -> None:
+    assert [event for event, _ in happened(state, seen, said)] == events
+
+
+@given(
+    st.sampled_from(list(S)),
+    st.integers(0, 3),
+    st.builds(report, st.sampled_from(list(H)), starts=st.integers(0, 4), cause=st.sampled_from(["", "restarted"])),
+)
+def test_happened_any_report_leads_only_along_the_table(state: S, seen: int, said: HostReport) -> None:
+    events = happened(state, seen, said)
+    for event, _ in events:
+        state, _ = step(state, event)  # Raises where the table has no such cell.
+    if said.state in (H.IDLE, H.BUSY) and state in HOSTED_STATES:
+        assert state.value == said.state.value
+
+
+async def test_bell_ring_between_look_and_wait_is_not_missed() -> None:
+    bell, looks = Bell(), 0
+
+    def condition() -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            asyncio.get_running_loop().call_soon(bell.ring)
+        return looks == 2
+
+    assert await bell.until(condition, 10)
+
+
+async def test_bell_tells_when_time_is_up() -> None:
+    assert not await Bell().until(lambda: False, 0.01)
+
+
+def record(session_id: str, name: str = "n", state: S = S.QUEUED, owner: str = "ann") -> SessionRecord:
+    session = GpuSession(
+        id=session_id, name=name, owner=owner, state=state, epoch=0, request=ResourceRequest(), created_s=1.0
+    )
+    return SessionRecord(session=session, secret="secret", env={"A": "b"})
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    return Database(tmp_path / "c.db", events_kept=10)
+
+
+def test_database_gives_back_what_was_stored_in_order(database: Database, tmp_path: Path) -> None:
+    stored = [database.store(record(f"s{n}", f"n{n}"), new=True, kind="transition") for n in range(3)]
+    database.close()
+    again = Database(tmp_path / "c.db", events_kept=10)
+    assert again.unfinished() == stored
+    assert again.session("s1") == stored[1]
+    assert [each.session.last_event for each in stored] == [1, 2, 3]
+    again.close()
+
+
+def test_database_second_live_session_of_a_name_is_impossible(database: Database) -> None:
+    first = database.store(record("s0"), new=True, kind="transition")
+    with pytest.raises(IntegrityError):
+        database.store(record("s1"), new=True, kind="transition")
+    assert len(database.events(after=0, limit=9)) == 1, "the event went with its session"
+    database.store(record("s2", owner="bob"), new=True, kind="transition")
+    ended = msgspec.structs.replace(first.session, state=S.CLOSED)
+    database.store(msgspec.structs.replace(first, session=ended), kind="transition")
+    database.store(record("s1"), new=True, kind="transition")
+    database.close()
+
+
+def test_database_keeps_the_newest_events_and_never_gives_a_number_twice(tmp_path: Path) -> None:
+    database = Database(tmp_path / "c.db", events_kept=10)
+    numbers = [database.announce(kind="service", cause=str(n)) for n in range(50)]
+    assert numbers == list(range(1, 51))
+    kept = database.events(after=0, limit=100)
+    assert [event.seq for event in kept] == list(range(41, 51))
+    database.close()
+    again = Database(tmp_path / "c.db", events_kept=10)
+    assert again.announce(kind="service") == 51
+    again.close()
+
+
+def test_database_file_is_private_whatever_the_umask(database: Database, tmp_path: Path) -> None:
+    database.announce(kind="service")
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("c.db*")} == {0o600}
+    database.close()
+
+
+ALL_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GpuaasError)]
+
+
+@pytest.mark.parametrize("kind", ALL_ERRORS)
+def test_every_error_survives_the_wire(kind: type[errors.GpuaasError]) -> None:
+    error = kind.__new__(kind)
+    errors.GpuaasError.__init__(error, "what", hint="do")
+    if isinstance(error, errors.StaleEpoch):
+        error.offered, error.current = 3, 4
+    body = msgspec.json.decode(msgspec.json.encode(errors.to_wire(error)))
+    back = errors.from_wire(body, status=error.status)
+    assert (type(back), back.message, back.hint) == (kind, "what", "do")
+    if isinstance(back, errors.StaleEpoch):
+        assert (back.offered, back.current) == (3, 4)
+    assert 400 <= kind.status < 600
+
+
+@pytest.mark.parametrize("body", [None, [], "no", {}, {"error": 7}, {"error": "SystemExit", "message": "x"}])
+def test_answer_that_is_not_ours_is_a_protocol_error(body: object) -> None:
+    assert type(errors.from_wire(body, status=502)) is errors.RemoteProtocolError
