@@ -23,6 +23,9 @@ from jupyter_gpuaas.errors import GpuaasError
 if TYPE_CHECKING:
     from jupyter_gpuaas.cell.connection import Connection
 
+#: Set by its host in the kernel of a session.
+SESSION_ID = "GPUAAS_SESSION_ID"
+
 HELP = """\
 %%remote_gpu [--on NODE] [-i NAMES] [-o NAMES]   run this cell in the remote session
     variables, functions, classes and local modules that it reads go along; what it assigns comes back:
@@ -102,7 +105,7 @@ def _say(text: str) -> None:
 
 @magics_class
 class RemoteGpuMagics(Magics):
-    """The magics in a local notebook."""
+    """The magics, as a local notebook uses them."""
 
     shell: Any
 
@@ -118,6 +121,10 @@ class RemoteGpuMagics(Magics):
         words = shlex.split(line)
         if "--help" in words or "-h" in words or (cell is None and not words):
             print(HELP)
+            return
+        # Asked each time: a kernel that was started ahead learns only later whose it is.
+        if os.environ.get(SESSION_ID):
+            _in_session(self.shell, words, cell)
             return
         try:
             if cell is None:
@@ -240,47 +247,36 @@ class RemoteGpuMagics(Magics):
         connection.detach()
 
 
-@magics_class
-class InSessionMagics(Magics):
-    """The magics inside a session's own kernel."""
+def _in_session(shell: Any, words: list[str], cell: str | None) -> None:
+    """The magics inside a session's own kernel.
 
-    shell: Any
+    The kernel holds no token of the service's, so that a notebook cannot act for its owner: what it can tell is what
+    its host told it.
+    """
+    if cell is not None:
+        _cell_parser().parse_args(words)
+        _say("this notebook runs in the session already; the cell runs here")
+        shell.run_cell(cell).raise_error()
+        return
+    arguments = _line_parser().parse_args(words)
+    name = os.environ.get("GPUAAS_SESSION_NAME", "")
+    if arguments.command in ("status", "connect", "nodes"):
+        _session_status(name)
+    elif arguments.command == "sync":
+        print("this notebook runs in the session already; there is nothing to send from another folder")
+    elif arguments.command == "detach":
+        print("close the notebook without shutting its kernel down; the session goes on")
+    else:
+        print(f"not from in here; on your own machine: jupyter gpuaas {arguments.command} {shlex.quote(name)}")
 
-    @line_cell_magic
-    def remote_gpu(self, line: str, cell: str | None = None) -> None:
-        """Tell about this session; ``%remote_gpu --help`` tells how."""
-        words = shlex.split(line)
-        if cell is not None:
-            _cell_parser().parse_args(words)
-            _say("this notebook runs in the session already; the cell runs here")
-            self.shell.run_cell(cell).raise_error()
-            return
-        if "--help" in words or "-h" in words or not words:
-            print(HELP)
-            return
-        arguments = _line_parser().parse_args(words)
-        name = os.environ.get("GPUAAS_SESSION_NAME", "")
-        if arguments.command in ("status", "connect", "nodes"):
-            self._status(name)
-        elif arguments.command == "sync":
-            print("this notebook runs in the session already; there is nothing to send from another folder")
-        else:
-            # The kernel holds no token of the service's, so that a notebook cannot act for its owner.
-            advice = {"release": f"release {shlex.quote(name)}", "logs": f"logs {shlex.quote(name)}"}
-            command = advice.get(arguments.command)
-            print(
-                f"from here this is not possible; on your own machine: jupyter gpuaas {command}"
-                if command
-                else "close the notebook without shutting its kernel down; the session goes on"
-            )
 
-    def _status(self, name: str) -> None:
-        from jupyter_gpuaas.cell.remote_variable import size
+def _session_status(name: str) -> None:
+    from jupyter_gpuaas.cell.remote_variable import size
 
-        session = os.environ["GPUAAS_SESSION_ID"]
-        print(f"this is session {name!r} on {os.environ.get('GPUAAS_NODE', 'an unknown node')} ({session})")
-        for device in json.loads(os.environ.get("GPUAAS_DEVICES") or "[]"):
-            print(f"    {device['id']}  {device['label']}, {size(device['memory_bytes'])}")
+    session = os.environ[SESSION_ID]
+    print(f"this is session {name!r} on {os.environ.get('GPUAAS_NODE', 'an unknown node')} ({session})")
+    for device in json.loads(os.environ.get("GPUAAS_DEVICES") or "[]"):
+        print(f"    {device['id']}  {device['label']}, {size(device['memory_bytes'])}")
 
 
 def _print_devices(nodes: Sequence[Any], node_id: str, device_ids: Sequence[str]) -> None:
@@ -300,4 +296,4 @@ def _print_devices(nodes: Sequence[Any], node_id: str, device_ids: Sequence[str]
 
 def register(shell: Any) -> None:
     """Add the magics to a shell."""
-    shell.register_magics(InSessionMagics if os.environ.get("GPUAAS_SESSION_ID") else RemoteGpuMagics)
+    shell.register_magics(RemoteGpuMagics)
