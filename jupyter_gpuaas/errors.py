@@ -15,6 +15,7 @@
     │   ├─ LocalProtocolError   we broke the protocol: our bug
     │   └─ RemoteProtocolError  the peer broke it
     ├─ JournalError             the journal cannot be written
+    ├─ CatalogueError           the service's database cannot be read or written
     ├─ SessionError
     │   ├─ NoSuchSession
     │   └─ SessionEnded
@@ -124,6 +125,13 @@ class RemoteProtocolError(ProtocolError):
 
 class JournalError(GpuaasError):
     """The journal cannot be written, for instance because the disk is full."""
+
+    retryable = True
+    status = 507
+
+
+class CatalogueError(GpuaasError):
+    """The service's database cannot be read or written, for instance because the disk is full."""
 
     retryable = True
     status = 507

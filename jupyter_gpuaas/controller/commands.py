@@ -65,7 +65,19 @@ class Commands:
     async def _carry_out(self, live: LiveSession, commands: tuple[Command, ...]) -> None:
         async with live.orders:
             for command in commands:
+                await self._until_done(command, live)
+
+    async def _until_done(self, command: Command, live: LiveSession) -> None:
+        pause_s = self._settings.retry_first_s
+        while True:
+            try:
                 await self._handlers[command](live)
+                return
+            except GpuaasError as error:
+                # Of the catalogue, mostly: a full disk must not leave a session half ended.
+                log.error("%s of session %s: %s", command, live.session.id, error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, self._settings.retry_most_s)
 
     async def _start_host(self, live: LiveSession) -> None:
         record, lease = live.record, live.lease

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
@@ -184,8 +185,13 @@ class Controller:
                 channel = None
         return SessionView(session=live.session, channel=channel)
 
-    def channel(self, live: LiveSession, user: User, base_url: str) -> ChannelInfo:
+    def channel(self, live: LiveSession, user: User, base_url: str, *, inside: bool = False) -> ChannelInfo:
         """Addresses and a fresh ticket.
+
+        Parameters
+        ----------
+        inside
+            For the service's own use: the direct address is the agent's, not the advertised one.
 
         Raises
         ------
@@ -196,6 +202,8 @@ class Controller:
         if lease is None or live.session.state not in HOSTED_STATES:
             raise TransportError(f"session {live.session.id} is {live.session.state}: no host yet.")
         base, agent = base_url.rstrip("/"), self.engine.agent(lease.node_id).url
+        if self.settings.advertise and not inside:
+            agent = self.settings.advertise.format(node=lease.node_id, port=urlsplit(agent).port).rstrip("/")
         expires_s = time.time() + self.settings.ticket_s
         path = f"/sessions/{live.session.id}"
         return ChannelInfo(

@@ -36,7 +36,7 @@ async def channel(
     """The session's channel at its node, with the caller's token in place of a ticket."""
     try:
         live = controller.find(user, segment(session))
-        info = controller.channel(live, user, str(socket.base_url))
+        info = controller.channel(live, user, str(socket.base_url), inside=True)
         agent = await _open(info, controller.settings.frame_bytes, socket)
     except GpuaasError as error:
         await socket.send_denial_response(failure(error))
@@ -129,7 +129,7 @@ async def bundle(
     request: Request, controller: TheController, user: Caller, live: TheSession, bundle_id: str
 ) -> Response:
     """A bundle of variables to or from the session's kernel, streamed."""
-    info = controller.channel(live, user, str(request.base_url))
+    info = controller.channel(live, user, str(request.base_url), inside=True)
     headers = {"Authorization": f"Bearer {info.ticket}"}
     for name in ("content-length", "content-type"):
         if name in request.headers:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine, LeaseMeta
-from jupyter_gpuaas.errors import AllocationError, NoCapacity
+from jupyter_gpuaas.errors import AllocationError, CatalogueError, NoCapacity
 from jupyter_gpuaas.lifecycle.placement import why_never
 from jupyter_gpuaas.lifecycle.session import SessionEvent
-from jupyter_gpuaas.model import ResourceRequest
+from jupyter_gpuaas.model import Lease, ResourceRequest
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 2.0
 
 
 class Scheduler:
@@ -50,20 +55,34 @@ class Scheduler:
 
     async def _serve(self, live: LiveSession) -> None:
         meta = LeaseMeta(live.session.id, live.session.epoch + 1)
-        try:
-            lease = await self._engine.acquire(live.session.request, meta)
-        except AllocationError as error:
-            self._waiting.pop(live.session.id, None)
-            self._sessions.advance(live, SessionEvent.START_FAILED, str(error))
-        else:
-            self._waiting.pop(live.session.id, None)
-            where = f"on {lease.node_id} with {', '.join(lease.device_ids)}"
-            self._sessions.advance(live, SessionEvent.PLACED, where, lease=lease, epoch=lease.epoch)
+        while True:
+            lease: Lease | None = None
+            try:
+                try:
+                    lease = await self._engine.acquire(live.session.request, meta)
+                except AllocationError as error:
+                    self._sessions.advance(live, SessionEvent.START_FAILED, str(error))
+                    break
+                where = f"on {lease.node_id} with {', '.join(lease.device_ids)}"
+                self._sessions.advance(live, SessionEvent.PLACED, where, lease=lease, epoch=lease.epoch)
+                break
+            except CatalogueError as error:
+                # The session does not know of its devices, so it has none. It loses its place: no other way is safe.
+                log.error("session %s not placed: %s", live.session.id, error)
+                if lease is not None:
+                    await self._engine.release(lease.id)
+                await asyncio.sleep(RETRY_S)
+        self._waiting.pop(live.session.id, None)
         self._count()
 
     def _count(self) -> None:
         waiting = [live for live, _ in self._waiting.values()]
         for place, live in enumerate(waiting, start=1):
-            if live.session.queue_place != place:
+            if live.session.queue_place == place:
+                continue
+            try:
                 self._sessions.note(live, f"place {place} in the queue", {"queue_place": place}, queue_place=place)
+            except CatalogueError as error:
+                # Only what is shown: the next count tells it.
+                log.error("place of session %s not told: %s", live.session.id, error)
         self._engine.want([live.session.request for live in waiting])

@@ -17,7 +17,7 @@ from jupyter_gpuaas.controller.bell import Bell
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.reports import HOSTED_STATES, happened
-from jupyter_gpuaas.errors import QuotaExceeded
+from jupyter_gpuaas.errors import GpuaasError, QuotaExceeded
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent, step
 from jupyter_gpuaas.model import (
     LIVE_STATES,
@@ -206,8 +206,13 @@ class Sessions:
         live.record = msgspec.structs.replace(
             live.record, session=session, kernel_starts=max(starts, report.kernel_starts)
         )
-        for event, cause in happened(session.state, starts, report):
-            self.advance(live, event, cause)
+        try:
+            for event, cause in happened(session.state, starts, report):
+                self.advance(live, event, cause)
+        except GpuaasError:
+            # Not stored, so not seen: the next report tells it again.
+            live.record = msgspec.structs.replace(live.record, kernel_starts=starts)
+            raise
         self.on_report(live)
 
     def _store(self, live: LiveSession, session: GpuSession, **news: Any) -> None:

@@ -72,6 +72,9 @@ class Watcher:
                     pause_s = self._settings.retry_first_s
             except GpuaasError as error:
                 log.info("node %s is not followed now: %s", node_id, error)
+            except Exception:
+                # A node that nobody follows would never be heard of again; the next snapshot repairs.
+                log.exception("following node %s failed", node_id)
             with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
                 await asyncio.wait_for(self._nodes_changed.next().wait(), pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_most_s)

@@ -15,7 +15,10 @@ import pytest
 from websockets.asyncio.client import connect
 
 from jupyter_gpuaas.client.service import ServiceClient, websocket_url
+from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.errors import (
+    CatalogueError,
     Forbidden,
     InvalidRequest,
     NoCapacity,
@@ -200,6 +203,33 @@ async def test_long_poll_answers_at_the_change_and_not_before(service: Service) 
     assert not poll.done()
     await service.admin.release("first")
     assert (await poll).session.last_event > second.last_event
+
+
+@pytest.mark.parametrize("target", ["starting", "idle", "closing", "closed"])
+async def test_catalogue_that_cannot_be_written_for_a_while_delays_but_loses_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """A full disk, say, at each step of a session's life."""
+    store, failures = Database.store, 2
+
+    def failing(self: Database, record: SessionRecord, **news: Any) -> SessionRecord:
+        nonlocal failures
+        if news.get("target") == target and failures:
+            failures -= 1
+            raise CatalogueError("the disk is full")
+        return store(self, record, **news)
+
+    monkeypatch.setattr(Database, "store", failing)
+    session = (await service.admin.create_session("first", wait_s=30)).session
+    assert (await until(service.admin, session, S.IDLE)).epoch == 1
+    if target == "closing":
+        for _ in range(2):
+            with pytest.raises(CatalogueError, match="disk is full"):
+                await service.admin.release(session.id)
+    await service.admin.release(session.id)
+    assert failures == 0
+    assert (await story(service.admin, session.id)) == ["queued", "starting", "idle", "closing", "closed"]
+    assert await service.admin.allocations() == []
 
 
 # -- refused -------------------------------------------------------------------------------------------------

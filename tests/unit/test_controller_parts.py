@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.exc import IntegrityError
 
 from jupyter_gpuaas import errors
 from jupyter_gpuaas.controller.bell import Bell
@@ -108,7 +107,7 @@ def test_database_gives_back_what_was_stored_in_order(database: Database, tmp_pa
 
 def test_database_second_live_session_of_a_name_is_impossible(database: Database) -> None:
     first = database.store(record("s0"), new=True, kind="transition")
-    with pytest.raises(IntegrityError):
+    with pytest.raises(errors.CatalogueError, match="UNIQUE"):
         database.store(record("s1"), new=True, kind="transition")
     assert len(database.events(after=0, limit=9)) == 1, "the event went with its session"
     database.store(record("s2", owner="bob"), new=True, kind="transition")

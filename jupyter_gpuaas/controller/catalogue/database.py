@@ -7,19 +7,22 @@ Reads that may be long are for threads; every method may be called from any.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, create_engine, delete, event, func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord, TokenRecord
 from jupyter_gpuaas.controller.catalogue.tables import events, metadata, sessions, tokens
+from jupyter_gpuaas.errors import CatalogueError
 from jupyter_gpuaas.model import Event, SessionState
 
 _ENDED = (SessionState.CLOSED, SessionState.FAILED)
@@ -42,6 +45,16 @@ class Database:
         metadata.create_all(self._engine)
         self._written = 0
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with _mapped(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with _mapped(), self._engine.connect() as connection:
+            yield connection
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
@@ -61,7 +74,7 @@ class Database:
         SessionRecord
             With the number of the event as its ``last_event``.
         """
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             session = record.session
             seq = self._append(
                 connection,
@@ -104,7 +117,7 @@ class Database:
         return self._records(query.order_by(sessions.c.number.desc()).limit(limit))
 
     def _records(self, query: Any) -> list[SessionRecord]:
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(query).scalars().all()
         return [msgspec.json.decode(row, type=SessionRecord) for row in rows]
 
@@ -112,7 +125,7 @@ class Database:
 
     def announce(self, **news: Any) -> int:
         """Write an event that changes no session; returns its number."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             return self._append(connection, **news)
 
     def events(self, *, after: int, limit: int, session_id: str = "", owner: str | None = None) -> list[Event]:
@@ -122,14 +135,14 @@ class Database:
             query = query.where(events.c.session_id == session_id)
         if owner is not None:
             query = query.where(events.c.owner.in_(["", owner]))
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(query.order_by(events.c.seq).limit(limit)).mappings().all()
         names = Event.__struct_fields__
         return [Event(**{name: row[name] for name in names}) for row in rows]
 
     def newest_event(self) -> int:
         """Number of the newest event; 0 when there is none."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             return connection.execute(select(func.max(events.c.seq))).scalar() or 0
 
     def _append(self, connection: Connection, **news: Any) -> int:
@@ -167,20 +180,29 @@ class Database:
 
     def tokens(self) -> list[TokenRecord]:
         """All tokens, expired ones too."""
-        with self._engine.connect() as connection:
+        with self._reading() as connection:
             rows = connection.execute(select(tokens)).mappings().all()
         names = TokenRecord.__struct_fields__
         return [msgspec.convert({name: row[name] for name in names}, TokenRecord) for row in rows]
 
     def add_token(self, record: TokenRecord) -> None:
         """Remember a token."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(insert(tokens).values(msgspec.to_builtins(record)))
 
     def drop_tokens(self, digests: Iterable[str]) -> None:
         """Forget tokens."""
-        with self._engine.begin() as connection:
+        with self._writing() as connection:
             connection.execute(delete(tokens).where(tokens.c.digest.in_(list(digests))))
+
+
+@contextlib.contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = getattr(error, "orig", None) or error
+        raise CatalogueError(f"the service's database: {reason}.") from error
 
 
 def _configure(connection: sqlite3.Connection, _: object) -> None:
