@@ -203,7 +203,8 @@ class Controller:
             raise TransportError(f"session {live.session.id} is {live.session.state}: no host yet.")
         base, agent = base_url.rstrip("/"), self.engine.agent(lease.node_id).url
         if self.settings.advertise and not inside:
-            agent = self.settings.advertise.format(node=lease.node_id, port=urlsplit(agent).port).rstrip("/")
+            port = str(urlsplit(agent).port)
+            agent = self.settings.advertise.replace("{node}", lease.node_id).replace("{port}", port).rstrip("/")
         expires_s = time.time() + self.settings.ticket_s
         path = f"/sessions/{live.session.id}"
         return ChannelInfo(
