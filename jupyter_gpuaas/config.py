@@ -72,6 +72,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = "auto"
 
+    advertise: Annotated[
+        str,
+        about(
+            "Address at which clients reach a node's agent, where it is not the one it listens on (a port forward, an "
+            "ingress); `{node}` and `{port}` are filled in. Empty means the agent's own."
+        ),
+    ] = ""
+
     # -- channels ----------------------------------------------------------------------------------------------
     journal_bytes: Annotated[Bytes, about("Bound of one session's journal on disk.")] = GIB
     journal_segment_bytes: Annotated[Bytes, about("Size at which the journal begins a new file.")] = 32 * MIB

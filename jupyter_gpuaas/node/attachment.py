@@ -47,6 +47,11 @@ class Attachment:
         self._link: Link | None = None
         self._live = False  # the reader stands at the journal's end
 
+    @property
+    def sent(self) -> int:
+        """Number of the last record that has left for this client, wholly or in part."""
+        return self._reader.number
+
     def begin(self, link: Link, welcome: dict[str, Any]) -> None:
         """Greet the client and start the stream."""
         self._link = link

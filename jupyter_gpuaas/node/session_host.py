@@ -78,6 +78,7 @@ class SessionHost:
         self._kill_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._full_disk_told = False
+        self._sent = 0  # highest record number that ever went out to a client
 
     # -- towards the agent -------------------------------------------------------------------------------------
 
@@ -147,6 +148,7 @@ class SessionHost:
         self._flush()
         former = self._attachments.pop(client, None)
         if former is not None:
+            self._sent = max(self._sent, former.sent)
             former.close("opened again elsewhere", 1001)
         known = client in self._inboxes
         inbox = self._inboxes.setdefault(client, Inbox())
@@ -159,6 +161,8 @@ class SessionHost:
         link = await adopt(
             connection, head, attachment, frame_bytes=s.frame_bytes, ping_s=s.ping_s, silence_s=s.silence_s
         )
+        # What went to a client that then vanished may have reached the user, or not.
+        self._sent = max([self._sent, *(other.sent for other in self._attachments.values())])
         self._attachments[client] = attachment
         attachment.begin(
             link,
@@ -167,6 +171,7 @@ class SessionHost:
                 "epoch": self.spec.lease.epoch,
                 "kernel_starts": self._kernel_starts,
                 "state": self.state,
+                "sent": self._sent,
             },
         )
         if not known and self._dialogue.prompt is not None:
@@ -175,6 +180,7 @@ class SessionHost:
         self._changed(self.report())
 
     def detached(self, attachment: Attachment, reason: str) -> None:
+        self._sent = max(self._sent, attachment.sent)
         if self._attachments.get(attachment.client) is attachment:
             del self._attachments[attachment.client]
             if not self._attachments:

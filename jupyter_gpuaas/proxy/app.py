@@ -153,6 +153,7 @@ class Proxy:
         log.info("linked to session %s, epoch %s", welcome["session"], welcome["epoch"])
         if not self._ever_linked:
             self._ever_linked = True
+            self._delivery.maybe_delivered = welcome["sent"]
             for held in self._waiting.release():
                 self._pass(held)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from typing import Protocol
@@ -59,6 +60,9 @@ class Delivery:
         self._asked: set[bytes] = set()
         #: Number of the last record that came.
         self.last = 0
+        #: Records up to this number may have reached the clients by a former proxy of this session.
+        self.maybe_delivered = 0
+        self._delivery_id = os.urandom(6).hex()
 
     def take(self, record: Record) -> None:
         """The next record of the journal."""
@@ -71,6 +75,8 @@ class Delivery:
             )
             parts = make_parts(b"stream.stderr", "stream", b"{}", {"name": "stderr", "text": text})
             record = Record(Kind.IOPUB, record.number, record.time_us, tuple(parts))
+        elif record.number <= self.maybe_delivered and record.kind in (*CHANNELS, Kind.IOPUB):
+            record = self._marked(record)
         if record.kind is Kind.IOPUB:
             self._outputs.append(record)
             self._outputs_bytes += record.body_bytes
@@ -105,6 +111,20 @@ class Delivery:
         """Everything up to this number has been handed over."""
         oldest = [queue[0] for queue in (self._outputs,) if queue] + [record for _, record in self._replies]
         return min((record.number - 1 for record in oldest), default=self.last)
+
+    def _marked(self, record: Record) -> Record:
+        """The message with a mark in its metadata, the same in every other way.
+
+        jupyter_client takes a signature that it has seen for an attack and raises; with the mark, a message that
+        comes a second time has the same id and another signature.
+        """
+        address, header, parent, metadata, *rest = record.parts
+        try:
+            marked = msgspec.json.decode(metadata) | {"gpuaas_delivery": self._delivery_id}
+        except (msgspec.DecodeError, TypeError):
+            return record
+        parts = (address, header, parent, msgspec.json.encode(marked), *rest)
+        return Record(record.kind, record.number, record.time_us, parts)
 
     def _publish(self) -> None:
         while self._outputs and self._front.subscribers:
