@@ -108,6 +108,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The home folder as an absolute path."""
         return Path(self.home or user_data_dir("jupyter-gpuaas", appauthor=False)).expanduser().absolute()
 
+    def make_folder(self) -> Path:
+        """The home folder, made if it is not there, for its user only; raises SettingError where that fails."""
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError(f"setting home: {self.folder} is not usable: {error.strerror}.") from error
+        return self.folder
+
     def environment(self) -> dict[str, str]:
         """The settings that differ from their defaults, as environment variables for a child process."""
         mine, default = msgspec.structs.asdict(self), msgspec.structs.asdict(Settings())

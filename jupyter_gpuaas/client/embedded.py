@@ -19,6 +19,10 @@ from jupyter_gpuaas.errors import ServiceUnreachable
 from jupyter_gpuaas.model import ServiceFile
 
 START_TIMEOUT_S = 60.0
+#: For a controller that somebody else has started.
+OTHER_TIMEOUT_S = 20.0
+#: A log larger than this is put aside when the service starts.
+LOG_BYTES = 8 * 1024**2
 LOG_TAIL_LINES = 15
 
 #: Settings of a client; a service must not inherit those of whoever happened to start it.
@@ -75,8 +79,7 @@ def read_service_file(folder: Path) -> ServiceFile | None:
 
 async def start_service(settings: Settings, *, timeout_s: float = START_TIMEOUT_S) -> Endpoint:
     """Start the embedded service in the background, or find that somebody else has just done so."""
-    folder = settings.folder
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = settings.make_folder()
     with _Lock(folder / "start.lock") as lock:
         # Ten kernels that start at once all come here; the first starts the service, the others find it.
         await asyncio.to_thread(lock.acquire)
@@ -84,22 +87,26 @@ async def start_service(settings: Settings, *, timeout_s: float = START_TIMEOUT_
         if running is not None:
             return running
         log = folder / "service.log"
-        begin = log.stat().st_size if log.exists() else 0
+        begin = _begin(log)
         process = _spawn(settings, log)
         # Reaps the service if it ends before its starter does.
         threading.Thread(target=process.wait, daemon=True).start()
-        deadline = time.monotonic() + timeout_s
+        started = time.monotonic()
+        deadline = started + timeout_s
         while time.monotonic() < deadline:
             running = await find_running(folder)
             if running is not None:
                 return running
             if process.poll() not in (None, 0):
                 break
+            if process.poll() == 0:
+                # Another controller holds the folder: it is starting, or it hangs.
+                deadline = min(deadline, started + OTHER_TIMEOUT_S)
             await asyncio.sleep(0.05)
         status = process.poll()
         if status is None:
             process.terminate()
-        why = f"did not answer in {timeout_s:g} s" if status in (None, 0) else f"ended with status {status}"
+        why = f"ended with status {status}" if status else "does not answer"
         raise ServiceUnreachable(
             f"the service for {folder} {why}. End of {log}:\n{_tail(log, begin)}\n",
             hint="`jupyter gpuaas up` in a terminal shows more.",
@@ -128,6 +135,18 @@ def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def _begin(log: Path) -> int:
+    """Where the next service's words begin; one former log is kept beside it."""
+    try:
+        size = log.stat().st_size
+        if size > LOG_BYTES:
+            log.replace(log.with_suffix(".log.1"))
+            return 0
+        return size
+    except FileNotFoundError:
+        return 0
 
 
 def _private(path: str, flags: int) -> int:

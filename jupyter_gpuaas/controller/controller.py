@@ -46,8 +46,7 @@ class Controller:
     """Sessions, their devices and their story. It keeps nothing that its database does not hold."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
-        folder = settings.folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = settings.make_folder()
         self.settings = settings
         self.engine = engine
         self.agents = Agents(engine)

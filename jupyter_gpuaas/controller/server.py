@@ -51,8 +51,7 @@ def serve(settings: Settings, ready: Callable[[ServiceFile], None]) -> None:
     SettingError
         The address cannot be listened on.
     """
-    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with hold(settings.folder):
+    with hold(settings.make_folder()):
         asyncio.run(_serve(settings, ready))
 
 

@@ -21,6 +21,8 @@ from jupyter_gpuaas.model import Node
 START_POLL_S = 0.02
 ALIVE_POLL_S = 1.0
 LOG_TAIL_LINES = 10
+#: A log larger than this is put aside when the agent starts.
+LOG_BYTES = 8 * 1024**2
 
 
 class AgentFile(msgspec.Struct, frozen=True):
@@ -69,7 +71,10 @@ class AgentProcess:
             It ended or did not answer in time; the message has the end of its log.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self.folder / "agent.log", "ab") as log:
+        path = self.folder / "agent.log"
+        if path.exists() and path.stat().st_size > LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        with open(path, "ab") as log:
             command = [sys.executable, "-m", "jupyter_gpuaas.node.agent", "--node", self.node_id]
             command += ["--folder", str(self.folder), "--devices", self._devices]
             self._child = await asyncio.to_thread(

@@ -250,6 +250,24 @@ def test_up_on_a_taken_port_fails_with_the_reason(quick_home: GpuaasHome) -> Non
     assert quick_home.processes() == []
 
 
+@pytest.mark.parametrize("arguments", [["up"], ["up", "--detach"]])
+def test_up_in_a_home_that_is_no_folder_fails_with_the_reason(tmp_path: Path, arguments: list[str]) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("nowhere")
+    result = run("--home", str(link), *arguments)
+    assert result.exit_code == 1
+    assert "setting home" in result.output
+
+
+def test_start_service_large_log_is_put_aside(quick_home: GpuaasHome) -> None:
+    log = quick_home.path / "service.log"
+    with log.open("wb") as file:
+        file.truncate(9 * 1024**2)
+    quick_home.cli("up", "--detach")
+    assert log.stat().st_size < 1024**2
+    assert log.with_suffix(".log.1").stat().st_size == 9 * 1024**2
+
+
 def test_up_with_devices_that_are_none_fails_with_the_reason(quick_home: GpuaasHome) -> None:
     result = quick_home.cli("up", "--devices", "toaster:9", check=False)
     assert result.returncode == 1
