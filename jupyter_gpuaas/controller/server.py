@@ -112,7 +112,9 @@ async def _serve(settings: Settings, ready: Callable[[ServiceFile], None]) -> No
     try:
         await controller.open()
         port = listener.getsockname()[1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        # For this user's own programs: "every address" is one to listen on, not one to connect to.
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+        host = f"[{host}]" if ":" in host else host
         written = ServiceFile(f"http://{host}:{port}", os.getpid(), port, len(controller.engine.nodes()))
         _write(file, msgspec.json.encode(written))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
