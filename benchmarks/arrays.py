@@ -45,8 +45,10 @@ def raw_tcp(size: int = SIZE_BYTES, *, rounds: int = 3) -> float:
     return best
 
 
-def push(run_cell: Callable[[str], Any], size: int = SIZE_BYTES, *, rounds: int = 3) -> list[float]:
-    """Bytes a second of each push of a new array by ``%%remote_gpu``; the first one is cold.
+def push(run_cell: Callable[[str], Any], size: int = SIZE_BYTES, *, rounds: int = 6) -> list[float]:
+    """Bytes a second of each push of a new array by ``%%remote_gpu``.
+
+    The first ones are cold: they pay for memory that the machine gives out for the first time.
 
     Parameters
     ----------
@@ -63,7 +65,7 @@ def push(run_cell: Callable[[str], Any], size: int = SIZE_BYTES, *, rounds: int 
     return rates
 
 
-def pull(run_cell: Callable[[str], Any], size: int = SIZE_BYTES, *, rounds: int = 3) -> list[float]:
+def pull(run_cell: Callable[[str], Any], size: int = SIZE_BYTES, *, rounds: int = 6) -> list[float]:
     """Bytes a second of each pull of an array with ``.get()``; parameters as for `push`."""
     rates = []
     for number in range(rounds):

@@ -49,6 +49,10 @@ class GpuaasError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: words for the user, not our stack."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class AllocationError(GpuaasError):
     """No device could be given."""

@@ -49,22 +49,6 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"%remote_gpu: {message}. `%remote_gpu --help` tells what there is.")
 
 
-class ShortError(Exception):
-    """An error of ours as the user sees it: words, no stack."""
-
-    def __init__(self, error: GpuaasError) -> None:
-        super().__init__(str(error))
-        self._name = type(error).__name__
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"{self._name}: {self}"]
-
-
-def _short(error: GpuaasError) -> ShortError:
-    kind: type[ShortError] = type(type(error).__name__, (ShortError,), {})
-    return kind(error)
-
-
 def _line_parser() -> _Parser:
     parser = _Parser(prog="%remote_gpu", add_help=False)
     commands = parser.add_subparsers(dest="command", parser_class=_Parser)
@@ -126,14 +110,11 @@ class RemoteGpuMagics(Magics):
         if os.environ.get(SESSION_ID):
             _in_session(self.shell, words, cell)
             return
-        try:
-            if cell is None:
-                arguments = _line_parser().parse_args(words)
-                getattr(self, f"_{arguments.command}")(arguments)
-            else:
-                self._cell(_cell_parser().parse_args(words), cell)
-        except GpuaasError as error:
-            raise _short(error) from None
+        if cell is None:
+            arguments = _line_parser().parse_args(words)
+            getattr(self, f"_{arguments.command}")(arguments)
+        else:
+            self._cell(_cell_parser().parse_args(words), cell)
 
     # -- cells -----------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from jupyter_gpuaas.cell.sync import Plan, Synchroniser
 from jupyter_gpuaas.client.bundles import get_bundle, put_bundle
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.errors import CellError
 from jupyter_gpuaas.state.bundle import (
     Buffer,
     FileHead,
@@ -241,7 +241,7 @@ class Shipper:
         try:
             (value,) = unpack_group(group, buffers).values()
         except Exception as error:
-            raise GpuaasError(
+            raise CellError(
                 f"{variable.name} cannot be unpacked here: {type(error).__name__}: {error}.",
                 hint="Are its packages installed here?",
             ) from error

@@ -14,7 +14,7 @@ import msgspec
 from jupyter_gpuaas.client.channel import Channel
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.errors import GpuaasError, SessionEnded, TransportError
+from jupyter_gpuaas.errors import CellError, GpuaasError, SessionEnded, TransportError
 from jupyter_gpuaas.model import ChannelInfo
 from jupyter_gpuaas.wire.jupyter import PROTOCOL_VERSION
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record
@@ -158,12 +158,12 @@ class RemoteSession:
 
         Raises
         ------
-        GpuaasError
+        CellError
             It was refused, with the session's reason.
         """
         reply = await self.request("gpuaas_request", {"op": op, **content})
         if reply.get("status") != "ok":
-            raise GpuaasError(f"{reply.get('evalue') or reply.get('ename') or 'the session refused'}")
+            raise CellError(f"{reply.get('evalue') or reply.get('ename') or 'the session refused'}")
         return reply
 
     def interrupt(self) -> None:

@@ -36,16 +36,13 @@ from jupyter_gpuaas.state.bundle import (
 )
 from jupyter_gpuaas.state.describe import describe
 from jupyter_gpuaas.state.exchange import Returned, Shipment
-from jupyter_gpuaas.state.pickling import HELD, Pickled, Refused, TooLarge
+from jupyter_gpuaas.state.pickling import HELD, NotHeld, Pickled, Refused, TooLarge
 
 _MISSING = object()
 
 
 class CannotBind(CellError):
-    """What came with a cell could not be bound; shown to the user without our own stack."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [str(self)]
+    """What came with a cell could not be bound, so the cell must not run."""
 
 
 class _Receipt(msgspec.Struct):
@@ -200,6 +197,8 @@ class Exchange:
                 f"{names}: needs the module {error.name!r}, which the remote session does not have.",
                 hint=f"Install it there: %%remote_gpu with %pip install {(error.name or '').partition('.')[0]}.",
             ) from error
+        except NotHeld as error:
+            raise CannotBind(f"{names}: {error}") from error
         except Exception as error:
             raise CannotBind(
                 f"{names}: cannot be unpacked in the remote session: {type(error).__name__}: {error}"

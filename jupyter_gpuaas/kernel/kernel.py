@@ -8,6 +8,7 @@ from typing import Any
 
 from ipykernel.ipkernel import IPythonKernel
 
+from ..errors import GpuaasError
 from .bundles import BundleStore
 from .exchange import Exchange
 
@@ -40,7 +41,7 @@ class GpuKernel(IPythonKernel):
                 "status": "error",
                 "ename": type(error).__name__,
                 "evalue": str(error),
-                "traceback": traceback.format_exception(error),
+                "traceback": _rendered(error),
             }
         assert self.session is not None
         self.session.send(stream, "gpuaas_reply", content, parent, ident=ident)
@@ -68,7 +69,7 @@ class GpuKernel(IPythonKernel):
                     "status": "error",
                     "ename": type(error).__name__,
                     "evalue": str(error),
-                    "traceback": traceback.format_exception(error),
+                    "traceback": _rendered(error),
                     "execution_count": self.execution_count,
                     "user_expressions": {},
                     "payload": [],
@@ -85,3 +86,10 @@ class GpuKernel(IPythonKernel):
         if shipped:
             reply["gpuaas"] = self.exchange.after(shipped, reply)
         return reply
+
+
+def _rendered(error: Exception) -> list[str]:
+    """The error as the shell shows it: ours in words, others with their stack."""
+    if isinstance(error, GpuaasError):
+        return error._render_traceback_()
+    return traceback.format_exception(error)

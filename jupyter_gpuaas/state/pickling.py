@@ -19,8 +19,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from jupyter_gpuaas.state.classes import reduce_class, reduce_enum, reduce_marker
 from jupyter_gpuaas.state.device.storage import reduce_storage
-from jupyter_gpuaas.state.enums import reduce_enum
 
 MAIN = "__main__"
 
@@ -30,6 +30,10 @@ HELD: dict[str, Any] = {}
 
 class Refused(pickle.PicklingError):
     """An object that cannot leave its process, with the reason."""
+
+
+class NotHeld(LookupError):
+    """A handle whose object is gone."""
 
 
 class TooLarge(Exception):
@@ -121,7 +125,7 @@ def held(handle: str) -> Any:
     try:
         return HELD[handle]
     except KeyError:
-        raise LookupError("a remote variable is no longer held by the session; was its kernel restarted?") from None
+        raise NotHeld("the session no longer holds this remote variable; its kernel has been restarted") from None
 
 
 def main_attribute(name: str) -> Any:
@@ -201,6 +205,8 @@ class _Rules:
             return held, (obj.handle,)
         if kind.__module__ == "numpy" and kind.__name__ == "ndarray":
             return self._array(obj)
+        if kind.__module__ in ("dataclasses", "typing"):
+            return self._marker(obj)
         if kind.__module__.startswith("torch"):
             return reduce_storage(obj)
         if isinstance(obj, io.IOBase) and not isinstance(obj, (io.BytesIO, io.StringIO)):
@@ -218,7 +224,7 @@ class _Rules:
         if main.get(name) is obj and name not in self.own:
             self.trace.references.add(name)
             return main_attribute, (name,)
-        if not self.dill:
+        if isinstance(obj, types.FunctionType) and not self.dill:
             raise _NeedsDill
         if isinstance(obj, types.FunctionType) and obj.__globals__ is main:
             self.trace.codes.append(obj.__code__)
@@ -227,7 +233,16 @@ class _Rules:
             if taken_apart is None:
                 raise Refused(f"is or needs the Enum {name}, which has a __new__ of its own")
             return taken_apart
+        if isinstance(obj, type):
+            return reduce_class(obj)
         return NotImplemented
+
+    def _marker(self, obj: Any) -> Any:
+        name = getattr(obj, "__name__", "")
+        if name not in self.own and sys.modules[MAIN].__dict__.get(name) is obj:
+            self.trace.references.add(name)
+            return main_attribute, (name,)
+        return reduce_marker(obj)
 
     def _array(self, array: Any) -> Any:
         if array.dtype.hasobject or not array.nbytes:

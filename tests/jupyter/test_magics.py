@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -253,6 +254,41 @@ def test_module_that_the_session_lacks_is_named(notebook: Notebook) -> None:
     result = notebook.fails("%%remote_gpu\nran11 = 1\na11")
     assert "a11: needs the module 'only_here11'" in result.error["evalue"]
     assert notebook.remote("'ran11' in globals()").value is False
+
+
+def test_variables_come_again_after_the_kernel_died(notebook: Notebook) -> None:
+    notebook.ok("list12 = [1, 2]")
+    notebook.remote("import numpy as np\nfar12 = np.zeros(100_000)\nlen12 = len(list12)")
+    result = notebook.fails("%%remote_gpu\nimport os\nprint('last words', flush=True)\nos._exit(3)")
+    assert result.out == "last words\n"
+    assert result.error["ename"] == "KernelDied"
+    notebook.remote("len12 = len(list12) + 1")
+    assert notebook.get("len12") == 3
+    for code in ("%%remote_gpu\nfar12", "far12.get()"):
+        error = notebook.fails(code).error
+        assert "no longer holds this remote variable" in error["evalue"]
+        assert len(error["traceback"]) == 1
+
+
+def test_released_session_ends_the_cell_and_the_next_cell_gets_a_new_one(
+    notebook: Notebook, module_gpuaas_home: GpuaasHome
+) -> None:
+    (session,) = [
+        session["id"]
+        for session in json.loads(module_gpuaas_home.cli("sessions", "--json").stdout)
+        if session["clients"]
+    ]
+
+    def release(message: dict[str, Any]) -> None:
+        if message["content"].get("text") == "waiting\n":
+            module_gpuaas_home.cli("release", session)
+
+    result = notebook.cell(
+        "%%remote_gpu\nimport time\nprint('waiting', flush=True)\ntime.sleep(50)", on_message=release
+    )
+    assert result.error["ename"] == "SessionEnded"
+    notebook.ok("alive13 = 1")
+    assert notebook.remote("alive13").value == 1
 
 
 def test_wrong_use_is_told(notebook: Notebook) -> None:

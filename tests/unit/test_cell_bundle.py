@@ -187,12 +187,84 @@ def test_functions_see_the_globals_of_the_other_notebook() -> None:
     assert space["f"]() == 4
 
 
-def test_classes_that_hold_each_other_are_refused() -> None:
-    here = notebook("class A: pass\nclass B: a = A\nA.b = B")
-    with as_main(here) as space:
-        assert groups_of({"A": space["A"], "B": space["B"]}) == [("A", "B")]
-        with pytest.raises(Refused, match="Cannot locate"):
-            pack_group(["A", "B"], [space["A"], space["B"]])
+def test_classes_that_hold_each_other_and_themselves() -> None:
+    space = travel("class A:\n    pass\nclass B:\n    a = A\nA.b = B\nA.one = A()\nB.me = B\na = A()", "A", "B", "a")
+    assert space["A"].b is space["B"] and space["B"].a is space["A"]
+    assert type(space["A"].one) is space["A"] is type(space["a"])
+    assert space["B"].me is space["B"]
+
+
+KINDS = """
+import abc, dataclasses, typing
+from collections import namedtuple
+T = typing.TypeVar("T", bound=int)
+class Slots:
+    __slots__ = ("a", "b")
+    def __init__(self): self.a = 1
+class Box(typing.Generic[T]):
+    def __init__(self, item: T): self.item = item
+class Shape(abc.ABC):
+    @abc.abstractmethod
+    def area(self): ...
+    @property
+    def twice(self): return 2 * self.area()
+class Square(Shape):
+    def __init__(self, a): self.a = a
+    def area(self): return self.a ** 2
+    @classmethod
+    def unit(cls): return cls(1)
+    @staticmethod
+    def name(): return "square"
+@dataclasses.dataclass(frozen=True, order=True)
+class D:
+    x: int
+    y: list = dataclasses.field(default_factory=list)
+    kind: typing.ClassVar[str] = "d"
+P = namedtuple("P", "x y", defaults=[5])
+class Q(typing.NamedTuple):
+    x: int
+    y: int = 2
+    def total(self): return self.x + self.y
+class Meta(type):
+    def __call__(cls, *a): return ("made", super().__call__(*a))
+class WithMeta(metaclass=Meta): pass
+class TD(typing.TypedDict):
+    a: int
+class Err(ValueError):
+    def __init__(self, code): super().__init__(code); self.code = code
+class Counted:
+    made = 0
+    def __init_subclass__(cls, **options): cls.options = options
+class Sub(Counted, flavour=1): pass
+"""
+
+
+def test_kinds_of_classes() -> None:
+    names = "T Slots Box Shape Square D P Q Meta WithMeta TD Err Counted Sub".split()
+    space = travel(KINDS, *names)
+    assert space["Slots"]().a == 1
+    assert not hasattr(space["Slots"](), "__dict__")
+    assert space["Box"][int](3).item == 3
+    assert space["Box"].__parameters__ == (space["T"],)
+    assert space["Square"](3).twice == 18
+    assert space["Square"].unit().area() == 1 and space["Square"].name() == "square"
+    with pytest.raises(TypeError, match="abstract"):
+        space["Shape"]()
+    import dataclasses
+
+    made = space["D"](1)
+    assert dataclasses.asdict(made) == {"x": 1, "y": []}
+    assert dataclasses.replace(made, x=0) < made
+    assert space["D"].kind == "d"
+    assert space["P"](1) == (1, 5)
+    assert space["P"](1)._replace(y=0).y == 0
+    assert space["Q"](1).total() == 3
+    assert space["WithMeta"]()[0] == "made"
+    assert space["TD"](a=1) == {"a": 1}
+    with pytest.raises(space["Err"]) as raised:
+        raise space["Err"](7)
+    assert raised.value.code == 7
+    assert space["Sub"].options == {"flavour": 1}
 
 
 def test_instance_is_sent_without_its_class() -> None:

@@ -154,7 +154,7 @@ def test_dropped_handle_is_let_go(session: Session) -> None:
     returned = session.cell("big = bytes(5000)", assigns=["big"])
     session.cell("pass", drop=[returned.handles[0]["handle"]])
     assert HELD == {}
-    with pytest.raises(LookupError, match="no longer held"):
+    with pytest.raises(LookupError, match="no longer holds"):
         held(returned.handles[0]["handle"])
 
 
