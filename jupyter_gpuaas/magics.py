@@ -135,7 +135,6 @@ class RemoteGpuMagics(Magics):
     def _connect(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.model import ResourceRequest
 
-        settings = load(session=arguments.session or None)
         request = ResourceRequest(
             devices=arguments.devices,
             kind=arguments.kind,
@@ -145,7 +144,7 @@ class RemoteGpuMagics(Magics):
         former = self._connections.pop(arguments.on, None)
         if former is not None:
             former.detach()
-        self._open(arguments.on, settings, request)
+        self._open(arguments.on, load(), request, arguments.session)
         self._current = arguments.on
         self._status(arguments)
 
@@ -210,10 +209,10 @@ class RemoteGpuMagics(Magics):
             return self._connections[node]
         return self._open(node, load(), ResourceRequest(node=node or None))
 
-    def _open(self, node: str, settings: Settings, request: Any) -> Connection:
+    def _open(self, node: str, settings: Settings, request: Any, session: str = "") -> Connection:
         from jupyter_gpuaas.cell.connection import Connection, default_name
 
-        name, ours = default_name(settings, node)
+        name, ours = (session, False) if session else default_name(settings, node)
         connection = Connection(settings, _say, ours=ours)
         connection.connect(name, request)
         self._connections[node] = connection

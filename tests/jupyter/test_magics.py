@@ -448,7 +448,7 @@ def test_session_on_a_named_node_is_another_one(notebook: Notebook) -> None:
 
 
 def test_detached_session_is_found_again_by_its_name(notebook: Notebook) -> None:
-    notebook.ok("%remote_gpu connect --session kept25 --on local-0")
+    assert "session 'kept25':" in notebook.ok("%remote_gpu connect --session kept25 --on local-0").out
     notebook.remote("import numpy as np\nheld25 = np.arange(100_000)\nimport os\npid25 = os.getpid()", "--on local-0")
     notebook.ok("%remote_gpu detach")
     assert "not connected" in notebook.ok("%remote_gpu status").out
