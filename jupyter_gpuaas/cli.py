@@ -122,7 +122,7 @@ def _announce(settings: Settings, news: str, as_json: bool, *, hint: bool = Fals
     if as_json:
         _print_json({**_plain(written), "home": str(settings.folder)})
         return
-    count = f"{written.nodes} node{'s' if written.nodes != 1 else ''}"
+    count = _count(written.nodes, "node")
     click.echo(f"The service {news} at {written.url} ({count}, home {settings.folder}).")
     if hint:
         click.echo("Ctrl-C ends it and its sessions.")
@@ -231,8 +231,8 @@ def status(given: dict[str, Any], as_json: bool) -> None:
         return
     click.echo(f"The service runs at {told['url']} (version {told['version']}).")
     click.echo(
-        f"{told['nodes']} nodes, {told['devices_leased']} of {told['devices']} devices leased, "
-        f"{told['sessions']} live sessions."
+        f"{_count(told['nodes'], 'node')}, {told['devices_leased']} of {_count(told['devices'], 'device')} leased, "
+        f"{_count(told['sessions'], 'live session')}."
     )
 
 
@@ -320,7 +320,10 @@ def sessions(given: dict[str, Any], all_: bool, as_json: bool) -> None:
 @click.argument("session")
 @click.pass_obj
 def attach(given: dict[str, Any], session: str) -> None:
-    """Open a console on a session, by id or name. Leaving it leaves the session running."""
+    """Open a console on a session, by id or name.
+
+    Leaving it with Ctrl-D leaves the session running. Typing `exit` ends the kernel, as it does in any notebook.
+    """
     from importlib.util import find_spec
 
     from jupyter_gpuaas.config import PREFIX
@@ -481,6 +484,10 @@ def _print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 def _line(text: str) -> str:
     """The text in one line, without what could steer a terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _gib(count: int) -> str:
