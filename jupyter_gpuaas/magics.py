@@ -75,6 +75,13 @@ def _cell_parser() -> _Parser:
     return parser
 
 
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"%remote_gpu: {error}") from error
+
+
 def _names(given: Sequence[str]) -> list[str]:
     names = [name for part in given for name in part.replace(",", " ").split()]
     for name in names:
@@ -102,7 +109,7 @@ class RemoteGpuMagics(Magics):
     @line_cell_magic
     def remote_gpu(self, line: str, cell: str | None = None) -> None:
         """Use a remote GPU session; ``%remote_gpu --help`` tells how."""
-        words = shlex.split(line)
+        words = _words(line)
         if "--help" in words or "-h" in words or (cell is None and not words):
             print(HELP)
             return

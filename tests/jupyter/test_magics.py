@@ -193,6 +193,16 @@ def test_large_result_stays_and_is_used_there(notebook: Notebook) -> None:
     )
 
 
+def test_object_is_let_go_when_nobody_here_has_its_handle(notebook: Notebook) -> None:
+    notebook.remote("far5b = bytes(1_000_000)")
+    handle = notebook.get("far5b.handle")
+    notebook.ok("both5b = [far5b]\ndel far5b")
+    held = f"from jupyter_gpuaas.state.pickling import HELD\n{handle!r} in HELD"
+    assert notebook.remote(held).value is True
+    notebook.ok("del both5b")
+    assert notebook.remote(held).value is False
+
+
 def test_o_and_i_force(notebook: Notebook) -> None:
     notebook.ok("word6 = 'hidden'")
     notebook.remote("import numpy as np\nbig6 = np.ones(50_000)\nby_name6 = globals()['word6']", "-o big6 -i word6")
@@ -293,6 +303,7 @@ def test_released_session_ends_the_cell_and_the_next_cell_gets_a_new_one(
 
 def test_wrong_use_is_told(notebook: Notebook) -> None:
     assert "--help" in notebook.cell("%remote_gpu nonsense").err
+    assert "No closing quotation" in notebook.cell("%remote_gpu sync 'x").err
     assert "is not a name" in notebook.cell("%%remote_gpu -o 1x\npass").err
     assert "%remote_gpu sync" in notebook.ok("%remote_gpu --help").out
 
@@ -458,3 +469,11 @@ def test_detached_session_is_found_again_by_its_name(notebook: Notebook) -> None
     assert notebook.get("same25") == (True, (100_000,))
     assert "has ended" in notebook.ok("%remote_gpu release").out
     assert "not connected" in notebook.ok("%remote_gpu status").out
+
+
+def test_everything_goes_through_the_controller_when_the_node_cannot_be_reached(notebook: Notebook) -> None:
+    notebook.ok("import os; os.environ['GPUAAS_RELAY'] = 'always'\nimport numpy as np\nsent26 = np.arange(300_000.)")
+    result = notebook.remote("print('by relay')\nback26 = sent26 * 2")
+    assert result.out == "by relay\n"
+    assert notebook.get("bool((back26.get() == sent26 * 2).all())") is True
+    notebook.ok("%remote_gpu release\ndel os.environ['GPUAAS_RELAY']")
