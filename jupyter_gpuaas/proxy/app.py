@@ -68,7 +68,9 @@ class Proxy:
 
     async def _keep_channel(self) -> None:
         try:
-            self._over = await self._channel.run()
+            reason = await self._channel.run()
+            if reason:
+                self._over = f"this session has ended: {reason}. Restart the kernel to get a new one."
         except GpuaasError as error:
             self._over = str(error)
         if self._over:

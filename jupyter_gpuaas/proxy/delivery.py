@@ -21,6 +21,7 @@ HELD_BYTES = 64 * 1024**2
 RETRY_S = 0.01
 #: A reply whose client has not connected in this time is given up; a client that returns asks anew.
 REPLY_PATIENCE_S = 60.0
+CLIENTS_KNOWN = 64
 CHANNELS = {Kind.SHELL: Channel.SHELL, Kind.CONTROL: Channel.CONTROL, Kind.STDIN: Channel.STDIN}
 
 
@@ -58,6 +59,7 @@ class Delivery:
         #: The prompt that nobody has answered: header, parent, metadata, content.
         self._prompt: list[Buffer] | None = None
         self._asked: set[bytes] = set()
+        self._clients: dict[bytes, None] = {}  # addresses that have sent something, latest last
         #: Number of the last record that came.
         self.last = 0
         #: Records up to this number may have reached the clients by a former proxy of this session.
@@ -87,8 +89,8 @@ class Delivery:
                 self._flow.pause()
         elif record.kind in CHANNELS:
             if record.kind is Kind.STDIN:
-                self._prompt, self._asked = list(record.parts[1:]), {bytes(record.parts[0])}
-            if not self._reply(record):
+                self._ask(record)
+            elif not self._reply(record):
                 self._replies.append((time.monotonic() + REPLY_PATIENCE_S, record))
                 self._retry_later()
         self._acknowledge_later()
@@ -99,9 +101,21 @@ class Delivery:
 
     def client_spoke(self, address: bytes) -> None:
         """A client has sent a request; if it is a new one, it is asked what nobody has answered."""
+        self._clients.pop(address, None)
+        self._clients[address] = None
+        if len(self._clients) > CLIENTS_KNOWN:
+            del self._clients[next(iter(self._clients))]
         if self._prompt is not None and address not in self._asked:
             if self._front.reply(Channel.STDIN, address, self._prompt):
                 self._asked.add(address)
+
+    def _ask(self, record: Record) -> None:
+        """Ask the client whose cell wants input; where it is gone, those that have come since."""
+        self._prompt, self._asked = list(record.parts[1:]), set()
+        for address in (bytes(record.parts[0]), *reversed(self._clients)):
+            if self._front.reply(Channel.STDIN, address, self._prompt):
+                self._asked.add(address)
+                return
 
     def prompt_answered(self) -> None:
         self._prompt = None

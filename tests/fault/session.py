@@ -28,6 +28,7 @@ class ProxyRun:
         self.log = folder / f"{name}.log"
         self.process = self._spawn()
         self.client = self.new_client()
+        self.closed = False
         #: Every iopub message and every reply, in order of arrival.
         self.heard: list[dict[str, Any]] = []
 
@@ -105,11 +106,15 @@ class ProxyRun:
         """repr of an expression in the kernel."""
         msg_id = self.client.execute("", silent=True, user_expressions={"value": expression})
         reply = self.wait(lambda m: m["parent_header"].get("msg_id") == msg_id and m["msg_type"] == "execute_reply")
+        assert reply["content"]["status"] == "ok", reply["content"]
         answer: str = reply["content"]["user_expressions"]["value"]["data"]["text/plain"]
         return answer
 
     def close(self) -> None:
         """End the session as a client does, and the processes."""
+        if self.closed:
+            return
+        self.closed = True
         if self.process.poll() is None:
             self.client.shutdown()
             try:

@@ -108,7 +108,8 @@ def last_line(message: dict[str, Any], of: str) -> int:
     """The last whole number that a stream message of the cell ends with; -1 for other messages."""
     if message["msg_type"] != "stream" or message["parent_header"].get("msg_id") != of:
         return -1
-    return int(message["content"]["text"].split()[-1])
+    numbers = message["content"]["text"].split()
+    return int(numbers[-1]) if numbers else -1
 
 
 def is_end(message: dict[str, Any], of: str) -> bool:
