@@ -321,7 +321,7 @@ def group_names(memos: Mapping[str, Pickled], values: Mapping[str, Any]) -> list
     owner: dict[int, str] = {}
     spans: list[tuple[int, int, str]] = []
     for name, pickled in memos.items():
-        for key in pickled.trace.memo:
+        for key in pickled.shareable() if len(memos) > 1 else ():
             other = owner.setdefault(key, name)
             if other != name:
                 parent[find(name)] = find(other)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import gc
 import importlib
 import io
 import pickle
@@ -58,8 +59,6 @@ class Trace:
     handles: list[Any] = field(default_factory=list)
     #: Arrays that are not contiguous: id -> (first address, address behind the last).
     strided: dict[int, tuple[int, int]] = field(default_factory=dict)
-    #: id -> object, of everything that can be shared with another pickle; keeps them alive, so that ids stay unique.
-    memo: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,6 +68,19 @@ class Pickled:
     stream: bytes
     buffers: list[memoryview]
     trace: Trace
+    #: The pickler's memo: holds all that was met, so that ids stay unique as long as this lives.
+    _memo: Any
+
+    def shareable(self) -> list[int]:
+        """Ids of the objects in it that another pickle may hold too."""
+        collects = gc.isenabled()
+        gc.disable()  # A million tuples are made and dropped again, none of them garbage.
+        try:
+            memo = self._memo if isinstance(self._memo, dict) else self._memo.copy()
+            return [key for key, (_, obj) in memo.items() if not isinstance(obj, _UNSHARED)]
+        finally:
+            if collects:
+                gc.enable()
 
 
 def dump(
@@ -173,9 +185,7 @@ def _dump(
     pickler = pickler_type(sink, protocol=5, buffer_callback=sink.keep)
     pickler.prepare(Trace(), *rules)
     pickler.dump(values)
-    memo = pickler.memo if isinstance(pickler.memo, dict) else pickler.memo.copy()
-    pickler.trace.memo = {key: obj for key, (_, obj) in memo.items() if not isinstance(obj, _UNSHARED)}
-    return Pickled(sink.getvalue(), sink.views, pickler.trace)
+    return Pickled(sink.getvalue(), sink.views, pickler.trace, pickler.memo)
 
 
 class _Rules:
