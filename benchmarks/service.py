@@ -1,0 +1,64 @@
+"""The embedded service of the benchmark: in a folder of its own, ended with it; and how much memory its parts take."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+
+import psutil
+from rows import ZmqKernel
+
+PARTS = {
+    "jupyter_gpuaas.proxy": "proxy",
+    "jupyter_gpuaas.node.host": "host",
+    "jupyter_gpuaas.node.agent": "agent",
+    "jupyter_gpuaas": "controller",
+}
+
+
+class Service:
+    """``jupyter gpuaas up`` with one node of several cpu devices."""
+
+    def __init__(self, devices: int = 4) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix="gpuaas-bench-"))
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(("GPUAAS_", "JPY_"))}
+        self._devices = devices
+        #: Environment of whatever is to use this service.
+        self.env = {**environ, "GPUAAS_HOME": str(self._home)}
+
+    def start(self) -> None:
+        self._command("up", "--detach", "--devices", f"cpu:{self._devices}")
+
+    def stop(self) -> None:
+        self._command("down")
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def kernel(self) -> ZmqKernel:
+        """A kernel with a session of its own."""
+        return ZmqKernel("remote_gpu", {**self.env, "JPY_SESSION_NAME": f"/bench-{uuid.uuid4().hex[:8]}.ipynb"})
+
+    def memory(self) -> dict[str, float]:
+        """Proportional set size in MB of the largest process of each part."""
+        sizes: dict[str, float] = {}
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("GPUAAS_HOME") != str(self._home):
+                    continue
+                words = process.cmdline()
+                part = PARTS.get(words[words.index("-m") + 1]) if "-m" in words else None
+                if part:
+                    sizes[part] = max(sizes.get(part, 0.0), process.memory_full_info().pss / 1e6)
+            except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+                continue
+        return sizes
+
+    def _command(self, *words: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "jupyter_gpuaas", *words], env=self.env, check=True, timeout=120,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
