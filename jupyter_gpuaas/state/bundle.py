@@ -10,7 +10,6 @@ the buffers one after the other.
 
 from __future__ import annotations
 
-import mmap
 import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,14 +21,13 @@ import xxhash
 from jupyter_gpuaas.errors import RemoteProtocolError
 from jupyter_gpuaas.state import pickling
 from jupyter_gpuaas.state.pickling import Pickled
+from jupyter_gpuaas.wire.memory import allocate as allocate
 
 MAGIC = b"GPB1"
 PREFIX = struct.Struct("<4sI")
 MAX_BUFFERS = 1_000_000
 #: Arenas below this are laid together into one.
 SMALL_BYTES = 64 * 1024
-#: Buffers from this size are anonymous mappings, for which the kernel may use huge pages: three times as fast.
-MAPPED_BYTES = 4 * 1024**2
 ALIGNMENT = 64
 
 Buffer = bytes | bytearray | memoryview
@@ -294,18 +292,6 @@ def read_sizes(table: Buffer, *, length: int | None) -> list[int]:
     if length is not None and sum(sizes) != length:
         raise RemoteProtocolError(f"bundle: its buffers have {sum(sizes)} bytes, its body {length}")
     return sizes
-
-
-def allocate(size: int) -> memoryview:
-    """Writable memory for one buffer; private to the process even when it forks."""
-    if size < MAPPED_BYTES:
-        return memoryview(bytearray(size))
-    mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
-        mapped.madvise(mmap.MADV_HUGEPAGE)
-    except (OSError, AttributeError):
-        pass  # Only slower.
-    return memoryview(mapped)
 
 
 def group_names(memos: Mapping[str, Pickled], values: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -26,6 +26,7 @@ import msgspec
 import xxhash
 
 from ..errors import RemoteProtocolError
+from .memory import allocate
 
 MAGIC = b"GPR1"
 HEAD = struct.Struct("<4sBBHQQQQ")
@@ -102,7 +103,7 @@ class RecordReader:
         self._small = bytearray()  # head, and body while it is short
         self._head: tuple[int, int, int, int, int, int] | None = None  # kind, parts, number, time, length, sum
         self._checked = b""
-        self._body: bytearray | None = None
+        self._body: memoryview | None = None
         self._filled = 0
 
     def feed(self, data: Buffer) -> list[Record]:
@@ -122,7 +123,7 @@ class RecordReader:
                 position += taken
                 if self._filled == len(self._body):
                     body, self._body, self._filled = self._body, None, 0
-                    records.append(self._finish(memoryview(body)))
+                    records.append(self._finish(body))
                 continue
             rest = len(view) - position
             if rest < HEAD.size:
@@ -137,7 +138,7 @@ class RecordReader:
                 position = start + length
             else:
                 position += HEAD.size
-                self._body, self._filled = bytearray(length), 0
+                self._body, self._filled = allocate(length), 0
         return records
 
     def _read_head(self, head: memoryview) -> None:
