@@ -41,6 +41,8 @@ class LiveSession:
         self.orders = asyncio.Lock()
         #: Whether an agent has said that it hosts the present epoch.
         self.hosted = False
+        #: What its host last said is wrong while it goes on.
+        self.warning = ""
 
     @property
     def session(self) -> GpuSession:
@@ -213,6 +215,10 @@ class Sessions:
             # Not stored, so not seen: the next report tells it again.
             live.record = msgspec.structs.replace(live.record, kernel_starts=starts)
             raise
+        if report.warning != live.warning:
+            live.warning = report.warning
+            if report.warning:
+                self.note(live, report.warning, {"warning": True})
         self.on_report(live)
 
     def _store(self, live: LiveSession, session: GpuSession, **news: Any) -> None:

@@ -55,3 +55,5 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     #: Memory of the session's processes.
     used_bytes: int = 0
     working_folder: str = ""
+    #: What is wrong with the session while it goes on, such as a full disk; empty as a rule.
+    warning: str = ""

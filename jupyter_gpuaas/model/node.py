@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ._compat import StrEnum
-
 import msgspec
+
+from ._compat import StrEnum
 
 CPU = "cpu"
 CUDA = "cuda"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from ._compat import StrEnum
 
 import msgspec
+
+from ._compat import StrEnum
 
 MAX_NAME_CHARS = 1024
 

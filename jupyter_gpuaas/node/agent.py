@@ -217,6 +217,7 @@ class Agent:
         passed: dict[str, Any] = {
             "ticket": request.bearer,
             "method": request.method,
+            "rest": base64.b64encode(request.rest).decode(),
         }
         match (request.method, *rest):
             case ("GET", "channel"):
@@ -225,8 +226,7 @@ class Agent:
                     raise RemoteProtocolError("client: is not made of letters, digits, '-' and '_'.")
                 if after is not None and not after.isdecimal():
                     raise RemoteProtocolError("after: is not a number.")
-                # One datagram to the host holds what was read of head and body once, not twice.
-                passed["head"] = base64.b64encode(request.raw + request.rest).decode()
+                passed["head"] = base64.b64encode(request.raw).decode()
                 passed |= {"kind": "channel", "client": client, "after": None if after is None else int(after)}
             case (("PUT" | "GET"), "bundles", bundle) if ID.fullmatch(bundle):
                 if request.length > self._settings.bundle_bytes:
@@ -234,8 +234,7 @@ class Agent:
                         f"bundle: has {request.length} bytes, at most {self._settings.bundle_bytes} are allowed.",
                         hint="Setting bundle_bytes.",
                     )
-                start = base64.b64encode(request.rest).decode()
-                passed |= {"kind": "bundle", "bundle": bundle, "length": request.length, "rest": start}
+                passed |= {"kind": "bundle", "bundle": bundle, "length": request.length}
             case _:
                 raise NoSuchSession(f"path: there is no {request.method} {request.path}.")
         return self._hand_over(self._handle_for_client(session_id), connection, passed)

@@ -242,8 +242,8 @@ class Host:
                 now_s=time.time(),
             )
             if kind == "channel":
-                head = base64.b64decode(passed["head"])
-                await session.attach(connection, head, passed["client"], passed["after"])
+                head, rest = (base64.b64decode(passed[name]) for name in ("head", "rest"))
+                await session.attach(connection, head, rest, passed["client"], passed["after"])
             elif session.kernel is None:
                 raise NoSuchSession("the session has no kernel at the moment.")
             else:

@@ -24,7 +24,7 @@ from .segment import FileSegment, MemorySegment, Segment
 
 KEEP_ACKNOWLEDGED_US = 3600 * 1_000_000
 MEMORY_BYTES = 64 * 1024**2
-READ_BYTES = 1024**2
+READ_BYTES = 256 * 1024
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -148,10 +148,7 @@ class Journal:
             del self._segments[0]
         newest = self._segments[-1] if self._segments else None
         if newest is None or newest.size >= self._segment_bytes or isinstance(newest, MemorySegment):
-            try:
-                self._segments.append(FileSegment(self._folder, first))
-            except OSError as error:
-                self._to_memory(error, first)
+            self._open_segment(first)
 
     def _write(self, buffers: Sequence[Buffer]) -> None:
         segment = self._segments[-1]
@@ -163,8 +160,26 @@ class Journal:
             if segment.size == 0:
                 segment.remove()
                 self._segments.pop()
-            self._to_memory(error, self.written + 1)
-            self._segments[-1].write(buffers)
+            if error.errno in NO_ROOM and self._drop_acknowledged():
+                self._open_segment(self.written + 1)
+            else:
+                self._to_memory(error, self.written + 1)
+            self._write(buffers)
+
+    def _open_segment(self, first: int) -> None:
+        """Begin a segment on disk; where that cannot be, one in memory."""
+        try:
+            self._segments.append(FileSegment(self._folder, first))
+        except OSError as error:
+            self._to_memory(error, first)
+
+    def _drop_acknowledged(self) -> bool:
+        """Give room back that nobody needs; False when there is none."""
+        done = [segment for segment in self._segments if segment.last <= self.acknowledged]
+        for segment in done:
+            segment.remove()
+        self._segments = self._segments[len(done) :]
+        return bool(done)
 
     def _to_memory(self, error: OSError, first: int) -> None:
         """The disk takes no more: keep records in memory, and there too not without bound."""

@@ -94,6 +94,7 @@ class SessionHost:
             kernel_starts=self._kernel_starts,
             used_bytes=self.used_bytes,
             working_folder=str(self.folder / "work"),
+            warning=self.journal.no_room,
         )
 
     def kernel_ready(self, kernel: KernelProcess) -> None:
@@ -143,7 +144,7 @@ class SessionHost:
 
     # -- towards clients ---------------------------------------------------------------------------------------
 
-    async def attach(self, connection: Any, head: bytes, client: str, after: int | None) -> None:
+    async def attach(self, connection: Any, head: bytes, rest: bytes, client: str, after: int | None) -> None:
         """A client opens its link, for the first time or again; its former link is closed."""
         self._flush()
         former = self._attachments.pop(client, None)
@@ -159,7 +160,7 @@ class SessionHost:
         s = self.settings
         attachment = Attachment(self, client, inbox, start, message_bytes=s.message_bytes)
         link = await adopt(
-            connection, head, attachment, frame_bytes=s.frame_bytes, ping_s=s.ping_s, silence_s=s.silence_s
+            connection, head, rest, attachment, frame_bytes=s.frame_bytes, ping_s=s.ping_s, silence_s=s.silence_s
         )
         # What went to a client that then vanished may have reached the user, or not.
         self._sent = max([self._sent, *(other.sent for other in self._attachments.values())])
@@ -280,7 +281,9 @@ class SessionHost:
             attachment.flushed(data)
         if bool(self.journal.no_room) != self._full_disk_told:
             self._full_disk_told = bool(self.journal.no_room)
-            self._set_state(self.state, self.journal.no_room)
+            self._changed(self.report())
+            if self.journal.no_room:
+                self.notice(f"\n[remote GPU] {self.journal.no_room}; outputs are kept in memory meanwhile.\n")
 
     def _tell(self, messages: list[tuple[Channel, list[Buffer]]]) -> None:
         for channel, parts in messages:

@@ -32,8 +32,8 @@ from ..errors import (
 )
 from .record import Buffer
 
-WRITE_HIGH_BYTES = 4 * 1024**2
-WRITE_LOW_BYTES = 1 * 1024**2
+WRITE_HIGH_BYTES = 1024**2
+WRITE_LOW_BYTES = 256 * 1024
 
 
 class LinkHandler(Protocol):
@@ -293,19 +293,22 @@ async def connect(
 async def adopt(
     connection: socket.socket,
     head: bytes,
+    rest: bytes,
     handler: LinkHandler,
     *,
     frame_bytes: int,
     ping_s: float,
     silence_s: float,
 ) -> Link:
-    """Take over a socket on which a client has sent the handshake ``head``."""
+    """Take over a socket on which a client has sent the handshake ``head``, and ``rest`` behind it already."""
     connection.setblocking(False)
     protocol = ServerProtocol(max_size=frame_bytes)
     _, link = await asyncio.get_running_loop().connect_accepted_socket(
         lambda: Link(protocol, handler, ping_s=ping_s, silence_s=silence_s), connection
     )
     link.answer(head)
+    if rest:
+        link.data_received(rest)
     return link
 
 
