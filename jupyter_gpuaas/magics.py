@@ -150,7 +150,7 @@ class RemoteGpuMagics(Magics):
         )
         former = self._connections.pop(arguments.on, None)
         if former is not None:
-            former.detach()
+            former.replace()
         self._open(arguments.on, load(), request, arguments.session)
         self._current = arguments.on
         self._status(arguments)

@@ -20,7 +20,7 @@ from jupyter_gpuaas.client.embedded import find_service
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.errors import AllocationError, GpuaasError
+from jupyter_gpuaas.errors import AllocationError, CellError, GpuaasError
 from jupyter_gpuaas.model import GpuSession, NodeView, ResourceRequest, SessionState
 from jupyter_gpuaas.wire.machine import machine_id
 
@@ -51,6 +51,7 @@ class Connection:
         self._runner = Blocking("gpuaas-cells")
         self._service: ServiceClient | None = None
         self._session: RemoteSession | None = None
+        self._created = ""
         self.shipper: Shipper | None = None
 
     # -- coming and going ------------------------------------------------------------------------
@@ -63,7 +64,15 @@ class Connection:
         GpuaasError
             It cannot be had.
         """
-        found = self._wait(self._connect(name, request))
+        try:
+            found = self._wait(self._connect(name, request))
+        except BaseException as error:
+            # Nobody would ever come for what is ours alone and still waits in the queue.
+            self._runner.run(self._abandon())
+            self._runner.close()
+            if isinstance(error, KeyboardInterrupt):
+                raise CellError(f"interrupted while session {name!r} was not ready yet.") from None
+            raise
         assert self._session is not None and self._service is not None
         self.shipper = Shipper(
             self._session,
@@ -81,6 +90,7 @@ class Connection:
         endpoint = await find_service(self.settings)
         self._service = service = ServiceClient(endpoint.url, endpoint.token)
         view = await service.create_session(name, request=request, cwd=str(self.root), machine=machine_id(), wait_s=1.0)
+        self._created = view.session.id
         told = ""
         while view.session.state not in READY:
             session = view.session
@@ -94,11 +104,27 @@ class Connection:
         await self._session.open(view.channel)
         return view.session
 
+    async def _abandon(self) -> None:
+        try:
+            if self._ours and self._created and self._service is not None:
+                await self._service.release(self._created)
+        except GpuaasError:
+            pass  # The error that led here is the one to show.
+        finally:
+            await self._leave()
+
     def detach(self) -> None:
         """Leave; the session goes on."""
         atexit.unregister(self._at_exit)
         self._wait(self._leave())
         self._runner.close()
+
+    def replace(self) -> None:
+        """Make way for another connection; a session that nobody else could find ends."""
+        if self._ours:
+            self.release()
+        else:
+            self.detach()
 
     def release(self) -> None:
         """End the session."""

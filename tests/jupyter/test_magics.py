@@ -471,6 +471,27 @@ def test_detached_session_is_found_again_by_its_name(notebook: Notebook) -> None
     assert "not connected" in notebook.ok("%remote_gpu status").out
 
 
+def test_interrupted_wait_for_a_device_leaves_nothing_in_the_queue(
+    notebook: Notebook, module_gpuaas_home: GpuaasHome
+) -> None:
+    def sessions() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(module_gpuaas_home.cli("sessions", "--json").stdout)
+        return found
+
+    for session in sessions():  # All four devices are wanted; detached sessions hold theirs.
+        module_gpuaas_home.cli("release", session["id"])
+    notebook.ok("%remote_gpu connect --session taken27 --devices 4")
+
+    def interrupt(message: dict[str, Any]) -> None:
+        if "place 1 in the queue" in message["content"].get("text", ""):
+            notebook.interrupt()
+
+    result = notebook.cell("%%remote_gpu --on local-0\npass", on_message=interrupt)
+    assert "interrupted while session" in result.error["evalue"]
+    assert [session["name"] for session in sessions()] == ["taken27"]
+    notebook.ok("%remote_gpu release")
+
+
 def test_everything_goes_through_the_controller_when_the_node_cannot_be_reached(notebook: Notebook) -> None:
     notebook.ok("import os; os.environ['GPUAAS_RELAY'] = 'always'\nimport numpy as np\nsent26 = np.arange(300_000.)")
     result = notebook.remote("print('by relay')\nback26 = sent26 * 2")
