@@ -20,7 +20,7 @@ from jupyter_gpuaas.client.embedded import find_service
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.errors import AllocationError, CellError, GpuaasError
+from jupyter_gpuaas.errors import AllocationError, CellError, GpuaasError, NoSuchSession, SessionEnded
 from jupyter_gpuaas.model import GpuSession, NodeView, ResourceRequest, SessionState
 from jupyter_gpuaas.wire.machine import machine_id
 
@@ -129,8 +129,12 @@ class Connection:
     def release(self) -> None:
         """End the session."""
         assert self._service is not None and self._session is not None
-        self._wait(self._service.release(self._session.id))
-        self.detach()
+        try:
+            self._wait(self._service.release(self._session.id))
+        except (NoSuchSession, SessionEnded):
+            pass  # Somebody else has ended it.
+        finally:
+            self.detach()
 
     async def _leave(self) -> None:
         if self._session is not None:
@@ -240,9 +244,14 @@ class Connection:
     ) -> dict[str, Any]:
         """Show outputs until the cell is over. The first Ctrl-C interrupts the cell, the second the waiting."""
         assert self._session is not None
-        interrupted = False
+        interrupted = told = False
         while True:
             try:
+                # Here and not in the handler, where the second Ctrl-C would not be caught.
+                if interrupted and not told:
+                    told = True
+                    self._soon(self._session.interrupt)
+                    self._say("interrupting the remote cell; once more stops waiting for it")
                 if collected.items.empty():
                     outputs.flush()
                 what, message = collected.items.get()
@@ -262,8 +271,6 @@ class Connection:
                         ["No longer waiting: the cell goes on in the session; `%remote_gpu logs` shows its output."],
                     ) from None
                 interrupted = True
-                self._soon(self._session.interrupt)
-                self._say("interrupting the remote cell; once more stops waiting for it")
 
     def _soon(self, act: Callable[..., None], *arguments: Any) -> None:
         async def do() -> None:
