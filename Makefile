@@ -4,7 +4,7 @@
 #   make demo            the same without a browser: a notebook whose connection is cut on the way
 #   make check           lint, format, types, layers
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
-#   make bench           how fast the channel is
+#   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make clean           remove what these made
 
 SHELL := /bin/bash
@@ -17,6 +17,7 @@ NODES ?= 1
 LAB_DIR ?= lab
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 LAB_ARGS ?=
 
 BIN := $(VENV)/bin
@@ -72,7 +73,7 @@ test: $(STAMPS)/test
 	$(BIN)/python -m pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
 
 bench: $(STAMPS)/test
-	$(BIN)/python benchmarks/channel.py
+	$(BIN)/python benchmarks/channel.py $(BENCH_ARGS)
 
 # The virtual environment and the notebooks in $(LAB_DIR) stay: remove them by hand.
 clean:
