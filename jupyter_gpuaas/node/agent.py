@@ -55,6 +55,7 @@ class Agent:
         self.node = Node(node_id, NodeState.UP, self._devices, "", platform.python_version(), self._machine)
         self._hosts = Hosts(folder, node_id, settings, self._changed)
         self._epochs: dict[str, int] = {}
+        self._starting: dict[tuple[str, int], asyncio.Future[HostReport]] = {}
         self._watchers: set[asyncio.Queue[HostReport]] = set()
         self._token = _token(folder / "token")
         self._stopping = asyncio.Event()
@@ -154,6 +155,9 @@ class Agent:
         if not ID.fullmatch(spec.session_id):
             raise RemoteProtocolError("session_id: is not made of letters, digits, '-' and '_'.")
         seen = self._epochs.get(spec.session_id, 0)
+        starting = self._starting.get((spec.session_id, spec.lease.epoch))
+        if starting is not None:  # asked again before the first asking was answered
+            return 200, await asyncio.shield(starting)
         present = self._hosts.sessions.get(spec.session_id)
         if present is not None and present.report is not None and present.report.lease.epoch == spec.lease.epoch:
             return 200, present.report
@@ -163,7 +167,12 @@ class Agent:
         if len(devices) != len(spec.lease.device_ids):
             raise AllocationError(f"lease.device_ids: {spec.lease.device_ids} are not all devices of this node.")
         self._epochs[spec.session_id] = spec.lease.epoch
-        return 201, await self._hosts.start(spec, devices, self._machine)
+        key = (spec.session_id, spec.lease.epoch)
+        self._starting[key] = asyncio.ensure_future(self._hosts.start(spec, devices, self._machine))
+        try:
+            return 201, await asyncio.shield(self._starting[key])
+        finally:
+            del self._starting[key]
 
     def _handle(self, session_id: str) -> HostHandle:
         handle = self._hosts.sessions.get(session_id)

@@ -221,7 +221,12 @@ class Host:
                     continue
             for descriptor in descriptors:
                 connection = socket.socket(fileno=descriptor)
-                self._task(self._serve_client(connection, msgspec.json.decode(data)))
+                try:
+                    passed = msgspec.json.decode(data)
+                except msgspec.DecodeError:
+                    connection.close()  # cut short: larger than a datagram
+                    continue
+                self._task(self._serve_client(connection, passed))
 
     async def _serve_client(self, connection: socket.socket, passed: dict[str, Any]) -> None:
         connection.setblocking(False)

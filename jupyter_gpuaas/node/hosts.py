@@ -70,7 +70,9 @@ class HostHandle:
         """Whether the process runs."""
         try:
             process = psutil.Process(self.record.pid)
-            return abs(process.create_time() - self.record.started_s) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            same: bool = abs(process.create_time() - self.record.started_s) < 1
+            zombie: bool = process.status() == psutil.STATUS_ZOMBIE
+            return same and not zombie
         except psutil.Error:
             return False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from .waiting import Held, Waiting, fail_request
 KINDS = {Channel.SHELL: Kind.SHELL, Channel.CONTROL: Kind.CONTROL, Channel.STDIN: Kind.STDIN}
 #: How long a shutdown waits for the host before it goes by the service instead.
 SHUTDOWN_PATIENCE_S = 2.0
-LINK_LOSS_QUIET_S = 3.0
+PARENT_POLL_S = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -54,6 +55,7 @@ class Proxy:
         self._loop.add_signal_handler(signal.SIGTERM, self._leave.set)
         self._loop.add_signal_handler(signal.SIGINT, lambda: self._channel.send_op({"op": "interrupt"}))
         self._task(self._keep_channel())
+        self._task(self._watch_parent())
         await self._leave.wait()
         # What the clients have taken must not be said again to the next proxy.
         await settle(0.5)
@@ -78,6 +80,15 @@ class Proxy:
             self._say(f"\n[remote GPU] {self._over}\n")
         if self._shutdown is not None:
             self._leave.set()
+
+    async def _watch_parent(self) -> None:
+        """Leave when the client's process is gone, as a local kernel would; the session stays."""
+        parent = os.getppid()
+        if os.environ.get("JPY_PARENT_PID") != str(parent):
+            return  # started by somebody who means it to live on
+        while os.getppid() == parent:
+            await asyncio.sleep(PARENT_POLL_S)
+        self._leave.set()
 
     # -- what clients ask --------------------------------------------------------------------------------------
 
