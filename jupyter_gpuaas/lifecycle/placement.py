@@ -34,8 +34,7 @@ def fitting(request: ResourceRequest, node: Node) -> list[Device]:
     found = [
         device
         for device in node.devices
-        if (request.kind is None or device.kind == request.kind)
-        and device.memory_bytes >= request.memory_bytes
+        if (request.kind is None or device.kind == request.kind) and device.memory_bytes >= request.memory_bytes
     ]
     return sorted(found, key=lambda device: (device.kind != CUDA, device.memory_bytes, device.id))
 
