@@ -31,6 +31,7 @@ def raw_tcp(size: int = SIZE_BYTES, *, rounds: int = 3) -> float:
     for _ in range(rounds):
         peer, _ = listener.accept()
         with peer:
+            touch(2 * size)
             begun = time.perf_counter()
             target = allocate(size)
             peer.sendall(b"g")
