@@ -1,0 +1,1 @@
+"""Tests through a browser, as a person sees it."""
