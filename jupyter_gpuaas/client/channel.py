@@ -88,7 +88,6 @@ class Channel:
         self._unlinked: asyncio.Event = asyncio.Event()
         self._reason = ""
         self._welcomed = False
-        self._paused = False
         self._closed = False
         self._acknowledged = 0
         self._ended = ""
@@ -159,16 +158,12 @@ class Channel:
         if self._link is not None and self._welcomed:
             self._link.send_op(op)
 
-    def pause(self) -> None:
-        """Take no more records for now; they stay in the host's journal."""
-        self._paused = True
+    def rewind(self, number: int) -> None:
+        """Take the records behind ``number`` again, as if they had not come; the link is opened anew for it."""
+        if self._inbox is not None:
+            self._inbox.last = number
         if self._link is not None:
-            self._link.pause_reading()
-
-    def resume(self) -> None:
-        self._paused = False
-        if self._link is not None:
-            self._link.resume_reading()
+            self._link.abort("records are taken again")
 
     async def delivered(self, timeout_s: float) -> bool:
         """Wait until the host has everything that was sent; False when it has not in time."""
@@ -254,8 +249,6 @@ class Channel:
         self._link = link
         if self._closed:
             link.close("the client leaves")
-        elif self._paused:
-            link.pause_reading()
 
     def _is_mine(self, link: Link) -> bool:
         """Whether an event of this link is of the present one; the first may come before ``connect`` returns."""

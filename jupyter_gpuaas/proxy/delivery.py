@@ -15,8 +15,8 @@ from ..wire.jupyter import make_parts, read_header
 from ..wire.record import Buffer, Kind, Record
 from .front import Front, unsent_bytes
 
-#: Records held here while nobody takes them; beyond that they stay in the host's journal.
-HELD_RECORDS = 2_000
+#: Outputs held here while nobody takes them; beyond that they stay in the host's journal.
+HELD_RECORDS = 20_000
 HELD_BYTES = 64 * 1024**2
 RETRY_S = 0.01
 #: A reply whose client has not connected in this time is given up; a client that returns asks anew.
@@ -28,15 +28,16 @@ CHANNELS = {Kind.SHELL: Channel.SHELL, Kind.CONTROL: Channel.CONTROL, Kind.STDIN
 class Flow(Protocol):
     """The channel, as a delivery needs it."""
 
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
+    def rewind(self, number: int) -> None: ...
 
     def acknowledge(self, number: int) -> None: ...
 
 
 class Delivery:
     """Takes records as they come and hands them to the front.
+
+    A client that stalls on iopub must still get its replies, which come in the same stream. So the stream is always
+    read: outputs beyond what is held here are passed over, and read again when the client has caught up.
 
     Parameters
     ----------
@@ -53,7 +54,9 @@ class Delivery:
         self._outputs_bytes = 0
         self._replies: deque[tuple[float, Record]] = deque()  # whose client is not there (yet)
         self._handed: deque[tuple[float, int]] = deque()
-        self._paused = False
+        #: Number of the first output that was passed over; 0 when none is.
+        self._passed_over = 0
+        self._answered: set[int] = set()  # replies behind it, which will come again and are done
         self._retry: asyncio.TimerHandle | None = None
         self._ack: asyncio.TimerHandle | None = None
         #: The prompt that nobody has answered: header, parent, metadata, content.
@@ -80,20 +83,27 @@ class Delivery:
         elif record.number <= self.maybe_delivered and record.kind in (*CHANNELS, Kind.IOPUB):
             record = self._marked(record)
         if record.kind is Kind.IOPUB:
-            self._outputs.append(record)
-            self._outputs_bytes += record.body_bytes
-            if len(self._outputs) == 1:
-                self._publish()
-            elif not self._paused and (len(self._outputs) > HELD_RECORDS or self._outputs_bytes > HELD_BYTES):
-                self._paused = True
-                self._flow.pause()
-        elif record.kind in CHANNELS:
+            self._output(record)
+        elif record.kind in CHANNELS and record.number not in self._answered:
+            if self._passed_over:
+                self._answered.add(record.number)
             if record.kind is Kind.STDIN:
                 self._ask(record)
             elif not self._reply(record):
                 self._replies.append((time.monotonic() + REPLY_PATIENCE_S, record))
                 self._retry_later()
         self._acknowledge_later()
+
+    def _output(self, record: Record) -> None:
+        if self._passed_over:
+            return
+        if self._outputs and (len(self._outputs) >= HELD_RECORDS or self._outputs_bytes > HELD_BYTES):
+            self._passed_over = record.number
+            return
+        self._outputs.append(record)
+        self._outputs_bytes += record.body_bytes
+        if len(self._outputs) == 1:
+            self._publish()
 
     def subscribed(self) -> None:
         """Somebody listens on iopub now."""
@@ -123,8 +133,10 @@ class Delivery:
     @property
     def acknowledgeable(self) -> int:
         """Everything up to this number has been handed over."""
-        oldest = [queue[0] for queue in (self._outputs,) if queue] + [record for _, record in self._replies]
-        return min((record.number - 1 for record in oldest), default=self.last)
+        waiting = [record.number for _, record in self._replies]
+        waiting += [self._outputs[0].number] if self._outputs else []
+        waiting += [self._passed_over] if self._passed_over else []
+        return min(waiting) - 1 if waiting else self.last
 
     def _marked(self, record: Record) -> Record:
         """The message with a mark in its metadata, the same in every other way.
@@ -148,9 +160,11 @@ class Delivery:
                 return
             self._outputs.popleft()
             self._outputs_bytes -= record.body_bytes
-        if self._paused and not self._outputs:
-            self._paused = False
-            self._flow.resume()
+        if self._passed_over and not self._outputs:
+            number, self._passed_over = self._passed_over, 0
+            self._answered = {answered for answered in self._answered if answered > number}
+            self.last = number - 1
+            self._flow.rewind(self.last)
 
     def _reply(self, record: Record) -> bool:
         parts = list(record.parts[1:])

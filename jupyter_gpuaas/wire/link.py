@@ -1,8 +1,8 @@
 """One WebSocket as both ends of a channel use it: binary frames are the record stream, text frames are JSON ops.
 
 The WebSocket protocol itself is the sans-I/O part of the ``websockets`` library; this file is the asyncio shell that
-adds what a channel needs: adoption of a socket that somebody else accepted, reading that can be paused, a writer that
-tells when it is full, and an end to links that have gone silent.
+adds what a channel needs: adoption of a socket that somebody else accepted, a writer that tells when it is full, and
+an end to links that have gone silent.
 """
 
 from __future__ import annotations
@@ -149,15 +149,6 @@ class Link(asyncio.Protocol):
             self._protocol.send_text(msgspec.json.encode(op))
             self._flush()
 
-    def pause_reading(self) -> None:
-        if self._transport is not None and self._transport.is_reading():
-            self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._transport is not None and not self._closed and not self._transport.is_reading():
-            self._heard_s = self._loop.time()
-            self._transport.resume_reading()
-
     def close(self, reason: str = "", code: int = 1000) -> None:
         """End the link politely; what was queued is still sent."""
         if self._protocol.state is State.OPEN:
@@ -225,10 +216,10 @@ class Link(asyncio.Protocol):
                 self._transport.write_eof() if self._transport.can_write_eof() else self._transport.close()
 
     def _tick(self) -> None:
-        """Ping a quiet link, give up a silent one; while we do not read, silence tells nothing."""
+        """Ping a quiet link, give up a silent one."""
         assert self._transport is not None
         silent_s = self._loop.time() - self._heard_s
-        if silent_s > self._silence_s and self._transport.is_reading():
+        if silent_s > self._silence_s:
             self.abort(f"nothing heard for {silent_s:.0f} s")
             return
         if silent_s >= self._ping_s and self._protocol.state is State.OPEN:

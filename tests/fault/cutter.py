@@ -38,10 +38,10 @@ class Cutter:
         for pair in pairs:
             for end in pair:
                 with contextlib.suppress(OSError):
-                    # Linger 0: what has not been sent is thrown away, as when a cable is pulled.
+                    # Linger 0: what has not been sent is thrown away, as when a cable is pulled. The thread that
+                    # forwards wakes up from this and closes; a close from here would leave it waiting for ever.
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     end.shutdown(socket.SHUT_RDWR)
-                    end.close()
         return len(pairs)
 
     def stall(self) -> None:

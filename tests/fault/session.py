@@ -107,6 +107,7 @@ class ProxyRun:
         msg_id = self.client.execute("", silent=True, user_expressions={"value": expression})
         reply = self.wait(lambda m: m["parent_header"].get("msg_id") == msg_id and m["msg_type"] == "execute_reply")
         assert reply["content"]["status"] == "ok", reply["content"]
+        assert reply["content"]["user_expressions"]["value"]["status"] == "ok", reply["content"]
         answer: str = reply["content"]["user_expressions"]["value"]["data"]["text/plain"]
         return answer
 

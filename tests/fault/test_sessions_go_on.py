@@ -155,8 +155,11 @@ def test_second_session_is_queued_with_its_place_and_starts_when_the_first_is_re
     home: GpuaasHome, runs: Callable[..., ProxyRun]
 ) -> None:
     first = runs("first").ready()
-    second, third = runs("second"), runs("third")
+    second = runs("second")
     msg_id = second.client.execute("print('my turn')")
+    until(lambda: len(sessions(home)) == 2)
+    third = runs("third")
+    until(lambda: len(sessions(home)) == 3)
     shown = second.wait(lambda m: m["msg_type"] in ("display_data", "update_display_data") and "queued" in str(m))
     assert "place 1" in shown["content"]["data"]["text/plain"] and shown["parent_header"]["msg_id"] == msg_id
     places = {s["name"]: s["queue_place"] for s in sessions(home)}
