@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -444,7 +445,7 @@ def _ask(given: dict[str, Any], work: Callable[[ServiceClient], Coroutine[Any, A
 
 
 async def _resolve(client: ServiceClient, session: str, *, ended: bool = False) -> str:
-    """The id that an id, a name or the beginning of an id means."""
+    """The id that an id, a name, the beginning of an id or the file name of a notebook means."""
     try:
         return (await client.session(session)).session.id
     except SessionEnded:
@@ -453,11 +454,17 @@ async def _resolve(client: ServiceClient, session: str, *, ended: bool = False) 
         raise
     except NoSuchSession:
         known = await client.sessions(all=ended)
-        found = [each.id for each in known if each.id.startswith(session) or (ended and each.name == session)]
+        found = [
+            each.id
+            for each in known
+            if each.id.startswith(session) or PurePath(each.name).name == session or (ended and each.name == session)
+        ]
         if not found:
             raise
         if len(found) > 1 and not ended:
-            raise SettingError(f"{session!r} begins the ids of {len(found)} sessions.") from None
+            raise SettingError(
+                f"{session!r} means {len(found)} sessions; `jupyter gpuaas sessions` shows their ids."
+            ) from None
         return found[-1]
 
 

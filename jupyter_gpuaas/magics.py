@@ -249,6 +249,8 @@ def _in_session(shell: Any, words: list[str], cell: str | None) -> None:
     name = os.environ.get("GPUAAS_SESSION_NAME", "")
     if arguments.command in ("status", "connect", "nodes"):
         _session_status(name)
+        if arguments.command == "nodes":
+            print("that is the node of this session; all nodes, on your own machine: jupyter gpuaas nodes")
     elif arguments.command == "sync":
         print("this notebook runs in the session already; there is nothing to send from another folder")
     elif arguments.command == "detach":

@@ -18,7 +18,7 @@ import msgspec
 from ..client.channel import Channel as SessionChannel
 from ..config import Settings
 from ..errors import GpuaasError, TransportError
-from ..model import Channel
+from ..model import Channel, HostState
 from ..wire.jupyter import make_parts, read_header
 from ..wire.record import Buffer, Kind, Record
 from .delivery import Delivery
@@ -41,7 +41,7 @@ class Proxy:
         self._loop = asyncio.get_running_loop()
         self._front = Front(connection_file, self._requested, self._subscribers_changed)
         self._waiting = Waiting(self._front.reply, self._front.publish, settings.unreachable_s)
-        self._seeker = Seeker(settings, default_name(connection_file), self._waiting.status)
+        self._seeker = Seeker(settings, default_name(connection_file), self._waiting.status, self._waiting.retrying)
         self._channel = SessionChannel(self._seeker.ticket, self, settings, token=lambda: self._seeker.token)
         self._delivery = Delivery(self._front, self._channel, settings.ack_delay_s)
         self._ever_linked = False
@@ -66,6 +66,7 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._seeker.close()
+        self._delivery.close()
         self._front.close(linger_ms=500)
 
     async def _keep_channel(self) -> None:
@@ -167,6 +168,10 @@ class Proxy:
         if not self._ever_linked:
             self._ever_linked = True
             self._delivery.maybe_delivered = welcome["sent"]
+            if welcome["state"] == HostState.BUSY:
+                # Said before this proxy was there; without it a front end would show the kernel as idle.
+                busy = make_parts(b"", "status", b"{}", {"execution_state": "busy"})
+                self._front.publish(b"status", busy[1:])
             for held in self._waiting.release():
                 self._pass(held)
 

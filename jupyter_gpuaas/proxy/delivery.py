@@ -127,6 +127,14 @@ class Delivery:
                 self._asked.add(address)
                 return
 
+    def close(self) -> None:
+        """Hand over nothing more."""
+        self._outputs.clear()
+        self._replies.clear()
+        for timer in (self._retry, self._ack):
+            if timer is not None:
+                timer.cancel()
+
     def prompt_answered(self) -> None:
         self._prompt = None
 

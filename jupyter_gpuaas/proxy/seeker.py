@@ -25,14 +25,17 @@ class Seeker:
     ----------
     default_name
         Name of the session when neither ``GPUAAS_SESSION`` nor ``JPY_SESSION_NAME`` gives one.
-    told
-        Called with how things stand, in words for the user.
+    told, trying
+        Called with how things stand, in words for the user; ``trying`` while nothing has been reached yet.
     """
 
-    def __init__(self, settings: Settings, default_name: str, told: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, default_name: str, told: Callable[[str], None], trying: Callable[[str], None]
+    ) -> None:
         self._settings = settings
         self._name = os.environ.get("JPY_SESSION_NAME") or default_name
         self._told = told
+        self._trying = trying
         self._service: ServiceClient | None = None
         #: The session, once it is known.
         self.session: GpuSession | None = None
@@ -76,7 +79,7 @@ class Seeker:
 
     async def _find(self) -> ServiceClient:
         if not self._settings.url:
-            self._told("looking for the service on this machine, or starting it")
+            self._trying("looking for the service on this machine, or starting it")
         endpoint = await find_service(self._settings)
         if self._service is None or (self._service.url, self._service.token) != (endpoint.url, endpoint.token):
             await self.close()

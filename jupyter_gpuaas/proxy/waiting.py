@@ -51,6 +51,8 @@ class Waiting:
         self._held: list[Held] = []
         self._status = "starting"
         self._trouble = ""
+        self._trouble_since_s = 0.0
+        self._known = False  # a client was told before what kernel this will be
         self._timer: asyncio.TimerHandle | None = None
 
     def hold(self, held: Held) -> None:
@@ -60,36 +62,40 @@ class Waiting:
 
     def status(self, text: str) -> None:
         """How things stand, for people: ``queued, place 2``; ends a trouble."""
-        self._status, self._trouble = text, ""
-        for held in self._held:
-            if held.shown:
-                self._show(held)
+        self._status, self._trouble, self._trouble_since_s = text, "", 0.0
+        self._show_again()
 
     def trouble(self, text: str) -> None:
         """The service cannot be reached, and why."""
         self._trouble = text
+        self._trouble_since_s = self._trouble_since_s or self._loop.time()
+        self._show_again()
         self._tick()
+
+    def retrying(self, text: str) -> None:
+        """A step of a new try: not yet the end of a trouble."""
+        if not self._trouble:
+            self.status(text)
 
     def release(self) -> list[Held]:
         """The session is there: take down what was shown, and hand out the requests in their order."""
         held, self._held = self._held, []
         for one in held:
-            if one.shown:
-                self._publish(b"clear_output", make_parts(b"", "clear_output", one.parts[0], {"wait": False})[1:])
+            self._take_down(one)
         return held
 
     def fail(self, ename: str, why: str) -> None:
         """No session comes: every request gets its answer."""
         held, self._held = self._held, []
         for one in held:
-            fail_request(one, ename, why, self._reply, self._publish)
+            self._fail(one, ename, why)
 
     def cancel_cells(self) -> None:
         """The user interrupts: cells that have not been sent will not run."""
         cells = [held for held in self._held if held.msg_type == "execute_request"]
         self._held = [held for held in self._held if held not in cells]
         for one in cells:
-            fail_request(one, "KeyboardInterrupt", "cancelled before it was sent", self._reply, self._publish)
+            self._fail(one, "KeyboardInterrupt", "cancelled before it was sent")
 
     def _tick(self) -> None:
         if self._timer is not None:
@@ -99,16 +105,31 @@ class Waiting:
         for held in list(self._held):
             waited = now - held.since_s
             if held.msg_type == "execute_request":
-                if self._trouble and waited >= self._unreachable_s:
+                if self._trouble and now - self._trouble_since_s >= self._unreachable_s:
                     self._held.remove(held)
-                    fail_request(held, "RemoteUnreachable", self._trouble, self._reply, self._publish)
+                    self._fail(held, "RemoteUnreachable", self._trouble)
                 elif waited >= QUIET_S and not held.shown:
                     self._show(held)
-            elif held.msg_type == "kernel_info_request" and waited >= KERNEL_INFO_S:
+            elif held.msg_type == "kernel_info_request" and (waited >= KERNEL_INFO_S or self._known or self._trouble):
+                # Answered late it holds up everything that a front end does next, so only the first one waits.
+                self._known = True
                 self._held.remove(held)
                 answer_kernel_info(held, self._reply, self._publish)
         if self._held:
             self._timer = self._loop.call_later(0.25, self._tick)
+
+    def _fail(self, held: Held, ename: str, why: str) -> None:
+        self._take_down(held)
+        fail_request(held, ename, why, self._reply, self._publish)
+
+    def _take_down(self, held: Held) -> None:
+        if held.shown:
+            self._publish(b"clear_output", make_parts(b"", "clear_output", held.parts[0], {"wait": False})[1:])
+
+    def _show_again(self) -> None:
+        for held in self._held:
+            if held.shown:
+                self._show(held)
 
     def _show(self, held: Held) -> None:
         """Say in the cell what it waits for; the text is replaced in place as things change."""
@@ -119,7 +140,7 @@ class Waiting:
             self._publish(b"status", busy[1:])
         held.shown = True
         content = {
-            "data": {"text/plain": f"Remote GPU: {self._status}"},
+            "data": {"text/plain": f"Remote GPU: {self._trouble or self._status}"},
             "metadata": {},
             "transient": {"display_id": f"gpuaas-waiting-{held.msg_id}"},
         }
@@ -138,6 +159,8 @@ def fail_request(held: Held, ename: str, why: str, reply: Reply, publish: Publis
     if held.msg_type == "execute_request":
         publish(b"error", make_parts(b"", "error", parent, error)[1:])
         content |= {"execution_count": 0, "user_expressions": {}, "payload": []}
+    if held.msg_type == "debug_request":  # as the debug adapter protocol has it, or a front end trips over it
+        content |= {"type": "response", "success": False, "message": why, "body": {}}
     answer = held.msg_type.replace("_request", "_reply")
     if answer != held.msg_type:
         reply(held.channel, held.address, make_parts(b"", answer, parent, content)[1:])
