@@ -72,9 +72,14 @@ class Attachment:
         while self._link is not None and self._link.writable and not self._link.closed:
             data = self._reader.read()
             if not data:
-                self._live = True
+                self._live = self._reader.at_end
                 return
             self._link.send_binary(data)
+
+    def start_anew(self, reason: str) -> None:
+        """Cut the link: a part of what was sent has been taken back."""
+        if self._link is not None:
+            self._link.abort(reason)
 
     def send_op(self, op: dict[str, Any]) -> None:
         if self._link is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,6 +25,7 @@ from .segment import FileSegment, MemorySegment, Segment
 KEEP_ACKNOWLEDGED_US = 3600 * 1_000_000
 MEMORY_BYTES = 64 * 1024**2
 READ_BYTES = 256 * 1024
+PIECE_BYTES = 1024**2
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -47,7 +48,10 @@ class Journal:
         self._segment_bytes = min(segment_bytes, max(1, most_bytes // 2))
         self._message_bytes = message_bytes
         self._pending: list[Buffer] = []
-        self._pending_bytes = 0
+        #: Bytes that were appended and not flushed.
+        self.pending_bytes = 0
+        #: How often a batch was taken back that readers may have seen a part of.
+        self.torn = 0
         self.acknowledged = 0
         #: Records that were dropped without having been acknowledged.
         self.dropped = 0
@@ -85,7 +89,7 @@ class Journal:
             )
         self.last += 1
         self._pending += encode(kind, self.last, time_us, parts)
-        self._pending_bytes += body + HEAD.size
+        self.pending_bytes += body + HEAD.size
         return self.last
 
     def flush(self, time_us: int) -> bytes | None:
@@ -97,14 +101,44 @@ class Journal:
         """
         if not self._pending:
             return b""
-        buffers, self._pending = self._pending, []
-        size, self._pending_bytes = self._pending_bytes, 0
-        self._make_room(size, time_us, self.written + 1)
-        self._write(buffers)
-        segment = self._segments[-1]
-        segment.last, segment.written_us = self.last, time_us
-        self.written = self.last
+        buffers, size = self._take_pending()
+        self._make_room(time_us, self.written + 1)
+        self._write(buffers, time_us, self.last)
         return b"".join(buffers) if size <= READ_BYTES else None
+
+    def flush_slowly(self, time_us: int) -> Iterator[None]:
+        """Write what was appended in pieces, so that readers can follow while it is written.
+
+        What is appended meanwhile waits for the next flush. When the disk fills up on the way, the whole batch goes
+        to memory, and ``torn`` rises: who has read a part of it must start anew behind the last whole record.
+        """
+        if not self._pending:
+            return
+        buffers, _ = self._take_pending()
+        last, before = self.last, self.written
+        self._make_room(time_us, before + 1)
+        segment = self._segments[-1]
+        if isinstance(segment, FileSegment):
+            start, start_last = segment.size, segment.last
+            segment.last, segment.written_us, self.written = last, time_us, last
+            try:
+                for piece in _pieces(buffers):
+                    segment.write([piece])
+                    yield
+            except OSError as error:
+                segment.truncate(start)
+                segment.last, self.written = start_last, before
+                self.torn += 1
+                self._after_failure(error)
+            else:
+                self.no_room = ""
+                return
+        self._write(buffers, time_us, last)
+
+    def _take_pending(self) -> tuple[list[Buffer], int]:
+        buffers, self._pending = self._pending, []
+        size, self.pending_bytes = self.pending_bytes, 0
+        return buffers, size
 
     def acknowledge(self, number: int) -> None:
         """Everything up to ``number`` has reached a client."""
@@ -135,7 +169,7 @@ class Journal:
         if self._folder.exists():
             self._folder.rmdir()
 
-    def _make_room(self, size: int, time_us: int, first: int) -> None:
+    def _make_room(self, time_us: int, first: int) -> None:
         old_us = time_us - KEEP_ACKNOWLEDGED_US
         while len(self._segments) > 1:
             oldest = self._segments[0]
@@ -150,21 +184,26 @@ class Journal:
         if newest is None or newest.size >= self._segment_bytes or isinstance(newest, MemorySegment):
             self._open_segment(first)
 
-    def _write(self, buffers: Sequence[Buffer]) -> None:
+    def _write(self, buffers: Sequence[Buffer], time_us: int, last: int) -> None:
         segment = self._segments[-1]
         try:
             segment.write(buffers)
-            if isinstance(segment, FileSegment):
-                self.no_room = ""
         except OSError as error:
-            if segment.size == 0:
-                segment.remove()
-                self._segments.pop()
-            if error.errno in NO_ROOM and self._drop_acknowledged():
-                self._open_segment(self.written + 1)
-            else:
-                self._to_memory(error, self.written + 1)
-            self._write(buffers)
+            self._after_failure(error)
+            self._write(buffers, time_us, last)
+            return
+        if isinstance(segment, FileSegment):
+            self.no_room = ""
+        segment.last, segment.written_us, self.written = last, time_us, last
+
+    def _after_failure(self, error: OSError) -> None:
+        """The newest segment takes no more: make room, or go on in memory."""
+        if self._segments[-1].size == 0:
+            self._segments.pop().remove()
+        if error.errno in NO_ROOM and self._drop_acknowledged():
+            self._open_segment(self.written + 1)
+        else:
+            self._to_memory(error, self.written + 1)
 
     def _open_segment(self, first: int) -> None:
         """Begin a segment on disk; where that cannot be, one in memory."""
@@ -271,12 +310,22 @@ class Reader:
                     self._offset += offset
                     return b""
                 walked = offset + size
-            if not walked:  # one record that is larger than a read
-                head = HEAD.unpack(segment.read(self._offset, HEAD.size))
+            if not walked:  # one record that is larger than a read, or one that is still being written
+                data = segment.read(self._offset, HEAD.size)
+                if len(data) < HEAD.size:
+                    return b""
+                head = HEAD.unpack(data)
                 if head[4] == number:
                     return b""
                 walked = HEAD.size + head[6]
             self._offset += walked
+
+
+def _pieces(buffers: Sequence[Buffer]) -> Iterator[memoryview]:
+    for buffer in buffers:
+        view = memoryview(buffer)
+        for start in range(0, len(view), PIECE_BYTES):
+            yield view[start : start + PIECE_BYTES]
 
 
 def _recover(folder: Path, message_bytes: int) -> list[Segment]:

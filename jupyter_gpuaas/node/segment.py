@@ -60,7 +60,7 @@ class FileSegment:
         self.size = position
 
     def read(self, offset: int, most: int) -> bytes:
-        return os.pread(self._file, min(most, self.size - offset), offset)
+        return os.pread(self._file, max(0, min(most, self.size - offset)), offset)
 
     def truncate(self, size: int) -> None:
         """Cut off what is behind ``size``."""

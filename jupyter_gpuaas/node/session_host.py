@@ -25,6 +25,8 @@ from .journal import Journal
 from .kernel_process import KernelProcess, describe_exit
 
 CLIENTS_REMEMBERED = 1000
+#: A batch above this is written in pieces.
+LARGE_BYTES = 4 * 1024**2
 #: A kernel that dies this often without a cell in between is not started again.
 DEATHS_IN_A_ROW = 3
 KINDS = {Channel.SHELL: Kind.SHELL, Channel.IOPUB: Kind.IOPUB, Channel.STDIN: Kind.STDIN, Channel.CONTROL: Kind.CONTROL}
@@ -78,6 +80,7 @@ class SessionHost:
         self._kill_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._full_disk_told = False
+        self._flushing = False
         self._sent = 0  # highest record number that ever went out to a client
 
     # -- towards the agent -------------------------------------------------------------------------------------
@@ -270,6 +273,12 @@ class SessionHost:
             self.journal.append(Kind.IOPUB, now_us, make_parts(b"stream.stderr", "stream", parts[2], content))
 
     def _flush(self) -> None:
+        if self._flushing:
+            return  # it goes on with what came meanwhile
+        if self.journal.pending_bytes > LARGE_BYTES:
+            self._flushing = True
+            self._run(self._flush_slowly())
+            return
         try:
             data = self.journal.flush(time.time_ns() // 1000)
         except JournalError as error:
@@ -279,11 +288,33 @@ class SessionHost:
             return
         for attachment in list(self._attachments.values()):
             attachment.flushed(data)
+        self._tell_of_disk()
+
+    def _tell_of_disk(self) -> None:
         if bool(self.journal.no_room) != self._full_disk_told:
             self._full_disk_told = bool(self.journal.no_room)
             self._changed(self.report())
             if self.journal.no_room:
                 self.notice(f"\n[remote GPU] {self.journal.no_room}; outputs are kept in memory meanwhile.\n")
+
+    async def _flush_slowly(self) -> None:
+        """Write a large batch piece by piece; clients are sent each piece while the next one is written."""
+        torn = self.journal.torn
+        try:
+            for _ in self.journal.flush_slowly(time.time_ns() // 1000):
+                for attachment in list(self._attachments.values()):
+                    attachment.pump()
+                await asyncio.sleep(0)
+        except JournalError as error:
+            self._set_state(self.state, str(error))
+        finally:
+            self._flushing = False
+        for attachment in list(self._attachments.values()):
+            if self.journal.torn != torn:
+                attachment.start_anew("the disk filled up while a message was written")
+            attachment.pump()
+        self._tell_of_disk()
+        self._flush()
 
     def _tell(self, messages: list[tuple[Channel, list[Buffer]]]) -> None:
         for channel, parts in messages:

@@ -211,6 +211,62 @@ def test_full_disk_memory_is_bounded_and_leaves_one_notice(tmp_path: Path, monke
     assert records[-1].number == 40
 
 
+def test_slow_flush_can_be_followed_while_it_is_written(tmp_path: Path) -> None:
+    journal = make(tmp_path, most=1 << 30)
+    say(journal, b"before")
+    big = [os.urandom(3 << 20), b"small", os.urandom(2 << 20)]
+    for text in big:
+        journal.append(Kind.IOPUB, US, [b"t", b"{}", b"{}", b"{}", text])
+    readers = [(journal.reader(after), RecordReader(1 << 30), list[Record]()) for after in (0, 1)]
+    ahead = 0
+    for _ in journal.flush_slowly(US):
+        number = journal.append(Kind.IOPUB, US, [b"t", b"{}", b"{}", b"{}", b"meanwhile"]) if not ahead else ahead
+        ahead = number
+        for reader, parser, records in readers:
+            while data := reader.read():
+                records += parser.feed(data)
+        # Somebody who comes in the middle, and has all that is whole so far.
+        late = journal.reader(readers[0][2][-1].number)
+        assert late.read() is not None
+    journal.flush(US)
+    for reader, parser, records in readers:
+        while data := reader.read():
+            records += parser.feed(data)
+    assert texts(readers[0][2]) == [b"before", *big, b"meanwhile"]
+    assert texts(readers[1][2]) == [*big, b"meanwhile"]
+    assert texts(read_all(journal)) == [b"before", *big, b"meanwhile"]
+
+
+def test_slow_flush_on_a_disk_that_fills_up_takes_the_batch_back_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = make(tmp_path, most=1 << 30)
+    say(journal, b"before")
+    big = os.urandom(5 << 20)
+    journal.append(Kind.IOPUB, US, [b"t", b"{}", b"{}", b"{}", big])
+    real, room = os.pwritev, 3 << 20
+
+    def filling(file: int, views: list[memoryview], position: int) -> int:
+        nonlocal room
+        if room <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = real(file, views, position)
+        room -= written
+        return written
+
+    monkeypatch.setattr(segment_module.os, "pwritev", filling)
+    reader, parser = journal.reader(0), RecordReader(1 << 30)
+    got: list[Record] = []
+    for _ in journal.flush_slowly(US):
+        while data := reader.read():
+            got += parser.feed(data)
+    assert texts(got) == [b"before"] and journal.torn == 1
+    assert texts(read_all(journal, after=1)) == [big]
+    monkeypatch.setattr(segment_module.os, "pwritev", real)
+    say(journal, b"after")
+    assert texts(read_all(journal)) == [b"before", big, b"after"]
+
+
 def test_acknowledge_of_what_was_never_sent_is_refused(tmp_path: Path) -> None:
     journal = make(tmp_path)
     say(journal, b"a")
