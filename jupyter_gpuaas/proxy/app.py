@@ -40,7 +40,7 @@ class Proxy:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._front = Front(connection_file, self._requested, self._subscribers_changed)
-        self._waiting = Waiting(self._front.reply, self._front.publish, settings.unreachable_s)
+        self._waiting = Waiting(self._front.reply, self._front.publish, settings.unreachable_s, settings.outbox_bytes)
         self._seeker = Seeker(settings, default_name(connection_file), self._waiting.status, self._waiting.retrying)
         self._channel = SessionChannel(self._seeker.ticket, self, settings, token=lambda: self._seeker.token)
         self._delivery = Delivery(self._front, self._channel, settings.ack_delay_s)
@@ -107,14 +107,17 @@ class Proxy:
             self._delivery.prompt_answered()
         if self._over:
             fail_request(held, "RemoteSessionEnded", self._over, self._front.reply, self._front.publish)
-        elif self._ever_linked:
+        elif self._channel.linked:
             self._pass(held)
         elif header.msg_type == "interrupt_request":
             self._waiting.cancel_cells()
+            if self._ever_linked:
+                self._task(self._interrupt_by_service())
             reply = make_parts(b"", "interrupt_reply", parts[0], {"status": "ok"})[1:]
             self._front.reply(channel, address, reply)
-        else:
-            self._waiting.hold(held)
+        elif not self._waiting.hold(held):
+            full = "too much waits for the link already. Setting outbox_bytes."
+            fail_request(held, "RemoteUnreachable", full, self._front.reply, self._front.publish)
         self._delivery.client_spoke(address)
 
     def _pass(self, held: Held) -> None:
@@ -122,6 +125,13 @@ class Proxy:
             self._channel.send(KINDS[held.channel], [held.address, *held.parts])
         except TransportError as error:
             fail_request(held, "RemoteUnreachable", str(error), self._front.reply, self._front.publish)
+
+    async def _interrupt_by_service(self) -> None:
+        """Interrupt what runs, while there is no link."""
+        try:
+            await self._seeker.interrupt()
+        except GpuaasError as error:
+            log.warning("the session could not be interrupted: %s", error)
 
     async def _shut_down(self, held: Held) -> None:
         """The client ends the kernel, for good or to start it anew."""
@@ -172,12 +182,14 @@ class Proxy:
                 # Said before this proxy was there; without it a front end would show the kernel as idle.
                 busy = make_parts(b"", "status", b"{}", {"execution_state": "busy"})
                 self._front.publish(b"status", busy[1:])
-            for held in self._waiting.release():
-                self._pass(held)
+        for held in self._waiting.release():
+            self._pass(held)
 
     def channel_unlinked(self, reason: str, retry_s: float) -> None:
         log.warning("no link: %s; next try in %.1f s", reason, retry_s)
-        if not self._ever_linked:
+        if self._ever_linked:
+            self._waiting.status(f"no link to the session ({reason}); it goes on, and so will this cell")
+        else:
             self._waiting.trouble(f"{reason} Next try in {retry_s:.1f} s; run the cell again when it is back.")
 
     def host_changed(self, op: dict[str, Any]) -> None:

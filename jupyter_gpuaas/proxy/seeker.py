@@ -73,6 +73,11 @@ class Seeker:
         if self.session is not None:
             await (await self._find()).release(self.session.id)
 
+    async def interrupt(self) -> None:
+        """Interrupt what runs in the session, by the service."""
+        if self.session is not None:
+            await (await self._find()).interrupt(self.session.id)
+
     async def close(self) -> None:
         if self._service is not None:
             await self._service.close()

@@ -1,4 +1,4 @@
-"""Requests that wait because the session is not there: explained to their cells, and failed when that is honest."""
+"""Requests that wait because there is no link: explained to their cells, and failed when that is honest."""
 
 from __future__ import annotations
 
@@ -35,18 +35,21 @@ class Held(msgspec.Struct):
 
 
 class Waiting:
-    """The requests that came before a session was there.
+    """The requests that came while there was no link to the session.
 
     Parameters
     ----------
     unreachable_s
         A cell fails when the service could not be reached for this long.
+    most_bytes
+        How much may wait here.
     """
 
-    def __init__(self, reply: Reply, publish: Publish, unreachable_s: float) -> None:
+    def __init__(self, reply: Reply, publish: Publish, unreachable_s: float, most_bytes: int) -> None:
         self._reply = reply
         self._publish = publish
         self._unreachable_s = unreachable_s
+        self._most_bytes = most_bytes
         self._loop = asyncio.get_running_loop()
         self._held: list[Held] = []
         self._status = "starting"
@@ -55,10 +58,14 @@ class Waiting:
         self._known = False  # a client was told before what kernel this will be
         self._timer: asyncio.TimerHandle | None = None
 
-    def hold(self, held: Held) -> None:
-        """Keep a request until ``release``."""
+    def hold(self, held: Held) -> bool:
+        """Keep a request until ``release``; False when too much waits already."""
+        waiting = sum(len(part) for one in (*self._held, held) for part in one.parts)
+        if self._held and waiting > self._most_bytes:
+            return False
         self._held.append(held)
         self._tick()
+        return True
 
     def status(self, text: str) -> None:
         """How things stand, for people: ``queued, place 2``; ends a trouble."""

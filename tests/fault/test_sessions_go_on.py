@@ -18,6 +18,7 @@ from jupyter_gpuaas.client.embedded import read_service_file
 from tests.conftest import GpuaasHome, processes_with
 from tests.service import eventually
 
+from .cutter import Cutter
 from .session import ProxyRun
 
 pytestmark = pytest.mark.fault
@@ -300,3 +301,33 @@ def kill_host(home: GpuaasHome, name: str) -> None:
 
 def os_environ_of_kernel(home: GpuaasHome, name: str) -> str:
     return str(host_record(home, name)["run_id"])
+
+
+def test_cell_run_while_the_link_is_down_says_so_and_runs_when_it_is_back(
+    gpuaas_home: GpuaasHome, runs: Callable[..., ProxyRun]
+) -> None:
+    def agent_port() -> int:
+        return int(json.loads((gpuaas_home.path / "nodes/local-0/agent.json").read_text())["port"])
+
+    net = Cutter(agent_port)
+    (gpuaas_home.path / "settings.toml").write_text(
+        f'devices = "cpu:1"\nping_s = 0.2\nsilence_s = 0.6\nadvertise = "http://127.0.0.1:{net.port}"\n'
+    )
+    run = runs("cut", {"GPUAAS_RELAY": "never", "GPUAAS_LOG": "WARNING"}).ready()
+    running = run.client.execute("import time\nfor n in range(6000): time.sleep(0.01)")
+    run.wait(lambda m: m["msg_type"] == "execute_input")
+    net.stall()
+    net.cut()
+    until(lambda: "no link" in run.log.read_text())
+    cell = run.client.execute("print('at last')")
+    shown = run.wait(lambda m: m["msg_type"] == "display_data" and m["parent_header"].get("msg_id") == cell)
+    assert "no link to the session" in shown["content"]["data"]["text/plain"]
+    # An interrupt goes by the service, and cancels what has not been sent.
+    run.client.session.send(run.client.control_channel.socket, "interrupt_request", {})
+    assert run.wait_done(cell)["content"]["ename"] == "KeyboardInterrupt"
+    again = run.client.execute("print('at last')")
+    net.heal()
+    assert run.wait_done(running)["content"]["ename"] == "KeyboardInterrupt"
+    assert run.wait_done(again)["content"]["status"] in ("ok", "aborted")
+    assert run.run("1")["content"]["status"] == "ok"
+    net.close()

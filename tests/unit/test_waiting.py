@@ -37,7 +37,7 @@ def held(msg_type: str = "execute_request", waited_s: float = 0.0) -> Held:
 
 
 def waiting(clients: Clients, unreachable_s: float = 0.0) -> Waiting:
-    return Waiting(clients.reply, clients.publish, unreachable_s)
+    return Waiting(clients.reply, clients.publish, unreachable_s, 10_000)
 
 
 async def test_wait_is_shown_in_the_cell_replaced_in_place_and_taken_down() -> None:
@@ -133,3 +133,13 @@ async def test_end_of_the_session_answers_every_kind_of_request() -> None:
     assert content["execute_reply"]["ename"] == "RemoteSessionEnded"
     assert content["kernel_info_reply"]["status"] == "ok"
     assert content["debug_reply"]["success"] is False and content["debug_reply"]["body"] == {}
+
+
+async def test_more_than_may_wait_is_refused_and_the_rest_kept() -> None:
+    wait = waiting(Clients())
+    big = held()
+    big.parts.append(bytes(9_900))
+    assert wait.hold(big)
+    assert not wait.hold(held())
+    assert wait.release() == [big]
+    assert wait.hold(held())
