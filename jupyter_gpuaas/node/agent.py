@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 import os
 import platform
 import re
@@ -34,13 +35,18 @@ from ..errors import (
     TransportError,
     Unauthorized,
 )
-from ..model import HostReport, HostSpec, Node, NodeState
+from ..model import Device, HostReport, HostSpec, Node, NodeState
 from ..wire.machine import machine_id
 from . import http
 from .devices import find_devices, sample
 from .hosts import HostHandle, Hosts
 
+log = logging.getLogger(__name__)
+
 WATCH_PAUSE_S = 3.0
+#: How many connections may be open that have not sent a request yet.
+UNSERVED_MOST = 512
+ACCEPT_PAUSE_S = 0.1
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -60,6 +66,7 @@ class Agent:
         self._token = _token(folder / "token")
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._unserved = 0
 
     async def run(self, port: int) -> None:
         """Serve until stopped."""
@@ -90,10 +97,22 @@ class Agent:
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        deaf = False
         while True:
-            connection, _ = await loop.sock_accept(listener)
-            connection.setblocking(False)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                # No descriptors left, mostly: some come back, and until then the backlog holds who waits.
+                if not deaf:
+                    log.error("no connection can be accepted: %s", error)
+                deaf = True
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            deaf = False
+            if self._unserved >= UNSERVED_MOST:
+                connection.close()
+                continue
+            self._unserved += 1
             task = loop.create_task(self._serve(connection))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -102,7 +121,12 @@ class Agent:
         loop = asyncio.get_running_loop()
         with connection:
             try:
-                request = await http.read_request(connection)
+                try:
+                    connection.setblocking(False)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    request = await http.read_request(connection)
+                finally:
+                    self._unserved -= 1
                 if request is None:
                     return
                 answer = await self._answer(request, connection)
@@ -168,11 +192,19 @@ class Agent:
             raise AllocationError(f"lease.device_ids: {spec.lease.device_ids} are not all devices of this node.")
         self._epochs[spec.session_id] = spec.lease.epoch
         key = (spec.session_id, spec.lease.epoch)
-        self._starting[key] = asyncio.ensure_future(self._hosts.start(spec, devices, self._machine))
+        self._starting[key] = asyncio.ensure_future(self._begin(spec, devices, seen))
         try:
             return 201, await asyncio.shield(self._starting[key])
         finally:
             del self._starting[key]
+
+    async def _begin(self, spec: HostSpec, devices: list[Device], seen: int) -> HostReport:
+        try:
+            return await self._hosts.start(spec, devices, self._machine)
+        except BaseException:
+            # Nothing of this epoch has run: the same order may be given again.
+            self._epochs[spec.session_id] = seen
+            raise
 
     def _handle(self, session_id: str) -> HostHandle:
         handle = self._hosts.sessions.get(session_id)

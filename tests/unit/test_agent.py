@@ -1,0 +1,99 @@
+"""The node agent in this process: what it does when it runs out of something."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from jupyter_gpuaas.errors import StaleEpoch, TransportError
+from jupyter_gpuaas.model import HostReport, HostSpec, HostState, Lease
+from jupyter_gpuaas.node import agent as agent_module
+from jupyter_gpuaas.node.agent import Agent
+from tests.service import quick_settings
+
+LEASE = Lease("l", "s", "local-0", ("cpu:0",), 1)
+SPEC = HostSpec(session_id="s", name="n", owner="ann", lease=LEASE, secret="x")
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Agent:
+    return Agent("local-0", tmp_path, quick_settings(tmp_path))
+
+
+@pytest.fixture
+async def listener(agent: Agent) -> AsyncIterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        made.setblocking(False)
+        accepting = asyncio.create_task(agent._accept(made))
+        yield made
+        accepting.cancel()
+        await asyncio.gather(accepting, *agent._tasks, return_exceptions=True)
+
+
+async def ask(listener: socket.socket) -> bytes:
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(b"GET /v1/node HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return answer
+
+
+async def test_agent_without_descriptors_for_a_while_accepts_again(
+    agent: Agent, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, failures = asyncio.get_running_loop(), 2
+    accept = loop.sock_accept
+
+    async def exhausted(sock: socket.socket) -> object:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(errno.EMFILE, "too many open files")
+        return await accept(sock)
+
+    monkeypatch.setattr(loop, "sock_accept", exhausted)
+    assert b" 401 " in await asyncio.wait_for(ask(listener), 10)
+    assert b" 401 " in await asyncio.wait_for(ask(listener), 10)
+    assert not failures
+
+
+async def test_agent_closes_connections_beyond_those_that_it_can_hear_out(
+    agent: Agent, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "UNSERVED_MOST", 2)
+    silent = [await asyncio.open_connection(*listener.getsockname()) for _ in range(2)]
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    writer.close()
+    for _, each in silent:
+        each.close()
+        await each.wait_closed()
+    await asyncio.wait_for(asyncio.gather(*agent._tasks), 5)
+    assert b" 401 " in await asyncio.wait_for(ask(listener), 10)
+
+
+async def test_agent_host_that_did_not_start_may_be_ordered_again(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes: list[HostReport | TransportError] = [
+        TransportError("no memory for a process."),
+        HostReport(session_id="s", lease=LEASE, state=HostState.STARTING),
+    ]
+
+    async def start(*_: object) -> HostReport:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, TransportError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(agent._hosts, "start", start)
+    with pytest.raises(TransportError):
+        await agent._start(SPEC)
+    assert (await agent._start(SPEC))[0] == 201
+    with pytest.raises(StaleEpoch):
+        await agent._start(SPEC)
