@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 from collections.abc import AsyncGenerator, Mapping
@@ -207,7 +208,7 @@ class ServiceClient:
             return
         except InvalidStatus as error:
             raise _refused(error.response.status_code, error.response.body) from error
-        except (OSError, WebSocketException, TimeoutError) as error:
+        except (OSError, WebSocketException, TimeoutError, asyncio.TimeoutError) as error:
             raise self._unreachable(error) from error
 
     # ----------------------------------------------------------------------------------------------

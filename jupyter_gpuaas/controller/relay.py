@@ -78,7 +78,7 @@ async def _open(info: ChannelInfo, frame_bytes: int, socket: WebSocket) -> Clien
             Response(bytes(answer.body or b""), answer.status_code, media_type="application/json")
         )
         return None
-    except (OSError, WebSocketException, TimeoutError) as error:
+    except (OSError, WebSocketException, TimeoutError, asyncio.TimeoutError) as error:
         raise TransportError(f"the session's node does not answer: {error}.") from error
 
 
