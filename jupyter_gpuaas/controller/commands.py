@@ -73,7 +73,7 @@ class Commands:
             try:
                 await self._handlers[command](live)
                 return
-            except GpuaasError as error:
+            except (GpuaasError, OSError) as error:
                 # Of the catalogue, mostly: a full disk must not leave a session half ended.
                 log.error("%s of session %s: %s", command, live.session.id, error)
             await asyncio.sleep(pause_s)
@@ -147,6 +147,14 @@ class Commands:
     async def _give_back(self, lease: Lease) -> None:
         try:
             await self._end(lease, "the service knows no such session")
-            await self._engine.release(lease.id)
+            pause_s = self._settings.retry_first_s
+            while True:
+                try:
+                    await self._engine.release(lease.id)
+                    return
+                except (GpuaasError, OSError) as error:
+                    log.error("lease of session %s: %s", lease.session_id, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, self._settings.retry_most_s)
         finally:
             self._stopping.discard(lease)

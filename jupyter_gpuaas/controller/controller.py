@@ -90,16 +90,22 @@ class Controller:
     async def close(self, *, end_sessions: bool) -> None:
         """Stop; sessions and agents go on unless ``end_sessions``."""
         self.interrupt_waits()
-        if end_sessions:
-            await self._end_all()
-        await self.watcher.close()
-        await self.scheduler.close()
-        await self.commands.close()
-        self.unattended.close()
-        self.sessions.announce("service", "the service ends with its sessions" if end_sessions else "the service ends")
-        await self.agents.close()
-        await self.engine.close(stop_nodes=end_sessions)
-        self.database.close()
+        try:
+            if end_sessions:
+                await self._end_all()
+            await self.watcher.close()
+            await self.scheduler.close()
+            await self.commands.close()
+            self.unattended.close()
+            cause = "the service ends with its sessions" if end_sessions else "the service ends"
+            self.sessions.announce("service", cause)
+            await self.agents.close()
+        finally:
+            # Whatever failed: no process of a session or node may be left.
+            try:
+                await self.engine.close(stop_nodes=end_sessions)
+            finally:
+                self.database.close()
 
     def stop(self) -> None:
         """Ask for the end of the service and its sessions."""
@@ -113,9 +119,14 @@ class Controller:
             live.bell.ring()
 
     async def _end_all(self) -> None:
-        ending = self.sessions.all()
-        for live in ending:
-            self._end(live, "the service was shut down")
+        ending = []
+        for live in self.sessions.all():
+            try:
+                self._end(live, "the service was shut down")
+                ending.append(live)
+            except GpuaasError as error:
+                # Its host ends with its node, and a later service learns that from the node.
+                log.error("session %s not ended in the catalogue: %s", live.session.id, error)
         deadline = time.monotonic() + self.settings.stop_timeout_s + 10.0
         for live in ending:
             await live.bell.until(live.ended, max(0.0, deadline - time.monotonic()))

@@ -7,7 +7,7 @@ import logging
 
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine, LeaseMeta
-from jupyter_gpuaas.errors import AllocationError, CatalogueError, NoCapacity
+from jupyter_gpuaas.errors import AllocationError, CatalogueError, GpuaasError, NoCapacity
 from jupyter_gpuaas.lifecycle.placement import why_never
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import Lease, ResourceRequest
@@ -70,10 +70,19 @@ class Scheduler:
                 # The session does not know of its devices, so it has none. It loses its place: no other way is safe.
                 log.error("session %s not placed: %s", live.session.id, error)
                 if lease is not None:
-                    await self._engine.release(lease.id)
+                    await self._give_back(lease)
                 await asyncio.sleep(RETRY_S)
         self._waiting.pop(live.session.id, None)
         self._count()
+
+    async def _give_back(self, lease: Lease) -> None:
+        while True:
+            try:
+                await self._engine.release(lease.id)
+                return
+            except GpuaasError as error:
+                log.error("lease of session %s: %s", lease.session_id, error)
+            await asyncio.sleep(RETRY_S)
 
     def _count(self) -> None:
         waiting = [live for live, _ in self._waiting.values()]

@@ -189,8 +189,13 @@ class Sessions:
             self._live.pop(session.id, None)
 
     def announce(self, kind: str, cause: str, **detail: Any) -> None:
-        """Tell everybody something that is not about one session."""
-        self._database.announce(kind=kind, cause=cause, detail=detail)
+        """Tell everybody something that is not about one session; if it cannot be written, only the log."""
+        try:
+            self._database.announce(kind=kind, cause=cause, detail=detail)
+        except GpuaasError as error:
+            # Whoever announces has work to do that must not stop for this.
+            log.error("not announced: %s (%s)", cause, error)
+            return
         self.news.ring()
 
     def reported(self, live: LiveSession, report: HostReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import uuid
 from collections.abc import Callable, Sequence
@@ -66,7 +67,11 @@ class LeaseQueue:
         except asyncio.CancelledError:
             # 1. serve() writes the lease and sets the result.  2. Before the caller runs again, it is
             # cancelled.  Now the lease is held, and nobody who could give it back knows of it.
-            self.release(waiter.id)
+            with contextlib.suppress(LeaseError):
+                self.release(waiter.id)
+            # If that could not be written, the next writing leaves it out; a service that starts before
+            # then finds a lease that no session has, and gives it back.
+            self._held.pop(waiter.id, None)
             raise
         finally:
             if waiter in self._waiting:
@@ -114,10 +119,23 @@ class LeaseQueue:
             waiter.granted.set_result(lease)
 
     def release(self, lease_id: str) -> None:
-        """Give a lease back; one that is not held is no error."""
-        if self._held.pop(lease_id, None) is not None:
+        """Give a lease back; one that is not held is no error.
+
+        Raises
+        ------
+        LeaseError
+            This could not be written, so the lease is still held.
+        """
+        if lease_id not in self._held:
+            return
+        held = self._held
+        self._held = {key: lease for key, lease in held.items() if key != lease_id}
+        try:
             self._save()
-            self.serve()
+        except OSError as error:
+            self._held = held
+            raise LeaseError(f"lease {lease_id} not given back, which could not be written: {error}.") from error
+        self.serve()
 
     def _save(self) -> None:
         # No fsync: what must survive is this process; a machine that goes down takes the hosts along.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from websockets.asyncio.client import connect
 from jupyter_gpuaas.client.service import ServiceClient, websocket_url
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
+from jupyter_gpuaas.engine.queue import LeaseQueue
 from jupyter_gpuaas.errors import (
     CatalogueError,
     Forbidden,
@@ -27,8 +29,8 @@ from jupyter_gpuaas.errors import (
     ServiceUnreachable,
     SessionEnded,
 )
-from jupyter_gpuaas.model import Event, GpuSession, ResourceRequest, SessionState, SessionView
-from tests.conftest import GpuaasHome
+from jupyter_gpuaas.model import Event, GpuSession, NodeState, ResourceRequest, SessionState, SessionView
+from tests.conftest import GpuaasHome, processes_with
 from tests.service import Service, eventually, running_service
 
 S = SessionState
@@ -230,6 +232,45 @@ async def test_catalogue_that_cannot_be_written_for_a_while_delays_but_loses_not
     assert failures == 0
     assert (await story(service.admin, session.id)) == ["queued", "starting", "idle", "closing", "closed"]
     assert await service.admin.allocations() == []
+
+
+async def test_leases_that_cannot_be_written_for_a_while_delay_the_end_of_a_session(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = (await service.admin.create_session("first", wait_s=30)).session
+    save, failures = LeaseQueue._save, 2
+
+    def failing(self: LeaseQueue) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(errno.ENOSPC, "no space left on device")
+        save(self)
+
+    monkeypatch.setattr(LeaseQueue, "_save", failing)
+    assert (await service.admin.release(session.id)).session.state is S.CLOSED
+    assert failures == 0
+    assert await service.admin.allocations() == []
+
+
+async def test_service_whose_disk_is_full_tells_nobody_but_ends_its_nodes(
+    gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_service(gpuaas_home.path) as service:
+        await service.admin.create_session("first", wait_s=30)
+        agent = service.engine._agents["local-0"].pid
+
+        def full(*_: Any, **__: Any) -> Any:
+            raise CatalogueError("the disk is full")
+
+        monkeypatch.setattr(Database, "store", full)
+        monkeypatch.setattr(Database, "announce", full)
+        # Nodes are followed all the same.
+        os.kill(agent, signal.SIGKILL)
+        await eventually(lambda: service.engine.nodes()[0].state is NodeState.LOST)
+        await eventually(lambda: service.engine.nodes()[0].state is NodeState.UP)
+        assert not service.controller.watcher._tasks[""].done()
+    assert processes_with("GPUAAS_HOME", str(gpuaas_home.path)) == []
 
 
 # -- refused -------------------------------------------------------------------------------------------------
