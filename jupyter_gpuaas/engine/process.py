@@ -20,6 +20,8 @@ from jupyter_gpuaas.model import Node
 
 START_POLL_S = 0.02
 ALIVE_POLL_S = 1.0
+#: How long an agent that does not answer may take to be gone, else it is left alone.
+DYING_S = 5.0
 LOG_TAIL_LINES = 10
 #: A log larger than this is put aside when the agent starts.
 LOG_BYTES = 8 * 1024**2
@@ -77,22 +79,32 @@ class AgentProcess:
         with open(path, "ab") as log:
             command = [sys.executable, "-m", "jupyter_gpuaas.node.agent", "--node", self.node_id]
             command += ["--folder", str(self.folder), "--devices", self._devices]
-            self._child = await asyncio.to_thread(
-                subprocess.Popen,
-                command,
-                env=dict(self._environ),
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+            spawning = asyncio.ensure_future(
+                asyncio.to_thread(
+                    subprocess.Popen,
+                    command,
+                    env=dict(self._environ),
+                    cwd=self.folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
             )
-        self.pid = self._child.pid
+            try:
+                await asyncio.shield(spawning)
+            finally:
+                # Cancelled or not, the thread starts the process: it must be known to whoever stops it.
+                self._child = await spawning
+                self.pid = self._child.pid
+        return await self._answering(self._child, timeout_s)
+
+    async def _answering(self, child: subprocess.Popen[bytes], timeout_s: float) -> Node:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if self._child.poll() is not None:
+            if child.poll() is not None:
                 raise TransportError(
-                    f"the agent of {self.node_id} ended with status {self._child.returncode}: {self._tail()}"
+                    f"the agent of {self.node_id} ended with status {child.returncode}: {self._tail()}"
                 )
             written = self._read()
             if written is not None and written.pid == self.pid:
@@ -132,15 +144,31 @@ class AgentProcess:
             self._reap()
 
     async def stop(self, *, timeout_s: float) -> None:
-        """End all hosts and the agent."""
+        """End all hosts and the agent.
+
+        An agent that is gone, or not quite there yet, has hosts that only it can end. So it is waited for, or
+        started once more.
+        """
         if self.endpoint is None:
-            return
-        client = AgentClient(self.endpoint)
-        try:
-            await client.stop()
-        finally:
-            await client.close()
-        await asyncio.wait_for(self.ended(), timeout_s)
+            await self._again(timeout_s)
+        while self.endpoint is not None:
+            client = AgentClient(self.endpoint)
+            try:
+                await client.stop()
+                await asyncio.wait_for(self.ended(), timeout_s)
+                return
+            except TransportError:
+                # A process that is being killed may be there still while its port is not.
+                await asyncio.wait_for(self.ended(), DYING_S)
+            finally:
+                await client.close()
+            await self._again(timeout_s)
+
+    async def _again(self, timeout_s: float) -> None:
+        if self._child is not None and self._child.poll() is None:
+            await self._answering(self._child, timeout_s)
+        elif any((self.folder / "hosts").glob("*.json")):
+            await self.start(timeout_s=timeout_s)
 
     def _reap(self) -> str:
         self.endpoint = None

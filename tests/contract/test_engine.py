@@ -17,8 +17,8 @@ from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.engine.local import LocalEngine
 from jupyter_gpuaas.engine.process import AgentFile, alive
 from jupyter_gpuaas.errors import AllocationError, LeaseError, NoCapacity, TransportError
-from jupyter_gpuaas.model import NodeState, ResourceRequest
-from tests.conftest import GpuaasHome
+from jupyter_gpuaas.model import HostSpec, NodeState, ResourceRequest
+from tests.conftest import GpuaasHome, processes_with
 from tests.service import eventually, quick_settings
 
 ONE = ResourceRequest()
@@ -211,3 +211,24 @@ async def test_close_with_its_nodes_leaves_no_process(kit: LocalKit) -> None:
     await made.close(stop_nodes=True)
     assert not any(alive(pid) for pid in pids)
     assert not list(kit.home.glob("nodes/*/agent.json"))
+
+
+@pytest.mark.parametrize("moment", ["killed", "told", "spawned"])
+async def test_close_while_an_agent_is_started_again_leaves_no_process(kit: LocalKit, moment: str) -> None:
+    made = kit.make()
+    assert isinstance(made, LocalEngine)
+    await made.open()
+    news = made.events()
+    lease = await made.acquire(ResourceRequest(node="local-0"), meta("a"), timeout=0)
+    client = AgentClient(made.agent("local-0"))
+    await client.start_host(HostSpec(session_id="a", name="a", owner="ann", lease=lease, secret="x"))
+    await client.close()
+    agent, before = made._agents["local-0"], made._agents["local-0"].pid
+    kit.kill("local-0")
+    if moment != "killed":
+        assert (await asyncio.wait_for(anext(news), 30)).state is NodeState.LOST
+    if moment == "spawned":
+        await eventually(lambda: agent.pid != before)
+    await made.close(stop_nodes=True)
+    await news.aclose()  # type: ignore[attr-defined]
+    assert processes_with("GPUAAS_HOME", str(kit.home)) == []
