@@ -18,7 +18,6 @@ import msgspec
 
 from ..config import Settings
 from ..errors import (
-    Forbidden,
     NoSuchSession,
     RemoteProtocolError,
     SessionEnded,
@@ -28,7 +27,7 @@ from ..errors import (
 )
 from ..model import ChannelInfo
 from ..wire.link import Link, connect
-from ..wire.record import Buffer, Kind, Record, RecordReader
+from ..wire.record import MAX_PARTS, Buffer, Kind, Record, RecordReader
 from ..wire.resume import Inbox, Outbox
 
 #: A ticket is not used when it has less than this left.
@@ -85,6 +84,8 @@ class Channel:
         self._reader = RecordReader(settings.message_bytes)
         self._link: Link | None = None
         self._opening = False
+        self._doubt = False  # the ticket's addresses did not work
+        self._most_bytes = settings.message_bytes
         self._unlinked: asyncio.Event = asyncio.Event()
         self._reason = ""
         self._welcomed = False
@@ -118,19 +119,20 @@ class Channel:
         while True:
             try:
                 info = await self._fresh_ticket()
-                await self._open(info)
-                pause_s = self._settings.retry_first_s
-                await self._unlinked.wait()
-            except (NoSuchSession, SessionEnded, Forbidden):
-                raise
-            except (Unauthorized, StaleEpoch) as error:
-                if self._info is None:  # the service itself refuses us
-                    raise
-                self._info, self._reason = None, str(error)
             except TransportError as error:
                 self._reason = str(error)
-                if self._settings.relay == "auto":
-                    self._relayed = not self._relayed
+            else:
+                try:
+                    await self._open(info)
+                    pause_s = self._settings.retry_first_s
+                    await self._unlinked.wait()
+                except (NoSuchSession, SessionEnded, Unauthorized, StaleEpoch) as error:
+                    # The node knows nothing of it, or of the ticket; what became of the session the service knows.
+                    self._info, self._reason = None, str(error)
+                except TransportError as error:
+                    self._doubt, self._reason = True, str(error)
+                    if self._settings.relay == "auto":
+                        self._relayed = not self._relayed
             if self._ended or self._closed:
                 return self._ended
             self._handler.channel_unlinked(self._reason, pause_s)
@@ -141,8 +143,15 @@ class Channel:
     def send(self, kind: Kind, parts: Sequence[Buffer]) -> None:
         """Send a request (address, header, parent, metadata, content, *buffers); kept until the host has it.
 
-        Raises TransportError when too much waits already; nothing is kept then.
+        Raises TransportError when it is larger than the host takes, or too much waits already; nothing is kept then.
         """
+        size = 8 * len(parts) + sum(len(part) for part in parts)
+        if size > self._most_bytes or len(parts) > MAX_PARTS:
+            raise TransportError(
+                f"a message of {size} bytes in {len(parts)} parts is larger than what is allowed "
+                f"({self._most_bytes} bytes, {MAX_PARTS} parts).",
+                hint="Setting message_bytes.",
+            )
         buffers = self._outbox.put(kind, time.time_ns() // 1000, parts)
         if self._welcomed:
             self._put(buffers)
@@ -202,6 +211,9 @@ class Channel:
             if self._inbox is None:
                 self._inbox = Inbox(op["after"])
             self._welcomed = True
+            self._most_bytes = min(self._settings.message_bytes, op.get("message_bytes", self._settings.message_bytes))
+            if self._acknowledged:  # it may have been lost with the former link
+                link.send_op({"op": "ack", "number": self._acknowledged})
             for buffers in self._outbox.after(op["received"]):
                 self._put(buffers)
             self._handler.channel_linked(op)
@@ -225,9 +237,16 @@ class Channel:
     # -- inside ------------------------------------------------------------------------------------------------
 
     async def _fresh_ticket(self) -> ChannelInfo:
-        if self._info is None or self._info.expires_s < time.time() + TICKET_MARGIN_S:
+        """The ticket at hand, or a new one; one whose addresses did not work is used only when no other can be had."""
+        if self._info is not None and self._info.expires_s < time.time() + TICKET_MARGIN_S:
             self._info = None
-            self._info = await self._ticket()
+        if self._info is None or self._doubt:
+            try:
+                self._info = await self._ticket()
+            except TransportError:
+                if self._info is None:
+                    raise
+            self._doubt = False
         return self._info
 
     async def _open(self, info: ChannelInfo) -> None:

@@ -27,10 +27,14 @@ class GpuKernel(IPythonKernel):
     async def gpuaas_adopt_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Become the kernel of a session: take its environment and working folder."""
         content = parent["content"]
-        os.environ.update(content["env"])
-        os.chdir(content["cwd"])
+        reply = {"status": "ok"}
+        try:
+            os.chdir(content["cwd"])
+            os.environ.update(content["env"])
+        except OSError as error:
+            reply = {"status": "error", "evalue": f"the working folder cannot be entered: {error}"}
         assert self.session is not None
-        self.session.send(stream, "gpuaas_adopt_reply", {"status": "ok"}, parent, ident=ident)
+        self.session.send(stream, "gpuaas_adopt_reply", reply, parent, ident=ident)
 
     async def gpuaas_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Carry out one operation of the client half that is not a cell."""

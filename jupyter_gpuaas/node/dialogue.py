@@ -50,10 +50,10 @@ class Dialogue:
         """Whether a cell runs or waits to run."""
         return bool(self._executing)
 
-    def request(self, channel: Channel, parts: list[Buffer]) -> Header | None:
-        """Note a request (address, header, ...); None when it has come before and must not go on.
+    def accept(self, parts: list[Buffer]) -> Header | None:
+        """Look at a request (address, header, ...); None when it has come before and must not go on.
 
-        Raises ``msgspec.MsgspecError`` when its header cannot be read.
+        Raises ``msgspec.MsgspecError`` or ValueError when its header cannot be read.
         """
         header = read_header(parts[1])
         if not header.msg_id:
@@ -64,6 +64,10 @@ class Dialogue:
         self._seen[digest] = None
         if len(self._seen) > self._remembered:
             self._seen.popitem(last=False)
+        return header
+
+    def passed_on(self, channel: Channel, header: Header, parts: list[Buffer]) -> None:
+        """The kernel has this request now."""
         if channel is Channel.STDIN:
             self.prompt = None
         elif header.msg_type.endswith("_request"):
@@ -71,7 +75,6 @@ class Dialogue:
             self._asked[key] = Asked(bytes(parts[0]), channel, bytes(parts[1]), header.msg_type)
             if header.msg_type == "execute_request":
                 self._executing[key] = None
-        return header
 
     def answer(self, channel: Channel, parts: list[Buffer]) -> list[Buffer]:
         """Put the asker's address before what the kernel said on shell, control or stdin."""

@@ -102,14 +102,24 @@ class Host:
         session = self.session
         assert session is not None
         try:
-            kernel = await coming
+            kernel: KernelProcess | None
+            try:
+                kernel = await coming
+            except (RuntimeError, OSError):
+                kernel = None
+            if kernel is None or not kernel.alive:  # a spare need not have lived until now
+                kernel = await self._new_kernel()
             cap = sum(device.memory_bytes for device in self._devices if device.kind == CPU)
             kernel.cap_memory(cap)
             labels = [msgspec.to_builtins(device) for device in self._devices]
             env = kernel_environment(session.spec, self.node, labels, self._work)
-            await kernel.ask(Channel.CONTROL, "gpuaas_adopt_request", {"env": env, "cwd": str(self._work)})
-        except (RuntimeError, OSError) as error:
-            session.failed(str(error))
+            content = {"env": env, "cwd": str(self._work)}
+            asking = kernel.ask(Channel.CONTROL, "gpuaas_adopt_request", content)
+            reply = await asyncio.wait_for(asking, self.settings.start_timeout_s)
+            if reply["status"] != "ok":
+                raise RuntimeError(reply["evalue"])
+        except Exception as error:
+            session.failed(str(error) or type(error).__name__)
             return
         session.kernel_ready(kernel)
 
@@ -211,7 +221,11 @@ class Host:
     async def _accept_clients(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            passing, _ = await loop.sock_accept(listener)
+            try:
+                passing, _ = await loop.sock_accept(listener)
+            except OSError:  # no descriptor is free at the moment
+                await asyncio.sleep(0.1)
+                continue
             with passing:
                 passing.setblocking(True)
                 passing.settimeout(5)

@@ -26,7 +26,7 @@ KEEP_ACKNOWLEDGED_US = 3600 * 1_000_000
 MEMORY_BYTES = 64 * 1024**2
 READ_BYTES = 256 * 1024
 PIECE_BYTES = 1024**2
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Journal:
@@ -221,10 +221,8 @@ class Journal:
         return bool(done)
 
     def _to_memory(self, error: OSError, first: int) -> None:
-        """The disk takes no more: keep records in memory, and there too not without bound."""
-        if error.errno not in NO_ROOM:
-            raise JournalError(f"the journal in {self._folder} cannot be written: {error}.") from error
-        self.no_room = f"no room on the disk under the journal: {error.strerror}"
+        """The disk takes no more, for whatever reason: keep records in memory, and there too not without bound."""
+        self.no_room = f"the journal cannot be written to disk: {error.strerror}"
         if self._segments and isinstance(self._segments[-1], MemorySegment):
             if self._segments[-1].size < MEMORY_BYTES // 8:
                 return

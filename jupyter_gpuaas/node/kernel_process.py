@@ -22,6 +22,7 @@ from ..wire.zmqport import Message, ZmqPort
 
 #: Answered by the host itself and never shown to a client.
 OWN_SESSION = "gpuaas"
+IOPUB_HIGH_WATER = 256
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 
 
@@ -62,6 +63,11 @@ class KernelProcess:
         """Process id, 0 before the start."""
         return self._process.pid if self._process else 0
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process has been started and has not ended."""
+        return self._process is not None and not self._watch.done()
+
     async def start(self, timeout_s: float) -> None:
         """Return when the kernel answers on shell and iopub; raises RuntimeError when it does not."""
         prefix = self._folder / "k"
@@ -96,7 +102,8 @@ class KernelProcess:
         ):
             sock = self._context.socket(kind)
             sock.setsockopt(zmq.LINGER, 0)
-            sock.setsockopt(zmq.RCVHWM, 0)
+            # Behind the bound on outputs it is the kernel that holds them, and then the cell that waits.
+            sock.setsockopt(zmq.RCVHWM, IOPUB_HIGH_WATER if kind == zmq.SUB else 0)
             sock.setsockopt(zmq.SNDHWM, 0)
             # The kernel binds after we connect; wait little between two tries.
             sock.setsockopt(zmq.RECONNECT_IVL, 10)
@@ -117,7 +124,12 @@ class KernelProcess:
             raise RuntimeError(f"the kernel did not answer within {timeout_s:g} s")
 
     async def ask(self, channel: Channel, msg_type: str, content: dict[str, Any]) -> dict[str, Any]:
-        """Send a request of our own and return the content of its reply."""
+        """Send a request of our own and return the content of its reply.
+
+        Raises RuntimeError when the kernel process has ended, or does.
+        """
+        if self._watch.done():
+            raise RuntimeError(f"the kernel process ended: {describe_exit(self._watch.result())}")
         parts = make_parts(b"", msg_type, b"{}", content)
         msg_id = read_header(parts[1]).msg_id
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -131,6 +143,13 @@ class KernelProcess:
     def send(self, channel: Channel, parts: list[Buffer]) -> None:
         """Send header, parent, metadata, content and buffers."""
         self._ports[channel].send([DELIMITER, b"", *parts])
+
+    def hold_outputs(self) -> None:
+        """Take no more outputs for now; replies still come."""
+        self._ports[Channel.IOPUB].pause()
+
+    def take_outputs(self) -> None:
+        self._ports[Channel.IOPUB].resume()
 
     def cap_memory(self, most_bytes: int) -> None:
         """Make allocations beyond ``most_bytes`` fail in the kernel (MemoryError); 0 takes the cap away."""

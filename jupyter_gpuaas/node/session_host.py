@@ -15,7 +15,7 @@ import msgspec
 from ..config import Settings
 from ..errors import JournalError, RemoteProtocolError
 from ..model import Channel, HostReport, HostSpec, HostState
-from ..wire.jupyter import make_parts
+from ..wire.jupyter import Header, make_parts
 from ..wire.link import adopt
 from ..wire.record import Buffer, Kind, Record
 from ..wire.resume import Inbox
@@ -27,6 +27,8 @@ from .kernel_process import KernelProcess, describe_exit
 CLIENTS_REMEMBERED = 1000
 #: A batch above this is written in pieces.
 LARGE_BYTES = 4 * 1024**2
+#: Outputs that may wait for the disk in memory.
+PENDING_BYTES = 64 * 1024**2
 #: A kernel that dies this often without a cell in between is not started again.
 DEATHS_IN_A_ROW = 3
 KINDS = {Channel.SHELL: Kind.SHELL, Channel.IOPUB: Kind.IOPUB, Channel.STDIN: Kind.STDIN, Channel.CONTROL: Kind.CONTROL}
@@ -75,7 +77,7 @@ class SessionHost:
         self._kernel_starts = 0
         self._deaths = 0
         self._expected_exit = ""  # why the kernel's end is no accident: restart, end, stop
-        self._held: list[tuple[Channel, list[Buffer]]] = []  # requests that wait for the kernel
+        self._held: list[tuple[Channel, Header, list[Buffer]]] = []  # requests that wait for the kernel
         self._busy_timer: asyncio.TimerHandle | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,10 +106,12 @@ class SessionHost:
         """A kernel process belongs to the session now and takes its requests."""
         self.kernel = kernel
         self._kernel_starts += 1
+        if self.state is HostState.ENDING:
+            return
         self._expected_exit = ""
         held, self._held = self._held, []
-        for channel, parts in held:
-            kernel.send(channel, parts)
+        for channel, header, parts in held:
+            self._pass_on(channel, header, parts)
         self._set_state(HostState.BUSY if self._dialogue.busy else HostState.IDLE, self.cause)
 
     def failed(self, why: str) -> None:
@@ -176,6 +180,7 @@ class SessionHost:
                 "kernel_starts": self._kernel_starts,
                 "state": self.state,
                 "sent": self._sent,
+                "message_bytes": s.message_bytes,
             },
         )
         if not known and self._dialogue.prompt is not None:
@@ -192,28 +197,50 @@ class SessionHost:
             self._changed(self.report())
 
     def requests_received(self, attachment: Attachment, records: list[Record]) -> None:
+        problem: RemoteProtocolError | None = None
         for record in records:
-            channel = CHANNELS.get(record.kind)
-            parts = list(record.parts)
-            if channel is None or channel is Channel.IOPUB or len(parts) < 5:
-                raise RemoteProtocolError(f"record {record.number}: kind {record.kind} is no request.")
             try:
-                header = self._dialogue.request(channel, parts)
-            except msgspec.MsgspecError as error:
-                raise RemoteProtocolError(f"record {record.number}: header: {error}.") from error
-            if header is None:
-                continue
-            if header.msg_type == "execute_request":
-                self._append(Kind.REQUEST, parts)
-                self._deaths = 0
-                self._note_busy()
-            elif header.msg_type == "shutdown_request":
-                self._expect_exit(_shutdown_kind(parts[4]))
-            if self.kernel is None:
-                self._held.append((channel, parts[1:]))
-            else:
-                self.kernel.send(channel, parts[1:])
+                self._request(record)
+            except RemoteProtocolError as error:
+                # What came with it was received, so it is carried out; only this one is refused.
+                problem = problem or error
         self._flush()
+        if problem is not None:
+            raise problem
+
+    def _request(self, record: Record) -> None:
+        channel = CHANNELS.get(record.kind)
+        parts = list(record.parts)
+        if channel is None or channel is Channel.IOPUB or len(parts) < 5:
+            raise RemoteProtocolError(f"record {record.number}: kind {record.kind} is no request.")
+        try:
+            header = self._dialogue.accept(parts)
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise RemoteProtocolError(f"record {record.number}: header: {error}.") from error
+        if header is None:
+            return
+        if header.msg_type == "execute_request":
+            self._append(Kind.REQUEST, parts)
+        if self.kernel is not None and not self._expected_exit:
+            self._pass_on(channel, header, parts)
+        elif header.msg_type == "shutdown_request":
+            # There is no kernel that could answer.
+            content = {"status": "ok", "restart": _shutdown_kind(parts[4]) == "restart"}
+            self._append(KINDS[channel], make_parts(parts[0], "shutdown_reply", parts[1], content))
+            if _shutdown_kind(parts[4]) == "end":
+                self._expect_exit("end")
+        else:
+            self._held.append((channel, header, parts))
+
+    def _pass_on(self, channel: Channel, header: Header, parts: list[Buffer]) -> None:
+        assert self.kernel is not None
+        self._dialogue.passed_on(channel, header, parts)
+        if header.msg_type == "execute_request":
+            self._deaths = 0
+            self._note_busy()
+        elif header.msg_type == "shutdown_request":
+            self._expect_exit(_shutdown_kind(parts[4]))
+        self.kernel.send(channel, parts[1:])
 
     # -- KernelHandler -----------------------------------------------------------------------------------------
 
@@ -229,6 +256,8 @@ class SessionHost:
         self._flush()
         if channel is Channel.SHELL:
             self._note_busy()
+        if self.journal.pending_bytes > PENDING_BYTES and self.kernel is not None:
+            self.kernel.hold_outputs()  # the disk is slower than the cell; now the cell waits
 
     def kernel_exited(self, status: int) -> None:
         expected, self._expected_exit = self._expected_exit, ""
@@ -237,6 +266,7 @@ class SessionHost:
         kernel, self.kernel = self.kernel, None
         if self._kill_timer is not None:
             self._kill_timer.cancel()
+            self._kill_timer = None
         if kernel is not None:
             kernel.close()
         if expected == "end":
@@ -315,6 +345,8 @@ class SessionHost:
             attachment.pump()
         self._tell_of_disk()
         self._flush()
+        if self.kernel is not None and self.journal.pending_bytes <= PENDING_BYTES:
+            self.kernel.take_outputs()
 
     def _tell(self, messages: list[tuple[Channel, list[Buffer]]]) -> None:
         for channel, parts in messages:
@@ -342,9 +374,12 @@ class SessionHost:
     def _expect_exit(self, why: str) -> None:
         """The kernel is about to end; when it does not by itself, it is killed."""
         self._expected_exit = why
-        if self.kernel is not None and self._kill_timer is None:
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+            self._kill_timer = None
+        if self.kernel is not None:
             self._kill_timer = asyncio.get_running_loop().call_later(self.settings.stop_timeout_s / 2, self.kernel.kill)
-        elif self.kernel is None and why == "end":
+        elif why == "end":
             self._set_state(HostState.ENDING, "shut down by its client")
 
     def _run(self, coroutine: Any) -> None:

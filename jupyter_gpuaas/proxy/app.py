@@ -22,7 +22,7 @@ from ..model import Channel, HostState
 from ..wire.jupyter import make_parts, read_header
 from ..wire.record import Buffer, Kind, Record
 from .delivery import Delivery
-from .front import Front, settle
+from .front import Front, settle, unsent_bytes
 from .seeker import Seeker, default_name
 from .waiting import Held, Waiting, fail_request
 
@@ -48,6 +48,8 @@ class Proxy:
         self._over = ""  # why there is no session any more
         self._leave = asyncio.Event()
         self._shutdown: Held | None = None
+        # Requests that the host has and has not answered: only their headers, to answer them if the session ends.
+        self._unanswered: dict[tuple[Channel, str], Held] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -59,7 +61,8 @@ class Proxy:
         await self._leave.wait()
         # What the clients have taken must not be said again to the next proxy.
         await settle(0.5)
-        self._channel.acknowledge(self._delivery.acknowledgeable)
+        if unsent_bytes() == 0:  # else some of it dies with this process
+            self._channel.acknowledge(self._delivery.acknowledgeable)
         await settle(0.2)
         self._channel.close()
         for task in list(self._tasks):
@@ -76,7 +79,13 @@ class Proxy:
                 self._over = f"this session has ended: {reason}. Restart the kernel to get a new one."
         except GpuaasError as error:
             self._over = str(error)
+        except Exception as error:
+            log.exception("the channel is over")
+            self._over = f"the kernel proxy has failed: {type(error).__name__}: {error}. Restart the kernel."
         if self._over:
+            for held in self._unanswered.values():
+                fail_request(held, "RemoteSessionEnded", self._over, self._front.reply, self._front.publish)
+            self._unanswered.clear()
             self._waiting.fail("RemoteSessionEnded", self._over)
             self._say(f"\n[remote GPU] {self._over}\n")
         if self._shutdown is not None:
@@ -84,11 +93,17 @@ class Proxy:
 
     async def _watch_parent(self) -> None:
         """Leave when the client's process is gone, as a local kernel would; the session stays."""
-        parent = os.getppid()
-        if os.environ.get("JPY_PARENT_PID") != str(parent):
+        parent = os.environ.get("JPY_PARENT_PID", "")
+        if not parent.isdecimal():
             return  # started by somebody who means it to live on
-        while os.getppid() == parent:
-            await asyncio.sleep(PARENT_POLL_S)
+        try:
+            while True:
+                os.kill(int(parent), 0)
+                await asyncio.sleep(PARENT_POLL_S)
+        except ProcessLookupError:
+            log.warning("the client's process has ended")
+        except PermissionError:
+            return  # it lives, as somebody else
         self._leave.set()
 
     # -- what clients ask --------------------------------------------------------------------------------------
@@ -96,7 +111,7 @@ class Proxy:
     def _requested(self, channel: Channel, address: bytes, parts: list[Buffer]) -> None:
         try:
             header = read_header(parts[0])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError) as error:
             log.warning("%s: a message with an unreadable header was dropped: %s", channel, error)
             return
         held = Held(channel, address, header.msg_id, header.msg_type, parts, self._loop.time())
@@ -125,6 +140,10 @@ class Proxy:
             self._channel.send(KINDS[held.channel], [held.address, *held.parts])
         except TransportError as error:
             fail_request(held, "RemoteUnreachable", str(error), self._front.reply, self._front.publish)
+            return
+        if held.msg_type.endswith("_request"):
+            held.parts = held.parts[:1]
+            self._unanswered[held.channel, held.msg_id] = held
 
     async def _interrupt_by_service(self) -> None:
         """Interrupt what runs, while there is no link."""
@@ -164,11 +183,16 @@ class Proxy:
     def _subscribers_changed(self, count: int) -> None:
         if count:
             self._delivery.subscribed()
+        else:
+            self._delivery.unsubscribed()
 
     # -- ChannelHandler ----------------------------------------------------------------------------------------
 
     def record_received(self, record: Record) -> None:
         self._delivery.take(record)
+        if record.kind in (Kind.SHELL, Kind.CONTROL):
+            channel = Channel.SHELL if record.kind is Kind.SHELL else Channel.CONTROL
+            self._unanswered.pop((channel, read_header(record.parts[2]).msg_id), None)
         if self._shutdown is not None and record.kind is KINDS[self._shutdown.channel]:
             if read_header(record.parts[2]).msg_id == self._shutdown.msg_id:
                 self._leave.set()
@@ -188,7 +212,7 @@ class Proxy:
     def channel_unlinked(self, reason: str, retry_s: float) -> None:
         log.warning("no link: %s; next try in %.1f s", reason, retry_s)
         if self._ever_linked:
-            self._waiting.status(f"no link to the session ({reason}); it goes on, and so will this cell")
+            self._waiting.status(f"no link to the session ({reason}); this cell runs when it is back")
         else:
             self._waiting.trouble(f"{reason} Next try in {retry_s:.1f} s; run the cell again when it is back.")
 

@@ -56,7 +56,9 @@ class Delivery:
         self._handed: deque[tuple[float, int]] = deque()
         #: Number of the first output that was passed over; 0 when none is.
         self._passed_over = 0
-        self._answered: set[int] = set()  # replies behind it, which will come again and are done
+        self._answered: set[int] = set()  # replies that were taken and not acknowledged; after a rewind they come again
+        self._acknowledged = 0
+        self._in_flight_bytes = 0  # handed over since all sockets were last seen empty
         self._retry: asyncio.TimerHandle | None = None
         self._ack: asyncio.TimerHandle | None = None
         #: The prompt that nobody has answered: header, parent, metadata, content.
@@ -85,8 +87,7 @@ class Delivery:
         if record.kind is Kind.IOPUB:
             self._output(record)
         elif record.kind in CHANNELS and record.number not in self._answered:
-            if self._passed_over:
-                self._answered.add(record.number)
+            self._answered.add(record.number)
             if record.kind is Kind.STDIN:
                 self._ask(record)
             elif not self._reply(record):
@@ -108,6 +109,16 @@ class Delivery:
     def subscribed(self) -> None:
         """Somebody listens on iopub now."""
         self._publish()
+
+    def unsubscribed(self) -> None:
+        """Nobody listens any more: what ZMQ still held for the last one is gone and is taken from the journal again."""
+        if self.last > self._acknowledged:
+            self.maybe_delivered = max(self.maybe_delivered, self.last)
+            self._outputs.clear()
+            self._handed.clear()
+            self._outputs_bytes = self._in_flight_bytes = self._passed_over = 0
+            self.last = self._acknowledged
+            self._flow.rewind(self.last)
 
     def client_spoke(self, address: bytes) -> None:
         """A client has sent a request; if it is a new one, it is asked what nobody has answered."""
@@ -163,14 +174,20 @@ class Delivery:
     def _publish(self) -> None:
         while self._outputs and self._front.subscribers:
             record = self._outputs[0]
+            if self._in_flight_bytes > HELD_BYTES:
+                # ZMQ bounds messages, not bytes: give it no more until what it has is gone.
+                if unsent_bytes():
+                    self._retry_later()
+                    return
+                self._in_flight_bytes = 0
             if not self._front.publish(record.parts[0], list(record.parts[1:])):
                 self._retry_later()
                 return
             self._outputs.popleft()
             self._outputs_bytes -= record.body_bytes
+            self._in_flight_bytes += record.body_bytes
         if self._passed_over and not self._outputs:
             number, self._passed_over = self._passed_over, 0
-            self._answered = {answered for answered in self._answered if answered > number}
             self.last = number - 1
             self._flow.rewind(self.last)
 
@@ -210,7 +227,9 @@ class Delivery:
         if unsent_bytes() == 0:
             while self._handed and self._handed[0][0] <= now - self._ack_delay_s:
                 safe = self._handed.popleft()[1]
-        if safe:
+        if safe > self._acknowledged:
+            self._acknowledged = safe
+            self._answered = {number for number in self._answered if number > safe}
             self._flow.acknowledge(safe)
         if self._handed or self._outputs or self._replies:
             self._acknowledge_later()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 from ..client.embedded import find_service
 from ..client.service import ServiceClient
 from ..config import Settings
-from ..errors import NoSuchSession, SessionEnded
+from ..errors import NoSuchSession, ServiceUnreachable, SessionEnded
 from ..model import LIVE_STATES, ChannelInfo, GpuSession, SessionState, SessionView
 from ..wire.machine import machine_id
 
 WAIT_S = 20.0
+#: How long an end of the session waits for one that is being asked for.
+KNOWN_TIMEOUT_S = 1.5
 #: Variables of the client that a kernel would have had on the user's machine.
 FORWARDED = ("JPY_SESSION_NAME", "MPLBACKEND")
 
@@ -39,6 +42,7 @@ class Seeker:
         self._service: ServiceClient | None = None
         #: The session, once it is known.
         self.session: GpuSession | None = None
+        self._known = asyncio.Event()
         #: Token of the user, once the service is known.
         self.token = settings.token
 
@@ -66,10 +70,13 @@ class Seeker:
                 break
             view = await service.session(view.session.id, after=view.session.last_event, wait_s=WAIT_S)
         self.session = view.session
+        self._known.set()
         return view.channel
 
     async def release(self) -> None:
         """End the session by the service, where the channel cannot be used."""
+        if self._service is not None:
+            await asyncio.wait_for(self._known.wait(), KNOWN_TIMEOUT_S)
         if self.session is not None:
             await (await self._find()).release(self.session.id)
 
@@ -85,7 +92,10 @@ class Seeker:
     async def _find(self) -> ServiceClient:
         if not self._settings.url:
             self._trying("looking for the service on this machine, or starting it")
-        endpoint = await find_service(self._settings)
+        try:
+            endpoint = await find_service(self._settings)
+        except OSError as error:
+            raise ServiceUnreachable(f"the service cannot be found or started: {error}.") from error
         if self._service is None or (self._service.url, self._service.token) != (endpoint.url, endpoint.token):
             await self.close()
             self._service = ServiceClient(endpoint.url, endpoint.token)
@@ -102,7 +112,11 @@ class Seeker:
             except NoSuchSession:
                 name = self._settings.session
         env = {key: os.environ[key] for key in FORWARDED if key in os.environ}
-        return await service.create_session(name, cwd=os.getcwd(), machine=machine_id(), env=env, wait_s=5.0)
+        # Known before it is waited for, so that a client that changes its mind can end it.
+        view = await service.create_session(name, cwd=os.getcwd(), machine=machine_id(), env=env)
+        self.session = view.session
+        self._known.set()
+        return view
 
 
 def describe(session: GpuSession) -> str:

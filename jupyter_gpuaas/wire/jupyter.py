@@ -30,6 +30,14 @@ def read_header(data: Buffer) -> Header:
     return _decoder.decode(data)
 
 
+def read_json(data: Buffer) -> Any:
+    """Decode a part of a message. A kernel may print what is no text, so bytes that are no UTF-8 are replaced."""
+    try:
+        return msgspec.json.decode(data)
+    except (UnicodeDecodeError, msgspec.DecodeError):
+        return msgspec.json.decode(str(data, "utf-8", "replace"))
+
+
 def make_parts(
     address: Buffer, msg_type: str, parent: Buffer, content: dict[str, Any], metadata: dict[str, Any] | None = None
 ) -> list[Buffer]:

@@ -35,6 +35,7 @@ class ZmqPort:
         self._loop = asyncio.get_running_loop()
         self._descriptor: int = sock.FD
         self._scheduled = False
+        self._paused = False
         self._closed = False
         self._loop.add_reader(self._descriptor, self._ready)
         self._again()
@@ -45,6 +46,15 @@ class ZmqPort:
             self.sock.send_multipart(parts, zmq.NOBLOCK, copy=max(map(len, parts)) < COPY_BYTES)
         finally:
             # Sending may consume the edge on the descriptor that told of a message to read.
+            self._again()
+
+    def pause(self) -> None:
+        """Read no further; ZMQ, and then the sender, holds what comes."""
+        self._paused = True
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
             self._again()
 
     def close(self, linger_ms: int = 0) -> None:
@@ -64,7 +74,7 @@ class ZmqPort:
         self._ready()
 
     def _ready(self) -> None:
-        if self._closed:
+        if self._closed or self._paused:
             return
         batch: list[Message] = []
         receive = self.sock.recv_multipart

@@ -84,7 +84,8 @@ class ProxyRun:
                 idle = True
             return idle and bool(replies)
 
-        self.wait(done, deadline_s)
+        if not any([done(message) for message in self.heard]):  # it may have come while another was waited for
+            self.wait(done, deadline_s)
         return replies[0]
 
     def run(self, code: str, deadline_s: float = DEADLINE_S) -> dict[str, Any]:

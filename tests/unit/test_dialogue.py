@@ -5,12 +5,20 @@ import pytest
 
 from jupyter_gpuaas.model import Channel
 from jupyter_gpuaas.node.dialogue import Dialogue
-from jupyter_gpuaas.wire.jupyter import make_parts, read_header
+from jupyter_gpuaas.wire.jupyter import Header, make_parts, read_header
 from jupyter_gpuaas.wire.record import Buffer
 
 
 def ask(msg_type: str = "execute_request", address: bytes = b"client-a") -> list[Buffer]:
     return make_parts(address, msg_type, b"{}", {"code": "1"})
+
+
+def request(dialogue: Dialogue, channel: Channel, parts: list[Buffer]) -> Header | None:
+    """Accept a request and pass it on at once."""
+    header = dialogue.accept(parts)
+    if header is not None:
+        dialogue.passed_on(channel, header, parts)
+    return header
 
 
 def said(msg_type: str, request: list[Buffer]) -> list[Buffer]:
@@ -19,9 +27,9 @@ def said(msg_type: str, request: list[Buffer]) -> list[Buffer]:
 
 
 def test_request_that_comes_twice_goes_on_once() -> None:
-    dialogue, request = Dialogue(10), ask()
-    assert dialogue.request(Channel.SHELL, request) is not None
-    assert dialogue.request(Channel.SHELL, request) is None
+    dialogue, cell = Dialogue(10), ask()
+    assert request(dialogue, Channel.SHELL, cell) is not None
+    assert request(dialogue, Channel.SHELL, cell) is None
 
 
 def test_namesakes_on_two_channels_both_go_on_and_are_answered_apart() -> None:
@@ -29,8 +37,8 @@ def test_namesakes_on_two_channels_both_go_on_and_are_answered_apart() -> None:
     dialogue, cell, shutdown = Dialogue(10), ask(address=b"client"), ask("shutdown_request", b"manager")
     msg_id = read_header(cell[1]).msg_id
     shutdown[1] = b'{"msg_id":"%s","msg_type":"shutdown_request"}' % msg_id.encode()
-    assert dialogue.request(Channel.SHELL, cell) is not None
-    assert dialogue.request(Channel.CONTROL, shutdown) is not None
+    assert request(dialogue, Channel.SHELL, cell) is not None
+    assert request(dialogue, Channel.CONTROL, shutdown) is not None
     assert dialogue.answer(Channel.CONTROL, said("shutdown_reply", shutdown))[0] == b"manager"
     assert dialogue.busy
     assert dialogue.answer(Channel.SHELL, said("execute_reply", cell))[0] == b"client"
@@ -38,25 +46,25 @@ def test_namesakes_on_two_channels_both_go_on_and_are_answered_apart() -> None:
 
 def test_request_beyond_memory_is_forgotten_oldest_first() -> None:
     dialogue, first = Dialogue(3), ask()
-    dialogue.request(Channel.SHELL, first)
+    request(dialogue, Channel.SHELL, first)
     for _ in range(3):
-        dialogue.request(Channel.SHELL, ask())
-    assert dialogue.request(Channel.SHELL, first) is not None
+        request(dialogue, Channel.SHELL, ask())
+    assert request(dialogue, Channel.SHELL, first) is not None
 
 
 @pytest.mark.parametrize("header", [b"{}", b"not json", b"[]", b'{"msg_id": 5}'])
 def test_request_without_a_readable_id_is_refused(header: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):
-        Dialogue(10).request(Channel.SHELL, [b"a", header, b"{}", b"{}", b"{}"])
+        Dialogue(10).accept([b"a", header, b"{}", b"{}", b"{}"])
 
 
 def test_answer_finds_its_asker_among_many() -> None:
     dialogue = Dialogue(100)
     requests = [ask(address=b"client-%d" % i) for i in range(20)]
-    for request in requests:
-        dialogue.request(Channel.SHELL, request)
-    for request in reversed(requests):
-        assert dialogue.answer(Channel.SHELL, said("execute_reply", request))[0] == request[0]
+    for one in requests:
+        request(dialogue, Channel.SHELL, one)
+    for one in reversed(requests):
+        assert dialogue.answer(Channel.SHELL, said("execute_reply", one))[0] == one[0]
 
 
 def test_answer_to_nobody_has_no_address() -> None:
@@ -65,10 +73,10 @@ def test_answer_to_nobody_has_no_address() -> None:
 
 def test_busy_from_first_request_to_last_reply() -> None:
     dialogue, first, second = Dialogue(10), ask(), ask()
-    dialogue.request(Channel.SHELL, ask("kernel_info_request"))
+    request(dialogue, Channel.SHELL, ask("kernel_info_request"))
     assert not dialogue.busy
-    dialogue.request(Channel.SHELL, first)
-    dialogue.request(Channel.SHELL, second)
+    request(dialogue, Channel.SHELL, first)
+    request(dialogue, Channel.SHELL, second)
     dialogue.answer(Channel.SHELL, said("execute_reply", first))
     assert dialogue.busy
     dialogue.answer(Channel.SHELL, said("execute_reply", second))
@@ -76,27 +84,27 @@ def test_busy_from_first_request_to_last_reply() -> None:
 
 
 def test_prompt_is_kept_until_it_is_answered() -> None:
-    dialogue, request = Dialogue(10), ask()
-    dialogue.request(Channel.SHELL, request)
-    addressed = dialogue.answer(Channel.STDIN, said("input_request", request))
+    dialogue, cell = Dialogue(10), ask()
+    request(dialogue, Channel.SHELL, cell)
+    addressed = dialogue.answer(Channel.STDIN, said("input_request", cell))
     assert addressed[0] == b"client-a" and dialogue.prompt == addressed
-    dialogue.request(Channel.STDIN, ask("input_reply"))
+    request(dialogue, Channel.STDIN, ask("input_reply"))
     assert dialogue.prompt is None
 
 
 def test_prompt_of_a_cell_that_ended_is_not_kept() -> None:
-    dialogue, request = Dialogue(10), ask()
-    dialogue.request(Channel.SHELL, request)
-    dialogue.answer(Channel.STDIN, said("input_request", request))
-    dialogue.answer(Channel.SHELL, said("execute_reply", request))  # interrupted
+    dialogue, cell = Dialogue(10), ask()
+    request(dialogue, Channel.SHELL, cell)
+    dialogue.answer(Channel.STDIN, said("input_request", cell))
+    dialogue.answer(Channel.SHELL, said("execute_reply", cell))  # interrupted
     assert dialogue.prompt is None
 
 
 def test_death_tells_everybody_who_waits_and_nobody_twice() -> None:
     dialogue, cell, completion = Dialogue(10), ask(), ask("complete_request", b"client-b")
     done = ask()
-    for request in (cell, completion, done):
-        dialogue.request(Channel.SHELL, request)
+    for one in (cell, completion, done):
+        request(dialogue, Channel.SHELL, one)
     dialogue.answer(Channel.SHELL, said("execute_reply", done))
     told = dialogue.kernel_died("out of memory")
     kinds = [(channel, read_header(parts[1]).msg_type, bytes(parts[2])) for channel, parts in told]

@@ -189,7 +189,7 @@ def test_full_disk_keeps_records_in_memory_and_returns_to_disk(tmp_path: Path, m
     monkeypatch.setattr(segment_module.os, "pwritev", full)
     say(journal, b"in memory 1")
     say(journal, b"in memory 2")
-    assert "no room" in journal.no_room
+    assert "No space left" in journal.no_room
     monkeypatch.setattr(segment_module.os, "pwritev", real)
     say(journal, b"on disk again")
     assert journal.no_room == ""

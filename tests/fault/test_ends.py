@@ -1,0 +1,157 @@
+"""Ends and new beginnings in the middle of something: everybody gets an answer, and nothing is lost on the way out."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import GpuaasHome
+
+from .session import ProxyRun
+from .test_sessions_go_on import kill_host, sessions, until
+
+pytestmark = pytest.mark.fault
+
+BUSY = "import time\nwhile True:\n    try: time.sleep(0.05)\n    except KeyboardInterrupt: pass"
+
+
+@pytest.fixture
+def home(gpuaas_home: GpuaasHome) -> GpuaasHome:
+    (gpuaas_home.path / "settings.toml").write_text('devices = "cpu:1"\nstop_timeout_s = 2.0\n')
+    return gpuaas_home
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Callable[..., ProxyRun]]:
+    started: list[ProxyRun] = []
+
+    def start(name: str, environ: dict[str, str] | None = None) -> ProxyRun:
+        started.append(ProxyRun(tmp_path, name, environ))
+        return started[-1]
+
+    yield start
+    for run in started:
+        run.close()
+
+
+def start_busy(run: ProxyRun) -> str:
+    cell = run.client.execute(BUSY)
+    run.wait(lambda m: m["msg_type"] == "execute_input" and m["parent_header"]["msg_id"] == cell)
+    return str(cell)
+
+
+@pytest.mark.parametrize("how", ["released", "host killed"])
+def test_running_and_waiting_cells_are_answered_when_the_session_ends(
+    home: GpuaasHome, runs: Callable[..., ProxyRun], how: str
+) -> None:
+    run = runs("ends").ready()
+    running = start_busy(run)
+    waiting = run.client.execute("1")
+    if how == "released":
+        home.cli("release", "ends")
+    else:
+        kill_host(home, "ends")
+    for cell in (running, waiting):
+        reply = run.wait_done(cell, deadline_s=30)
+        assert reply["content"]["status"] == "error" and "ended" in reply["content"]["evalue"]
+
+
+def test_busy_kernel_can_be_restarted_again_and_again_and_shut_down(
+    home: GpuaasHome, runs: Callable[..., ProxyRun]
+) -> None:
+    run = runs("again").ready()
+    for _ in range(3):
+        start_busy(run)
+        run.client.shutdown(restart=True)
+        run.process.wait(20)
+        run.start_proxy()
+        run.heard.clear()
+        assert run.value("'x' in globals()") == "False"
+    start_busy(run)
+    run.client.shutdown()
+    run.process.wait(20)
+    until(lambda: sessions(home) == [])
+
+
+def test_cell_run_right_after_a_restart_of_a_busy_kernel_runs_in_the_fresh_one(
+    home: GpuaasHome, runs: Callable[..., ProxyRun]
+) -> None:
+    run = runs("restart-and-run").ready()
+    start_busy(run)
+    run.client.shutdown(restart=True)
+    run.process.wait(20)
+    run.start_proxy()
+    reply = run.run("print('fresh')")
+    assert reply["content"]["status"] == "ok", reply["content"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_outputs_that_a_stalled_client_has_not_read_survive_its_proxy(
+    home: GpuaasHome, runs: Callable[..., ProxyRun], number: int
+) -> None:
+    run = runs("unread").ready()
+    run.run("1")
+    cell = run.client.execute("for n in range(8000): print(n, 'x' * 1000, flush=True)")
+    until(lambda: [s for s in sessions(home) if s["state"] == "busy"])
+    until(lambda: [s for s in sessions(home) if s["state"] == "idle"])
+    run.kill_proxy(number)
+    run.client.stop_channels()
+    again = runs("unread")
+    again.wait(lambda m: m["msg_type"] == "stream" and "7999 x" in m["content"]["text"])
+    lines = [line for line in again.text(cell).split("\n") if line]
+    # The first ones had reached the former client's own buffers; from some line on, everything is there.
+    assert [int(line.split()[0]) for line in lines] == list(range(int(lines[0].split()[0]), 8000))
+    assert len(lines) > 1000
+
+
+def test_front_end_that_leaves_without_reading_does_not_take_the_outputs_along(
+    home: GpuaasHome, runs: Callable[..., ProxyRun]
+) -> None:
+    run = runs("leaves").ready()
+    cell = run.client.execute("for n in range(8000): print(n, 'x' * 1000, flush=True)")
+    until(lambda: [s for s in sessions(home) if s["state"] == "busy"])
+    until(lambda: [s for s in sessions(home) if s["state"] == "idle"])
+    run.client.stop_channels()
+    run.client = run.new_client()
+    run.wait(lambda m: m["msg_type"] == "stream" and "7999 x" in m["content"]["text"])
+    lines = [line for line in run.text(cell).split("\n") if line]
+    assert [int(line.split()[0]) for line in lines] == list(range(int(lines[0].split()[0]), 8000))
+    assert len(lines) > 1000
+
+
+def test_request_that_is_too_large_is_refused_and_the_next_one_runs(
+    home: GpuaasHome, runs: Callable[..., ProxyRun]
+) -> None:
+    (home.path / "settings.toml").write_text('devices = "cpu:1"\nmessage_bytes = 1000000\n')
+    run = runs("large").ready()
+    reply = run.run(f"x = '{'a' * 1_500_000}'")
+    assert reply["content"]["status"] == "error" and "message_bytes" in reply["content"]["evalue"]
+    assert run.value("1 + 1") == "2"
+
+
+def test_shutdown_while_the_session_starts_ends_it(home: GpuaasHome, runs: Callable[..., ProxyRun]) -> None:
+    (home.path / "settings.toml").write_text('devices = "cpu:1"\nspare_kernels = 0\n')
+    home.cli("up", "--detach")
+    run = runs("changed-mind")
+    until(lambda: sessions(home))
+    run.client.shutdown()
+    begun = time.monotonic()
+    run.process.wait(20)
+    assert time.monotonic() - begun < 15
+    until(lambda: sessions(home) == [])
+
+
+def test_spare_kernel_that_died_is_replaced_when_a_session_comes(
+    home: GpuaasHome, runs: Callable[..., ProxyRun]
+) -> None:
+    home.cli("up", "--detach")
+    kernels = until(lambda: [p for p in home.processes() if "jupyter_gpuaas.kernel" in p.cmdline()])
+    for kernel in kernels:
+        kernel.kill()
+        kernel.wait(10)
+    run = runs("spare").ready()
+    assert run.value("1 + 1") == "2"
