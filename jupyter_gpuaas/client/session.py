@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -16,8 +17,10 @@ from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import CellError, GpuaasError, SessionEnded, TransportError
 from jupyter_gpuaas.model import ChannelInfo
-from jupyter_gpuaas.wire.jupyter import PROTOCOL_VERSION
+from jupyter_gpuaas.wire.jupyter import PROTOCOL_VERSION, read_json
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record
+
+log = logging.getLogger(__name__)
 
 KINDS = {"shell": Kind.SHELL, "control": Kind.CONTROL}
 
@@ -183,17 +186,22 @@ class RemoteSession:
         if record.kind not in (Kind.SHELL, Kind.IOPUB, Kind.STDIN, Kind.CONTROL):
             self._acknowledge(record)
             return
+        try:
+            self._message_received(record)
+        except (ValueError, TypeError, LookupError, AttributeError, msgspec.DecodeError):
+            # One message that is none must not end the channel for all others.
+            log.warning("record %d of session %s is not a message", record.number, self.id, exc_info=True)
+        self._acknowledge(record)
+
+    def _message_received(self, record: Record) -> None:
         _, header, parent, metadata, content, *buffers = record.parts
-        asked_by = msgspec.json.decode(parent)
+        asked_by = read_json(parent)
         request = self._requests.get(asked_by.get("msg_id", ""))
         if request is None:
             self._shared |= asked_by.get("session", self._channel.client) != self._channel.client
-            self._acknowledge(record)
             return
-        msg_type = msgspec.json.decode(header)["msg_type"]
-        message = Message(
-            msg_type, msgspec.json.decode(content), msgspec.json.decode(metadata), buffers, record.time_us
-        )
+        msg_type = read_json(header)["msg_type"]
+        message = Message(msg_type, read_json(content), read_json(metadata), buffers, record.time_us)
         if record.kind is Kind.IOPUB:
             request.idle |= msg_type == "status" and message.content.get("execution_state") == "idle"
             if request.listener is not None:
@@ -205,7 +213,6 @@ class RemoteSession:
         else:
             request.reply = message.content
         request.settle()
-        self._acknowledge(record)
 
     def channel_linked(self, welcome: dict[str, Any]) -> None:
         self._linked.set()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from ..wire.jupyter import read_header
+from ..wire.jupyter import read_header, read_json
 from ..wire.record import Kind, Record
 
 
 def as_text(record: Record) -> str:
     """What a person would have seen of this record in a console; empty for most."""
     if record.kind is Kind.NOTICE:
-        gap = msgspec.json.decode(record.parts[0])
+        gap = read_json(record.parts[0])
         return f"\n[remote GPU] messages {gap['first']} to {gap['last']} were dropped: the journal was full\n"
     if record.kind not in (Kind.IOPUB, Kind.REQUEST):
         return ""
     msg_type = read_header(record.parts[1]).msg_type
-    content = msgspec.json.decode(record.parts[4])
+    content = read_json(record.parts[4])
     if msg_type == "stream":
         return str(content["text"])
     if msg_type == "execute_input":

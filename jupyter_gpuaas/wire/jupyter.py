@@ -34,7 +34,7 @@ def read_json(data: Buffer) -> Any:
     """Decode a part of a message. A kernel may print what is no text, so bytes that are no UTF-8 are replaced."""
     try:
         return msgspec.json.decode(data)
-    except (UnicodeDecodeError, msgspec.DecodeError):
+    except UnicodeDecodeError:
         return msgspec.json.decode(str(data, "utf-8", "replace"))
 
 
