@@ -36,6 +36,8 @@ class ProxyRun:
         """Another front end on the same kernel."""
         client = BlockingKernelClient(connection_file=self.file)
         client.load_connection_file()
+        # On a busy machine a heartbeat may be a second late; whether the proxy lives is seen from its process.
+        client.hb_channel.time_to_dead = DEADLINE_S
         client.start_channels()
         return client
 
