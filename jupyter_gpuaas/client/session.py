@@ -190,7 +190,7 @@ class RemoteSession:
             self._message_received(record)
         except (ValueError, TypeError, LookupError, AttributeError, msgspec.DecodeError):
             # One message that is none must not end the channel for all others.
-            log.warning("record %d of session %s is not a message", record.number, self.id, exc_info=True)
+            log.warning("record %d of session %s cannot be used", record.number, self.id, exc_info=True)
         self._acknowledge(record)
 
     def _message_received(self, record: Record) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import shutil
 import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,20 @@ import psutil
 from ..config import Settings
 from ..errors import GpuaasError, TransportError
 from ..model import Device, HostReport, HostSpec, HostState
-from .processes import RUN_MARK, end_marked
+from .processes import RUN_MARK, below, end_marked
 
 LINE_BYTES = 1 << 26
+#: Until a spare host that died is replaced: what ended it may end the next one, too.
+SPARE_PAUSE_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class HostRecord(msgspec.Struct, frozen=True):
     """What is on disk about a host, so that another agent process can find it."""
 
     run_id: str
+    #: 0 while it is being started: then its mark alone tells which process it is.
     pid: int
     #: Start time of the process, because pids are used again.
     started_s: float
@@ -68,13 +74,21 @@ class HostHandle:
 
     def alive(self) -> bool:
         """Whether the process runs."""
+        process = self.process()
         try:
-            process = psutil.Process(self.record.pid)
-            same: bool = abs(process.create_time() - self.record.started_s) < 1
-            zombie: bool = process.status() == psutil.STATUS_ZOMBIE
-            return same and not zombie
+            return process is not None and bool(process.status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:
             return False
+
+    def process(self) -> psutil.Process | None:
+        """The process, unless it is gone."""
+        if not self.record.pid:
+            return None
+        try:
+            process = psutil.Process(self.record.pid)
+            return process if abs(process.create_time() - self.record.started_s) < 1 else None
+        except psutil.Error:
+            return None
 
     async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Send a command and wait for its answer; raises TransportError when the host is gone or refuses."""
@@ -118,6 +132,8 @@ class HostHandle:
             pass
         finally:
             self.gone.set()
+            if self._writer is not None:
+                self._writer.close()
             for future in self._answers.values():
                 if not future.done():
                     future.set_result({"error": f"host {self.record.run_id} ended"})
@@ -141,6 +157,7 @@ class Hosts:
         self._spares: list[HostHandle] = []
         self.sessions: dict[str, HostHandle] = {}
         self._ending: set[str] = set()
+        self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
         (folder / "hosts").mkdir(mode=0o700, parents=True, exist_ok=True)
         (folder / "sessions").mkdir(mode=0o700, exist_ok=True)
@@ -165,14 +182,22 @@ class Hosts:
 
     def keep_spares(self) -> None:
         """Start hosts ahead, as many as the settings say."""
-        while len(self._spares) < self._settings.spare_kernels:
-            handle = self._spawn()
+        while len(self._spares) < self._settings.spare_kernels and not self._closing:
+            try:
+                handle = self._spawn()
+            except OSError as error:
+                log.error("no spare host started: %s", error)
+                self._replace_spare()
+                return
             self._spares.append(handle)
             self._task(self._connect_spare(handle))
 
     async def start(self, spec: HostSpec, devices: list[Device], machine: str) -> HostReport:
         """Give a session to a spare host, or to a new one."""
-        handle = self._spares.pop(0) if self._spares else self._spawn()
+        try:
+            handle = self._spares.pop(0) if self._spares else self._spawn()
+        except OSError as error:
+            raise TransportError(f"no host started: {error}.") from error
         try:
             if handle.report is None and handle._writer is None:
                 await handle.connect(self._settings.start_timeout_s)
@@ -186,9 +211,11 @@ class Hosts:
                 folder=str(self._folder / "sessions" / spec.session_id),
                 machine=machine,
             )
-        except GpuaasError:
+        except (GpuaasError, OSError) as error:
             self.sessions.pop(spec.session_id, None)
             await asyncio.to_thread(self._clean, handle)
+            if isinstance(error, OSError):
+                raise TransportError(f"no host started: {error}.") from error
             raise
         # The next spare is started when this session's own start no longer needs the processor.
         asyncio.get_running_loop().call_later(0.5, self.keep_spares)
@@ -198,16 +225,20 @@ class Hosts:
         """End a session's host and everything that it started; nothing of it is left when this returns."""
         handle = self.sessions[session_id]
         self._ending.add(session_id)
+        process = handle.process()
         try:
+            # Afterwards nobody could tell what was below it.
+            below_it = [] if process is None else await asyncio.to_thread(below, process)
             with contextlib.suppress(asyncio.TimeoutError, GpuaasError):
                 await asyncio.wait_for(handle.ask("stop", reason=reason), self._settings.stop_timeout_s * 2 + 5)
-            await asyncio.to_thread(self._clean, handle)
+            await asyncio.to_thread(self._clean, handle, below_it)
             self.sessions.pop(session_id, None)
         finally:
             self._ending.discard(session_id)
 
     async def close(self) -> None:
         """End all hosts."""
+        self._closing = True
         await asyncio.gather(*(self.stop(session_id, "its node was stopped") for session_id in list(self.sessions)))
         spares, self._spares = self._spares, []
         for handle in spares:
@@ -220,25 +251,34 @@ class Hosts:
         base = base if os.access(base, os.W_OK) and len(base) < 50 else "/tmp"
         run_folder = tempfile.mkdtemp(prefix="gpuaas-", dir=base)
         environ = {**os.environ, **self._settings.environment(), RUN_MARK: run_id}
-        with (self._folder / "hosts" / f"{run_id}.log").open("ab") as log:
-            pid = os.posix_spawn(
-                sys.executable,
-                [
-                    sys.executable, "-m", "jupyter_gpuaas.node.host",
-                    "--run-id", run_id, "--run-folder", run_folder, "--node", self._node,
-                ],
-                environ,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
-                    (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
-                ],
-                setsid=True,
-            )  # fmt: skip
-        threading.Thread(target=_reap, args=(pid,), daemon=True, name=f"reap-{pid}").start()
-        record = HostRecord(run_id, pid, psutil.Process(pid).create_time(), run_folder)
-        handle = HostHandle(record, self._folder / "hosts" / f"{run_id}.json", self._host_changed)
-        handle.save()
+        path = self._folder / "hosts" / f"{run_id}.json"
+        handle = HostHandle(HostRecord(run_id, 0, 0.0, run_folder), path, self._host_changed)
+        try:
+            # First, so that an agent which is killed in between leaves no process that the next one does not know.
+            handle.save()
+            with path.with_suffix(".log").open("ab") as output:
+                pid = os.posix_spawn(
+                    sys.executable,
+                    [
+                        sys.executable, "-m", "jupyter_gpuaas.node.host",
+                        "--run-id", run_id, "--run-folder", run_folder, "--node", self._node,
+                    ],
+                    environ,
+                    file_actions=[
+                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                        (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
+                        (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
+                    ],
+                    setsid=True,
+                )  # fmt: skip
+            # While nobody waits for it, even a process that has ended has a start time.
+            started_s = psutil.Process(pid).create_time()
+            threading.Thread(target=_reap, args=(pid,), daemon=True, name=f"reap-{pid}").start()
+            handle.record = msgspec.structs.replace(handle.record, pid=pid, started_s=started_s)
+            handle.save()
+        except OSError:
+            self._clean(handle)
+            raise
         return handle
 
     async def _connect_spare(self, handle: HostHandle) -> None:
@@ -247,7 +287,11 @@ class Hosts:
         except GpuaasError:
             if handle in self._spares:
                 self._spares.remove(handle)
+                self._replace_spare()
             await asyncio.to_thread(self._clean, handle)
+
+    def _replace_spare(self) -> None:
+        asyncio.get_running_loop().call_later(SPARE_PAUSE_S, self.keep_spares)
 
     def _host_changed(self, handle: HostHandle) -> None:
         session_id = handle.record.session_id
@@ -257,13 +301,15 @@ class Hosts:
             return
         if handle in self._spares:
             self._spares.remove(handle)
+            self._replace_spare()
+            self._task(asyncio.to_thread(self._clean, handle))
         if self.sessions.get(session_id) is handle and session_id not in self._ending:
             self._task(self._died(handle))
 
     async def _died(self, handle: HostHandle) -> None:
         """A host ended that nobody asked to: clear up, then say so, so that its devices are free when it is known."""
         await asyncio.to_thread(self._clean, handle)
-        del self.sessions[handle.record.session_id]
+        self.sessions.pop(handle.record.session_id, None)
         if handle.report is not None:
             self._changed(
                 msgspec.structs.replace(
@@ -274,10 +320,10 @@ class Hosts:
                 )
             )
 
-    def _clean(self, handle: HostHandle) -> None:
+    def _clean(self, handle: HostHandle, below_it: Sequence[psutil.Process] = ()) -> None:
         """End every process of a host and remove its folders; runs in a thread."""
         record = handle.record
-        end_marked(record.run_id)
+        end_marked(record.run_id, also=below_it)
         shutil.rmtree(record.run_folder, ignore_errors=True)
         if record.session_id:
             shutil.rmtree(self._folder / "sessions" / record.session_id, ignore_errors=True)

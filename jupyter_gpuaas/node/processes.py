@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 
 import psutil
 
@@ -20,16 +21,32 @@ def marked(run_id: str) -> list[psutil.Process]:
     return found
 
 
-def end_marked(run_id: str, *, spare: int = 0, timeout_s: float = 5.0) -> list[int]:
-    """Kill the processes of a host, but for the one with pid ``spare``.
+def end_marked(
+    run_id: str, *, spare: int = 0, timeout_s: float = 5.0, also: Iterable[psutil.Process] = ()
+) -> list[int]:
+    """Kill the processes of a host and all below them, but for the one with pid ``spare``.
+
+    Parameters
+    ----------
+    also
+        Processes known to be the host's: one that was started with an environment of its own has no mark,
+        and when its parent has ended nothing tells any more whose it is.
 
     Returns
     -------
     Pids that are still there after ``timeout_s``; empty as a rule.
     """
     deadline = time.monotonic() + timeout_s
+    known = dict.fromkeys(also)
     while True:
-        left = [process for process in marked(run_id) if process.pid != spare and not _is_zombie(process)]
+        # Before anything is killed: what is below a process can be told only while that lives.
+        known |= dict.fromkeys(marked(run_id))
+        found: dict[psutil.Process, None] = {}
+        for process in known:
+            if process not in found:
+                found |= dict.fromkeys(below(process))
+        known |= found
+        left = [process for process in known if process.pid != spare and _lives(process)]
         if not left or time.monotonic() > deadline:
             return [process.pid for process in left]
         for process in left:
@@ -51,6 +68,14 @@ def memory_bytes(pid: int) -> int:
             return 0
 
 
+def below(process: psutil.Process) -> list[psutil.Process]:
+    """Everything below a process; nothing when it is gone."""
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
+
+
 def tree(pid: int) -> list[int]:
     """A process and everything below it."""
     try:
@@ -60,8 +85,9 @@ def tree(pid: int) -> list[int]:
         return []
 
 
-def _is_zombie(process: psutil.Process) -> bool:
+def _lives(process: psutil.Process) -> bool:
     try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
+        # is_running() compares start times: a pid may be another's by now.
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
-        return True
+        return False
