@@ -64,6 +64,8 @@ class Delivery:
         #: The prompt that nobody has answered: header, parent, metadata, content.
         self._prompt: list[Buffer] | None = None
         self._asked: set[bytes] = set()
+        self._to_ask: list[bytes] = []
+        self._ask_until_s = 0.0
         self._clients: dict[bytes, None] = {}  # addresses that have sent something, latest last
         #: Number of the last record that came.
         self.last = 0
@@ -89,7 +91,9 @@ class Delivery:
         elif record.kind in CHANNELS and record.number not in self._answered:
             self._answered.add(record.number)
             if record.kind is Kind.STDIN:
-                self._ask(record)
+                # The client whose cell wants input; where it is gone, those that have come since.
+                self._prompt, self._asked = list(record.parts[1:]), set()
+                self._ask(bytes(record.parts[0]), *reversed(self._clients))
             elif not self._reply(record):
                 self._replies.append((time.monotonic() + REPLY_PATIENCE_S, record))
                 self._retry_later()
@@ -127,16 +131,26 @@ class Delivery:
         if len(self._clients) > CLIENTS_KNOWN:
             del self._clients[next(iter(self._clients))]
         if self._prompt is not None and address not in self._asked:
-            if self._front.reply(Channel.STDIN, address, self._prompt):
-                self._asked.add(address)
+            self._ask(address)
 
-    def _ask(self, record: Record) -> None:
-        """Ask the client whose cell wants input; where it is gone, those that have come since."""
-        self._prompt, self._asked = list(record.parts[1:]), set()
-        for address in (bytes(record.parts[0]), *reversed(self._clients)):
+    def _ask(self, *addresses: bytes) -> None:
+        """Ask the first of these who is there; a client's socket for it may connect later than the one it spoke on."""
+        self._to_ask = [*addresses, *(other for other in self._to_ask if other not in addresses)]
+        self._ask_until_s = time.monotonic() + REPLY_PATIENCE_S
+        if not self._asked_somebody():
+            self._retry_later()
+
+    def _asked_somebody(self) -> bool:
+        """Whether nobody is left to ask."""
+        if self._prompt is None or time.monotonic() > self._ask_until_s:
+            self._to_ask = []
+        for address in self._to_ask:
+            assert self._prompt is not None
             if self._front.reply(Channel.STDIN, address, self._prompt):
                 self._asked.add(address)
-                return
+                self._to_ask = []
+                break
+        return not self._to_ask
 
     def close(self) -> None:
         """Hand over nothing more."""
@@ -209,7 +223,8 @@ class Delivery:
             (until, record) for until, record in self._replies if not self._reply(record) and until > now
         )
         self._publish()
-        if self._replies or (self._outputs and self._front.subscribers):
+        asked = self._asked_somebody()
+        if self._replies or not asked or (self._outputs and self._front.subscribers):
             self._retry_later()
 
     def _acknowledge_later(self) -> None:

@@ -113,7 +113,7 @@ def test_detached_session_is_found_by_name_and_by_id_and_ends_with_a_shutdown(
 
 def test_detach_on_shutdown_leaves_the_session(home: GpuaasHome, runs: Callable[..., ProxyRun]) -> None:
     run = runs("stays", {"GPUAAS_ON_SHUTDOWN": "detach"}).ready()
-    run.run("x = 6")
+    assert run.run("x = 6")["content"]["status"] == "ok"
     run.close()
     again = runs("stays").ready()
     assert again.value("x") == "6"

@@ -141,6 +141,22 @@ async def test_prompt_goes_to_one_who_is_there_and_again_to_one_who_comes() -> N
     assert len(front.replied) == 2
 
 
+async def test_prompt_waits_for_the_socket_of_the_one_who_is_to_be_asked() -> None:
+    front, flow = Front(), Flow()
+    front.there = set()
+    delivery = Delivery(front, flow, 0.0)  # type: ignore[arg-type]
+    delivery.client_spoke(b"late")
+    delivery.take(reply(1, b"gone", Kind.STDIN))
+    await turn()
+    assert front.replied == []
+    front.there.add(b"late")
+    while not front.replied:
+        await turn()
+    assert [address for _, address, _ in front.replied] == [b"late"]
+    await turn()
+    assert len(front.replied) == 1
+
+
 async def test_what_may_have_been_delivered_is_marked_and_nothing_else() -> None:
     front, flow = Front(), Flow()
     delivery = Delivery(front, flow, 0.0)  # type: ignore[arg-type]
