@@ -90,7 +90,7 @@ class Seeker:
             await self._service.close()
 
     async def _find(self) -> ServiceClient:
-        if not self._settings.url:
+        if not self._settings.url and self.session is None:
             self._trying("looking for the service on this machine, or starting it")
         try:
             endpoint = await find_service(self._settings)

@@ -27,6 +27,7 @@ class ProxyRun:
         write_connection_file(self.file, key=os.urandom(16).hex().encode())
         self.log = folder / f"{name}.log"
         self.process = self._spawn()
+        self._clients: list[BlockingKernelClient] = []
         self.client = self.new_client()
         self.closed = False
         #: Every iopub message and every reply, in order of arrival.
@@ -35,9 +36,10 @@ class ProxyRun:
     def new_client(self) -> BlockingKernelClient:
         """Another front end on the same kernel."""
         client = BlockingKernelClient(connection_file=self.file)
+        self._clients.append(client)
         client.load_connection_file()
         # On a busy machine a heartbeat may be a second late; whether the proxy lives is seen from its process.
-        client.hb_channel.time_to_dead = DEADLINE_S
+        client.hb_channel.time_to_dead = 10.0
         client.start_channels()
         return client
 
@@ -126,7 +128,9 @@ class ProxyRun:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(10)
-        self.client.stop_channels()
+        for client in self._clients:
+            client.stop_channels()
+            client.context.destroy(linger=0)  # else it holds its descriptors until it is collected
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
