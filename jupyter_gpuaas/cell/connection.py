@@ -7,10 +7,12 @@ import concurrent.futures
 import importlib.metadata
 import os
 import platform
+import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any, TypeVar
 
 from jupyter_gpuaas.cell.outputs import Collected, GaveUpWaiting, LocalOutputs, failure, read_input
@@ -242,35 +244,60 @@ class Connection:
     def _follow(
         self, future: concurrent.futures.Future[dict[str, Any]], collected: Collected, outputs: LocalOutputs
     ) -> dict[str, Any]:
-        """Show outputs until the cell is over. The first Ctrl-C interrupts the cell, the second the waiting."""
+        """Show outputs until the cell is over. The first Ctrl-C interrupts the cell, the second the waiting.
+
+        The first is noted in the signal's handler: raised as an exception it could land in code of a display hook
+        that swallows it.
+        """
         assert self._session is not None
-        interrupted = told = False
-        while True:
-            try:
-                # Here and not in the handler, where the second Ctrl-C would not be caught.
-                if interrupted and not told:
-                    told = True
-                    self._soon(self._session.interrupt)
-                    self._say("interrupting the remote cell; once more stops waiting for it")
+        presses = 0
+        asking = False
+
+        def pressed(number: int, frame: FrameType | None) -> None:
+            nonlocal presses
+            presses += 1
+            if presses > 1 or asking:
+                raise KeyboardInterrupt
+            collected.items.put(("interrupt", None))
+
+        former = signal.signal(signal.SIGINT, pressed) if _in_main_thread() else None
+        try:
+            while True:
                 if collected.items.empty():
                     outputs.flush()
                 what, message = collected.items.get()
                 if what == "finished":
                     outputs.flush()
                     return future.result()
-                assert message is not None
-                if what == "output":
+                if what == "interrupt":
+                    self._interrupt_cell()
+                elif what == "output":
+                    assert message is not None
                     outputs.show(message)
                 else:
+                    assert message is not None
                     outputs.flush()
-                    self._soon(self._session.answer, read_input(message.content))
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise GaveUpWaiting(
-                        "no longer waiting",
-                        ["No longer waiting: the cell goes on in the session; `%remote_gpu logs` shows its output."],
-                    ) from None
-                interrupted = True
+                    asking = True
+                    try:
+                        self._soon(self._session.answer, read_input(message.content))
+                    except KeyboardInterrupt:
+                        if presses > 1:
+                            raise
+                        self._interrupt_cell()
+                    asking = False
+        except KeyboardInterrupt:
+            raise GaveUpWaiting(
+                "no longer waiting",
+                ["No longer waiting: the cell goes on in the session; `%remote_gpu logs` shows its output."],
+            ) from None
+        finally:
+            if former is not None:
+                signal.signal(signal.SIGINT, former)
+
+    def _interrupt_cell(self) -> None:
+        assert self._session is not None
+        self._soon(self._session.interrupt)
+        self._say("interrupting the remote cell; once more stops waiting for it")
 
     def _soon(self, act: Callable[..., None], *arguments: Any) -> None:
         async def do() -> None:
@@ -286,6 +313,10 @@ class Connection:
         except KeyboardInterrupt:
             future.cancel()
             raise
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def local_versions(space: Mapping[str, Any]) -> dict[str, str]:
