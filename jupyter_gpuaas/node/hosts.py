@@ -52,13 +52,19 @@ class HostHandle:
         self.report: HostReport | None = None
         self._changed = changed
         self._writer: asyncio.StreamWriter | None = None
+        self._connecting = asyncio.Lock()
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
         self._reading: asyncio.Task[None] | None = None
         self.gone = asyncio.Event()
 
     async def connect(self, timeout_s: float) -> None:
-        """Connect to the host's control socket, as soon as it listens."""
+        """Connect to the host's control socket, as soon as it listens; once, however many ask for it."""
+        async with self._connecting:
+            if self._reading is None:
+                await self._connect(timeout_s)
+
+    async def _connect(self, timeout_s: float) -> None:
         control = Path(self.record.run_folder) / "control"
         deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
@@ -199,8 +205,8 @@ class Hosts:
         except OSError as error:
             raise TransportError(f"no host started: {error}.") from error
         try:
-            if handle.report is None and handle._writer is None:
-                await handle.connect(self._settings.start_timeout_s)
+            # A spare may have been taken while it was still being connected to.
+            await handle.connect(self._settings.start_timeout_s)
             self.sessions[spec.session_id] = handle
             handle.record = msgspec.structs.replace(handle.record, session_id=spec.session_id)
             handle.save()

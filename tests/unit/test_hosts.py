@@ -15,7 +15,7 @@ import pytest
 
 from jupyter_gpuaas.model import HostReport
 from jupyter_gpuaas.node import hosts as hosts_module
-from jupyter_gpuaas.node.hosts import Hosts
+from jupyter_gpuaas.node.hosts import HostHandle, HostRecord, Hosts
 from jupyter_gpuaas.node.processes import RUN_MARK, below, end_marked, marked
 from tests.conftest import GpuaasHome
 from tests.service import eventually, quick_settings
@@ -101,3 +101,29 @@ async def test_spare_host_that_dies_leaves_nothing_and_is_replaced(
     assert await asyncio.to_thread(marked, first.record.run_id) == []
     await hosts.close()
     assert list((folder / "hosts").iterdir()) == []
+
+
+async def test_host_that_is_asked_for_twice_at_once_is_connected_to_once(tmp_path: Path) -> None:
+    """A spare taken while it was still being connected to: a second connection, dropped, was taken for its end."""
+    accepted = 0
+
+    async def control(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        writer.write(b'{"report": null}\n')
+        connections.append(writer)
+        await reader.read()
+        writer.close()
+
+    connections: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_unix_server(control, str(tmp_path / "control"))
+    own = psutil.Process()
+    record = HostRecord("run", own.pid, own.create_time(), str(tmp_path))
+    handle = HostHandle(record, tmp_path / "host.json", lambda changed: None)
+    async with server:
+        await asyncio.gather(handle.connect(5), handle.connect(5))
+        await handle.connect(5)
+        assert accepted == 1
+        assert not handle.gone.is_set()
+        connections[0].close()
+    await asyncio.wait_for(handle.gone.wait(), 5)  # the server closed its end
