@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -23,19 +22,6 @@ BUSY = "import time\nwhile True:\n    try: time.sleep(0.05)\n    except Keyboard
 def home(gpuaas_home: GpuaasHome) -> GpuaasHome:
     (gpuaas_home.path / "settings.toml").write_text('devices = "cpu:1"\nstop_timeout_s = 2.0\n')
     return gpuaas_home
-
-
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Callable[..., ProxyRun]]:
-    started: list[ProxyRun] = []
-
-    def start(name: str, environ: dict[str, str] | None = None) -> ProxyRun:
-        started.append(ProxyRun(tmp_path, name, environ))
-        return started[-1]
-
-    yield start
-    for run in started:
-        run.close()
 
 
 def start_busy(run: ProxyRun) -> str:

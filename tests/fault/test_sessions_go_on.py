@@ -30,20 +30,6 @@ def home(gpuaas_home: GpuaasHome) -> Iterator[GpuaasHome]:
     yield gpuaas_home
 
 
-@pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Callable[..., ProxyRun]]:
-    """Starts kernel proxies by session name, and ends them whatever happens."""
-    started: list[ProxyRun] = []
-
-    def start(name: str, environ: dict[str, str] | None = None) -> ProxyRun:
-        started.append(ProxyRun(tmp_path, name, environ))
-        return started[-1]
-
-    yield start
-    for run in started:
-        run.close()
-
-
 def sessions(home: GpuaasHome, *arguments: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(home.cli("sessions", "--json", *arguments).stdout)
     return found
