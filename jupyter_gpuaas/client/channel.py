@@ -210,6 +210,9 @@ class Channel:
             self._outbox.acknowledge(op["received"])
             if self._inbox is None:
                 self._inbox = Inbox(op["after"])
+            elif op["after"] != self._inbox.last:  # rewound since the link was asked for
+                link.abort("records are taken again")
+                return
             self._welcomed = True
             self._most_bytes = min(self._settings.message_bytes, op.get("message_bytes", self._settings.message_bytes))
             if self._acknowledged:  # it may have been lost with the former link

@@ -154,10 +154,6 @@ class SessionHost:
     async def attach(self, connection: Any, head: bytes, rest: bytes, client: str, after: int | None) -> None:
         """A client opens its link, for the first time or again; its former link is closed."""
         self._flush()
-        former = self._attachments.pop(client, None)
-        if former is not None:
-            self._sent = max(self._sent, former.sent)
-            former.close("opened again elsewhere", 1001)
         known = client in self._inboxes
         inbox = self._inboxes.setdefault(client, Inbox())
         self._inboxes.move_to_end(client)
@@ -169,6 +165,14 @@ class SessionHost:
         link = await adopt(
             connection, head, rest, attachment, frame_bytes=s.frame_bytes, ping_s=s.ping_s, silence_s=s.silence_s
         )
+        if link.closed:
+            return
+        # Handshakes that a stalled network held back arrive together, so another link of this client may have come
+        # during the adoption. Only one is fed; the other is closed, and its client, if there is one, opens a new one.
+        former = self._attachments.pop(client, None)
+        if former is not None:
+            former.close("opened again elsewhere", 1001)
+            self._sent = max(self._sent, former.sent)
         # What went to a client that then vanished may have reached the user, or not.
         self._sent = max([self._sent, *(other.sent for other in self._attachments.values())])
         self._attachments[client] = attachment

@@ -1,0 +1,78 @@
+"""A session's host and its clients' links, without a kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+from websockets.client import ClientProtocol
+from websockets.uri import parse_uri
+
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.model import HostSpec, Lease
+from jupyter_gpuaas.node.session_host import SessionHost
+
+
+def handshake() -> bytes:
+    protocol = ClientProtocol(parse_uri("ws://node/v1/channel"))
+    protocol.send_request(protocol.connect())
+    return b"".join(protocol.data_to_send())
+
+
+async def heard(end: socket.socket) -> bytes:
+    """Everything that arrives until nothing more does."""
+    data = b""
+    try:
+        while True:
+            piece = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(end, 1 << 16), 0.3)
+            if not piece:
+                return data + b"<closed>"
+            data += piece
+    except asyncio.TimeoutError:
+        return data
+
+
+def make_host(folder: Path) -> SessionHost:
+    lease = Lease(id="l", session_id="s", node_id="n", device_ids=("d",), epoch=1)
+    spec = HostSpec(session_id="s", name="s", owner="me", lease=lease, secret="k")
+    (folder / "journal").mkdir()
+    return SessionHost(spec, folder, Settings(), start_kernel=lambda: None, changed=lambda report: None)
+
+
+async def close(host: SessionHost, *ends: socket.socket) -> None:
+    await host.close("the test is over")
+    await asyncio.sleep(0.05)  # transports close their sockets in the loop's next turns
+    for end in ends:
+        end.close()
+
+
+async def test_two_handshakes_of_one_client_at_once_leave_one_link_and_it_is_fed(tmp_path: Path) -> None:
+    """A stalled network that heals delivers the handshake of a link given up together with that of its successor."""
+    host = make_host(tmp_path)
+    pairs = [socket.socketpair() for _ in range(2)]
+    for near, _ in pairs:
+        near.setblocking(False)
+    head = handshake()
+    await asyncio.gather(*(host.attach(far, head, b"", "client", None) for _, far in pairs))
+    host.notice("to whom it concerns")
+    answers = [await heard(near) for near, _ in pairs]
+    assert [b"<closed>" in answer for answer in answers].count(True) == 1
+    (live,) = (answer for answer in answers if b"<closed>" not in answer)
+    assert b"to whom it concerns" in live
+    assert host.report().clients == 1
+    await close(host, *(end for pair in pairs for end in pair))
+
+
+async def test_link_that_closed_before_it_was_adopted_counts_as_no_client(tmp_path: Path) -> None:
+    host = make_host(tmp_path)
+    near, far = socket.socketpair()
+    near.close()
+    await host.attach(far, handshake(), b"", "client", None)
+    await asyncio.sleep(0)
+    for _ in range(100):
+        if not host.report().clients:
+            break
+        await asyncio.sleep(0.01)
+    assert host.report().clients == 0
+    await close(host, near, far)
