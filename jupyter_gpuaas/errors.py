@@ -21,6 +21,14 @@
     │   └─ SessionEnded
     ├─ CellError
     │   └─ NotShippable         names that cannot be sent, each with its reason
+    ├─ CheckpointError
+    │   ├─ NoSuchCheckpoint
+    │   ├─ WorldMismatch        it needs packages or devices that are not here
+    │   ├─ StoreError           the store cannot be read or written
+    │   │   ├─ QuotaReached
+    │   │   ├─ ChunkMissing
+    │   │   └─ ChunkCorrupt     its bytes are not those of its digest
+    │   └─ ManifestError        a manifest that must not be used; one class a defect, in ``store/manifest.py``
     ├─ InvalidRequest           a request to the service names a field that is not usable
     └─ SettingError             a setting's value is not usable
 
@@ -176,6 +184,53 @@ class NotShippable(CellError):
         listing = "; ".join(f"{name}: {why}" for name, why in reasons.items())
         super().__init__(f"cannot be sent to the remote session: {listing}.", hint=hint)
         self.reasons = dict(reasons)
+
+
+class CheckpointError(GpuaasError):
+    """A checkpoint could not be taken, found or restored."""
+
+
+class NoSuchCheckpoint(CheckpointError):
+    """There is no checkpoint of this id or name."""
+
+    status = 404
+
+
+class WorldMismatch(CheckpointError):
+    """The checkpoint needs what this process does not have: another Python, packages, devices."""
+
+    status = 409
+
+
+class StoreError(CheckpointError):
+    """The store cannot be read or written."""
+
+    retryable = True
+
+
+class QuotaReached(StoreError):
+    """The store may not hold more; what it held before is untouched."""
+
+    status = 507
+    retryable = False
+
+
+class ChunkMissing(StoreError):
+    """A chunk that a checkpoint needs is not in the store."""
+
+    retryable = False
+
+
+class ChunkCorrupt(StoreError):
+    """The bytes of a chunk do not have its digest."""
+
+    retryable = False
+
+
+class ManifestError(CheckpointError):
+    """A manifest is damaged, forged, or of a version that this program does not read; nothing of it was used."""
+
+    status = 422
 
 
 class InvalidRequest(GpuaasError):

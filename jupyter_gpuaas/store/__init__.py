@@ -1,0 +1,1 @@
+"""Where checkpoints are kept: chunks by digest and manifests by id, in memory, a folder, or any fsspec URL."""
