@@ -20,8 +20,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from jupyter_gpuaas.state.classes import reduce_class, reduce_enum, reduce_marker
 from jupyter_gpuaas.state.device.storage import reduce_storage
+from jupyter_gpuaas.state.rules.classes import reduce_class, reduce_enum, reduce_marker
 
 MAIN = "__main__"
 

@@ -58,6 +58,8 @@ class Context:
         self.modules: set[str] = set()
         #: Kinds of outside registries that know this object, such as ``"pyplot"``: library code may change it unnamed.
         self.escapes: set[str] = set()
+        #: Address of memory that one object owns alone -> what to allocate for it, see ``Region.maker``.
+        self.owners: dict[int, tuple[Any, ...]] = {}
         #: For the use of rules: things to be remembered for the length of one pickle, by a key of the rule's own.
         self.memo: dict[Any, Any] = {}
 
@@ -65,6 +67,10 @@ class Context:
         """Say that something is made anew by a rule rather than stored, e.g. ``"a new lock, not held"``."""
         if how not in self.rebuilds:
             self.rebuilds.append(how)
+
+    def owns(self, address: int, maker: tuple[Any, ...]) -> None:
+        """Say that the out-of-band buffer at this address is the whole memory of one object, to be allocated so."""
+        self.owners[address] = maker
 
     def escaped(self, kind: str) -> None:
         """Say that code that does not name this object may change it."""

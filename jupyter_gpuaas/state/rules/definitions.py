@@ -1,0 +1,155 @@
+"""Functions and classes: by import where they come from a module, by name where the notebook binds them, else by value.
+
+A function made anew runs in the namespace that it is restored into. Its cells are objects of their own, so two
+closures go on sharing one.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import sys
+import types
+from typing import Any, cast
+
+from .classes import reduce_class, reduce_enum, reduce_marker
+from .registry import Context, NotRestorable, restoring, rule
+
+
+def reduce_definition(obj: Any, context: Context, own: frozenset[str]) -> Any:
+    """Reduce value of a function or class; None where dill shall decide."""
+    if is_importable(obj):
+        context.modules.add(obj.__module__.partition(".")[0])
+        return NotImplemented
+    name = obj.__name__
+    if context.namespace.get(name) is obj and name not in own:
+        context.references.add(name)
+        return of_namespace, (name,)
+    if isinstance(obj, types.FunctionType):
+        return _reduce_function(obj, context)
+    if isinstance(obj, enum.EnumMeta):
+        taken_apart = reduce_enum(cast("type[enum.Enum]", obj), obj.__module__)
+        if taken_apart is None:
+            raise NotRestorable(f"is or needs the Enum {name}, which has a __new__ of its own")
+        return taken_apart
+    if obj in _BUILTIN_TYPES:
+        return builtin_type, (_BUILTIN_TYPES[obj],)
+    if obj.__module__ not in ("__main__", context.namespace.get("__name__")) and obj.__module__ in sys.modules:
+        source = getattr(sys.modules[obj.__module__], "__file__", None)
+        if source is None and not hasattr(obj, "__dict__"):
+            return None
+    return reduce_class(obj)
+
+
+def is_importable(obj: Any) -> bool:
+    """Whether an import of the module and a look along the qualified name give this very object."""
+    module = getattr(obj, "__module__", None)
+    if module is None or module == "__main__":
+        return False
+    found = sys.modules.get(module)
+    if found is None or not is_everywhere(found):
+        return False
+    for part in obj.__qualname__.split("."):
+        found = getattr(found, part, None)
+        if found is None:
+            return False
+    return found is obj
+
+
+def is_everywhere(module: Any) -> bool:
+    """Whether an import in another process gives this module; one that the notebook made has no spec."""
+    return getattr(module, "__spec__", None) is not None or module.__name__ == "__main__"
+
+
+def _reduce_function(function: types.FunctionType, context: Context) -> Any:
+    scope: Any = function.__globals__
+    if scope is context.namespace:
+        context.codes.append(function.__code__)
+    else:
+        module = sys.modules.get(scope.get("__name__", ""))
+        if module is not None and module.__dict__ is scope and is_everywhere(module):
+            context.modules.add(module.__name__.partition(".")[0])
+            scope = ModuleScope(module.__name__)
+    state = (
+        function.__defaults__,
+        function.__kwdefaults__,
+        function.__dict__ or None,
+        function.__annotations__ or None,
+        function.__doc__,
+        function.__module__,
+        getattr(function, "__type_params__", None) or None,
+    )
+    made = (function.__code__, scope, function.__name__, function.__qualname__, function.__closure__)
+    return make_function, made, state, None, None, fill_function
+
+
+class ModuleScope:
+    """Stands for the dictionary of an imported module."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+
+    def __reduce__(self) -> Any:
+        return module_scope, (self.module,)
+
+
+def module_scope(module: str) -> dict[str, Any]:
+    """The globals of functions that belong to a module."""
+    return importlib.import_module(module).__dict__
+
+
+def make_function(code: Any, scope: dict[str, Any], name: str, qualname: str, closure: Any) -> types.FunctionType:
+    """A function without its defaults and attributes, which may refer to it."""
+    function = types.FunctionType(code, scope, name, None, closure)
+    function.__qualname__ = qualname
+    return function
+
+
+def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> None:
+    defaults, kwdefaults, attributes, annotations, doc, module, parameters = state
+    function.__defaults__, function.__kwdefaults__ = defaults, kwdefaults
+    function.__dict__.update(attributes or {})
+    function.__annotations__ = annotations or {}
+    function.__doc__, function.__module__ = doc, module
+    if parameters:
+        function.__type_params__ = parameters  # type: ignore[attr-defined]
+
+
+@rule("builtins.cell", exact=True)
+def reduce_cell(cell: Any, context: Context) -> Any:
+    try:
+        content = (cell.cell_contents,)
+    except ValueError:
+        return types.CellType, ()
+    return types.CellType, (), content, None, None, fill_cell
+
+
+def fill_cell(cell: Any, content: tuple[Any]) -> None:
+    cell.cell_contents = content[0]
+
+
+@rule("dataclasses._MISSING_TYPE", "dataclasses._KW_ONLY_TYPE", "dataclasses._FIELD_BASE")
+@rule("dataclasses._HAS_DEFAULT_FACTORY_CLASS", "typing.TypeVar")
+def reduce_mark(obj: Any, context: Context) -> Any:
+    name = getattr(obj, "__name__", "")
+    if name and context.namespace.get(name) is obj:
+        context.references.add(name)
+        return of_namespace, (name,)
+    return reduce_marker(obj)
+
+
+def of_namespace(name: str) -> Any:
+    """A definition of the notebook, restored before whatever refers to it."""
+    return restoring().namespace[name]
+
+
+#: Types that the interpreter makes and no module binds.
+_BUILTIN_TYPES: dict[type, str] = {
+    found: name
+    for name, found in vars(types).items()
+    if isinstance(found, type) and getattr(sys.modules.get(found.__module__), found.__qualname__, None) is not found
+}
+
+
+def builtin_type(name: str) -> Any:
+    return getattr(types, name)
