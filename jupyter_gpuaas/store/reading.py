@@ -1,0 +1,113 @@
+"""Reads many chunks from pack files, straight into the memory that they are wanted in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from .base import Buffer
+from .codec import RAW, decode, matches
+from .pack import Place
+
+#: What one thread reads and then verifies; small enough to be in the processor's cache when it is verified.
+_RUN_BYTES = 1024**2
+#: Bytes between two chunks that it is cheaper to read than to skip.
+_GAP_BYTES = 16 * 1024
+_RUN_CHUNKS = 256
+#: Reading waits for the disk and verifying for the processor, so more threads than cores keep both busy.
+_THREADS = min(8, 2 * (os.cpu_count() or 1))
+
+
+class Wanted(NamedTuple):
+    """A chunk, where it lies and where it is to go."""
+
+    digest: bytes
+    place: Place
+    memory: memoryview
+
+
+Open = Callable[[str], AbstractContextManager[int]]
+
+
+def read_chunks(wanted: Iterable[Wanted], opened: Open) -> tuple[list[Wanted], list[Wanted]]:
+    """Read and verify; gives those that are damaged, and those whose pack is not there any more."""
+    runs = list(_runs(wanted))
+    if len(runs) == 1:
+        return _read_run(runs[0], opened)
+    damaged: list[Wanted] = []
+    gone: list[Wanted] = []
+    with ThreadPoolExecutor(min(_THREADS, max(1, len(runs))), "gpuaas-fetch") as pool:
+        for bad, absent in pool.map(lambda run: _read_run(run, opened), runs):
+            damaged += bad
+            gone += absent
+    return damaged, gone
+
+
+def _runs(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
+    """Neighbours in a pack, to be read with one call."""
+    run: list[Wanted] = []
+    size = 0
+    for item in sorted(wanted, key=lambda item: (item.place.pack, item.place.offset)):
+        place = item.place
+        if run:
+            last = run[-1].place
+            near = last.pack == place.pack and 0 <= place.offset - last.end <= _GAP_BYTES
+            if not near or len(run) == _RUN_CHUNKS or size + place.stored_bytes > _RUN_BYTES:
+                yield run
+                run, size = [], 0
+        run.append(item)
+        size += place.stored_bytes
+    if run:
+        yield run
+
+
+def _read_run(run: Sequence[Wanted], opened: Open) -> tuple[list[Wanted], list[Wanted]]:
+    payloads: list[memoryview] = []
+    vector: list[memoryview] = []
+    start = at = run[0].place.offset
+    between = memoryview(bytearray(_GAP_BYTES)) if len(run) > 1 else memoryview(b"")
+    for item in run:
+        place = item.place
+        direct = place.codec == RAW and len(item.memory) == place.stored_bytes
+        payload = item.memory if direct else memoryview(bytearray(place.stored_bytes))
+        if place.offset > at:
+            vector.append(between[: place.offset - at])
+        vector.append(payload)
+        payloads.append(payload)
+        at = place.end
+    try:
+        with opened(run[0].place.pack) as file:
+            _read_into(file, vector, start)
+    except FileNotFoundError:
+        return [], list(run)
+    return [item for item, payload in zip(run, payloads, strict=True) if not _settle(item, payload)], []
+
+
+def _settle(item: Wanted, payload: Buffer) -> bool:
+    """Bring a payload to where it is wanted; False when it is not the chunk."""
+    if item.place.codec == RAW:
+        return len(payload) == len(item.memory) and matches(item.digest, item.memory)
+    data = decode(item.place.codec, payload, item.place.raw_bytes)
+    if data is None or len(data) != len(item.memory) or not matches(item.digest, data):
+        return False
+    item.memory[:] = data
+    return True
+
+
+def _read_into(file: int, vector: Sequence[memoryview], position: int) -> None:
+    """``preadv`` until everything is read or the file ends; what is behind its end fails the digest."""
+    views = [view for view in vector if len(view)]
+    first = 0
+    while first < len(views):
+        count = os.preadv(file, views[first:], position)
+        if not count:
+            return
+        position += count
+        while first < len(views) and count >= len(views[first]):
+            count -= len(views[first])
+            first += 1
+        if count:
+            views[first] = views[first][count:]
