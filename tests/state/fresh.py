@@ -1,0 +1,474 @@
+"""Runs the phases of a case in fresh processes.
+
+Importing torch and pandas takes seconds, so each phase is a fork of a *zygote*: a process that has imported libraries
+and done nothing else. Set-up and restore come from two different zygotes, with different addresses and different
+seeds of ``str`` hashes, as in two kernels. What is restored lands in a process that knows nothing of the case.
+
+As a script, this is the zygote: it reads requests as JSON lines, forks, and answers with JSON lines.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import linecache
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+ROOT = Path(__file__).resolve().parents[2]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from tests.state.cases import Case
+
+PHASE_TIMEOUT_S = 30.0
+#: Not polars: its threads do not survive a fork once they run.
+PRELOADED = (
+    "numpy",
+    "pandas",
+    "torch",
+    "scipy.sparse",
+    "sklearn.pipeline",
+    "sklearn.linear_model",
+    "matplotlib.pyplot",
+    "numba",
+    "ipywidgets",
+    "dill",
+    "cloudpickle",
+    "jupyter_gpuaas.state",
+    "jupyter_gpuaas.store",
+)
+KEY = b"0123456789abcdef0123456789abcdef"
+
+#: Bound in every case: one thing that cannot be kept must not take others with it.
+WITNESS_CELL = "witness = [['a', 1]]\nwitness.append(witness[0])\n"
+WITNESS_CHECK = "assert witness == [['a', 1], ['a', 1]] and witness[0] is witness[1], 'a bystander was harmed'\n"
+
+
+# -- what is tested: systems ---------------------------------------------------------------------
+
+
+@dataclass
+class Restored:
+    """What a system gave back: the namespace, and for each name what it says of it (where it says anything)."""
+
+    namespace: dict[str, Any]
+    report: Mapping[str, tuple[str, str]]
+
+
+class System(Protocol):
+    """One way to save a notebook's variables. Both methods run in a process of their own."""
+
+    def run_and_save(self, cells: list[str], folder: Path) -> dict[str, Any]:
+        """Run the cells as a kernel would, save into the folder, return the namespace."""
+
+    def load(self, folder: Path) -> Restored: ...
+
+
+def run_cells(cells: list[str], after_each: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Run cells in ``__main__``, as a kernel does."""
+    namespace = sys.modules["__main__"].__dict__
+    for number, cell in enumerate(cells):
+        run_source(cell, f"<cell {number}>", namespace)
+        if after_each:
+            after_each()
+    return namespace
+
+
+def run_source(source: str, file: str, namespace: dict[str, Any]) -> None:
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    # Not the future statements of this file.
+    exec(compile(source, file, "exec", dont_inherit=True), namespace)
+
+
+class Twin:
+    """Saves nothing and restores nothing; shows that a check holds where nothing happened."""
+
+    _namespace: dict[str, Any]
+
+    def run_and_save(self, cells: list[str], folder: Path) -> dict[str, Any]:
+        self._namespace = run_cells(cells)
+        return self._namespace
+
+    def load(self, folder: Path) -> Restored:
+        return Restored(self._namespace, {})
+
+
+class Ours:
+    """`jupyter_gpuaas.state`, captured once behind the last cell or behind each."""
+
+    def __init__(self, each_cell: bool) -> None:
+        self._each_cell = each_cell
+
+    def run_and_save(self, cells: list[str], folder: Path) -> dict[str, Any]:
+        checkpointer = self._checkpointer(folder)
+        namespace = sys.modules["__main__"].__dict__
+        newest = None
+
+        def capture() -> None:
+            nonlocal newest
+            newest = checkpointer.capture(namespace, parent=newest)
+
+        run_cells(cells, capture if self._each_cell else None)
+        if not self._each_cell:
+            capture()
+        assert newest is not None
+        (folder / "id").write_text(newest.id)
+        return namespace
+
+    def load(self, folder: Path) -> Restored:
+        result = self._checkpointer(folder).restore((folder / "id").read_text())
+        report = {
+            name: (str(getattr(item.outcome, "value", item.outcome)), item.note) for name, item in result.report.items()
+        }
+        return Restored(result.namespace, report)
+
+    def _checkpointer(self, folder: Path) -> Any:
+        from jupyter_gpuaas.state import Checkpointer
+        from jupyter_gpuaas.store import FolderStore
+
+        return Checkpointer(FolderStore(folder / "store"), key=KEY)
+
+
+class Naive:
+    """One pickle a name, and what refuses is left out: what a good share of the checks must find out."""
+
+    def run_and_save(self, cells: list[str], folder: Path) -> dict[str, Any]:
+        import cloudpickle
+
+        namespace = run_cells(cells)
+        kept = {}
+        for name, value in namespace.items():
+            if not name.startswith("__"):
+                try:
+                    kept[name] = cloudpickle.dumps(value)
+                except Exception:
+                    continue
+        (folder / "naive").write_bytes(cloudpickle.dumps(kept))
+        return namespace
+
+    def load(self, folder: Path) -> Restored:
+        import cloudpickle
+
+        namespace = sys.modules["__main__"].__dict__
+        for name, stream in cloudpickle.loads((folder / "naive").read_bytes()).items():
+            namespace[name] = cloudpickle.loads(stream)
+        return Restored(namespace, {})
+
+
+SYSTEMS: dict[str, System] = {
+    "twin": Twin(),
+    "ours": Ours(each_cell=False),
+    "ours, each cell": Ours(each_cell=True),
+    "naive": Naive(),
+}
+
+
+# -- one phase, in a process of its own ----------------------------------------------------------
+
+
+def _phase_save(system: System, case: Case, folder: Path) -> dict[str, Any]:
+    cells = [WITNESS_CELL, *case.setup]
+    try:
+        namespace = system.run_and_save(cells, folder)
+    except BaseException as error:
+        return {"error": _said(error), "in_setup": _is_of_the_case(error)}
+    if case.between:
+        run_source(case.between, "<between>", namespace)
+    return {}
+
+
+def _phase_load(system: System, case: Case, folder: Path) -> dict[str, Any]:
+    try:
+        restored = system.load(folder)
+    except BaseException as error:
+        return {"error": _said(error)}
+    answer: dict[str, Any] = {"report": dict(restored.report)}
+    for part, source in (("check", case.check), ("witness", WITNESS_CHECK), ("strict", case.strict)):
+        try:
+            run_source(source, f"<{part}>", restored.namespace)
+            answer[part] = None
+        except BaseException as error:
+            answer[part] = {"kind": type(error).__name__, "said": _said(error)}
+    return answer
+
+
+def _said(error: BaseException) -> str:
+    """The error, and the last line of the case or of the system that it comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = next((f" [{frame.line}]" for frame in reversed(frames) if frame.filename.startswith("<")), "")
+    if not where and frames:
+        where = f" [{Path(frames[-1].filename).name}:{frames[-1].lineno}]"
+    return f"{type(error).__name__}: {error}"[:400] + where
+
+
+def _is_of_the_case(error: BaseException) -> bool:
+    """Whether a cell raised it, not the system that was to save what the cells made."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = {"fresh.py", "peers.py"}
+    for frame in frames:
+        if frame.filename.startswith("<cell"):
+            return True
+        if Path(frame.filename).name not in own:
+            return False
+    return False
+
+
+def _phase_whole(system: System, case: Case, folder: Path) -> dict[str, Any]:
+    # What happens between capture and restore must not be seen behind it, so an undisturbed twin does without.
+    case = replace(case, between="")
+    return _phase_save(system, case, folder) or _phase_load(system, case, folder)
+
+
+PHASES = {"save": _phase_save, "load": _phase_load, "whole": _phase_whole}
+
+
+def _child(request: dict[str, Any], answer_fd: int) -> None:
+    """Be the process of one phase; never returns."""
+    # A group of its own: what the case starts ends with it.
+    os.setpgid(0, 0)
+    folder = Path(request["folder"])
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(folder / f"{request['phase']}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(folder / "work")
+    _reseed()
+    system = SYSTEMS[request["system"]]
+    # Nothing of the harness may be reachable as the notebook's `__main__`.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    sys.modules["__main__"].__dict__["__builtins__"] = sys.modules["builtins"]
+    case = Case(**{**request["case"], "allowed": frozenset(), "needs": ()})
+    try:
+        answer = PHASES[request["phase"]](system, case, folder)
+    except BaseException:
+        answer = {"error": traceback.format_exc(), "in_harness": True}
+    sys.stdout.flush()
+    # By the encoder itself: a case patches `json.dumps`.
+    os.write(answer_fd, json.JSONEncoder().encode(answer).encode())
+    # No finalisers: a kernel that is lost does not run them either.
+    os._exit(0)
+
+
+def _reseed() -> None:
+    """Global random states that a fork would otherwise share with its siblings."""
+    import random
+
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    if "torch" in sys.modules:
+        sys.modules["torch"].seed()
+
+
+# -- the zygote ----------------------------------------------------------------------------------
+
+
+def _zygote(system_files: list[str]) -> None:
+    for name in PRELOADED:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue
+    for file in system_files:
+        spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        SYSTEMS.update(module.SYSTEMS)
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            out.close()
+            _child(request, writing)
+        os.close(writing)
+        answer = _await(pid, reading, request["timeout_s"])
+        print(json.dumps(answer), file=out, flush=True)
+
+
+def _await(pid: int, reading: int, timeout_s: float) -> dict[str, Any]:
+    """The answer of a child; ends it, and what it started, in any case."""
+    end = time.monotonic() + timeout_s
+    # An answer may be larger than a pipe holds, and grandchildren may hold the pipe open: read, and watch the child.
+    process = os.pidfd_open(pid)
+    content = b""
+    timed_out = False
+    try:
+        while True:
+            ready, _, _ = select.select([reading, process], [], [], max(0.0, end - time.monotonic()))
+            if reading in ready and (part := os.read(reading, 65536)):
+                content += part
+            elif ready:
+                break
+            else:
+                timed_out = True
+                break
+    finally:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended before it had a group of its own
+        _, status = os.waitpid(pid, 0)
+        os.close(process)
+        os.close(reading)
+    if content and not timed_out:
+        return json.loads(content)
+    if timed_out:
+        return {"error": f"did not end within {timeout_s:g} s", "hung": True}
+    return {"error": f"ended with status {status}", "died": True}
+
+
+# -- the side of the tests -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a case ended.
+
+    Attributes
+    ----------
+    outcome
+        ``exact``, ``rebuilt``, ``replayed`` or ``reported``; or ``refused`` (an error instead of a checkpoint or of a
+        restored state), ``wrong`` (restored without a word, but not what it was), ``gone`` (a name is missing without
+        a word), ``hung``, ``died``.
+    """
+
+    outcome: str
+    detail: str = ""
+
+
+class HarnessError(Exception):
+    """The case or the harness is broken, not what it tests."""
+
+
+class Zygote:
+    """A process that has only imported libraries; each phase is a fork of it."""
+
+    def __init__(self, python: str, hash_seed: int, system_files: list[Path]) -> None:
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(("GPUAAS_", "JPY_"))}
+        environ |= {
+            "PYTHONHASHSEED": str(hash_seed),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "MPLBACKEND": "agg",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        self._process = subprocess.Popen(
+            [python, str(Path(__file__).resolve()), *map(str, system_files)],
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd="/",
+        )
+
+    def run(self, phase: str, system: str, case: Case, folder: Path, timeout_s: float) -> dict[str, Any]:
+        request = {
+            "phase": phase,
+            "system": system,
+            "case": asdict(case) | {"allowed": [], "needs": []},
+            "folder": str(folder),
+            "timeout_s": timeout_s,
+        }
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise HarnessError("the zygote is gone")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        try:
+            self._process.wait(PHASE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+class Processes:
+    """The two zygotes, and what they say of a case.
+
+    Parameters
+    ----------
+    python
+        The interpreter; another one for a system that lives in an environment of its own.
+    system_files
+        Python files with a dict ``SYSTEMS`` of more systems.
+    """
+
+    def __init__(self, python: str = sys.executable, system_files: list[Path] | None = None) -> None:
+        self._saving = Zygote(python, 1, system_files or [])
+        self._loading = Zygote(python, 2, system_files or [])
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._saving.close()
+        self._loading.close()
+
+    def run(self, system: str, case: Case, timeout_s: float = PHASE_TIMEOUT_S) -> Verdict:
+        """Set up and save in one fresh process, restore and check in another."""
+        folder = Path(tempfile.mkdtemp(prefix="gpuaas-case-"))
+        (folder / "work").mkdir()
+        try:
+            if system == "twin":
+                return _judge(self._saving.run("whole", system, case, folder, timeout_s), case)
+            saved = self._saving.run("save", system, case, folder, timeout_s)
+            if saved.get("in_setup") or saved.get("in_harness"):
+                raise HarnessError(f"{case.id}: {saved['error']}")
+            if saved:
+                return Verdict("hung" if "hung" in saved else "died" if "died" in saved else "refused", saved["error"])
+            return _judge(self._loading.run("load", system, case, folder, timeout_s), case)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _judge(loaded: dict[str, Any], case: Case) -> Verdict:
+    if "error" in loaded:
+        if loaded.get("in_setup") or loaded.get("in_harness"):
+            raise HarnessError(f"{case.id}: {loaded['error']}")
+        return Verdict("hung" if "hung" in loaded else "died" if "died" in loaded else "refused", loaded["error"])
+    report: dict[str, list[str]] = loaded["report"]
+    notes = "; ".join(f"{name} {outcome}: {note}" for name, (outcome, note) in report.items() if outcome != "stored")
+    if loaded["witness"]:
+        return Verdict("wrong", f"{loaded['witness']['said']} ({notes})")
+    said = {outcome for outcome, _ in report.values()}
+    if "lost" in said:
+        return Verdict("reported", notes)
+    if loaded["check"]:
+        kind = "gone" if loaded["check"]["kind"] == "NameError" else "wrong"
+        return Verdict(kind, loaded["check"]["said"] + (f" ({notes})" if notes else ""))
+    for outcome in ("replayed", "rebuilt"):
+        if outcome in said:
+            return Verdict(outcome, notes)
+    if loaded["strict"]:
+        return Verdict("wrong", f"{loaded['strict']['said']} (without a word)")
+    return Verdict("exact")
+
+
+if __name__ == "__main__":
+    _zygote(sys.argv[1:])
