@@ -127,7 +127,7 @@ CASES = [
         frame.attrs['source'] = ['sensor']
         """,
         """
-        assert frame['grade'].cat.ordered and frame['grade'].min() == 'lo' and list(frame['grade'].cat.categories)[1] == 'mid'
+        assert frame['grade'].cat.ordered and frame['grade'].min() == 'lo' and frame['grade'].cat.categories[1] == 'mid'
         assert str(frame['when'].dt.tz) == 'Europe/Berlin' and frame['when'].iloc[2].utcoffset().seconds == 7200
         assert str(frame['month'].dtype) == 'period[M]' and frame['bin'].iloc[1].closed == 'right'
         assert frame['count'].isna().tolist() == [False, True, False] and frame['count'].dtype == 'Int64'
