@@ -8,6 +8,7 @@ one opcode. A function or class that the namespace binds to its own name is pick
 from __future__ import annotations
 
 import builtins
+import enum
 import gc
 import io
 import os
@@ -16,9 +17,10 @@ import sys
 import types
 from collections.abc import Sequence
 from contextlib import contextmanager
+from sys import getrefcount
 from typing import Any, cast
 
-from .rules.definitions import reduce_definition
+from .rules.definitions import ModuleScope, of_namespace, reduce_definition
 from .rules.registry import Context, NotRestorable, Restoring, _restoring, find_rule
 
 
@@ -46,13 +48,21 @@ class Pickled:
 
     def shareable(self) -> list[int]:
         """Ids of the objects in it that another pickle may hold too; valid while the objects live."""
-        # Called for a million objects: no isinstance, no function call for each, no collection of what is no garbage.
-        unshared = _UNSHARED
+        # Called for a million objects: nothing of Python's is called for each, and nothing of it is garbage.
         collects = gc.isenabled()
         gc.disable()
         try:
             memo = self._memo.copy()
-            return [key for key, (_, obj) in memo.items() if type(obj) not in unshared and key not in self._anchors]
+            kinds = {type(obj) for _, obj in memo.values()}
+            unshared = {kind for kind in kinds if _is_unshared(kind)}
+            by_value = self.context.by_value
+            # What only the memo holds was made by a rule and is gone with it; its address will be another object's.
+            # Held by: the memo, the pair in its copy, the name here, the argument.
+            return [
+                key
+                for key, (_, obj) in memo.items()
+                if (type(obj) not in unshared or key in by_value) and key not in self._anchors and getrefcount(obj) > 4
+            ]
         finally:
             if collects:
                 gc.enable()
@@ -200,6 +210,8 @@ class _Pickler(pickle.Pickler):
         kind = type(obj)
         if kind is types.FunctionType or issubclass(kind, type):
             reduced = reduce_definition(obj, self.context, self.own)
+            if isinstance(reduced, tuple) and reduced[0] is not of_namespace:
+                self.context.by_value.add(id(obj))
             return _by_dill(obj) if reduced is None else reduced
         rule = find_rule(kind)
         if rule is not None:
@@ -258,10 +270,30 @@ def _dill_kinds() -> frozenset[type]:
 
 
 #: Types whose objects may be in two pickles without anybody noticing that they became two.
-_UNSHARED = frozenset(
-    {
-        *(str, bytes, int, float, complex, bool, range, slice, type(None), type(Ellipsis), type(NotImplemented)),
-        *(types.BuiltinFunctionType, types.CodeType, types.MethodDescriptorType, types.WrapperDescriptorType),
-        *(types.GetSetDescriptorType, types.MemberDescriptorType, types.ModuleType, _Vacant),
-    }
+_UNSHARED = (
+    *(str, bytes, int, float, complex, bool, range, slice, tuple, frozenset, type, type(None), type(Ellipsis)),
+    *(types.FunctionType, types.BuiltinFunctionType, types.CodeType, types.MethodType, types.ModuleType),
+    *(types.MethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType),
+    *(types.MemberDescriptorType, types.GenericAlias, type(NotImplemented), enum.Enum, _Vacant, ModuleScope),
 )
+_UNSHARED_NAMES = frozenset(
+    "datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone zoneinfo.ZoneInfo "
+    "decimal.Decimal fractions.Fraction uuid.UUID re.Pattern pathlib.PosixPath pathlib.PurePosixPath "
+    "torch.dtype torch.device torch.Size torch.layout torch.memory_format pickle.PickleBuffer".split()
+)
+_unshared_kinds: dict[type, bool] = {}
+
+
+def _is_unshared(kind: type) -> bool:
+    """Whether objects of this type are immutable, or are met again by their name."""
+    try:
+        return _unshared_kinds[kind]
+    except KeyError:
+        pass
+    found = issubclass(kind, _UNSHARED) and (kind in _UNSHARED or issubclass(kind, (type, enum.Enum)))
+    found = found or f"{kind.__module__}.{kind.__qualname__}" in _UNSHARED_NAMES
+    # numpy's dtypes and scalars
+    found = found or kind.__module__ == "numpy.dtypes" or (kind.__module__ == "numpy" and hasattr(kind, "itemsize"))
+    found = found and not f"{kind.__module__}.{kind.__qualname__}" == "numpy.ndarray"
+    _unshared_kinds[kind] = found
+    return found

@@ -182,7 +182,9 @@ def _check_region(region: Region) -> None:
     if not _DEVICE.fullmatch(region.device):
         raise BadText(f"{region.device[:80]!r} is no device.")
     kind, *arguments = region.maker or ("",)
-    if kind in ("bytes", "storage") and not arguments:
+    if kind in ("bytes", "device") and not arguments:
+        return
+    if kind == "storage" and arguments == [region.content.size]:
         return
     if kind == "ndarray" and len(arguments) == 3:
         dtype, shape, order = arguments

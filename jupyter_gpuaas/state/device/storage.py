@@ -35,3 +35,15 @@ def untyped_storage(buffer: Any, device: str) -> Any:
     torch = importlib.import_module("torch")
     raw = torch.frombuffer(buffer, dtype=torch.uint8).untyped_storage()
     return raw if device == "cpu" else raw.to(device=torch.device(device))
+
+
+def empty_storage(size: int) -> Any:
+    """A storage in host memory, allocated by torch, its content undefined."""
+    torch = importlib.import_module("torch")
+    return torch.empty(size, dtype=torch.uint8).untyped_storage()
+
+
+def storage_bytes(storage: Any) -> memoryview:
+    """The memory of a storage in host memory."""
+    torch = sys.modules["torch"]
+    return memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy())

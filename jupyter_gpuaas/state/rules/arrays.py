@@ -50,7 +50,9 @@ def _owner(array: Any, kind: type, numpy: Any, context: Context) -> Any:
     memory: pickle.PickleBuffer | None = None
     if array.nbytes:
         memory = pickle.PickleBuffer(run.reshape(-1).view(numpy.uint8))
-        context.owns(array.__array_interface__["data"][0], ("ndarray", array.dtype.str, array.shape, axes))
+        if run is plain or array.flags.f_contiguous:
+            order = "C" if run is plain else "F"
+            context.owns(array.__array_interface__["data"][0], ("ndarray", array.dtype.str, array.shape, order))
     made = (memory, array.dtype, array.shape, axes, writeable, subclass)
     return owner, made, *state
 

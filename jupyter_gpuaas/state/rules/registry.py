@@ -54,6 +54,8 @@ class Context:
         self.codes: list[Any] = []
         #: Names of the namespace that the pickle refers to instead of holding their objects.
         self.references: set[str] = set()
+        #: Ids of functions and classes that went by value.
+        self.by_value: set[int] = set()
         #: Modules that must be importable where it is restored.
         self.modules: set[str] = set()
         #: Kinds of outside registries that know this object, such as ``"pyplot"``: library code may change it unnamed.

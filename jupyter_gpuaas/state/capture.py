@@ -1,0 +1,305 @@
+"""One capture: look at the names that may have changed, group them, and say which bytes are new.
+
+``Tracker.look`` is the part that the next cell waits for. It gives a ``Draft``, whose new chunks borrow the objects'
+memory; ``Draft.detach`` copies them, after which the objects may change. ``write`` brings a draft into a store, in any
+thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ..store.manifest import Blob, GroupEntry, GroupRecord, Region, Span, Verdict
+from .device.memory import memories
+from .groups import Ids, circles, connected
+from .lost import Lost, told
+from .memory import Chunked, ChunkRef, CopyPool, Layout, Place, lay_out, look, look_at_device
+from .pickler import Pickled, dump
+from .rules.registry import Context, NotRestorable
+
+#: Names that every namespace has of its own.
+NOT_STATE = frozenset(
+    "__builtins__ __builtin__ __name__ __doc__ __package__ __loader__ __spec__ __file__ __cached__ "
+    "__annotations__".split()
+)
+_NO_IDS = Ids([])
+
+
+class Group:
+    """A co-variable as it was last looked at. Holds none of its objects alive."""
+
+    def __init__(self, names: tuple[str, ...], values: Sequence[Any]) -> None:
+        self.names = names
+        self.bindings = {name: id(value) for name, value in zip(names, values, strict=True)}
+        self.ids = _NO_IDS
+        self.places: tuple[Place, ...] = ()
+        self.stream: Chunked | None = None
+        self.regions: list[Chunked] = []
+        #: Of each region, what to allocate for it and where; those of devices come last.
+        self.makers: list[tuple[Any, ...]] = []
+        self.devices: list[str] = []
+        self.spans: tuple[Span, ...] = ()
+        self.references: frozenset[str] = frozenset()
+        #: Global names that the code in it reads.
+        self.reads: frozenset[str] = frozenset()
+        self.escapes: frozenset[str] = frozenset()
+        self.modules: frozenset[str] = frozenset()
+        self.verdict = Verdict("stored")
+        #: Where its record lies; none until it was written.
+        self.entry: GroupEntry | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return (self.stream.size if self.stream else 0) + sum(region.size for region in self.regions)
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(region.size for region, device in zip(self.regions, self.devices, strict=True) if device != "cpu")
+
+    def refs(self) -> Iterable[ChunkRef]:
+        """All chunks."""
+        for chunked in (self.stream, *self.regions):
+            if chunked is not None:
+                yield from chunked.refs
+
+
+class Draft(msgspec.Struct):
+    """What a capture found. Groups that have not changed are those of the capture before, entry and all."""
+
+    groups: list[Group]
+    changed: list[Group]
+    looked_bytes: int = 0
+    copied_bytes: int = 0
+
+    def detach(self, pool: CopyPool, stop: Callable[[], None] = lambda: None) -> None:
+        """Copy what is new, so that the objects may change. ``stop`` is called often and may raise."""
+        for group in self.changed:
+            for ref in group.refs():
+                if ref.memory is not None and ref.owner is not None:
+                    self.copied_bytes += pool.copy(ref)
+                    stop()
+
+
+class _Unit(msgspec.Struct):
+    """Names that were pickled together."""
+
+    names: tuple[str, ...]
+    values: tuple[Any, ...]
+    pickled: Pickled | None
+    ids: Ids
+    layout: Layout | None
+    lost: str = ""
+
+
+class Tracker:
+    """What is known of one namespace from its last capture.
+
+    Parameters
+    ----------
+    skip
+        Names that belong to the interpreter, not to the user.
+    """
+
+    def __init__(self, namespace: dict[str, Any], skip: frozenset[str] = frozenset()) -> None:
+        self.namespace = namespace
+        self._skip = skip | NOT_STATE
+        self.groups: list[Group] = []
+
+    def forget(self) -> None:
+        """Look at everything next time, and take nothing for written."""
+        self.groups = []
+
+    def look(self, touched: frozenset[str] | None = None, extra: Mapping[str, Any] | None = None) -> Draft:
+        """Find out what has changed.
+
+        Parameters
+        ----------
+        touched
+            Names that may have; None for all. Names that were bound anew or deleted are found in any case.
+        extra
+            Values that are captured beside the namespace under names of their own, always looked at.
+        """
+        values = {name: value for name, value in self.namespace.items() if name not in self._skip}
+        values.update(extra or {})
+        stale = self._stale(values, touched, frozenset(extra or ()))
+        units = [self._dump(names, values) for names in self._units(stale, values)]
+        units = [part for unit in units for part in self._parts(unit, values)]
+        units, kept = self._merge(units, values)
+        groups: list[Group] = []
+        changed: list[Group] = []
+        looked = 0
+        before = {name: group for group in self.groups for name in group.names}
+        for unit in units:
+            group, differs = self._compare(unit, before)
+            looked += group.nbytes
+            groups.append(group)
+            if differs:
+                changed.append(group)
+        self.groups = kept + groups
+        return Draft(list(self.groups), changed, looked)
+
+    # -- which -------------------------------------------------------------------------------------------------
+
+    def _stale(self, values: Mapping[str, Any], touched: frozenset[str] | None, always: frozenset[str]) -> set[str]:
+        """Names to look at: new ones, and all of each group in which something may have changed."""
+        if touched is None:
+            return set(values)
+        known = {name for group in self.groups for name in group.names}
+        stale = set(values) - known
+        rebound = {
+            name
+            for group in self.groups
+            for name, bound in group.bindings.items()
+            if name not in values or id(values[name]) != bound
+        }
+        for group in self.groups:
+            names = frozenset(group.names)
+            if names & (touched | rebound | always) or group.references & rebound:
+                stale |= names & set(values)
+        return stale
+
+    def _units(self, stale: set[str], values: Mapping[str, Any]) -> list[tuple[str, ...]]:
+        """What to pickle together at first: groups whose names are bound as they were, and else name by name."""
+        units: list[tuple[str, ...]] = []
+        grouped: set[str] = set()
+        for group in self.groups:
+            whole = all(name in values and id(values[name]) == bound for name, bound in group.bindings.items())
+            if whole and group.names[0] in stale and len(group.names) > 1:
+                units.append(group.names)
+                grouped |= set(group.names)
+        return units + [(name,) for name in values if name in stale and name not in grouped]
+
+    # -- pickling ----------------------------------------------------------------------------------------------
+
+    def _dump(self, names: tuple[str, ...], values: Mapping[str, Any]) -> _Unit:
+        context = Context(self.namespace)
+        members = tuple(values[name] for name in names)
+        for value in members:
+            if type(value) is Lost:
+                return _Unit(names, members, None, _NO_IDS, None, told(value)[1])
+        try:
+            pickled = dump(members, context, own=frozenset(names))
+        except NotRestorable as error:
+            return _Unit(names, members, None, _NO_IDS, None, str(error))
+        layout = lay_out(pickled.buffers, context.owners)
+        return _Unit(names, members, pickled, Ids(pickled.shareable()), layout)
+
+    def _parts(self, unit: _Unit, values: Mapping[str, Any]) -> list[_Unit]:
+        """The unit, or its names one by one where they cannot be pickled together."""
+        if unit.pickled is not None or len(unit.names) == 1:
+            return [unit]
+        return [self._dump((name,), values) for name in unit.names]
+
+    def _merge(self, units: list[_Unit], values: Mapping[str, Any]) -> tuple[list[_Unit], list[Group]]:
+        """Pickle together what shares objects or memory; returns those, and the groups that need no look."""
+        looked = {name for unit in units for name in unit.names}
+        kept = [
+            group
+            for group in self.groups
+            if not looked & set(group.names) and all(name in values for name in group.names)
+        ]
+        while True:
+            places = [unit.layout.places if unit.layout else [] for unit in units]
+            sets = connected(
+                [unit.ids for unit in units],
+                [group.ids for group in kept],
+                [*places, *(group.places for group in kept)],
+            )
+            joint = [members for members in sets if len(members) > 1] or self._circles(units)
+            if not joint:
+                return units, kept
+            gone: set[int] = set()
+            made: list[_Unit] = []
+            for members in joint:
+                names = [name for number in members for name in (*units, *kept)[number].names]
+                order = {name: place for place, name in enumerate(values)}
+                unit = self._dump(tuple(sorted(names, key=order.__getitem__)), values)
+                gone |= set(members)
+                made.append(unit)
+            units = [unit for number, unit in enumerate(units) if number not in gone] + made
+            kept = [group for number, group in enumerate(kept, len(places)) if number not in gone]
+
+    def _circles(self, units: list[_Unit]) -> list[list[int]]:
+        """Units whose definitions refer to each other, so that none could be restored first."""
+        number_of = {name: number for number, unit in enumerate(units) for name in unit.names}
+        references = [
+            {number_of[name] for name in unit.pickled.context.references if name in number_of} - {number}
+            if unit.pickled
+            else set()
+            for number, unit in enumerate(units)
+        ]
+        if not any(references):
+            return []
+        return [circle for circle in circles(references) if len(circle) > 1]
+
+    # -- comparing ---------------------------------------------------------------------------------------------
+
+    def _compare(self, unit: _Unit, before: Mapping[str, Group]) -> tuple[Group, bool]:
+        """The unit as a group, and whether it is another than before."""
+        group = Group(unit.names, unit.values)
+        old = before.get(unit.names[0])
+        if unit.pickled is None or unit.layout is None:
+            group.verdict = Verdict("lost", unit.lost)
+            return group, old is None or old.verdict != group.verdict
+        pickled, context = unit.pickled, unit.pickled.context
+        group.ids = unit.ids
+        group.places = tuple(unit.layout.places)
+        group.makers, group.spans = list(unit.layout.makers), unit.layout.spans
+        group.references = frozenset(context.references) - set(unit.names)
+        group.reads = frozenset(name for code in context.codes for name in _globals(code)) | group.references
+        group.escapes, group.modules = frozenset(context.escapes), frozenset(context.modules)
+        if context.rebuilds:
+            group.verdict = Verdict("rebuilt", "; ".join(context.rebuilds))
+        known = {
+            (device, *place): region
+            for past in set(before.values())
+            for place, region, device in zip(past.places, past.regions, past.devices, strict=True)
+        }
+        # The stream is bytes of our own, so it needs no copy.
+        group.stream, _ = look(pickled.stream, old.stream if old else None)
+        for place, content in zip(unit.layout.places, unit.layout.contents, strict=True):
+            group.devices.append("cpu")
+            group.regions.append(look(content, known.get(("cpu", *place)), (unit.layout.views, unit.values))[0])
+        for memory in memories(context):
+            place = (memory.address, memory.nbytes)
+            group.makers.append(("device",))
+            group.devices.append(memory.device)
+            group.regions.append(look_at_device(memory, known.get((memory.device, *place))))
+            group.places = (*group.places, place)
+        same = (
+            old is not None
+            and (old.names, old.verdict, old.spans, old.makers, old.devices, old.references)
+            == (group.names, group.verdict, group.spans, group.makers, group.devices, group.references)
+            and old.stream is group.stream
+            and len(old.regions) == len(group.regions)
+            and all(was is now for was, now in zip(old.regions, group.regions, strict=True))
+        )
+        if same and old is not None:
+            group.entry = old.entry
+        return group, not same
+
+
+def _globals(code: Any) -> set[str]:
+    """Global names that code may use, with those of the functions in it."""
+    found = set(code.co_names)
+    for constant in code.co_consts:
+        if hasattr(constant, "co_names"):
+            found |= _globals(constant)
+    return found
+
+
+def record(group: Group) -> GroupRecord:
+    """The group as it is kept; its chunks have been written."""
+    assert group.stream is not None
+    regions = tuple(
+        Region(_blob(chunked), device, maker)
+        for chunked, device, maker in zip(group.regions, group.devices, group.makers, strict=True)
+    )
+    return GroupRecord(group.names, _blob(group.stream), regions, group.spans, tuple(sorted(group.references)))
+
+
+def _blob(chunked: Chunked) -> Blob:
+    return Blob(chunked.size, b"".join(ref.digest for ref in chunked.refs))

@@ -1,0 +1,481 @@
+"""Checkpoints of a namespace: capture, restore, compare, verify. Usable without Jupyter."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from ..errors import CheckpointError, NoSuchCheckpoint
+from ..store.base import Freed, Store
+from ..store.blob import chunk_digests, read_blob
+from ..store.manifest import Costs, Manifest, Verdict
+from ..store.seal import validate, validate_record
+from .capture import Draft, Tracker
+
+try:
+    from .hidden import Hidden, kinds
+except ImportError:
+    from types import SimpleNamespace as Hidden
+
+    def kinds():
+        return []
+
+
+from .memory import CopyPool
+from .restore import only, read_records, restore_names
+from .rules.registry import NotRestorable, Restoring
+from .world import check
+from .writing import Progress, write
+
+#: Warm memory that is kept for the copies of the next capture.
+POOL_BYTES = 256 * 1024**2
+#: How hidden state is called among the names: no name of Python's looks so.
+HIDDEN = "<{}>"
+
+
+def _no_progress(done: int, total: int) -> None:
+    pass
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """One checkpoint that is committed."""
+
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def parent(self) -> str:
+        return self.manifest.parent
+
+    @property
+    def label(self) -> str:
+        return self.manifest.label
+
+    @property
+    def costs(self) -> Costs:
+        return self.manifest.costs
+
+    @property
+    def report(self) -> dict[str, Verdict]:
+        """What became of each name at capture."""
+        return dict(self.manifest.names)
+
+
+class RestoreResult(msgspec.Struct, frozen=True):
+    """What a restore gave.
+
+    Attributes
+    ----------
+    namespace
+        The names and their objects. A name that could not be restored is bound to an object that raises the reason
+        when it is touched.
+    report
+        For each name, ``outcome`` (``stored``, ``rebuilt``, ``replayed``, ``lost``) and ``note``: how, or why not.
+    """
+
+    namespace: dict[str, Any]
+    report: dict[str, Verdict]
+    remarks: list[str]
+
+
+class Diff(msgspec.Struct, frozen=True):
+    """What differs between two checkpoints, by name."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+
+class Pending:
+    """A capture whose state is safe in memory, and that is still to be written."""
+
+    def __init__(self, finish: Callable[[Progress], Checkpoint], checkpoint_id: str, stall_s: float) -> None:
+        self.id = checkpoint_id
+        #: How long the namespace had to stand still.
+        self.stall_s = stall_s
+        self._finish = finish
+
+    def write(self, progress: Progress = _no_progress) -> Checkpoint:
+        """Write and commit; in any thread, once, in the order of the captures."""
+        return self._finish(progress)
+
+
+class Checkpointer:
+    """Captures one namespace after another state of it into a store, and restores them.
+
+    Parameters
+    ----------
+    store
+        Where to; see ``jupyter_gpuaas.store``.
+    key
+        Secret of the owner, at least 16 bytes: who has it can make checkpoints that restore here, and restoring runs
+        code. A text stands for its UTF-8 bytes.
+    shell
+        IPython's shell, whose own state is then captured too.
+    skip
+        Names that are not the user's.
+    hidden
+        Whether to capture what has no name: random states, environment, options, patches.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        key: bytes | str,
+        owner: str = "",
+        session: str = "",
+        shell: Any = None,
+        skip: frozenset[str] = frozenset(),
+        hidden: bool = True,
+    ) -> None:
+        self.store = store
+        self._key = key.encode() if isinstance(key, str) else bytes(key)
+        self._owner, self._session = owner, session
+        self._shell, self._skip, self._hidden = shell, skip, hidden
+        self._tracker: Tracker | None = None
+        self._pool = CopyPool(POOL_BYTES)
+        self._writing = threading.Lock()
+
+    # -- capture -----------------------------------------------------------------------------------------------
+
+    def capture(
+        self,
+        namespace: dict[str, Any],
+        *,
+        parent: Checkpoint | str | None = None,
+        label: str = "",
+        cell: int = 0,
+        epoch: int = 0,
+        touched: frozenset[str] | None = None,
+        source: str | None = None,
+        progress: Progress = _no_progress,
+    ) -> Checkpoint:
+        """Capture, write and commit; returns when the checkpoint is durable.
+
+        Parameters
+        ----------
+        parent
+            The checkpoint that this one follows. What has not changed since is not written again in any case.
+        touched
+            Names that may have changed since the last capture of this namespace; None for all.
+        source
+            The cell that ran since; helps to find what it changed outside the namespace.
+        """
+        started = time.perf_counter()
+        draft, head = self._look(namespace, parent, label, cell, epoch, touched, source)
+        with self._writing:
+            return self._write(draft, head, started, None, progress, copied=False)
+
+    def begin(
+        self,
+        namespace: dict[str, Any],
+        *,
+        parent: Checkpoint | str | None = None,
+        label: str = "",
+        cell: int = 0,
+        epoch: int = 0,
+        touched: frozenset[str] | None = None,
+        source: str | None = None,
+        stop: Callable[[], None] = lambda: None,
+    ) -> Pending:
+        """Capture into memory; the namespace may change as soon as this returns.
+
+        Parameters
+        ----------
+        stop
+            Called often; what it raises gives the capture up, and nothing is kept of it.
+        """
+        started = time.perf_counter()
+        draft, head = self._look(namespace, parent, label, cell, epoch, touched, source)
+        try:
+            draft.detach(self._pool, stop)
+        except BaseException:
+            self.forget_changes()
+            raise
+        stall_s = time.perf_counter() - started
+
+        def finish(progress: Progress) -> Checkpoint:
+            with self._writing:
+                return self._write(draft, head, started, stall_s, progress, copied=True)
+
+        return Pending(finish, head["id"], stall_s)
+
+    def forget_changes(self) -> None:
+        """Take nothing for written: the next capture looks at everything."""
+        if self._tracker is not None:
+            self._tracker.forget()
+
+    @property
+    def tracker(self) -> Tracker | None:
+        """What is known of the namespace from its last capture."""
+        return self._tracker
+
+    def _look(
+        self,
+        namespace: dict[str, Any],
+        parent: Checkpoint | str | None,
+        label: str,
+        cell: int,
+        epoch: int,
+        touched: frozenset[str] | None,
+        source: str | None,
+    ) -> tuple[Draft, dict[str, Any]]:
+        parent_id = parent.id if isinstance(parent, Checkpoint) else parent or ""
+        if parent_id:
+            self.store.manifest(parent_id)  # raises NoSuchCheckpoint
+        if self._tracker is None or self._tracker.namespace is not namespace:
+            self._tracker = Tracker(namespace, self._skip)
+        extra = self._capture_hidden(namespace, source, full=touched is None)
+        head = {
+            "id": f"{time.time_ns():016x}-{os.urandom(4).hex()}",
+            "parent": parent_id,
+            "created_s": time.time(),
+            "owner": self._owner,
+            "session": self._session,
+            "epoch": epoch,
+            "cell": cell,
+            "label": label,
+        }
+        return self._tracker.look(touched, extra), head
+
+    def _capture_hidden(self, namespace: dict[str, Any], source: str | None, *, full: bool) -> dict[str, Any]:
+        if not self._hidden:
+            return {}
+        world = Hidden(namespace=namespace, shell=self._shell, cell=source, full=full)
+        extra = {}
+        for kind in kinds():
+            value = kind.capture(world)
+            if value is not None:
+                extra[HIDDEN.format(kind.kind)] = value
+        return extra
+
+    def _write(
+        self,
+        draft: Draft,
+        head: dict[str, Any],
+        started_s: float,
+        stall_s: float | None,
+        progress: Progress,
+        *,
+        copied: bool,
+    ) -> Checkpoint:
+        try:
+            manifest = write(
+                draft,
+                self.store,
+                self._key,
+                head,
+                stall_s=stall_s,
+                started_s=started_s,
+                pool=self._pool if copied else None,
+                progress=progress,
+            )
+        except BaseException:
+            self.forget_changes()  # what was to be written may not be there
+            raise
+        return Checkpoint(manifest)
+
+    # -- restore -----------------------------------------------------------------------------------------------
+
+    def restore(
+        self,
+        checkpoint: Checkpoint | str,
+        *,
+        device_map: Mapping[str, str] | None = None,
+        into: dict[str, Any] | None = None,
+        names: frozenset[str] | None = None,
+        exact: bool = True,
+        progress: Progress = _no_progress,
+    ) -> RestoreResult:
+        """Bring back the state of a checkpoint.
+
+        Parameters
+        ----------
+        device_map
+            Where memory of a device goes: ``{"cuda:0": "cuda:1"}``, ``{"cuda": "cpu"}``.
+        into
+            The namespace to fill; a new dict by default. Names of it that the checkpoint does not have are removed.
+        names
+            Only these, with what they need; hidden state is then left alone.
+        exact
+            Whether a package of another major version is an error; it is a remark otherwise.
+
+        Raises
+        ------
+        NoSuchCheckpoint, ManifestError, WorldMismatch, StoreError
+            Nothing was changed.
+        """
+        manifest = self._manifest(checkpoint)
+        remarks = check(manifest.world, exact=exact)
+        records = read_records(manifest, self.store)
+        if names is not None:
+            unknown = sorted(names - manifest.names.keys())
+            if unknown:
+                raise CheckpointError(f"names: {', '.join(unknown)} not in checkpoint {manifest.id}.")
+            records = only(records, names)
+        target = {} if into is None else into
+        restoring = Restoring(target, dict(device_map or {}))
+        restoring.remarks = remarks
+        world = Hidden(namespace=target, shell=self._shell, cell=None, full=True)
+        hidden: dict[str, Any] = {}
+
+        def bind(name: str, value: Any) -> None:
+            if name.startswith("<"):
+                hidden[name] = value
+            else:
+                target[name] = value
+
+        if into is not None and names is None:
+            keep = manifest.names.keys() | self._skip | _system_names()
+            for name in [name for name in target if name not in keep]:
+                del target[name]
+        early = {HIDDEN.format(kind.kind) for kind in kinds() if getattr(kind, "early", False)}
+        first = [record for record in records if early.issuperset(record.names)]
+        verdicts = restore_names(manifest, self.store, restoring, records=first, bind=bind)
+        self._restore_hidden(hidden, early, world, verdicts)
+        rest = [record for record in records if record not in first]
+        verdicts |= {
+            name: verdict
+            for name, verdict in restore_names(
+                manifest, self.store, restoring, records=rest, bind=bind, progress=progress
+            ).items()
+            if name not in early
+        }
+        if names is None:
+            self._restore_hidden(hidden, set(hidden) - early, world, verdicts)
+        else:
+            verdicts = {name: verdicts[name] for name in names}
+        self._tracker = None
+        return RestoreResult(target, verdicts, restoring.remarks)
+
+    def _restore_hidden(
+        self, values: Mapping[str, Any], which: set[str], world: Hidden, verdicts: dict[str, Verdict]
+    ) -> None:
+        for kind in kinds():
+            name = HIDDEN.format(kind.kind)
+            if name not in which or name not in values or verdicts[name].outcome == "lost":
+                continue
+            try:
+                kind.restore(values[name], world)
+            except NotRestorable as error:
+                verdicts[name] = Verdict("lost", str(error))
+            except Exception as error:
+                verdicts[name] = Verdict("lost", f"cannot be restored: {type(error).__name__}: {error}")
+
+    # -- what there is -----------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All checkpoints of this owner's key in the store, oldest first; those of others are passed over."""
+        found = []
+        for checkpoint_id in self.store.manifests():
+            try:
+                found.append(Checkpoint(validate(self.store.manifest(checkpoint_id), self._key)))
+            except CheckpointError:
+                continue
+        if self._session:
+            found = [checkpoint for checkpoint in found if checkpoint.manifest.session == self._session]
+        return found
+
+    def find(self, name: str) -> Checkpoint:
+        """A checkpoint by id, by the beginning of its id, by label (the newest of it), or as ``-1``, ``-2`` ….
+
+        Raises NoSuchCheckpoint.
+        """
+        known = self.checkpoints()
+        if name.startswith("-") and name[1:].isdecimal() and 0 < int(name[1:]) <= len(known):
+            return known[-int(name[1:])]
+        for matches in (
+            [checkpoint for checkpoint in known if checkpoint.id == name],
+            [checkpoint for checkpoint in known if name and checkpoint.label == name][-1:],
+            [checkpoint for checkpoint in known if len(name) >= 4 and checkpoint.id.startswith(name)],
+        ):
+            if len(matches) == 1:
+                return matches[0]
+        raise NoSuchCheckpoint(f"there is no checkpoint {name!r}.", hint="%remote_gpu checkpoints lists them.")
+
+    def load(self, checkpoint_id: str) -> Checkpoint:
+        """A checkpoint by its id, its seal checked."""
+        return Checkpoint(self._manifest(checkpoint_id))
+
+    def diff(self, one: Checkpoint | str, other: Checkpoint | str) -> Diff:
+        """Names that differ from one checkpoint to the other."""
+        before, after = self._manifest(one), self._manifest(other)
+        old, new = _by_name(before), _by_name(after)
+        return Diff(
+            tuple(name for name in new if name not in old),
+            tuple(name for name in old if name not in new),
+            tuple(name for name in new if name in old and new[name] != old[name]),
+        )
+
+    def verify(self, checkpoint: Checkpoint | str, *, progress: Progress = _no_progress) -> int:
+        """Read everything that a checkpoint needs and check every digest; returns the bytes read.
+
+        Raises ManifestError, ChunkMissing or ChunkCorrupt.
+        """
+        manifest = self._manifest(checkpoint)
+        done = 0
+        records = [validate_record(read_blob(self.store, entry.record)) for entry in manifest.groups]
+        blobs = [blob for record in records for blob in (record.stream, *(region.content for region in record.regions))]
+        total = sum(blob.size for blob in blobs)
+        for blob in blobs:
+            digests = chunk_digests(blob)
+            for start in range(0, len(digests), 64):
+                part = digests[start : start + 64]
+                size = min(blob.size - start * _chunk(), len(part) * _chunk())
+                memory = memoryview(bytearray(size))
+                self.store.fetch([(digest, memory[n * _chunk() : (n + 1) * _chunk()]) for n, digest in enumerate(part)])
+                done += size
+                progress(done, total)
+        return done
+
+    def forget(self, checkpoint: Checkpoint | str) -> None:
+        """Remove a checkpoint; ``collect`` then frees what nobody needs any more."""
+        self.store.forget(self._manifest(checkpoint).id)
+
+    def collect(self) -> Freed:
+        """Free the chunks that no checkpoint needs."""
+        return self.store.collect(self._references)
+
+    def _references(self, data: bytes) -> Iterator[bytes]:
+        manifest = validate(data, self._key)
+        for entry in (*manifest.groups, *manifest.hidden):
+            yield from chunk_digests(entry.record)
+            record = validate_record(read_blob(self.store, entry.record))
+            yield from chunk_digests(record.stream)
+            for region in record.regions:
+                yield from chunk_digests(region.content)
+
+    def _manifest(self, checkpoint: Checkpoint | str) -> Manifest:
+        if isinstance(checkpoint, Checkpoint):
+            checkpoint = checkpoint.id
+        return validate(self.store.manifest(checkpoint), self._key, expected_id=checkpoint)
+
+
+def _by_name(manifest: Manifest) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(n for n in manifest.names if not n.startswith("<"))
+    for entry in manifest.groups:
+        for name in entry.names:
+            if name in found:
+                found[name] = entry
+    return found
+
+
+def _system_names() -> frozenset[str]:
+    from .capture import NOT_STATE
+
+    return NOT_STATE
+
+
+def _chunk() -> int:
+    from ..store.base import CHUNK_BYTES
+
+    return CHUNK_BYTES

@@ -1,0 +1,188 @@
+"""Memory of a group: out-of-band buffers laid together into regions, and what of them has changed since last time.
+
+Whatever views a group holds, overlapping buffers are one region, so that what shared memory shares it again. A region
+is looked at in chunks, by a fast digest; only chunks that differ from last time are copied or written. The digest
+that addresses a chunk in the store is computed later, from the copy, and never for a chunk that has not changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import xxhash
+
+from ..store.base import CHUNK_BYTES
+from ..store.manifest import Span
+from .device.memory import DeviceMemory
+
+#: Regions are looked for again by address and size: the digests decide, so a wrong find costs time and no more.
+Place = tuple[int, int]
+
+
+class ChunkRef:
+    """One chunk of a region or stream: where its bytes are, until its address in the store is known."""
+
+    __slots__ = ("digest", "memory", "owner")
+
+    def __init__(self, memory: memoryview | None, owner: Any = None) -> None:
+        #: BLAKE3 digest; empty until the chunk was written.
+        self.digest = b""
+        #: The bytes, as long as they are still to be written.
+        self.memory = memory
+        #: Keeps borrowed memory alive.
+        self.owner = owner
+
+
+class Chunked:
+    """The chunks of one run of bytes, and their fast digests."""
+
+    __slots__ = ("fast", "refs", "size")
+
+    def __init__(self, size: int, fast: list[bytes], refs: list[ChunkRef]) -> None:
+        self.size = size
+        self.fast = fast
+        self.refs = refs
+
+
+class Layout(msgspec.Struct):
+    """Where the buffers of one pickle lie."""
+
+    #: First address and size of each region, in the order of the pickle.
+    places: list[Place]
+    #: The bytes of each region; borrowed.
+    contents: list[memoryview]
+    spans: tuple[Span, ...]
+    makers: list[tuple[Any, ...]]
+    #: Keeps the memory alive.
+    views: Sequence[memoryview]
+
+
+def lay_out(views: Sequence[memoryview], owners: dict[int, tuple[Any, ...]]) -> Layout:
+    """Merge buffers that overlap into regions.
+
+    Parameters
+    ----------
+    owners
+        Address of a buffer that is the whole memory of one object -> what to allocate for it.
+    """
+    bounds = [(address(view), view.nbytes) for view in views]
+    runs: list[tuple[int, int, list[int]]] = []
+    for index in sorted(range(len(bounds)), key=bounds.__getitem__):
+        start, length = bounds[index]
+        if runs and start < runs[-1][1]:
+            low, high, members = runs[-1]
+            members.append(index)
+            runs[-1] = (low, max(high, start + length), members)
+        else:
+            runs.append((start, start + length, [index]))
+    # In the order of the pickle, so that equal objects give equal layouts wherever they lie.
+    runs.sort(key=lambda run: min(run[2]))
+    spans: list[Span | None] = [None] * len(views)
+    makers: list[tuple[Any, ...]] = []
+    contents: list[memoryview] = []
+    for number, (low, high, members) in enumerate(runs):
+        for index in members:
+            start, length = bounds[index]
+            spans[index] = Span(number, start - low, length, views[index].readonly)
+        whole = next((index for index in members if bounds[index] == (low, high - low)), None)
+        contents.append(views[whole].cast("B") if whole is not None else _memory_at(low, high - low))
+        alone = len(members) == 1 and bounds[members[0]] == (low, high - low)
+        makers.append(owners.get(low, ("bytes",)) if alone else ("bytes",))
+    places = [(low, high - low) for low, high, _ in runs]
+    return Layout(places, contents, tuple(span for span in spans if span is not None), makers, views)
+
+
+def address(view: memoryview) -> int:
+    """Where the memory of a view begins."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        return int(numpy.frombuffer(view, numpy.uint8).__array_interface__["data"][0])
+    if not view.readonly:
+        return ctypes.addressof(ctypes.c_char.from_buffer(view))
+    # Nothing but numpy and torch give out read-only memory that could overlap with other memory.
+    return id(view) << 20
+
+
+def _memory_at(low: int, size: int) -> memoryview:
+    """Memory that several views cover together; valid as long as they live."""
+    return memoryview((ctypes.c_char * size).from_address(low)).cast("B")
+
+
+def look(content: memoryview, before: Chunked | None, owner: Any = None) -> tuple[Chunked, int]:
+    """Compare bytes to what they were; returns their chunks now and how many bytes are in chunks that differ.
+
+    Chunks that are as before keep their ref; a new ref borrows the memory.
+    """
+    size = content.nbytes
+    digest = xxhash.xxh3_128_digest
+    fast = [digest(content[start : start + CHUNK_BYTES]) for start in range(0, size, CHUNK_BYTES)]
+    if before is not None and before.size == size and before.fast == fast:
+        return before, 0
+    old_fast, old_refs = (before.fast, before.refs) if before is not None else ([], [])
+    refs: list[ChunkRef] = []
+    changed = 0
+    for number, now in enumerate(fast):
+        start = number * CHUNK_BYTES
+        length = min(CHUNK_BYTES, size - start)
+        if number < len(old_fast) and old_fast[number] == now and _length(before, number) == length:
+            refs.append(old_refs[number])
+        else:
+            refs.append(ChunkRef(content[start : start + length], owner))
+            changed += length
+    return Chunked(size, fast, refs), changed
+
+
+def look_at_device(memory: DeviceMemory, before: Chunked | None) -> Chunked:
+    """Compare memory of a device to what it was; what differs is copied to the host at once."""
+    size = memory.nbytes
+    fast = memory.chunk_digests(CHUNK_BYTES)
+    if before is not None and before.size == size and before.fast == fast:
+        return before
+    refs: list[ChunkRef] = []
+    spans: list[tuple[int, int]] = []
+    targets: list[memoryview] = []
+    for number, now in enumerate(fast):
+        if before is not None and before.size == size and before.fast[number] == now:
+            refs.append(before.refs[number])
+            continue
+        start = number * CHUNK_BYTES
+        spans.append((start, min(CHUNK_BYTES, size - start)))
+        targets.append(memoryview(bytearray(spans[-1][1])))
+        refs.append(ChunkRef(targets[-1]))
+    memory.read(spans, targets)
+    return Chunked(size, fast, refs)
+
+
+def _length(chunked: Chunked | None, number: int) -> int:
+    assert chunked is not None
+    return min(CHUNK_BYTES, chunked.size - number * CHUNK_BYTES)
+
+
+class CopyPool:
+    """Warm memory for copies: fresh pages, not copying, are what costs.
+
+    Slots are one chunk long. Those given back are kept up to ``keep_bytes``; beyond, memory is returned to the system.
+    """
+
+    def __init__(self, keep_bytes: int) -> None:
+        self._keep = keep_bytes // CHUNK_BYTES
+        self._free: list[memoryview] = []
+
+    def copy(self, ref: ChunkRef) -> int:
+        """Replace borrowed memory by a copy; returns the bytes copied."""
+        assert ref.memory is not None
+        slot = self._free.pop() if self._free else memoryview(bytearray(CHUNK_BYTES))
+        copied = slot[: ref.memory.nbytes]
+        copied[:] = ref.memory
+        ref.memory, ref.owner = copied, slot
+        return copied.nbytes
+
+    def give_back(self, ref: ChunkRef) -> None:
+        """The chunk was written; its slot serves again."""
+        slot, ref.owner, ref.memory = ref.owner, None, None
+        if isinstance(slot, memoryview) and slot.nbytes == CHUNK_BYTES and len(self._free) < self._keep:
+            self._free.append(slot)

@@ -1,0 +1,103 @@
+"""A draft becomes a checkpoint: chunks first, then the records of its groups, then the manifest, which is the commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from ..store.base import Store
+from ..store.blob import blob
+from ..store.manifest import Costs, GroupEntry, Manifest
+from ..store.seal import seal, seal_record
+from .capture import Draft, Group, record
+from .memory import ChunkRef, CopyPool
+from .world import world_of
+
+#: Chunks that are digested before they are handed to the store together.
+BATCH = 32
+
+#: Told how many of how many bytes are done; may raise to give up.
+Progress = Callable[[int, int], None]
+
+
+def write(
+    draft: Draft,
+    store: Store,
+    key: bytes,
+    head: dict[str, Any],
+    *,
+    stall_s: float | None,
+    started_s: float,
+    pool: CopyPool | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Manifest:
+    """Bring a draft into a store and commit it.
+
+    Parameters
+    ----------
+    head
+        Fields of the manifest that the caller knows: id, parent, created_s, label ...
+    stall_s
+        How long the namespace stood still; None when until the commit.
+    started_s
+        ``time.perf_counter()`` when the capture began.
+    """
+    new = [ref for group in draft.changed for ref in group.refs() if not ref.digest]
+    total = sum(ref.memory.nbytes for ref in new if ref.memory is not None)
+    stored = done = 0
+    for batch in _batches(new):
+        chunks = []
+        for ref in batch:
+            assert ref.memory is not None
+            ref.digest = blake3(ref.memory).digest()
+            chunks.append((ref.digest, ref.memory))
+            done += ref.memory.nbytes
+        stored += store.put(chunks).stored_bytes
+        for ref in batch:
+            if pool is not None:
+                pool.give_back(ref)
+            ref.memory = ref.owner = None
+        progress(done, total)
+    for group in draft.groups:
+        if group.entry is None and group.stream is not None:
+            content, parts = blob(seal_record(record(group)))
+            stored += store.put(parts).stored_bytes
+            group.entry = GroupEntry(group.names, content)
+    names = {name: group.verdict for group in draft.groups for name in group.names}
+    device_bytes = sum(group.device_bytes for group in draft.groups)
+    manifest = Manifest(
+        **head,
+        world=world_of({module for group in draft.groups for module in group.modules}, _devices(draft.groups)),
+        groups=tuple(group.entry for group in draft.groups if group.entry is not None),
+        names=names,
+        costs=Costs(
+            stall_s=stall_s or 0.0,
+            capture_s=time.perf_counter() - started_s,
+            looked_bytes=draft.looked_bytes,
+            copied_bytes=draft.copied_bytes,
+            written_bytes=stored,
+            host_bytes=sum(group.nbytes for group in draft.groups) - device_bytes,
+            device_bytes=device_bytes,
+        ),
+    )
+    if stall_s is None:
+        costs = msgspec.structs.replace(manifest.costs, stall_s=manifest.costs.capture_s)
+        manifest = msgspec.structs.replace(manifest, costs=costs)
+    store.commit(manifest.id, seal(manifest, key))
+    return manifest
+
+
+def _batches(refs: list[ChunkRef]) -> Iterator[list[ChunkRef]]:
+    # One chunk may be in two groups' lists when groups were merged; the second time it has its digest.
+    waiting: dict[int, ChunkRef] = {id(ref): ref for ref in refs}
+    unique = list(waiting.values())
+    for start in range(0, len(unique), BATCH):
+        yield unique[start : start + BATCH]
+
+
+def _devices(groups: list[Group]) -> tuple[str, ...]:
+    return tuple(sorted({device for group in groups for device in group.devices if device != "cpu"}))
