@@ -191,10 +191,19 @@ class Channel:
     # -- LinkHandler -------------------------------------------------------------------------------------------
 
     def binary_received(self, link: Link, data: Buffer) -> None:
-        if not self._is_mine(link) or self._inbox is None:
-            return
+        if self._is_mine(link) and self._inbox is not None:
+            self._take(link, lambda: self._reader.feed(data))
+
+    def room(self, link: Link) -> memoryview | None:
+        return self._reader.room if link is self._link and self._inbox is not None else None
+
+    def room_filled(self, link: Link, count: int) -> None:
+        self._take(link, lambda: self._reader.filled(count))
+
+    def _take(self, link: Link, read: Callable[[], list[Record]]) -> None:
+        assert self._inbox is not None
         try:
-            for record in self._reader.feed(data):
+            for record in read():
                 first = None
                 if record.kind is Kind.NOTICE:
                     first = int(msgspec.json.decode(record.parts[0])["first"])

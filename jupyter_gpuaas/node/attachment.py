@@ -12,6 +12,8 @@ from ..wire.resume import Inbox
 from .journal import Journal
 
 ACK_DELAY_S = 0.2
+#: Large frames: each border costs the receiver a turn of its loop.
+FRAME_BYTES = 1024**2
 
 
 class AttachmentOwner(Protocol):
@@ -35,14 +37,19 @@ class Attachment:
         What has arrived from this client so far, on earlier links too.
     after
         Number of the last record that the client has.
+    frame_bytes
+        Most bytes of a frame to this client.
     """
 
-    def __init__(self, owner: AttachmentOwner, client: str, inbox: Inbox, after: int, *, message_bytes: int) -> None:
+    def __init__(
+        self, owner: AttachmentOwner, client: str, inbox: Inbox, after: int, *, message_bytes: int, frame_bytes: int
+    ) -> None:
         self._owner = owner
         self.client = client
         self.inbox = inbox
         self._reader = owner.journal.reader(after)
         self._records = RecordReader(message_bytes)
+        self._frame_bytes = min(frame_bytes, FRAME_BYTES)
         self._ack: asyncio.TimerHandle | None = None
         self._link: Link | None = None
         self._live = False  # the reader stands at the journal's end
@@ -70,7 +77,7 @@ class Attachment:
         """Send from the journal until the link is full or all is sent."""
         self._live = False
         while self._link is not None and self._link.writable and not self._link.closed:
-            data = self._reader.read()
+            data = self._reader.read(self._frame_bytes)
             if not data:
                 self._live = self._reader.at_end
                 return

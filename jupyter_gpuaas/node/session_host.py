@@ -161,7 +161,7 @@ class SessionHost:
             self._inboxes.popitem(last=False)
         start = self.journal.acknowledged if after is None else after
         s = self.settings
-        attachment = Attachment(self, client, inbox, start, message_bytes=s.message_bytes)
+        attachment = Attachment(self, client, inbox, start, message_bytes=s.message_bytes, frame_bytes=s.frame_bytes)
         link = await adopt(
             connection, head, rest, attachment, frame_bytes=s.frame_bytes, ping_s=s.ping_s, silence_s=s.silence_s
         )

@@ -1,8 +1,8 @@
 """One WebSocket as both ends of a channel use it: binary frames are the record stream, text frames are JSON ops.
 
 The WebSocket protocol itself is the sans-I/O part of the ``websockets`` library; this file is the asyncio shell that
-adds what a channel needs: adoption of a socket that somebody else accepted, a writer that tells when it is full, and
-an end to links that have gone silent.
+adds what a channel needs: adoption of a socket that somebody else accepted, a writer that tells when it is full, an end
+to links that have gone silent, and a way past the library for the bulk that a host sends (``frames``).
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ from ..errors import (
     TransportError,
     Unauthorized,
 )
-from .record import Buffer
+from .frames import PlainFrames, frame_head
+from .record import JOIN_BYTES, Buffer
 
 WRITE_HIGH_BYTES = 1024**2
 WRITE_LOW_BYTES = 256 * 1024
+READ_BYTES = 64 * 1024
+#: Read at the border of two frames of one large record: what comes with the next frame's head has to be copied.
+BORDER_BYTES = 4096
 
 
 class LinkHandler(Protocol):
@@ -48,7 +52,17 @@ class LinkHandler(Protocol):
     def link_closed(self, link: Link, reason: str) -> None: ...
 
 
-class Link(asyncio.Protocol):
+class ClientHandler(LinkHandler, Protocol):
+    """A handler that lets a link receive large records where they belong."""
+
+    def room(self, link: Link) -> memoryview | None:
+        """Where the next bytes of the record stream belong; None where they have to be looked at first."""
+
+    def room_filled(self, link: Link, count: int) -> None:
+        """So many bytes were received in ``room``; ``binary_received`` is not called for them."""
+
+
+class Link(asyncio.BufferedProtocol):
     """A WebSocket connection; made by ``connect`` or ``adopt``."""
 
     def __init__(
@@ -58,9 +72,15 @@ class Link(asyncio.Protocol):
         *,
         ping_s: float,
         silence_s: float,
+        client: ClientHandler | None = None,
+        plain: PlainFrames | None = None,
     ) -> None:
         self._protocol = protocol
         self._handler = handler
+        self._client = client
+        self._plain = plain  # on the client's side: frames of the server are not masked
+        self._buffer = memoryview(bytearray(READ_BYTES))
+        self._in_room = False
         self._ping_s = ping_s
         self._silence_s = silence_s
         self._loop = asyncio.get_running_loop()
@@ -87,8 +107,37 @@ class Link(asyncio.Protocol):
         else:
             self.opened.set_result(None)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        room = self._client.room(self) if self._client is not None else None
+        left = self._plain.left if self._plain is not None else 0
+        self._in_room = room is not None and left > 0
+        if room is None:
+            return self._buffer
+        return room[:left] if left else self._buffer[:BORDER_BYTES]
+
+    def buffer_updated(self, nbytes: int) -> None:
         self._heard_s = self._loop.time()
+        if self._in_room:
+            assert self._plain is not None and self._client is not None
+            self._plain.received(nbytes)
+            self._client.room_filled(self, nbytes)
+        else:
+            self.received(bytes(self._buffer[:nbytes]))
+
+    def received(self, data: bytes) -> None:
+        """The next bytes of the connection, from wherever they were read."""
+        if self._plain is None:
+            self._to_library(data)
+            return
+        for plain, piece in self._plain.split(data):
+            if plain:
+                self._handler.binary_received(self, piece)
+            else:
+                self._to_library(bytes(piece))
+                if self._plain.opened and self._protocol.state is not State.OPEN:
+                    self._plain.end()
+
+    def _to_library(self, data: bytes) -> None:
         self._protocol.receive_data(data)
         self._flush()
         for event in self._protocol.events_received():
@@ -139,9 +188,18 @@ class Link(asyncio.Protocol):
 
     def send_binary(self, data: Buffer) -> None:
         """Queue one binary frame; look at ``writable`` before queueing much."""
-        if self._protocol.state is State.OPEN:
+        if self._protocol.state is not State.OPEN:
+            return
+        if isinstance(self._protocol, ClientProtocol):
             self._protocol.send_binary(bytes(data) if isinstance(data, memoryview) else data)
             self._flush()
+        elif self._transport is not None and not self._transport.is_closing():
+            head = frame_head(len(data))
+            if len(data) <= JOIN_BYTES:
+                self._transport.write(head + data)
+            else:
+                self._transport.write(head)
+                self._transport.write(data)
 
     def send_op(self, op: dict[str, Any]) -> None:
         """Queue one JSON op."""
@@ -231,7 +289,7 @@ class Link(asyncio.Protocol):
 async def connect(
     url: str,
     token: str,
-    handler: LinkHandler,
+    handler: ClientHandler,
     *,
     frame_bytes: int,
     ping_s: float,
@@ -252,7 +310,9 @@ async def connect(
     request.headers["Authorization"] = f"Bearer {token}"
 
     def factory() -> Link:
-        link = Link(protocol, handler, ping_s=ping_s, silence_s=silence_s)
+        link = Link(
+            protocol, handler, ping_s=ping_s, silence_s=silence_s, client=handler, plain=PlainFrames(frame_bytes)
+        )
         link.start_request(request)
         return link
 
@@ -299,7 +359,7 @@ async def adopt(
     )
     link.answer(head)
     if rest:
-        link.data_received(rest)
+        link.received(rest)
     return link
 
 

@@ -102,7 +102,7 @@ class RecordReader:
         self._most_bytes = most_bytes
         self._small = bytearray()  # head, and body while it is short
         self._head: tuple[int, int, int, int, int, int] | None = None  # kind, parts, number, time, length, sum
-        self._checked = b""
+        self._digest = xxhash.xxh3_64()
         self._body: memoryview | None = None
         self._filled = 0
 
@@ -119,11 +119,8 @@ class RecordReader:
             if self._body is not None:
                 taken = min(len(self._body) - self._filled, len(view) - position)
                 self._body[self._filled : self._filled + taken] = view[position : position + taken]
-                self._filled += taken
                 position += taken
-                if self._filled == len(self._body):
-                    body, self._body, self._filled = self._body, None, 0
-                    records.append(self._finish(body))
+                records += self.filled(taken)
                 continue
             rest = len(view) - position
             if rest < HEAD.size:
@@ -134,12 +131,29 @@ class RecordReader:
             length = self._head[4]
             if rest - HEAD.size >= length:
                 start = position + HEAD.size
-                records.append(self._finish(view[start : start + length]))
+                body = view[start : start + length]
+                self._digest.update(body)
+                records.append(self._finish(body))
                 position = start + length
             else:
                 position += HEAD.size
                 self._body, self._filled = allocate(length), 0
         return records
+
+    @property
+    def room(self) -> memoryview | None:
+        """Where the next bytes belong, while a large body comes; who receives them there says so to ``filled``."""
+        return self._body[self._filled :] if self._body is not None else None
+
+    def filled(self, count: int) -> list[Record]:
+        """So many bytes are in ``room``, as if they had been fed."""
+        assert self._body is not None
+        self._digest.update(self._body[self._filled : self._filled + count])  # while it is in the processor's cache
+        self._filled += count
+        if self._filled < len(self._body):
+            return []
+        body, self._body, self._filled = self._body, None, 0
+        return [self._finish(body)]
 
     def _read_head(self, head: memoryview) -> None:
         magic, kind, reserved, n_parts, number, time_us, length, checksum = HEAD.unpack(head)
@@ -154,16 +168,14 @@ class RecordReader:
             )
         if length < 8 * n_parts:
             raise RemoteProtocolError(f"record {number}: {length} bytes cannot hold {n_parts} parts.")
-        self._checked = bytes(head[: CHECKED_HEAD.size])
+        self._digest = xxhash.xxh3_64(head[: CHECKED_HEAD.size])
         self._head = (kind, n_parts, number, time_us, length, checksum)
 
     def _finish(self, body: memoryview) -> Record:
         assert self._head is not None
         kind, n_parts, number, time_us, length, checksum = self._head
         self._head = None
-        digest = xxhash.xxh3_64(self._checked)
-        digest.update(body)
-        if digest.intdigest() != checksum:
+        if self._digest.intdigest() != checksum:
             raise RemoteProtocolError(f"record {number}: its checksum does not match its bytes.")
         lengths = struct.unpack_from(f"<{n_parts}Q", body)
         if 8 * n_parts + sum(lengths) != length:
