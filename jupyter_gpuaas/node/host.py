@@ -25,6 +25,7 @@ from ..config import Settings, load
 from ..errors import GpuaasError, NoSuchSession, RemoteProtocolError
 from ..model import CPU, Channel, Device, HostReport, HostSpec
 from ..wire import ticket
+from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from ..wire.record import RecordReader
 from . import http
 from .journal import Journal
@@ -87,6 +88,8 @@ class Host:
     async def _new_kernel(self) -> KernelProcess:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("GPUAAS_", "JPY_"))}
         environ |= {RUN_MARK: self.run_id, "GPUAAS_HOME": self.settings.home}
+        if environ.get(MALLOC_VARIABLE) == MALLOC_HUGE_PAGES:
+            del environ[MALLOC_VARIABLE]  # a host's own; how a cell allocates is the user's matter
         folder = self.run_folder / f"{time.monotonic_ns() % 10**9:x}"
         folder.mkdir(mode=0o700)
         kernel = KernelProcess(folder, environ, self._log, _Relay(self))

@@ -22,6 +22,7 @@ import psutil
 from ..config import Settings
 from ..errors import GpuaasError, TransportError
 from ..model import Device, HostReport, HostSpec, HostState
+from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from .processes import RUN_MARK, below, end_marked
 
 LINE_BYTES = 1 << 26
@@ -257,6 +258,7 @@ class Hosts:
         base = base if os.access(base, os.W_OK) and len(base) < 50 else "/tmp"
         run_folder = tempfile.mkdtemp(prefix="gpuaas-", dir=base)
         environ = {**os.environ, **self._settings.environment(), RUN_MARK: run_id}
+        environ.setdefault(MALLOC_VARIABLE, MALLOC_HUGE_PAGES)
         path = self._folder / "hosts" / f"{run_id}.json"
         handle = HostHandle(HostRecord(run_id, 0, 0.0, run_folder), path, self._host_changed)
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jupyter_gpuaas.wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from tests.conftest import GpuaasHome
 from tests.fault.session import ProxyRun
 
@@ -49,6 +51,19 @@ def test_subshell_answers_while_the_main_shell_is_busy(run: ProxyRun, tmp_path: 
     run.wait_done(message["header"]["msg_id"])  # only then can the busy cell end
     assert run.wait_done(busy)["content"]["status"] == "ok"
     assert ask_control(run, "delete_subshell_request", {"subshell_id": subshell})["status"] == "ok"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_how_its_host_allocates_is_not_passed_on_to_a_kernel(run: ProxyRun) -> None:
+    given = os.environ.get(MALLOC_VARIABLE)
+    code = (
+        "import os, pathlib\n"
+        f"assert os.environ.get({MALLOC_VARIABLE!r}) == {given!r}\n"
+        "host = pathlib.Path(f'/proc/{os.getppid()}/environ').read_bytes().split(b'\\0')\n"
+        f"assert b'{MALLOC_VARIABLE}={given or MALLOC_HUGE_PAGES}' in host, host"
+    )
+    reply = run.run(code)
+    assert reply["content"]["status"] == "ok", reply["content"]
 
 
 def test_usage_is_told_while_a_cell_runs(run: ProxyRun, tmp_path: Path) -> None:
