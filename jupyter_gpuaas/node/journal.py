@@ -109,26 +109,28 @@ class Journal:
     def flush_slowly(self, time_us: int) -> Iterator[None]:
         """Write what was appended in pieces, so that readers can follow while it is written.
 
-        What is appended meanwhile waits for the next flush. When the disk fills up on the way, the whole batch goes
-        to memory, and ``torn`` rises: who has read a part of it must start anew behind the last whole record.
+        What is appended meanwhile waits for the next flush. Where there is no room for the whole batch, it goes to
+        memory. When the disk fills up on the way all the same, ``torn`` rises, too: who has read a part of the batch
+        must start anew behind the last whole record.
         """
         if not self._pending:
             return
-        buffers, _ = self._take_pending()
+        buffers, size = self._take_pending()
         last, before = self.last, self.written
         self._make_room(time_us, before + 1)
         segment = self._segments[-1]
         if isinstance(segment, FileSegment):
             start, start_last = segment.size, segment.last
-            segment.last, segment.written_us, self.written = last, time_us, last
             try:
+                segment.reserve(size)
+                segment.last, segment.written_us, self.written = last, time_us, last
                 for piece in _pieces(buffers):
                     segment.write([piece])
                     yield
             except OSError as error:
+                self.torn += segment.size > start
                 segment.truncate(start)
                 segment.last, self.written = start_last, before
-                self.torn += 1
                 self._after_failure(error)
             else:
                 self.no_room = ""

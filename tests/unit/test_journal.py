@@ -10,7 +10,7 @@ import pytest
 from jupyter_gpuaas.errors import JournalError, RemoteProtocolError
 from jupyter_gpuaas.node import segment as segment_module
 from jupyter_gpuaas.node.journal import Journal
-from jupyter_gpuaas.wire.record import Kind, Record, RecordReader
+from jupyter_gpuaas.wire.record import Kind, Record, RecordReader, encode
 
 US = 1_000_000
 
@@ -177,6 +177,19 @@ def test_flipped_bit_in_the_last_record_is_cut_off(tmp_path: Path) -> None:
     assert make(tmp_path).last == 9
 
 
+@pytest.mark.parametrize("written", [0, 20, 60, 100])
+def test_torn_record_whose_room_was_reserved_is_cut_off(tmp_path: Path, written: int) -> None:
+    journal = make(tmp_path)
+    say(journal, b"whole")
+    (path,) = (tmp_path / "journal").glob("*.seg")
+    record = b"".join(encode(Kind.IOPUB, 2, US, [b"t", b"{}", b"{}", b"{}", b"torn" * 30]))
+    with path.open("ab") as file:
+        file.write(record[:written].ljust(len(record), b"\0"))
+    again = make(tmp_path)
+    assert again.last == 1 and say(again, b"new") == 2
+    assert texts(read_all(again)) == [b"whole", b"new"]
+
+
 def test_full_disk_keeps_records_in_memory_and_returns_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = make(tmp_path)
     say(journal, b"on disk")
@@ -235,6 +248,23 @@ def test_slow_flush_can_be_followed_while_it_is_written(tmp_path: Path) -> None:
     assert texts(readers[0][2]) == [b"before", *big, b"meanwhile"]
     assert texts(readers[1][2]) == [*big, b"meanwhile"]
     assert texts(read_all(journal)) == [b"before", *big, b"meanwhile"]
+
+
+@pytest.mark.parametrize(("error", "on_disk"), [(errno.ENOSPC, False), (errno.EOPNOTSUPP, True)])
+def test_slow_flush_without_a_reservation_tears_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, on_disk: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(segment_module.os, "posix_fallocate", refuse)
+    journal = make(tmp_path, most=1 << 30)
+    say(journal, b"before")
+    journal.append(Kind.IOPUB, US, [b"t", b"{}", b"{}", b"{}", b"big" * (1 << 20)])
+    for _ in journal.flush_slowly(US):
+        assert on_disk
+    assert journal.torn == 0 and bool(journal.no_room) is not on_disk
+    assert texts(read_all(journal)) == [b"before", b"big" * (1 << 20)]
 
 
 def test_slow_flush_on_a_disk_that_fills_up_takes_the_batch_back_and_loses_nothing(
