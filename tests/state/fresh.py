@@ -4,7 +4,7 @@ Importing torch and pandas takes seconds, so each phase is a fork of a *zygote*:
 and done nothing else. Set-up and restore come from two different zygotes, with different addresses and different
 seeds of ``str`` hashes, as in two kernels. What is restored lands in a process that knows nothing of the case.
 
-As a script, this is the zygote: it reads requests as JSON lines, forks, and answers with JSON lines.
+A zygote reads requests as JSON lines, forks, and answers with JSON lines.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ import sys
 import tempfile
 import time
 import traceback
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-ROOT = Path(__file__).resolve().parents[2]
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-
 from tests.state.cases import Case
+
+ROOT = Path(__file__).resolve().parents[2]
+#: The zygote's program. Libraries keep hold of `__main__` when they are imported, so it must be the one that cases use.
+PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from tests.state.fresh import zygote; zygote(sys.argv[1:])"
 
 PHASE_TIMEOUT_S = 30.0
 #: Not polars: its threads do not survive a fork once they run.
@@ -249,9 +248,9 @@ def _child(request: dict[str, Any], answer_fd: int) -> None:
     os.chdir(folder / "work")
     _reseed()
     system = SYSTEMS[request["system"]]
-    # Nothing of the harness may be reachable as the notebook's `__main__`.
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    sys.modules["__main__"].__dict__["__builtins__"] = sys.modules["builtins"]
+    main = sys.modules["__main__"].__dict__
+    for name in [name for name in main if not name.startswith("__")]:
+        del main[name]
     case = Case(**{**request["case"], "allowed": frozenset(), "needs": ()})
     try:
         answer = PHASES[request["phase"]](system, case, folder)
@@ -278,7 +277,8 @@ def _reseed() -> None:
 # -- the zygote ----------------------------------------------------------------------------------
 
 
-def _zygote(system_files: list[str]) -> None:
+def zygote(system_files: list[str]) -> None:
+    """Import libraries, then fork a child for each line of standard input until it ends."""
     for name in PRELOADED:
         try:
             importlib.import_module(name)
@@ -373,7 +373,7 @@ class Zygote:
             "OPENBLAS_NUM_THREADS": "1",
         }
         self._process = subprocess.Popen(
-            [python, str(Path(__file__).resolve()), *map(str, system_files)],
+            [python, "-c", PROGRAM, str(ROOT), *map(str, system_files)],
             env=environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -468,7 +468,3 @@ def _judge(loaded: dict[str, Any], case: Case) -> Verdict:
     if loaded["strict"]:
         return Verdict("wrong", f"{loaded['strict']['said']} (without a word)")
     return Verdict("exact")
-
-
-if __name__ == "__main__":
-    _zygote(sys.argv[1:])

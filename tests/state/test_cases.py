@@ -1,4 +1,4 @@
-"""Every case of the matrix, captured in one process and restored in another: right, or reported; never silently wrong."""
+"""Every case of the matrix, captured in one process, restored in another: right or reported, never silently wrong."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from tests.state.fresh import Processes
 CASES = load_cases()
 #: How many of the cases a saver must get wrong that pickles name by name; the checks would see nothing otherwise.
 FOUND_OUT = 0.6
-
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 
 @pytest.fixture(scope="module")
