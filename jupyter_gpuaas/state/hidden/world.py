@@ -1,0 +1,269 @@
+"""What a kind of hidden state is, and what it may know and say."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import sys
+import types
+import weakref
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+from ..pickler import dump
+from ..rules.registry import Context, NotRestorable, _restoring
+
+
+@dataclass
+class Hidden:
+    """What a kind looks at.
+
+    Attributes
+    ----------
+    shell
+        IPython's ``InteractiveShell``, where there is one.
+    cell
+        Source of the cell that has just finished.
+    full
+        Look at everything, also what is slow.
+    """
+
+    namespace: dict[str, Any]
+    shell: Any | None = None
+    cell: str | None = None
+    full: bool = False
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The cell's syntax tree, empty where it has none."""
+        if not self.cell:
+            return ast.Module([], [])
+        try:
+            return ast.parse(self.cell)
+        except (SyntaxError, ValueError, RecursionError):
+            pass
+        try:
+            return ast.parse(self.shell.transform_cell(self.cell) if self.shell is not None else "")
+        except Exception:  # An input transformer of the user's may raise anything.
+            return ast.Module([], [])
+
+    def mentions(self, *words: str) -> bool:
+        """Whether the cell's source has one of these words in it."""
+        return self.cell is not None and any(word in self.cell for word in words)
+
+
+class HiddenState(Protocol):
+    """State of a session that has no name in the namespace."""
+
+    #: What the state is of: ``"random"``, ``"environment"``.
+    kind: str
+
+    def capture(self, world: Hidden) -> Any:
+        """A picklable value, or None where there is nothing to say."""
+
+    def restore(self, value: Any, world: Hidden) -> None:
+        """Make it so again.
+
+        Raises
+        ------
+        NotRestorable
+            It cannot be, and why. What can be, is.
+        """
+
+
+class Kind:
+    """Base of the kinds. Each is made once and remembers what there was before the user's first cell."""
+
+    kind: str
+
+    def mark(self, world: Hidden) -> None:
+        """Remember what there is, as not being the user's."""
+
+    def capture(self, world: Hidden) -> Any:
+        """See ``HiddenState``."""
+        raise NotImplementedError
+
+    def restore(self, value: Any, world: Hidden) -> None:
+        """See ``HiddenState``."""
+        raise NotImplementedError
+
+
+class Named:
+    """Stands for an object by the name that the namespace binds it to."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> Any:
+        return Named, (self.name,)
+
+
+class Unkept:
+    """Stands for an object that cannot be kept, with the reason."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __reduce__(self) -> Any:
+        return Unkept, (self.reason,)
+
+
+class Losses:
+    """Collects what could not be restored while the rest is."""
+
+    def __init__(self) -> None:
+        self._reasons: list[str] = []
+
+    def add(self, reason: str) -> None:
+        if reason not in self._reasons:
+            self._reasons.append(reason)
+
+    def told(self) -> None:
+        """Raise ``NotRestorable`` with all of them, if there are any."""
+        if self._reasons:
+            raise NotRestorable("; ".join(self._reasons))
+
+
+def remark(text: str) -> None:
+    """Tell the user something about the restore that is under way."""
+    restoring = _restoring.get(None)
+    if restoring is not None:
+        restoring.remark(text)
+
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes)
+#: Objects that have been tried, and the reason where they cannot be kept; holds none of them alive.
+_tried: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+
+def keep(value: Any, namespace: dict[str, Any]) -> Any:
+    """The value, or what stands for it: its name in the namespace, or the reason why it cannot be kept."""
+    if isinstance(value, _PLAIN):
+        return value
+    name = name_of(value, namespace)
+    if name is not None:
+        return Named(name)
+    if isinstance(value, types.MethodType):
+        owner = name_of(value.__self__, namespace)
+        if owner is not None:
+            return (Named(owner), value.__func__.__name__)
+    try:
+        reason = _tried.get(value)
+    except TypeError:  # It takes no weak references, or has no hash.
+        reason = None
+    if reason is None:
+        reason = _reason(value, namespace)
+        with contextlib.suppress(TypeError):
+            _tried[value] = reason
+    return Unkept(reason) if reason else value
+
+
+def _reason(value: Any, namespace: dict[str, Any]) -> str:
+    """Why it cannot be pickled, if so."""
+    try:
+        dump((value,), Context(namespace))
+    except NotRestorable as error:
+        return str(error)
+    return ""
+
+
+def kept(value: Any, namespace: dict[str, Any]) -> Any:
+    """The other way round.
+
+    Raises
+    ------
+    NotRestorable
+        It was not kept, or its name is gone.
+    """
+    if isinstance(value, Unkept):
+        raise NotRestorable(value.reason)
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Named):
+        return getattr(kept(value[0], namespace), value[1])
+    if isinstance(value, Named):
+        if value.name not in namespace:
+            raise NotRestorable(f"needs {value.name}, which is not there")
+        return namespace[value.name]
+    return value
+
+
+def name_of(value: Any, namespace: dict[str, Any]) -> str | None:
+    """A name that the namespace binds to this very object."""
+    own = getattr(value, "__name__", None)
+    if isinstance(own, str) and namespace.get(own) is value:
+        return own
+    for name, bound in list(namespace.items()):
+        if bound is value and isinstance(name, str):
+            return name
+    return None
+
+
+def made_by_notebook(value: Any, namespace: dict[str, Any], depth: int = 2) -> bool:
+    """Whether the value is, wraps or is an instance of something that a cell defined."""
+    kind = type(value)
+    if kind in _PLAIN or kind in (dict, list, tuple, set, types.ModuleType):
+        return False
+    if kind is types.FunctionType:
+        if value.__globals__ is namespace:
+            return True
+        inner = getattr(value, "__wrapped__", None)
+        if inner is not None and depth:
+            return made_by_notebook(inner, namespace, depth - 1)
+        if value.__closure__ and depth:
+            return any(made_by_notebook(_content(cell), namespace, depth - 1) for cell in value.__closure__)
+        return False
+    if kind is types.MethodType:
+        return made_by_notebook(value.__func__, namespace, depth) or _of_notebook(type(value.__self__), namespace)
+    if issubclass(kind, type):
+        return _of_notebook(value, namespace)
+    if _of_notebook(kind, namespace):
+        return True
+    if not depth:
+        return False
+    if kind in (staticmethod, classmethod):
+        return made_by_notebook(value.__func__, namespace, depth)
+    if kind is property:
+        parts: list[Any] = [value.fget, value.fset, value.fdel]
+    else:
+        own = getattr(kind, "__dict__", {}).get("__dict__") and object.__getattribute__(value, "__dict__")
+        parts = list(own.values()) if type(own) is dict and len(own) <= 16 else []
+        if kind.__module__ == "functools" and hasattr(kind, "func"):
+            parts += [value.func, *value.args, *value.keywords.values()]
+        parts = [part for part in parts if type(part) is types.FunctionType or issubclass(type(part), type)]
+    return any(made_by_notebook(part, namespace, depth - 1) for part in parts)
+
+
+def _of_notebook(kind: type, namespace: dict[str, Any]) -> bool:
+    return type.__getattribute__(kind, "__module__") in ("__main__", namespace.get("__name__", "__main__"))
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def loaded(module: str) -> Any:
+    """The module, where this process has it already."""
+    return sys.modules.get(module)
+
+
+def needed(module: str) -> Any:
+    """The module, imported for a restore.
+
+    Raises
+    ------
+    NotRestorable
+        It cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        top = module.partition(".")[0]
+        raise NotRestorable(f"needs the module {top}, which cannot be imported here: {error}") from error
