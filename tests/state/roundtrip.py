@@ -6,6 +6,8 @@ import builtins
 from collections.abc import Mapping
 from typing import Any
 
+from jupyter_gpuaas.state.device.memory import CONTENTS, contents_of
+from jupyter_gpuaas.state.memory import lay_out
 from jupyter_gpuaas.state.pickler import dump, load, under
 from jupyter_gpuaas.state.rules.registry import Context, Restoring
 
@@ -30,8 +32,12 @@ def roundtrip(
     pickled = dump(tuple(namespace[name] for name in own), context, own=frozenset(own))
     fresh: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins.__dict__}
     restoring = Restoring(fresh, device_map)
+    restoring.memo[CONTENTS] = contents_of(context)
+    layout = lay_out(pickled.buffers, context.owners)
+    regions = [memoryview(bytearray(content)) for content in layout.contents]
+    buffers = [regions[span.region][span.offset : span.offset + span.length] for span in layout.spans]
     with under(restoring):
-        values = load(bytes(pickled.stream), [bytearray(buffer) for buffer in pickled.buffers])
+        values = load(bytes(pickled.stream), buffers)
         fresh.update(zip(own, values, strict=True))
         for finish in restoring.finally_:
             finish()

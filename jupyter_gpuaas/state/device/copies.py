@@ -83,6 +83,10 @@ class TorchMemory:
 
         ring.write(spans, data, start)
 
+    def torch_bytes(self) -> Any:
+        """All of it as a flat tensor."""
+        return self._bytes
+
     def _settle(self) -> None:
         if self.device.startswith("cuda"):
             sys.modules["torch"].cuda.synchronize(self.device)

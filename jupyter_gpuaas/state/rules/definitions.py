@@ -13,6 +13,7 @@ import types
 from typing import Any, cast
 
 from .classes import reduce_class, reduce_enum, reduce_marker
+from .compiled import reduce_compiled
 from .registry import Context, NotRestorable, restoring, rule
 
 
@@ -62,6 +63,8 @@ def is_everywhere(module: Any) -> bool:
 
 
 def _reduce_function(function: types.FunctionType, context: Context) -> Any:
+    if function.__dict__ and (compiled := reduce_compiled(function, context)) is not None:
+        return compiled
     scope: Any = function.__globals__
     if scope is context.namespace:
         context.codes.append(function.__code__)

@@ -1,0 +1,99 @@
+"""Results of autograd: tensors that hang on a graph of nodes in C++."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from typing import Any
+
+from ..rules.registry import Context, NotRestorable
+
+USED_UP = (
+    "Trying to backward through the graph a second time (or directly access saved tensors after they have already "
+    "been freed): it had been used up when this tensor was saved in a checkpoint."
+)
+
+
+def reduce_result(tensor: Any, context: Context) -> Any:
+    """A tensor whose graph was used up comes back with one that says so; one with a graph to go is reported."""
+    from .tensors import extras_of, layout_of
+
+    torch = sys.modules["torch"]
+    if not _is_used_up(tensor.grad_fn):
+        raise NotRestorable(
+            f"is a result of autograd ({tensor.grad_fn.name()}) whose graph cannot be stored; "
+            "detach() it or run its cell again"
+        )
+    if tensor.layout is not torch.strided or type(tensor) is not torch.Tensor:
+        raise NotRestorable("is a result of autograd that is no plain tensor; detach() it or run its cell again")
+    context.rebuilt("a result of autograd whose graph was used up: its value, and backward() says so as before")
+    grad = tensor.grad if tensor.retains_grad else None
+    made = used_up, layout_of(tensor, context)
+    extras = extras_of(tensor, torch)
+    if extras is None and grad is None:
+        return made
+    attributes, slots = (extras or (None, None))[:2]
+    return *made, (attributes, slots, grad, None, None), None, None, fill_result
+
+
+def _is_used_up(root: Any) -> bool:
+    """Whether backward() would fail as some node's saved tensors were freed."""
+    seen: set[Any] = set()
+    todo = [root]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for name in dir(node):
+            if name.startswith("_raw_saved_") or name == "saved_tensors":
+                continue
+            if name.startswith("_saved_"):
+                try:
+                    getattr(node, name)
+                except RuntimeError as error:
+                    if "freed" in str(error):
+                        return True
+        if hasattr(node, "saved_tensors"):
+            try:
+                _ = node.saved_tensors
+            except RuntimeError as error:
+                if "freed" in str(error):
+                    return True
+        todo.extend(following for following, _ in node.next_functions)
+    return False
+
+
+def used_up(*layout: Any) -> Any:
+    """A tensor that is a result of autograd, on memory that others may share."""
+    from .tensors import as_tensor
+
+    torch = importlib.import_module("torch")
+    value = as_tensor(*layout)
+    with torch.enable_grad():
+        anchor = torch.empty((), device=value.device, requires_grad=True)
+        return _used_up_function().apply(anchor, value)
+
+
+def fill_result(tensor: Any, extras: tuple[Any, ...]) -> None:
+    from .tensors import fill_tensor
+
+    attributes, slots, grad, hooks, after = extras
+    fill_tensor(tensor, (attributes, slots, None, hooks, after))
+    if grad is not None:
+        tensor.retain_grad()
+        tensor.grad = grad
+
+
+@functools.cache
+def _used_up_function() -> Any:
+    def forward(ctx: Any, anchor: Any, value: Any) -> Any:
+        ctx.mark_dirty(value)
+        return value
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(USED_UP)
+
+    function: Any = sys.modules["torch"].autograd.Function
+    return type(function)("UsedUp", (function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)})
