@@ -97,10 +97,14 @@ class Diff(msgspec.Struct, frozen=True):
 class Pending:
     """A capture whose state is safe in memory, and that is still to be written."""
 
-    def __init__(self, finish: Callable[[Progress], Checkpoint], checkpoint_id: str, stall_s: float) -> None:
+    def __init__(
+        self, finish: Callable[[Progress], Checkpoint], checkpoint_id: str, stall_s: float, nbytes: int
+    ) -> None:
         self.id = checkpoint_id
         #: How long the namespace had to stand still.
         self.stall_s = stall_s
+        #: Memory that its copies take until it is written.
+        self.nbytes = nbytes
         self._finish = finish
 
     def write(self, progress: Progress = _no_progress) -> Checkpoint:
@@ -151,7 +155,7 @@ class Checkpointer:
         self,
         namespace: dict[str, Any],
         *,
-        parent: Checkpoint | str | None = None,
+        parent: Checkpoint | Pending | str | None = None,
         label: str = "",
         cell: int = 0,
         epoch: int = 0,
@@ -179,7 +183,7 @@ class Checkpointer:
         self,
         namespace: dict[str, Any],
         *,
-        parent: Checkpoint | str | None = None,
+        parent: Checkpoint | Pending | str | None = None,
         label: str = "",
         cell: int = 0,
         epoch: int = 0,
@@ -207,7 +211,7 @@ class Checkpointer:
             with self._writing:
                 return self._write(draft, head, started, stall_s, progress, copied=True)
 
-        return Pending(finish, head["id"], stall_s)
+        return Pending(finish, head["id"], stall_s, draft.copied_bytes)
 
     def forget_changes(self) -> None:
         """Take nothing for written: the next capture looks at everything."""
@@ -222,16 +226,16 @@ class Checkpointer:
     def _look(
         self,
         namespace: dict[str, Any],
-        parent: Checkpoint | str | None,
+        parent: Checkpoint | Pending | str | None,
         label: str,
         cell: int,
         epoch: int,
         touched: frozenset[str] | None,
         source: str | None,
     ) -> tuple[Draft, dict[str, Any]]:
-        parent_id = parent.id if isinstance(parent, Checkpoint) else parent or ""
-        if parent_id:
-            self.store.manifest(parent_id)  # raises NoSuchCheckpoint
+        if isinstance(parent, str) and parent:
+            self.store.manifest(parent)  # raises NoSuchCheckpoint
+        parent_id = parent if isinstance(parent, str) else "" if parent is None else parent.id
         if self._tracker is None or self._tracker.namespace is not namespace:
             self._tracker = Tracker(namespace, self._skip)
         extra = self._capture_hidden(namespace, source, full=touched is None)
@@ -386,7 +390,7 @@ class Checkpointer:
         return found
 
     def find(self, name: str) -> Checkpoint:
-        """A checkpoint by id, by the beginning of its id, by label (the newest of it), or as ``-1``, ``-2`` ….
+        """A checkpoint by id, by the end or beginning of its id, by label (the newest of it), or as ``-1``, ``-2`` ….
 
         Raises NoSuchCheckpoint.
         """
@@ -396,6 +400,8 @@ class Checkpointer:
         for matches in (
             [checkpoint for checkpoint in known if checkpoint.id == name],
             [checkpoint for checkpoint in known if name and checkpoint.label == name][-1:],
+            # The end tells two of them apart; the beginning is the time.
+            [checkpoint for checkpoint in known if len(name) >= 4 and checkpoint.id.endswith(name)],
             [checkpoint for checkpoint in known if len(name) >= 4 and checkpoint.id.startswith(name)],
         ):
             if len(matches) == 1:
