@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
-from jupyter_gpuaas.cell.names import CellNames, is_builtin, of_code
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import CellError, NotShippable
 from jupyter_gpuaas.state import pickling
 from jupyter_gpuaas.state.bundle import Group, group_names, in_order, pack_group
+from jupyter_gpuaas.state.names import CellNames, is_builtin, of_code
 from jupyter_gpuaas.state.pickling import Pickled, Refused
 
 ADVICE = "Nothing was run."

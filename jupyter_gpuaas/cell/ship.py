@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from jupyter_gpuaas.cell import modules, names
+from jupyter_gpuaas.cell import modules
 from jupyter_gpuaas.cell.bundle import Packed, pack
 from jupyter_gpuaas.cell.remote_variable import Description, RemoteVariable
 from jupyter_gpuaas.cell.sync import Plan, Synchroniser
@@ -21,6 +21,7 @@ from jupyter_gpuaas.client.bundles import get_bundle, put_bundle
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import CellError
+from jupyter_gpuaas.state import names
 from jupyter_gpuaas.state.bundle import (
     Buffer,
     FileHead,

@@ -3,7 +3,7 @@
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from jupyter_gpuaas.cell.names import analyse, of_code
+from jupyter_gpuaas.state.names import analyse, of_code
 
 
 def reads(source: str) -> set[str]:

@@ -25,12 +25,12 @@ _DELETES = frozenset({"DELETE_GLOBAL"})
 _BUILTINS = frozenset(dir(builtins))
 
 #: Cell magics whose body is Python that runs in the namespace of the notebook.
-_PYTHON_CELLS = frozenset({"time", "timeit", "prun", "capture", "memit", "mprun", "lprun"})
-_PYTHON_LINES = frozenset({"time", "timeit", "prun", "memit", "mprun", "lprun", "debug", "pinfo"})
+PYTHON_CELLS = frozenset({"time", "timeit", "prun", "capture", "memit", "mprun", "lprun"})
+PYTHON_LINES = frozenset({"time", "timeit", "prun", "memit", "mprun", "lprun", "debug", "pinfo"})
 #: Of these, the ones that leave what they assign in the namespace.
 _KEEPING = frozenset({"time", "capture", "prun"})
-_OPTION = re.compile(r"^\s*-{1,2}\w+(\s+\d+)?")
-_SHELL_NAME = re.compile(r"(?<!\$)\$(\w+)|\{([^{}]+)\}")
+OPTION = re.compile(r"^\s*-{1,2}\w+(\s+\d+)?")
+SHELL_NAME = re.compile(r"(?<!\$)\$(\w+)|\{([^{}]+)\}")
 
 
 @dataclass
@@ -342,23 +342,23 @@ class _Walk(ast.NodeVisitor):
     # -- magics, as the shell's transformer writes them ------------------------------------------
 
     def visit_Call(self, node: ast.Call) -> None:
-        kind, arguments = _magic(node)
+        kind, arguments = read_magic(node)
         if not kind:
             self.generic_visit(node)
-        elif kind == "run_cell_magic" and arguments[0] in _PYTHON_CELLS:
+        elif kind == "run_cell_magic" and arguments[0] in PYTHON_CELLS:
             if arguments[0] != "capture":
                 self._python(arguments[1])
             elif variable := [word for word in arguments[1].split() if word.isidentifier()]:
                 self._assign(variable[0])
             self._python(arguments[2], keep=arguments[0] in _KEEPING)
-        elif kind == "run_line_magic" and arguments[0] in _PYTHON_LINES:
+        elif kind == "run_line_magic" and arguments[0] in PYTHON_LINES:
             self._python(arguments[1], keep=arguments[0] in _KEEPING)
         else:
             for text in arguments[1:] or arguments:
                 self._expansions(text)
 
     def _python(self, text: str, *, keep: bool = False) -> None:
-        while option := _OPTION.match(text):
+        while option := OPTION.match(text):
             text = text[option.end() :]
         inner = _Walk(self._transform)
         inner.bound = set(self.bound)
@@ -374,7 +374,7 @@ class _Walk(ast.NodeVisitor):
 
     def _expansions(self, text: str) -> None:
         """``$name`` and ``{expression}``, which the shell fills in before the magic sees its line."""
-        for match in _SHELL_NAME.finditer(text):
+        for match in SHELL_NAME.finditer(text):
             self._python(match[1] or match[2])
 
 
@@ -382,7 +382,7 @@ def _handlers(node: ast.Try) -> list[list[ast.AST]]:
     return [[handler] for handler in node.handlers]
 
 
-def _magic(node: ast.Call) -> tuple[str, list[str]]:
+def read_magic(node: ast.Call) -> tuple[str, list[str]]:
     """Method and constant arguments of ``get_ipython().method(...)``."""
     match node:
         case ast.Call(
