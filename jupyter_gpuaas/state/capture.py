@@ -19,6 +19,7 @@ from .lost import Lost, told
 from .memory import Chunked, ChunkRef, CopyPool, Layout, Place, lay_out, look, look_at_device
 from .pickler import Pickled, dump
 from .rules.registry import Context, NotRestorable
+from .touched import Known, known_of
 
 #: Names that every namespace has of its own.
 NOT_STATE = frozenset(
@@ -43,9 +44,8 @@ class Group:
         self.devices: list[str] = []
         self.spans: tuple[Span, ...] = ()
         self.references: frozenset[str] = frozenset()
-        #: Global names that the code in it reads.
-        self.reads: frozenset[str] = frozenset()
-        self.escapes: frozenset[str] = frozenset()
+        #: What its code may do to other names.
+        self.known = Known(frozenset(names))
         self.modules: frozenset[str] = frozenset()
         self.verdict = Verdict("stored")
         #: Where its record lies; none until it was written.
@@ -211,10 +211,11 @@ class Tracker:
             joint = [members for members in sets if len(members) > 1] or self._circles(units)
             if not joint:
                 return units, kept
+            all_names = [*(unit.names for unit in units), *(group.names for group in kept)]
             gone: set[int] = set()
             made: list[_Unit] = []
             for members in joint:
-                names = [name for number in members for name in (*units, *kept)[number].names]
+                names = [name for number in members for name in all_names[number]]
                 order = {name: place for place, name in enumerate(values)}
                 unit = self._dump(tuple(sorted(names, key=order.__getitem__)), values)
                 gone |= set(members)
@@ -249,8 +250,14 @@ class Tracker:
         group.places = tuple(unit.layout.places)
         group.makers, group.spans = list(unit.layout.makers), unit.layout.spans
         group.references = frozenset(context.references) - set(unit.names)
-        group.reads = frozenset(name for code in context.codes for name in _globals(code)) | group.references
-        group.escapes, group.modules = frozenset(context.escapes), frozenset(context.modules)
+        group.known = known_of(
+            unit.names,
+            context.codes,
+            references=group.references,
+            objects=context.builtins,
+            escapes=context.escapes,
+        )
+        group.modules = frozenset(context.modules)
         if context.rebuilds:
             group.verdict = Verdict("rebuilt", "; ".join(context.rebuilds))
         known = {
@@ -280,15 +287,6 @@ class Tracker:
         if same and old is not None:
             group.entry = old.entry
         return group, not same
-
-
-def _globals(code: Any) -> set[str]:
-    """Global names that code may use, with those of the functions in it."""
-    found = set(code.co_names)
-    for constant in code.co_consts:
-        if hasattr(constant, "co_names"):
-            found |= _globals(constant)
-    return found
 
 
 def record(group: Group) -> GroupRecord:

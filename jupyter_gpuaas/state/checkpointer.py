@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,19 +16,11 @@ from ..store.blob import chunk_digests, read_blob
 from ..store.manifest import Costs, Manifest, Verdict
 from ..store.seal import validate, validate_record
 from .capture import Draft, Tracker
-
-try:
-    from .hidden import Hidden, kinds
-except ImportError:
-    from types import SimpleNamespace as Hidden
-
-    def kinds():
-        return []
-
-
+from .hidden import BEFORE_NAMES, Hidden, kinds
 from .memory import CopyPool
 from .restore import only, read_records, restore_names
 from .rules.registry import NotRestorable, Restoring
+from .touched import Touch, touched
 from .world import check
 from .writing import Progress, write
 
@@ -218,6 +210,12 @@ class Checkpointer:
         if self._tracker is not None:
             self._tracker.forget()
 
+    def touched_by(self, source: str | Sequence[str], namespace: dict[str, Any], *, background: bool = False) -> Touch:
+        """Which names the cells that ran since the last capture may have changed; see ``touched``."""
+        if self._tracker is None or self._tracker.namespace is not namespace:
+            return Touch(None, "nothing was captured yet")
+        return touched(source, [group.known for group in self._tracker.groups], namespace, background=background)
+
     @property
     def tracker(self) -> Tracker | None:
         """What is known of the namespace from its last capture."""
@@ -342,7 +340,7 @@ class Checkpointer:
             keep = manifest.names.keys() | self._skip | _system_names()
             for name in [name for name in target if name not in keep]:
                 del target[name]
-        early = {HIDDEN.format(kind.kind) for kind in kinds() if getattr(kind, "early", False)}
+        early = {HIDDEN.format(kind) for kind in BEFORE_NAMES}
         first = [record for record in records if early.issuperset(record.names)]
         verdicts = restore_names(manifest, self.store, restoring, records=first, bind=bind)
         self._restore_hidden(hidden, early, world, verdicts)

@@ -90,8 +90,7 @@ def lay_out(views: Sequence[memoryview], owners: dict[int, tuple[Any, ...]]) -> 
             spans[index] = Span(number, start - low, length, views[index].readonly)
         whole = next((index for index in members if bounds[index] == (low, high - low)), None)
         contents.append(views[whole].cast("B") if whole is not None else _memory_at(low, high - low))
-        alone = len(members) == 1 and bounds[members[0]] == (low, high - low)
-        makers.append(owners.get(low, ("bytes",)) if alone else ("bytes",))
+        makers.append(owners.get(low, ("bytes",)) if whole is not None else ("bytes",))
     places = [(low, high - low) for low, high, _ in runs]
     return Layout(places, contents, tuple(span for span in spans if span is not None), makers, views)
 

@@ -44,7 +44,7 @@ class Pickled:
         self.buffers = buffers
         self.context = context
         self._memo = memo
-        self._anchors = {id(obj) for obj in known}
+        self._anchors = {id(obj) for obj in known} | {id(()), id(frozenset())}
 
     def shareable(self) -> list[int]:
         """Ids of the objects in it that another pickle may hold too; valid while the objects live."""
@@ -213,6 +213,8 @@ class _Pickler(pickle.Pickler):
             if isinstance(reduced, tuple) and reduced[0] is not of_namespace:
                 self.context.by_value.add(id(obj))
             return _by_dill(obj) if reduced is None else reduced
+        if kind is types.BuiltinFunctionType:
+            self.context.builtins.append(obj)
         rule = find_rule(kind)
         if rule is not None:
             return rule(obj, self.context)
@@ -271,7 +273,7 @@ def _dill_kinds() -> frozenset[type]:
 
 #: Types whose objects may be in two pickles without anybody noticing that they became two.
 _UNSHARED = (
-    *(str, bytes, int, float, complex, bool, range, slice, tuple, frozenset, type, type(None), type(Ellipsis)),
+    *(str, bytes, int, float, complex, bool, range, slice, type, type(None), type(Ellipsis)),
     *(types.FunctionType, types.BuiltinFunctionType, types.CodeType, types.MethodType, types.ModuleType),
     *(types.MethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType),
     *(types.MemberDescriptorType, types.GenericAlias, type(NotImplemented), enum.Enum, _Vacant, ModuleScope),
@@ -279,6 +281,7 @@ _UNSHARED = (
 _UNSHARED_NAMES = frozenset(
     "datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone zoneinfo.ZoneInfo "
     "decimal.Decimal fractions.Fraction uuid.UUID re.Pattern pathlib.PosixPath pathlib.PurePosixPath "
+    "typing._GenericAlias typing._UnionGenericAlias typing._CallableGenericAlias typing._LiteralGenericAlias "
     "torch.dtype torch.device torch.Size torch.layout torch.memory_format pickle.PickleBuffer".split()
 )
 _unshared_kinds: dict[type, bool] = {}

@@ -1,4 +1,4 @@
-"""A draft becomes a checkpoint: chunks first, then the records of its groups, then the manifest, which is the commit."""
+"""A draft becomes a checkpoint: its chunks first, then the records of its groups, and with the manifest it exists."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ def reduce_array(array: Any, context: Context) -> Any:
     if kind is not numpy.ndarray and (kind.__module__.startswith("numpy.ma") or "__reduce__" in vars(kind)):
         return NotImplemented  # they know how, and keep arrays of their own inside
     base = array.base
+    if type(base) is Within or (type(base).__name__ == "DummyArray" and type(base).__module__.startswith("numpy.lib")):
+        base = base.base  # ours, or that of numpy.lib.stride_tricks
     if base is None or (not array.size and not array.dtype.hasobject):
         return _owner(array, kind, numpy, context)
     offset = _offset(array, base, numpy)
@@ -97,6 +99,8 @@ def _low(array: Any) -> tuple[int, int]:
 def owner(memory: Any, dtype: Any, shape: Any, axes: Any, writeable: bool, subclass: Any) -> Any:
     """An array on memory of its own; where the restore made the memory as this very array, that."""
     numpy = importlib.import_module("numpy")
+    if isinstance(memory, memoryview) and isinstance(memory.obj, numpy.ndarray) and memory.nbytes == memory.obj.nbytes:
+        memory = memory.obj  # the unpickler wraps what was read-only
     if isinstance(memory, numpy.ndarray) and memory.dtype == dtype and memory.shape == tuple(shape):
         array = memory
     else:
@@ -118,11 +122,14 @@ def view_of(base: Any, dtype: Any, shape: Any, strides: Any, offset: int, writea
     buffer = base
     if isinstance(base, numpy.ndarray):
         if dtype.hasobject:
-            flat = base.reshape(-1, order="A")[offset // base.itemsize :]
-            return numpy.lib.stride_tricks.as_strided(flat, shape, strides, writeable=writeable)
+            return numpy.asarray(Within(base, shape, strides, offset, writeable))
         order = "C" if base.flags.c_contiguous else "F"
         buffer = base.reshape(-1, order=order).view(numpy.uint8)
     elif hasattr(base, "untyped_storage"):
+        whole = None if base.requires_grad else base.numpy()
+        if whole is not None and (whole.dtype, whole.shape, whole.strides) == (dtype, tuple(shape), tuple(strides)):
+            if offset == base.storage_offset() * base.element_size():
+                return whole
         torch = sys.modules["torch"]
         buffer = torch.empty(0, dtype=torch.uint8).set_(base.detach().untyped_storage()).numpy()
     # numpy follows the chain of bases down to the owner, so the base of this is the base it had.
@@ -130,6 +137,20 @@ def view_of(base: Any, dtype: Any, shape: Any, strides: Any, offset: int, writea
     if array.flags.writeable and not writeable:
         array.flags.writeable = False
     return array
+
+
+class Within:
+    """Lets numpy make a view of an array of objects at any place in it, which it makes from no buffer."""
+
+    def __init__(self, base: Any, shape: Any, strides: Any, offset: int, writeable: bool) -> None:
+        self.base = base
+        first = base.__array_interface__
+        self.__array_interface__ = {
+            **first,
+            "data": (first["data"][0] + offset, not writeable),
+            "shape": tuple(shape),
+            "strides": tuple(strides),
+        }
 
 
 def subclass_view(subclass: Any, view: tuple[Any, ...]) -> Any:

@@ -39,6 +39,8 @@ def reduce_definition(obj: Any, context: Context, own: frozenset[str]) -> Any:
         source = getattr(sys.modules[obj.__module__], "__file__", None)
         if source is None and not hasattr(obj, "__dict__"):
             return None
+    if "__del__" in vars(obj):
+        context.escaped("finalizer")
     return reduce_class(obj)
 
 

@@ -52,6 +52,8 @@ class Context:
         self.rebuilds: list[str] = []
         #: Code objects that went by value and run in the namespace.
         self.codes: list[Any] = []
+        #: Built-in functions in it, some of which reach variables without naming them.
+        self.builtins: list[Any] = []
         #: Names of the namespace that the pickle refers to instead of holding their objects.
         self.references: set[str] = set()
         #: Ids of functions and classes that went by value.
@@ -71,8 +73,14 @@ class Context:
             self.rebuilds.append(how)
 
     def owns(self, address: int, maker: tuple[Any, ...]) -> None:
-        """Say that the out-of-band buffer at this address is the whole memory of one object, to be allocated so."""
-        self.owners[address] = maker
+        """Say that the out-of-band buffer at this address is the whole memory of one object, to be allocated so.
+
+        numpy knows whether an array owns its memory, and torch does not say so of a storage: an array's word counts.
+        """
+        if maker[0] == "ndarray":
+            self.owners[address] = maker
+        else:
+            self.owners.setdefault(address, maker)
 
     def escaped(self, kind: str) -> None:
         """Say that code that does not name this object may change it."""
