@@ -9,7 +9,7 @@ from typing import Any
 
 from ..rules.registry import NotRestorable
 
-#: How a switch is read and how it is set, by paths below ``torch``; a set path that ends in "=" is an attribute.
+#: How a switch is read and how it is set, by paths below ``torch``; "=" is an attribute that is set.
 _SWITCHES: tuple[tuple[str, str], ...] = (
     ("is_grad_enabled", "set_grad_enabled"),
     ("is_anomaly_enabled", "autograd.set_detect_anomaly"),
@@ -30,6 +30,8 @@ _SWITCHES: tuple[tuple[str, str], ...] = (
     ("backends.cuda.matmul.allow_bf16_reduced_precision_reduction", "="),
     ("utils.deterministic.fill_uninitialized_memory", "="),
 )
+#: Those that are attributes of torch's modules, below ``torch``.
+ATTRIBUTES = tuple(path for path, setter in _SWITCHES if setter == "=")
 _AUTOCAST_DEVICES = ("cuda", "cpu")
 _threads_at_first: int | None = None
 

@@ -12,14 +12,17 @@ from typing import Any
 from .environment import Environment
 from .folder import WorkingFolder
 from .generators import CupyRandom, NumpyRandom, PythonRandom, TorchRandom
+from .history import History, Outputs, Sources, shell_names
 from .imports import Imports
 from .options import MatplotlibSettings, NumpyOptions, PandasOptions
+from .patches import Patches
 from .search_path import SearchPath
+from .shell_settings import ShellSettings
 from .torch_settings import TorchSettings
 from .warning_filters import WarningFilters
 from .world import Hidden, HiddenState, Kind
 
-__all__ = ["BEFORE_NAMES", "Hidden", "HiddenState", "kinds", "mark_baseline", "shell_of"]
+__all__ = ["BEFORE_NAMES", "Hidden", "HiddenState", "kinds", "mark_baseline", "shell_names", "shell_of"]
 
 _KINDS: tuple[Kind, ...] = (
     Environment(),
@@ -31,6 +34,11 @@ _KINDS: tuple[Kind, ...] = (
     PandasOptions(),
     MatplotlibSettings(),
     TorchSettings(),
+    Patches(),
+    Sources(),
+    History(),
+    Outputs(),
+    ShellSettings(),
     PythonRandom(),
     NumpyRandom(),
     TorchRandom(),

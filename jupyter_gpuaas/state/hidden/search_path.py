@@ -48,11 +48,11 @@ class SearchPath(Kind):
 def _moved(path: list[str], baseline: list[str], here: list[str]) -> list[str]:
     """This process's baseline with the same entries added and removed; each added one follows what it followed."""
     moved = [entry for entry in here if entry in path or entry not in baseline]
-    after: str | None = None
+    at = 0
     for entry in path:
         if entry in baseline:
-            after = entry if entry in moved else after
+            at = moved.index(entry, at) + 1 if entry in moved[at:] else at
         elif entry not in moved:
-            moved.insert(moved.index(after) + 1 if after is not None else 0, entry)
-            after = entry
+            moved.insert(at, entry)
+            at += 1
     return moved

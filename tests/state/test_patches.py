@@ -1,0 +1,144 @@
+"""Monkeypatches that a notebook made: found, kept, set again; what libraries change of themselves is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .hidden_session import session
+
+
+def test_ordinary_cells_make_no_patches(tmp_path: Path) -> None:
+    cells = [
+        "import numpy as np, pandas as pd, torch, matplotlib\nmatplotlib.use('agg')\nimport matplotlib.pyplot as plt",
+        "a = np.linalg.norm(np.random.rand(5)); df = pd.DataFrame({'x': [1, 2]}); df.x.mean(); df.index.name = 'i'",
+        "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(3, 3)\n        self.fc.bias.requires_grad = False\n"
+        "    def forward(self, x): return torch.relu(self.fc(x))\n"
+        "net = Net(); opt = torch.optim.Adam(net.parameters()); net(torch.ones(3)).sum().backward(); opt.step()\n"
+        "handle = net.register_forward_hook(lambda *a: None); net.extra = 5; net.fc.weight.grad = None",
+        "fig, ax = plt.subplots(); ax.plot([1, 2]); ax.title.set_text('t'); fig.canvas.draw(); ax.mine = lambda: 1\n"
+        "df.plot(); df.describe(); df.to_json(); pd.read_json; pd.to_datetime(['2020'])",
+        "import warnings, json, random, collections, functools\nwarnings.warn('x'); random.seed(1)\n"
+        "class A(json.JSONEncoder):\n    def default(self, o): return 1\njson.dumps([1], cls=A)\n"
+        "@functools.lru_cache\ndef f(x): return np.fft.fft(x)\n"
+        "P = collections.namedtuple('P', 'x'); p = P(1)",
+        "import torch.utils.data as data\n"
+        "class D(data.Dataset):\n    def __len__(self): return 4\n    def __getitem__(self, i): return torch.ones(1) * i\n"
+        "sum(batch.sum() for batch in data.DataLoader(D(), batch_size=2))\n"
+        "torch.save(net.state_dict(), 'net.pt'); setattr(net, 'more', 1)",
+    ]
+    for full in (False, True):
+        session(tmp_path, cells, "assert loaded_patches == [], loaded_patches", full=full, here=_PATCHES)
+
+
+#: Shows what was found, before it is restored.
+_PATCHES = """
+import pickle
+from jupyter_gpuaas.state.hidden.patches import Patches
+from jupyter_gpuaas.state.hidden import kinds
+loaded_patches = []
+def restore(self, value, world, original=Patches.restore):
+    loaded_patches.extend(place for place, _, _ in value)
+    original(self, value, world)
+Patches.restore = restore
+"""
+
+
+def test_patches_are_set_again(tmp_path: Path) -> None:
+    cells = [
+        "import numpy as np, functools, json, math\nfrom collections import OrderedDict, Counter",
+        "def mine(x): return ('mine', k, x)\nk = 3\n"
+        "np.linalg.norm = mine; np.linalg.limit = 12; math.tau = 7\n"
+        "Counter.shout = lambda self: 'loud'; Counter.made = classmethod(lambda cls: cls.__name__)\n"
+        "Counter.size = property(lambda self: len(self)); json.dumps = functools.partial(json.dumps, indent=1)\n"
+        "del np.linalg.svd",
+        "setattr(json, 'loads', mine)",
+        "x = np.linalg.norm(1)",
+    ]
+    session(
+        tmp_path,
+        cells,
+        "import numpy as np, json, math\nfrom collections import Counter\n"
+        "assert np.linalg.norm is ns['mine'] and ns['mine'](1) == ('mine', 3, 1) and np.linalg.limit == 12\n"
+        "assert math.tau == 7 and Counter('ab').shout() == 'loud' and Counter.made() == 'Counter'\n"
+        "assert Counter('ab').size == 2 and json.dumps([1]) == '[\\n 1\\n]' and json.loads is ns['mine']\n"
+        "assert not hasattr(np.linalg, 'svd') and not lost, lost",
+        names=("mine", "k"),
+    )
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        # Imported and patched by one cell.
+        ["import csv\ndef f(): return 1\ncsv.reader = f"],
+        # By a function of the notebook.
+        [
+            "import csv\ndef f(): return 1\ndef install(module, name):\n    setattr(module, name, f)",
+            "install(csv, 'reader')",
+        ],
+        ["import csv\ndef f(): return 1\ndef install():\n    csv.reader = f", "def twice(): install()", "twice()"],
+        # By a function that imports it.
+        ["def f(): return 1\ndef install():\n    import csv\n    csv.reader = f", "install()", "import csv"],
+        # Under another name.
+        ["import csv as c\nfrom functools import wraps\nold = c.reader\n@wraps(old)\ndef f(): return 1\nc.reader = f"],
+        # By a decorator of the notebook.
+        ["import csv\ndef patched(cls):\n    csv.reader = cls\n    return cls", "@patched\ndef f(): return 1"],
+    ],
+)
+def test_patch_is_found_however_it_was_made(tmp_path: Path, cells: list[str]) -> None:
+    session(tmp_path, cells, "import csv\nassert csv.reader is ns['f'] and csv.reader() == 1", names=("f",))
+
+
+def test_patch_that_no_code_names_is_found_by_a_full_look(tmp_path: Path) -> None:
+    cells = ["import csv\ndef f(): return 1\nexec('import csv; csv.rea' + 'der = f')"]
+    session(tmp_path, cells, "import csv\nassert csv.reader is ns['f']", names=("f",), full=True)
+
+
+def test_own_module_and_switches_made_by_code(tmp_path: Path) -> None:
+    (tmp_path / "settings_of_mine.py").write_text("DEBUG = False\nclass Config:\n    level = 1\n")
+    cells = [
+        "import sys; sys.path.insert(0, '.')\nimport settings_of_mine as s\nimport torch",
+        "s.DEBUG = True; s.Config.level = 5",
+        "torch.backends.opt_einsum.enabled = False",
+    ]
+    session(
+        tmp_path,
+        cells,
+        "import settings_of_mine as s, torch\nassert s.DEBUG and s.Config.level == 5 and not lost, lost\n"
+        "assert not torch.backends.opt_einsum.enabled",
+    )
+
+
+def test_rollback_in_place_sets_patches_back(tmp_path: Path) -> None:
+    session(
+        tmp_path,
+        ["x = 1"],
+        "def look(code):\n    run(code); return kind.capture(Hidden(ns, shell, code))\n"
+        "kind = next(kind for kind in kinds() if kind.kind == 'patches')\n"
+        "first = look('import csv, json\\nreader, dumps = csv.reader, json.dumps')\n"
+        "second = look('def f(): return 1\\ncsv.reader = f; csv.extra = 5; del json.dumps')\n"
+        "assert len(second) == 3 and not first\n"
+        "kind.restore(first, Hidden(ns, shell))\n"
+        "import csv, json\n"
+        "assert csv.reader is ns['reader'] and json.dumps is ns['dumps'] and not hasattr(csv, 'extra')\n"
+        "assert look('pass') == []\n"
+        "kind.restore(second, Hidden(ns, shell))\n"
+        "assert csv.reader is ns['f'] and csv.extra == 5 and not hasattr(json, 'dumps')\n"
+        "assert len(look('csv.reader = reader')) == 2",
+    )
+
+
+def test_value_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
+    cells = [
+        "import csv, json, sys",
+        "def f(): return 1\nclass Bad:\n    def __reduce__(self): raise ValueError('no')\ncsv.reader = Bad(); json.loads = f",
+    ]
+    session(
+        tmp_path,
+        cells,
+        "import csv, json\nassert 'csv.reader' in lost['patches'] and json.loads is ns['f']",
+        names=("f",),
+    )
