@@ -2,25 +2,35 @@
 
 from .base import CHUNK_BYTES, DIGEST_BYTES, Freed, Store, Usage, Written
 from .blob import blob, chunk_digests, destinations, read_blob
+from .cache import CachedStore
 from .folder import FolderStore
 from .memory import MemoryStore
+from .opening import open_store
+from .remote import FsspecStore
+from .retention import Kept, Retention, to_forget
 from .seal import seal, seal_record, validate, validate_record
 
 __all__ = [
     "CHUNK_BYTES",
     "DIGEST_BYTES",
+    "CachedStore",
     "FolderStore",
     "Freed",
+    "FsspecStore",
+    "Kept",
     "MemoryStore",
+    "Retention",
     "Store",
     "Usage",
     "Written",
     "blob",
     "chunk_digests",
     "destinations",
+    "open_store",
     "read_blob",
     "seal",
     "seal_record",
+    "to_forget",
     "validate",
     "validate_record",
 ]

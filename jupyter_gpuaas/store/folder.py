@@ -70,6 +70,8 @@ class FolderStore:
         self._lease: Lease | None = None
         #: Chunks that the next commit may count on.
         self._relied: set[bytes] = set()
+        #: Something of that may be gone: see at the commit.
+        self._doubtful = False
         #: Packs of ours since the last commit; the last is the one that is written to.
         self._open: list[PackWriter] = []
         self._folder_synced = True
@@ -135,7 +137,7 @@ class FolderStore:
                 sync_folder(self._packs)
                 self._folder_synced = True
             with self._leases.shared():
-                if not lease.stands():
+                if self._doubtful or not lease.stands():
                     self._check_relied()
                 self._manifests.write(manifest_id, manifest)
             self._end()
@@ -199,6 +201,7 @@ class FolderStore:
 
     def _end(self) -> None:
         self._relied = set()
+        self._doubtful = False
         if self._lease is not None:
             self._lease.end()
             self._lease = None
@@ -261,14 +264,14 @@ class FolderStore:
         self._used_bytes = self._stored_bytes() if self._quota_bytes else 0
 
     def _abandon(self) -> None:
-        """After a failed fsync nobody knows what of our packs is on the disk."""
+        """After a failed fsync nobody knows what of our packs is on the disk: the chunks must be put again."""
+        self._doubtful = True
         for writer in self._open:
             with self._seeing:
                 self._shelf.discard(
                     [entry for entry in self._shelf.entries(writer.name) if entry[1].end > writer.durable]
                 )
         self._close_packs()
-        self._end()
 
     def _close_packs(self) -> None:
         for writer in self._open:
@@ -283,7 +286,7 @@ class FolderStore:
         if gone:
             self._end()
             raise ChunkMissing(
-                f"{len(gone)} chunks were collected before this checkpoint was committed.", hint="Take it again."
+                f"{len(gone)} chunks were lost before this checkpoint was committed.", hint="Take it again."
             )
 
     def _stored_bytes(self) -> int:

@@ -34,7 +34,7 @@ Open = Callable[[str], AbstractContextManager[int]]
 
 def read_chunks(wanted: Iterable[Wanted], opened: Open) -> tuple[list[Wanted], list[Wanted]]:
     """Read and verify; gives those that are damaged, and those whose pack is not there any more."""
-    runs = list(_runs(wanted))
+    runs = list(neighbours(wanted, run_bytes=_RUN_BYTES, gap_bytes=_GAP_BYTES))
     if len(runs) == 1:
         return _read_run(runs[0], opened)
     damaged: list[Wanted] = []
@@ -46,16 +46,16 @@ def read_chunks(wanted: Iterable[Wanted], opened: Open) -> tuple[list[Wanted], l
     return damaged, gone
 
 
-def _runs(wanted: Iterable[Wanted]) -> Iterator[list[Wanted]]:
-    """Neighbours in a pack, to be read with one call."""
+def neighbours(wanted: Iterable[Wanted], *, run_bytes: int, gap_bytes: int) -> Iterator[list[Wanted]]:
+    """Group what lies side by side in a pack, to be read with one call."""
     run: list[Wanted] = []
     size = 0
     for item in sorted(wanted, key=lambda item: (item.place.pack, item.place.offset)):
         place = item.place
         if run:
             last = run[-1].place
-            near = last.pack == place.pack and 0 <= place.offset - last.end <= _GAP_BYTES
-            if not near or len(run) == _RUN_CHUNKS or size + place.stored_bytes > _RUN_BYTES:
+            near = last.pack == place.pack and 0 <= place.offset - last.end <= gap_bytes
+            if not near or len(run) == _RUN_CHUNKS or size + place.stored_bytes > run_bytes:
                 yield run
                 run, size = [], 0
         run.append(item)
@@ -83,13 +83,17 @@ def _read_run(run: Sequence[Wanted], opened: Open) -> tuple[list[Wanted], list[W
             _read_into(file, vector, start)
     except FileNotFoundError:
         return [], list(run)
-    return [item for item, payload in zip(run, payloads, strict=True) if not _settle(item, payload)], []
+    return [item for item, payload in zip(run, payloads, strict=True) if not settle(item, payload)], []
 
 
-def _settle(item: Wanted, payload: Buffer) -> bool:
+def settle(item: Wanted, payload: Buffer) -> bool:
     """Bring a payload to where it is wanted; False when it is not the chunk."""
     if item.place.codec == RAW:
-        return len(payload) == len(item.memory) and matches(item.digest, item.memory)
+        if len(payload) != len(item.memory):
+            return False
+        if payload is not item.memory:
+            item.memory[:] = payload
+        return matches(item.digest, item.memory)
     data = decode(item.place.codec, payload, item.place.raw_bytes)
     if data is None or len(data) != len(item.memory) or not matches(item.digest, data):
         return False

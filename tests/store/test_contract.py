@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from blake3 import blake3
 
 from jupyter_gpuaas.errors import ChunkMissing, NoSuchCheckpoint, QuotaReached, StoreError
-from jupyter_gpuaas.store import CHUNK_BYTES, FolderStore, MemoryStore, Store
+from jupyter_gpuaas.store import CHUNK_BYTES, CachedStore, FolderStore, FsspecStore, MemoryStore, Store
 
 Chunk = tuple[bytes, bytes]
 Make = Callable[..., Store]
@@ -42,18 +43,44 @@ def references(manifest: bytes) -> list[bytes]:
     return [manifest[at : at + 32] for at in range(0, len(manifest), 32)]
 
 
-@pytest.fixture(params=["memory", "folder"])
+@pytest.fixture(scope="module")
+def s3() -> Iterator[tuple[str, dict[str, object]]]:
+    """URL of a bucket of an S3 server, and what fsspec needs to get at it."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
+    s3fs.S3FileSystem(**options, skip_instance_cache=True).mkdir("bucket")
+    yield "s3://bucket", options
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "folder", "fsspec-memory", "fsspec-file", "s3", "cached"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Opens a store; each call gives the same place anew, where the store has one."""
     opened: list[Store] = []
+    kind = request.param
+    url, options = f"memory://{uuid.uuid4().hex}", {}
+    if kind == "fsspec-file":
+        url = f"file://{tmp_path}/store"
+    elif kind == "s3":
+        bucket, options = request.getfixturevalue("s3")
+        url = f"{bucket}/{uuid.uuid4().hex}/prefix"
 
     def make_store(*, quota_bytes: int = 0) -> Store:
-        kind = request.param
         store: Store
         if kind == "memory":
             store = MemoryStore(quota_bytes=quota_bytes)
-        else:
+        elif kind == "folder":
             store = FolderStore(tmp_path / "store", quota_bytes=quota_bytes)
+        elif kind == "cached":
+            near = FolderStore(tmp_path / f"near{len(opened)}")
+            store = CachedStore(near, FolderStore(tmp_path / "store", quota_bytes=quota_bytes), near_bytes=CHUNK_BYTES)
+        else:
+            store = FsspecStore(url, options=options, quota_bytes=quota_bytes, pack_bytes=2 * CHUNK_BYTES)
         opened.append(store)
         return store
 
