@@ -23,7 +23,7 @@ def reduce_array(array: Any, context: Context) -> Any:
     base = array.base
     if type(base) is Within or (type(base).__name__ == "DummyArray" and type(base).__module__.startswith("numpy.lib")):
         base = base.base  # ours, or that of numpy.lib.stride_tricks
-    if base is None or (not array.size and not array.dtype.hasobject):
+    if base is None:
         return _owner(array, kind, numpy, context)
     offset = _offset(array, base, numpy)
     if offset is None:
