@@ -81,7 +81,7 @@ def _imported(sources: list[str]) -> set[str]:
                 found.update(alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
                 found.add(node.module.partition(".")[0])
-    return {name for name in found if not name.startswith("mine_")}
+    return {name for name in found if not name.startswith(("mine_", "__"))}
 
 
 def load_cases() -> list[Case]:

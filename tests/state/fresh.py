@@ -195,7 +195,7 @@ def _phase_load(system: System, case: Case, folder: Path) -> dict[str, Any]:
         restored = system.load(folder)
     except BaseException as error:
         return {"error": _said(error)}
-    answer: dict[str, Any] = {"report": dict(restored.report)}
+    answer: dict[str, Any] = {"report": dict(restored.report), "untold": _untold(restored)}
     for part, source in (("check", case.check), ("witness", WITNESS_CHECK), ("strict", case.strict)):
         try:
             run_source(source, f"<{part}>", restored.namespace)
@@ -203,6 +203,20 @@ def _phase_load(system: System, case: Case, folder: Path) -> dict[str, Any]:
         except BaseException as error:
             answer[part] = {"kind": type(error).__name__, "said": _said(error)}
     return answer
+
+
+def _untold(restored: Restored) -> list[str]:
+    """Names that are reported as lost and do not say why when they are touched."""
+    untold = []
+    for name, (outcome, note) in restored.report.items():
+        if outcome == "lost" and name.isidentifier():
+            try:
+                restored.namespace[name].touched_by_the_harness
+            except Exception as error:
+                if note and note in str(error):
+                    continue
+            untold.append(name)
+    return untold
 
 
 def _said(error: BaseException) -> str:
@@ -279,17 +293,19 @@ def _reseed() -> None:
 
 def zygote(system_files: list[str]) -> None:
     """Import libraries, then fork a child for each line of standard input until it ends."""
-    for name in PRELOADED:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            continue
+    wanted = list(PRELOADED)
     for file in system_files:
         spec = importlib.util.spec_from_file_location(Path(file).stem, file)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         SYSTEMS.update(module.SYSTEMS)
+        wanted += module.PRELOADED
+    for name in wanted:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -416,7 +432,7 @@ class Processes:
     python
         The interpreter; another one for a system that lives in an environment of its own.
     system_files
-        Python files with a dict ``SYSTEMS`` of more systems.
+        Python files with a dict ``SYSTEMS`` of more systems, and ``PRELOADED``, what to import before the forks.
     """
 
     def __init__(self, python: str = sys.executable, system_files: list[Path] | None = None) -> None:
@@ -456,6 +472,8 @@ def _judge(loaded: dict[str, Any], case: Case) -> Verdict:
     notes = "; ".join(f"{name} {outcome}: {note}" for name, (outcome, note) in report.items() if outcome != "stored")
     if loaded["witness"]:
         return Verdict("wrong", f"{loaded['witness']['said']} ({notes})")
+    if loaded["untold"]:
+        return Verdict("wrong", f"lost, but touched without a reason: {', '.join(loaded['untold'])} ({notes})")
     said = {outcome for outcome, _ in report.values()}
     if "lost" in said:
         return Verdict("reported", notes)

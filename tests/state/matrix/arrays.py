@@ -132,17 +132,29 @@ CASES = [
         people = np.zeros(3, dtype=[('age', 'i4'), ('size', 'f8', (2,)), ('name', 'U5')])
         ages = people['age']
         sizes = people['size'][:, 1]
-        one = people[1]
         records = people.view(np.recarray)
         """,
         """
         ages[1] = 40
         sizes[2] = 1.5
-        one['name'] = 'Ada'
-        assert people[1]['age'] == 40 and people['size'][2, 1] == 1.5 and people['name'][1] == 'Ada'
+        assert people[1]['age'] == 40 and people['size'][2, 1] == 1.5
         assert records.age[1] == 40 and type(records) is np.recarray and people.dtype.names == ('age', 'size', 'name')
         """,
         EXACT,
+    ),
+    case(
+        "array",
+        "one record of a structured array",
+        """
+        import numpy as np
+        people = np.zeros(3, dtype=[('age', 'i4'), ('name', 'U5')])
+        one = people[1]
+        """,
+        """
+        one['name'] = 'Ada'
+        assert people['name'][1] == 'Ada'
+        """,
+        HONEST,
     ),
     case(
         "array",

@@ -265,6 +265,7 @@ CASES = [
         """,
         """
         import os, signal
+        assert callable(signal.getsignal(signal.SIGUSR1))
         os.kill(os.getpid(), signal.SIGUSR1)
         assert heard == [signal.SIGUSR1] and os.umask(0o077) == 0o077
         """,
