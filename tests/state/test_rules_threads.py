@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from jupyter_gpuaas.state.rules.registry import NotRestorable
+from jupyter_gpuaas.state.rules.threads import _is_idle
 
 from .roundtrip import cell, roundtrip
 
@@ -123,10 +124,8 @@ from concurrent.futures import ThreadPoolExecutor
 pool = ThreadPoolExecutor(2); list(pool.map(abs, range(9)))
 """
     )
-    for thread in made["pool"]._threads:  # Its last item may just be ending.
-        for _ in range(1000):
-            if not made["pool"]._work_queue.qsize():
-                break
+    while not all(map(_is_idle, made["pool"]._threads)):
+        pass  # The last item has given its result and is just ending.
     new, _, _ = roundtrip(made)
     made["pool"].shutdown()
     with new["pool"] as pool:
