@@ -177,16 +177,14 @@ class Shelf:
     def _read_index(self, name: str, start: int, pack_bytes: int) -> bytes:
         try:
             file = os.open(self.folder / (name + INDEX_SUFFIX), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:  # none, or no file of ours
+            try:
+                size = os.fstat(file).st_size - start
+                # An entry takes less room here than there; that of a pack of nothing but its header may be larger.
+                return _read_exactly(file, start, size) if 0 < size <= 2 * pack_bytes + 4096 else b""
+            finally:
+                os.close(file)
+        except OSError:  # there is none, or what is there is none; the pack itself tells all
             return b""
-        try:
-            size = os.fstat(file).st_size - start
-            # An entry takes less room here than there, but an adopted index has one batch more than that.
-            if not 0 < size <= 2 * pack_bytes + 4096:
-                return b""
-            return _read_exactly(file, start, size)
-        finally:
-            os.close(file)
 
     def _take(self, seen: _Seen, entries: Iterable[Entry]) -> None:
         for entry in entries:
