@@ -30,7 +30,7 @@ def test_loggers_come_back_with_what_was_set(mine: None, tmp_path: Path) -> None
         f"""
 import logging, sys
 log = logging.getLogger("mine.a"); log.setLevel(10); log.propagate = False
-h = logging.StreamHandler(sys.stdout); h.setFormatter(logging.Formatter("%(levelname)s!%(message)s")); h.set_name("mine")
+h = logging.StreamHandler(sys.stdout); h.setFormatter(logging.Formatter("%(message)s")); h.set_name("mine")
 f = logging.FileHandler({str(tmp_path / "log")!r}, mode="w"); log.addHandler(h)
 log.addHandler(f); log.warning("one")
 log.addFilter(lambda record: record.msg != "no")

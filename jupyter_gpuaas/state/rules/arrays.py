@@ -32,7 +32,7 @@ def reduce_array(array: Any, context: Context) -> Any:
     view = (base, array.dtype, array.shape, array.strides, offset, array.flags.writeable)
     if kind is numpy.ndarray:
         return view_of, view
-    return subclass_view, (kind, view), array.__dict__ or None
+    return subclass_view, (kind, view), array.__dict__ or None, None, None, fill_attributes
 
 
 def _owner(array: Any, kind: type, numpy: Any, context: Context) -> Any:
@@ -56,7 +56,7 @@ def _owner(array: Any, kind: type, numpy: Any, context: Context) -> Any:
             order = "C" if run is plain else "F"
             context.owns(array.__array_interface__["data"][0], ("ndarray", array.dtype.str, array.shape, order))
     made = (memory, array.dtype, array.shape, axes, writeable, subclass)
-    return owner, made, *state
+    return owner, made, *state, *((None, None, fill_attributes) if state else ())
 
 
 def _offset(array: Any, base: Any, numpy: Any) -> int | None:
@@ -155,6 +155,11 @@ class Within:
 
 def subclass_view(subclass: Any, view: tuple[Any, ...]) -> Any:
     return view_of(*view).view(subclass)
+
+
+def fill_attributes(array: Any, attributes: dict[str, Any]) -> None:
+    """Set a subclass's attributes; its ``__setstate__`` would take them for numpy's own state."""
+    array.__dict__.update(attributes)
 
 
 def fill_objects(array: Any, state: tuple[Any, ...]) -> None:
