@@ -14,10 +14,13 @@ from .folder import WorkingFolder
 from .generators import CupyRandom, NumpyRandom, PythonRandom, TorchRandom
 from .history import History, Outputs, Sources, shell_names
 from .imports import Imports
+from .interpreter import DecimalContext, Interpreter, Locale
+from .logs import Logs
 from .options import MatplotlibSettings, NumpyOptions, PandasOptions
 from .patches import Patches
 from .search_path import SearchPath
 from .shell_settings import ShellSettings
+from .shell_tables import ShellTables
 from .torch_settings import TorchSettings
 from .warning_filters import WarningFilters
 from .world import Hidden, HiddenState, Kind
@@ -34,11 +37,16 @@ _KINDS: tuple[Kind, ...] = (
     PandasOptions(),
     MatplotlibSettings(),
     TorchSettings(),
+    DecimalContext(),
+    Locale(),
+    Interpreter(),
+    Logs(),
     Patches(),
     Sources(),
     History(),
     Outputs(),
     ShellSettings(),
+    ShellTables(),
     PythonRandom(),
     NumpyRandom(),
     TorchRandom(),

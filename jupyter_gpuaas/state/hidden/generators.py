@@ -36,7 +36,7 @@ class NumpyRandom(Kind):
         state = mtrand.get_state(legacy=False)
         if state["bit_generator"] != "MT19937":
             generator = mtrand.get_bit_generator()
-            named = keep(generator, world.namespace)
+            named = keep(generator, world)
             return {"other": state, "generator": named if isinstance(named, Named) else None}
         inner = state["state"]
         return {

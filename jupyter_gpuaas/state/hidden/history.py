@@ -118,10 +118,10 @@ class Outputs(Kind):
     def capture(self, world: Hidden) -> Any:
         if world.shell is None:
             return None
-        space, hook = world.namespace, world.shell.displayhook
+        hook = world.shell.displayhook
         return {
-            "out": {n: _by_number(n, value, space) for n, value in world.shell.history_manager.output_hist.items()},
-            "last": [_by_under(name, getattr(hook, name, ""), space) for name in ("_", "__", "___")],
+            "out": {n: _by_number(n, value, world) for n, value in world.shell.history_manager.output_hist.items()},
+            "last": [_by_under(name, getattr(hook, name, ""), world) for name in ("_", "__", "___")],
             "reprs": dict(world.shell.history_manager.output_hist_reprs),
         }
 
@@ -155,12 +155,12 @@ class Outputs(Kind):
         losses.told()
 
 
-def _by_number(n: Any, value: Any, space: dict[str, Any]) -> Any:
-    return Named(f"_{n}") if space.get(f"_{n}", Kind) is value else keep(value, space)
+def _by_number(n: Any, value: Any, world: Hidden) -> Any:
+    return Named(f"_{n}") if world.namespace.get(f"_{n}", Kind) is value else keep(value, world)
 
 
-def _by_under(name: str, value: Any, space: dict[str, Any]) -> Any:
-    return Named(name) if space.get(name, Kind) is value else keep(value, space)
+def _by_under(name: str, value: Any, world: Hidden) -> Any:
+    return Named(name) if world.namespace.get(name, Kind) is value else keep(value, world)
 
 
 class Sources(Kind):

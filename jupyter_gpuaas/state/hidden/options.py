@@ -19,14 +19,12 @@ class NumpyOptions(Kind):
             return None
         options = dict(numpy.get_printoptions())
         if options.get("formatter") is not None:
-            options["formatter"] = {
-                kind: keep(format, world.namespace) for kind, format in options["formatter"].items()
-            }
+            options["formatter"] = {kind: keep(format, world) for kind, format in options["formatter"].items()}
         called = numpy.geterrcall()
         return {
             "print": options,
             "error": dict(numpy.geterr()),
-            "call": keep(called, world.namespace),
+            "call": keep(called, world),
             "buffer": int(numpy.getbufsize()),
         }
 
@@ -69,7 +67,7 @@ class PandasOptions(Kind):
                 found = found[part]
             default = registered.defval
             if found is not default and not _same(found, default):
-                changed[name] = keep(found, world.namespace)
+                changed[name] = keep(found, world)
         return changed
 
     def restore(self, value: Any, world: Hidden) -> None:

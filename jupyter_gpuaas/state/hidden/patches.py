@@ -49,6 +49,8 @@ class Patches(Kind):
         self._modules: dict[str, dict[str, Any]] = {}
         self._classes: dict[type, dict[str, Any]] = {}
         self._loaded = 0
+        #: Whether what was there at the first look may be the notebook's.
+        self._late = True
         #: Places that the notebook set, with what was there before.
         self._places: dict[Place, Any] = {}
 
@@ -58,6 +60,7 @@ class Patches(Kind):
         self._places.clear()
         self._loaded = 0
         self._see_new(world.namespace)
+        self._late = False
 
     # -- finding -----------------------------------------------------------------------------------------------
 
@@ -82,7 +85,7 @@ class Patches(Kind):
             elif place in _STREAMS:
                 value.append((place, True, Unkept("was replaced by the notebook; do so again")))
             else:
-                value.append((place, True, keep(now, space)))
+                value.append((place, True, keep(now, world)))
         return value
 
     def _see_new(self, space: dict[str, Any]) -> set[str]:
@@ -105,10 +108,10 @@ class Patches(Kind):
         if not first_look:
             # The cell that imported them may have patched them as well.
             for module in fresh.values():
-                self._look_at(module, space)
+                self._look_at(module, space, fresh=True)
                 for value in list(vars(module).values()):
                     if issubclass(type(value), type) and value in self._classes and _home(value) in fresh:
-                        self._look_at(value, space)
+                        self._look_at(value, space, fresh=True)
         return set() if first_look else set(fresh)
 
     def _note_said(self, place: Place, fresh: set[str]) -> None:
@@ -126,13 +129,16 @@ class Patches(Kind):
                 before = _UNKNOWN  # the module makes it by code
         self._places[place] = before
 
-    def _look_at(self, owner: Any, space: dict[str, Any]) -> None:
+    def _look_at(self, owner: Any, space: dict[str, Any], fresh: bool = False) -> None:
         """Note attributes of a module or class whose values are the notebook's."""
         start = place_of(owner)
         if start is None:
             return
         known = self._known(owner)
+        looked = known if not (self._late or fresh) else {}
         for name, value in list(vars(owner).items()):
+            if looked.get(name, _MISSING) is value:
+                continue
             if made_by_notebook(value, space) and name not in _NOT_PATCHES:
                 place = (*start, name)
                 if place not in self._places and place not in _ELSEWHERE:

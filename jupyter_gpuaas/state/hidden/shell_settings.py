@@ -111,7 +111,7 @@ class ShellSettings(Kind):
                 manager.soft_define_alias(name, command)
 
     def _restore_traits(self, changed: dict[tuple[str, str], Any], shell: Any, losses: Losses) -> None:
-        present = {type(one).__name__: one for one in shell.configurables}
+        present = {type(one).__name__: one for one in _configurables(shell)}
         wanted = dict(changed)
         for (owner, name), value in self._settings(shell).items():
             if (owner, name) not in wanted:
@@ -131,7 +131,7 @@ class ShellSettings(Kind):
     def _settings(self, shell: Any) -> dict[tuple[str, str], Any]:
         """Configurable traits with plain values, by class and name."""
         found: dict[tuple[str, str], Any] = {}
-        for one in shell.configurables:
+        for one in _configurables(shell):
             kind = type(one)
             names = self._names.get(kind)
             if names is None:
@@ -147,8 +147,12 @@ class ShellSettings(Kind):
         return found
 
 
+def _configurables(shell: Any) -> list[Any]:
+    return [*shell.configurables, *shell.display_formatter.formatters.values()]
+
+
 def _default(shell: Any, owner: str, name: str) -> Any:
-    for one in shell.configurables:
+    for one in _configurables(shell):
         if type(one).__name__ == owner:
             try:
                 return type(one).class_traits()[name].default(one)
@@ -201,4 +205,4 @@ def _custom(shell: Any, world: Hidden) -> Any:
     handler = wrapped.__closure__[names.index("handler")].cell_contents
     if not made_by_notebook(handler, world.namespace):
         return None
-    return keep(shell.custom_exceptions, world.namespace), keep(handler, world.namespace)
+    return keep(shell.custom_exceptions, world), keep(handler, world)

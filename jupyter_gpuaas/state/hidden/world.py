@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from ..lost import Lost
 from ..pickler import dump
 from ..rules.registry import Context, NotRestorable, _restoring
 
@@ -48,6 +49,15 @@ class Hidden:
             return ast.parse(self.shell.transform_cell(self.cell) if self.shell is not None else "")
         except Exception:  # An input transformer of the user's may raise anything.
             return ast.Module([], [])
+
+    @cached_property
+    def bound(self) -> dict[int, str]:
+        """id of each object that the namespace binds -> its name."""
+        bound: dict[int, str] = {}
+        for name, value in list(self.namespace.items()):
+            if isinstance(name, str) and (id(value) not in bound or bound[id(value)].startswith("_")):
+                bound[id(value)] = name
+        return bound
 
     def mentions(self, *words: str) -> bool:
         """Whether the cell's source has one of these words in it."""
@@ -142,15 +152,15 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _tried: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
-def keep(value: Any, namespace: dict[str, Any]) -> Any:
+def keep(value: Any, world: Hidden) -> Any:
     """The value, or what stands for it: its name in the namespace, or the reason why it cannot be kept."""
     if isinstance(value, _PLAIN):
         return value
-    name = name_of(value, namespace)
+    name = name_of(value, world)
     if name is not None:
         return Named(name)
     if isinstance(value, types.MethodType):
-        owner = name_of(value.__self__, namespace)
+        owner = name_of(value.__self__, world)
         if owner is not None:
             return (Named(owner), value.__func__.__name__)
     try:
@@ -158,7 +168,7 @@ def keep(value: Any, namespace: dict[str, Any]) -> Any:
     except TypeError:  # It takes no weak references, or has no hash.
         reason = None
     if reason is None:
-        reason = _reason(value, namespace)
+        reason = _reason(value, world.namespace)
         with contextlib.suppress(TypeError):
             _tried[value] = reason
     return Unkept(reason) if reason else value
@@ -188,19 +198,19 @@ def kept(value: Any, namespace: dict[str, Any]) -> Any:
     if isinstance(value, Named):
         if value.name not in namespace:
             raise NotRestorable(f"needs {value.name}, which is not there")
-        return namespace[value.name]
+        found = namespace[value.name]
+        if type(found) is Lost:
+            raise NotRestorable(f"needs {value.name}, which was not restored")
+        return found
     return value
 
 
-def name_of(value: Any, namespace: dict[str, Any]) -> str | None:
+def name_of(value: Any, world: Hidden) -> str | None:
     """A name that the namespace binds to this very object."""
     own = getattr(value, "__name__", None)
-    if isinstance(own, str) and namespace.get(own) is value:
+    if isinstance(own, str) and world.namespace.get(own) is value:
         return own
-    for name, bound in list(namespace.items()):
-        if bound is value and isinstance(name, str):
-            return name
-    return None
+    return world.bound.get(id(value))
 
 
 def made_by_notebook(value: Any, namespace: dict[str, Any], depth: int = 2) -> bool:

@@ -1,0 +1,119 @@
+"""Loggers: their levels, and the handlers and filters that the notebook gave them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from ..rules.registry import NotRestorable
+from .world import Hidden, Kind, Losses, keep, kept, made_by_notebook, name_of
+
+_ROOT = ""
+#: Level, propagate, disabled.
+_Level = tuple[int, bool, bool]
+
+
+class Logs(Kind):
+    """Levels of all loggers that are not as a new one is; handlers where they are the notebook's.
+
+    A library gives its own loggers their handlers when it is imported. The root's, those of loggers that belong to no
+    imported library, and those that a name of the notebook holds or a cell defined are the notebook's.
+    """
+
+    kind = "logging"
+
+    def __init__(self) -> None:
+        #: By logger that was not as new: handlers and filters that were there before the notebook, and its level.
+        self._before: dict[str, list[Any]] = {}
+        self._levels: dict[str, _Level] = {}
+
+    def mark(self, world: Hidden) -> None:
+        loggers = [(name, logger) for name, logger in _loggers() if not _is_as_new(logger)]
+        self._before = {name: [*logger.handlers, *logger.filters] for name, logger in loggers}
+        self._levels = {name: _level(logger) for name, logger in loggers}
+
+    def capture(self, world: Hidden) -> Any:
+        levels: dict[str, _Level] = {}
+        parts: dict[str, tuple[list[Any], list[Any]]] = {}
+        taken = []
+        for name, logger in _loggers():
+            if _is_as_new(logger) and name not in self._levels:
+                continue
+            level = _level(logger)
+            if level != self._usual(name):
+                levels[name] = level
+            before = self._before.get(name, ())
+            if any(part not in logger.handlers and part not in logger.filters for part in before):
+                taken.append(name)
+            if logger.handlers or logger.filters:
+                handlers = [keep(one, world) for one in logger.handlers if self._is_users(one, name, world)]
+                filters = [keep(one, world) for one in logger.filters if self._is_users(one, name, world)]
+                if handlers or filters:
+                    parts[name] = handlers, filters
+        return {"levels": levels, "parts": parts, "taken": taken, "disable": logging.root.manager.disable}
+
+    def _usual(self, name: str) -> _Level:
+        return self._levels.get(name, (logging.WARNING if name == _ROOT else logging.NOTSET, True, False))
+
+    def _is_users(self, part: Any, name: str, world: Hidden) -> bool:
+        if any(part is known for known in self._before.get(name, ())):
+            return False
+        library = name.partition(".")[0]
+        if name == _ROOT or library == "__main__" or library not in sys.modules:
+            return True
+        return made_by_notebook(part, world.namespace) or name_of(part, world) is not None
+
+    def restore(self, value: Any, world: Hidden) -> None:
+        losses = Losses()
+        logging.disable(value["disable"])
+        for name, logger in _loggers():
+            if name not in value["levels"]:
+                _set_level(logger, self._usual(name))
+            for part in [*logger.handlers, *logger.filters]:
+                if self._is_users(part, name, world):
+                    _remove(logger, part)
+            for part in self._before.get(name, ()):
+                if name in value["taken"]:
+                    _remove(logger, part)
+                elif part not in logger.handlers and part not in logger.filters:
+                    (logger.addHandler if isinstance(part, logging.Handler) else logger.addFilter)(part)
+        for name, level in value["levels"].items():
+            _set_level(logging.getLogger(name or None), level)
+        for name, (handlers, filters) in value["parts"].items():
+            logger = logging.getLogger(name or None)
+            for add, stored in [(logger.addHandler, one) for one in handlers] + [
+                (logger.addFilter, one) for one in filters
+            ]:
+                try:
+                    add(kept(stored, world.namespace))
+                except NotRestorable as error:
+                    losses.add(f"a handler or filter of logger {name or 'root'} {error}")
+        losses.told()
+
+
+def _remove(logger: Any, part: Any) -> None:
+    logger.removeHandler(part)
+    logger.removeFilter(part)
+
+
+def _loggers() -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = [(_ROOT, logging.root)]
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger):
+            found.append((name, logger))
+    return found
+
+
+def _is_as_new(logger: Any) -> bool:
+    return not (logger.level or logger.handlers or logger.filters or logger.disabled) and logger.propagate is True
+
+
+def _level(logger: Any) -> _Level:
+    return int(logger.level), bool(logger.propagate), bool(logger.disabled)
+
+
+def _set_level(logger: Any, level: _Level) -> None:
+    if _level(logger) != level:
+        logger.setLevel(level[0])
+        logger.propagate, logger.disabled = level[1:]
