@@ -208,20 +208,27 @@ class Tracker:
                 [group.ids for group in kept],
                 [*places, *(group.places for group in kept)],
             )
+            met = [number for members in sets if len(members) > 1 for number in members if number >= len(units)]
+            if met:
+                # What is known of them may be of objects that are gone, whose addresses others have now: look, as
+                # only ids of objects that live at the same time can be compared.
+                close = [kept[number - len(units)] for number in met]
+                kept = [group for group in kept if group not in close]
+                for group in close:
+                    units += self._parts(self._dump(group.names, values), values)
+                continue
             joint = [members for members in sets if len(members) > 1] or self._circles(units)
             if not joint:
                 return units, kept
-            all_names = [*(unit.names for unit in units), *(group.names for group in kept)]
             gone: set[int] = set()
             made: list[_Unit] = []
             for members in joint:
-                names = [name for number in members for name in all_names[number]]
+                names = [name for number in members for name in units[number].names]
                 order = {name: place for place, name in enumerate(values)}
                 unit = self._dump(tuple(sorted(names, key=order.__getitem__)), values)
                 gone |= set(members)
                 made.append(unit)
             units = [unit for number, unit in enumerate(units) if number not in gone] + made
-            kept = [group for number, group in enumerate(kept, len(places)) if number not in gone]
 
     def _circles(self, units: list[_Unit]) -> list[list[int]]:
         """Units whose definitions refer to each other, so that none could be restored first."""

@@ -8,8 +8,6 @@ one opcode. A function or class that the namespace binds to its own name is pick
 from __future__ import annotations
 
 import builtins
-import enum
-import gc
 import io
 import os
 import pickle
@@ -17,11 +15,14 @@ import sys
 import types
 from collections.abc import Sequence
 from contextlib import contextmanager
-from sys import getrefcount
 from typing import Any, cast
 
-from .rules.definitions import ModuleScope, of_namespace, reduce_definition
+from .rules.definitions import of_namespace, reduce_definition
 from .rules.registry import Context, NotRestorable, Restoring, _restoring, find_rule
+from .sharing import by_memo, by_search
+
+#: Beyond this much pickle, going through its memo costs more than making it.
+LARGE_BYTES = 512 * 1024
 
 
 class TooLarge(Exception):
@@ -38,34 +39,26 @@ class Pickled:
     """
 
     def __init__(
-        self, stream: memoryview, buffers: list[memoryview], context: Context, memo: Any, known: list[Any]
+        self,
+        values: tuple[Any, ...],
+        stream: memoryview,
+        buffers: list[memoryview],
+        context: Context,
+        memo: Any,
+        known: list[Any],
     ) -> None:
+        self._values = values
         self.stream = stream
         self.buffers = buffers
         self.context = context
         self._memo = memo
-        self._anchors = {id(obj) for obj in known} | {id(()), id(frozenset())}
+        self._anchors = {id(obj) for obj in known}
 
     def shareable(self) -> list[int]:
         """Ids of the objects in it that another pickle may hold too; valid while the objects live."""
-        # Called for a million objects: nothing of Python's is called for each, and nothing of it is garbage.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            memo = self._memo.copy()
-            kinds = {type(obj) for _, obj in memo.values()}
-            unshared = {kind for kind in kinds if _is_unshared(kind)}
-            by_value = self.context.by_value
-            # What only the memo holds was made by a rule and is gone with it; its address will be another object's.
-            # Held by: the memo, the pair in its copy, the name here, the argument.
-            return [
-                key
-                for key, (_, obj) in memo.items()
-                if (type(obj) not in unshared or key in by_value) and key not in self._anchors and getrefcount(obj) > 4
-            ]
-        finally:
-            if collects:
-                gc.enable()
+        if self.stream.nbytes > LARGE_BYTES:
+            return by_search(self._values, self.context.reduced, self.context.by_value, self._anchors)
+        return by_memo(self._memo, self.context.by_value, self._anchors)
 
 
 def anchors(namespace: dict[str, Any]) -> list[Any]:
@@ -115,7 +108,7 @@ def dump(
     except Exception as error:
         # A rule's own NotRestorable may come wrapped by a __reduce__ of the user's.
         raise NotRestorable(f"cannot be pickled: {str(error) or type(error).__name__}") from error
-    return Pickled(sink.getbuffer(), sink.views, context, pickler.memo, known)
+    return Pickled(values, sink.getbuffer(), sink.views, context, pickler.memo, known)
 
 
 def load(stream: Any, buffers: Sequence[Any]) -> Any:
@@ -212,15 +205,19 @@ class _Pickler(pickle.Pickler):
             reduced = reduce_definition(obj, self.context, self.own)
             if isinstance(reduced, tuple) and reduced[0] is not of_namespace:
                 self.context.by_value.add(id(obj))
-            return _by_dill(obj) if reduced is None else reduced
-        if kind is types.BuiltinFunctionType:
-            self.context.builtins.append(obj)
-        rule = find_rule(kind)
-        if rule is not None:
-            return rule(obj, self.context)
-        if kind in _dill_kinds():
-            return _by_dill(obj)
-        return NotImplemented
+            elif reduced is None:
+                reduced = _by_dill(obj)
+        elif (rule := find_rule(kind)) is not None:
+            reduced = rule(obj, self.context)
+        elif kind in _dill_kinds():
+            reduced = _by_dill(obj)
+        else:
+            if kind is types.BuiltinFunctionType:
+                self.context.builtins.append(obj)
+            return NotImplemented
+        if isinstance(reduced, tuple):
+            self.context.reduced.append(reduced)
+        return reduced
 
 
 class _Recorder:
@@ -269,34 +266,3 @@ def _dill_kinds() -> frozenset[type]:
         plain |= {types.FunctionType, types.ModuleType, pickle.PickleBuffer, types.BuiltinFunctionType}
         _dill_types = frozenset(cast("dict[type, Any]", dill.Pickler.dispatch)) - plain
     return _dill_types
-
-
-#: Types whose objects may be in two pickles without anybody noticing that they became two.
-_UNSHARED = (
-    *(str, bytes, int, float, complex, bool, range, slice, type, type(None), type(Ellipsis)),
-    *(types.FunctionType, types.BuiltinFunctionType, types.CodeType, types.MethodType, types.ModuleType),
-    *(types.MethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType),
-    *(types.MemberDescriptorType, types.GenericAlias, type(NotImplemented), enum.Enum, _Vacant, ModuleScope),
-)
-_UNSHARED_NAMES = frozenset(
-    "datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone zoneinfo.ZoneInfo "
-    "decimal.Decimal fractions.Fraction uuid.UUID re.Pattern pathlib.PosixPath pathlib.PurePosixPath "
-    "typing._GenericAlias typing._UnionGenericAlias typing._CallableGenericAlias typing._LiteralGenericAlias "
-    "torch.dtype torch.device torch.Size torch.layout torch.memory_format pickle.PickleBuffer".split()
-)
-_unshared_kinds: dict[type, bool] = {}
-
-
-def _is_unshared(kind: type) -> bool:
-    """Whether objects of this type are immutable, or are met again by their name."""
-    try:
-        return _unshared_kinds[kind]
-    except KeyError:
-        pass
-    found = issubclass(kind, _UNSHARED) and (kind in _UNSHARED or issubclass(kind, (type, enum.Enum)))
-    found = found or f"{kind.__module__}.{kind.__qualname__}" in _UNSHARED_NAMES
-    # numpy's dtypes and scalars
-    found = found or kind.__module__ == "numpy.dtypes" or (kind.__module__ == "numpy" and hasattr(kind, "itemsize"))
-    found = found and not f"{kind.__module__}.{kind.__qualname__}" == "numpy.ndarray"
-    _unshared_kinds[kind] = found
-    return found

@@ -52,6 +52,8 @@ class Context:
         self.rebuilds: list[str] = []
         #: Code objects that went by value and run in the namespace.
         self.codes: list[Any] = []
+        #: What rules gave to the pickler.
+        self.reduced: list[Any] = []
         #: Built-in functions in it, some of which reach variables without naming them.
         self.builtins: list[Any] = []
         #: Names of the namespace that the pickle refers to instead of holding their objects.

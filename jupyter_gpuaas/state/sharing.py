@@ -1,0 +1,136 @@
+"""Which objects of a pickle another pickle may hold too, by their ids.
+
+An id says something only as long as its object lives. What a rule made for the pickler is gone with it, and its address
+may be another object's a moment later; so such objects are left out.
+"""
+
+from __future__ import annotations
+
+import enum
+import gc
+import types
+from collections.abc import Collection, Iterable
+from sys import getrefcount
+from typing import Any
+
+from .rules.definitions import ModuleScope
+
+Memo = dict[int, tuple[int, Any]]
+
+#: Types whose objects may be in two pickles without anybody noticing that they became two.
+_UNSHARED = (
+    *(str, bytes, int, float, complex, bool, range, slice, type, type(None), type(Ellipsis), type(NotImplemented)),
+    *(types.FunctionType, types.BuiltinFunctionType, types.CodeType, types.MethodType, types.ModuleType),
+    *(types.MethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType),
+    *(types.MemberDescriptorType, types.GenericAlias, enum.Enum, ModuleScope),
+)
+_UNSHARED_NAMES = frozenset(
+    "datetime.date datetime.time datetime.datetime datetime.timedelta datetime.timezone zoneinfo.ZoneInfo "
+    "decimal.Decimal fractions.Fraction uuid.UUID re.Pattern pathlib.PosixPath pathlib.PurePosixPath "
+    "typing._GenericAlias typing._UnionGenericAlias typing._CallableGenericAlias typing._LiteralGenericAlias "
+    "torch.dtype torch.device torch.Size torch.layout torch.memory_format pickle.PickleBuffer".split()
+)
+_NOBODYS = frozenset({id(()), id(frozenset())})
+_kinds: dict[type, bool] = {}
+
+
+def by_memo(proxy: Any, by_value: Collection[int], anchors: Collection[int]) -> list[int]:
+    """Shareable ids from a pickler's memo; exact, a microsecond or two an object."""
+    with _NoCollection():
+        memo: Memo = proxy.copy()
+        unshared = _unshared_of(type(obj) for _, obj in memo.values())
+        found = {key for key, (_, obj) in memo.items() if type(obj) not in unshared or key in by_value}
+        return list(found - _temporary(memo) - _NOBODYS - set(anchors))
+
+
+def by_search(values: Iterable[Any], reduced: list[Any], by_value: Iterable[int], anchors: Iterable[int]) -> list[int]:
+    """Shareable ids by following references, for a million objects; finds what was pickled, and may find more.
+
+    Parameters
+    ----------
+    reduced
+        What rules gave to the pickler, as references through their objects may be hidden from the collector.
+    """
+    with _NoCollection():
+        seen = set(anchors) | _NOBODYS
+        system = set(seen)
+        frontier = [*values, *_parts(reduced)]
+        frontier = _new(frontier, seen)
+        while frontier:
+            frontier = _new(gc.get_referents(*frontier), seen)
+        return list((seen - system) | set(by_value))
+
+
+def _new(objects: list[Any], seen: set[int]) -> list[Any]:
+    """Those that are shareable and were not met before."""
+    unshared = _unshared_of(map(type, objects))
+    fresh = {id(obj): obj for obj in objects if type(obj) not in unshared}
+    for key in fresh.keys() & seen:
+        del fresh[key]
+    seen.update(fresh)
+    return list(fresh.values())
+
+
+def _parts(reduced: list[Any]) -> list[Any]:
+    """What is in reduce values, without the containers that were made for them."""
+    found: list[Any] = []
+    todo = list(reduced)
+    reduced.clear()
+    while todo:
+        part = todo.pop()
+        # Held by this name and as an argument.
+        if type(part) in (tuple, list, dict) and getrefcount(part) == 2:
+            todo.extend(part.values() if type(part) is dict else part)
+        else:
+            found.append(part)
+    return found
+
+
+def _temporary(memo: Memo) -> set[int]:
+    """Ids of what only the memo holds: it was made by a rule and is gone with the memo."""
+    # Held by the memo, by the pair in its copy, and as an argument.
+    todo = [pair for pair in memo.values() if getrefcount(pair[1]) == 3]
+    left: dict[int, int] = {}
+    gone = {id(obj) for _, obj in todo}
+    while todo:
+        _, parent = todo.pop()
+        for obj in gc.get_referents(parent):
+            key = id(obj)
+            if key in memo and key not in gone:
+                # Besides, the list of referents and the name in this loop hold it.
+                left[key] = left.get(key, getrefcount(obj) - 5) - 1
+                if left[key] == 0:
+                    gone.add(key)
+                    todo.append(memo[key])
+    return gone
+
+
+def _unshared_of(kinds: Iterable[type]) -> set[type]:
+    return {kind for kind in set(kinds) if _is_unshared(kind)}
+
+
+def _is_unshared(kind: type) -> bool:
+    """Whether objects of this type are immutable, or are met again by their name."""
+    try:
+        return _kinds[kind]
+    except KeyError:
+        pass
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    found = kind in _UNSHARED or issubclass(kind, (type, enum.Enum)) or name in _UNSHARED_NAMES
+    # numpy's dtypes and scalars
+    found = found or kind.__module__ == "numpy.dtypes"
+    found = found or (kind.__module__ == "numpy" and hasattr(kind, "itemsize") and not hasattr(kind, "setflags"))
+    _kinds[kind] = found
+    return found
+
+
+class _NoCollection:
+    """No collection of garbage inside: a million objects are made there, and none of them is garbage."""
+
+    def __enter__(self) -> None:
+        self._collects = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._collects:
+            gc.enable()
