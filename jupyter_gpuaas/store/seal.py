@@ -49,6 +49,8 @@ NOTE_CHARS = 65_536
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _DEVICE = re.compile(r"[a-z]{1,16}(:[0-9]{1,4})?")
 _DIMENSIONS = 64
+#: As numpy's ``dtype.str`` has it: byte order, kind, bytes (of ``U``: characters), unit of time.
+_DTYPE = re.compile(r"[<>|=]([biufcmMSUV])([0-9]{1,12})(?:\[[^\]]{1,16}\])?")
 
 _manifest = msgspec.msgpack.Decoder(Manifest)
 _record = msgspec.msgpack.Decoder(GroupRecord)
@@ -188,10 +190,15 @@ def _check_region(region: Region) -> None:
         return
     if kind == "ndarray" and len(arguments) == 3:
         dtype, shape, order = arguments
-        if isinstance(dtype, str) and isinstance(shape, tuple) and order in ("C", "F") and _possible_shape(shape):
-            return
+        if isinstance(dtype, str) and isinstance(shape, tuple) and order in ("C", "F"):
+            if 0 <= _array_bytes(dtype, shape) <= region.content.size:
+                return
     raise UnknownMaker(f"a region is to be made by {str(region.maker)[:200]}.")
 
 
-def _possible_shape(shape: tuple[int, ...]) -> bool:
-    return len(shape) <= _DIMENSIONS and all(0 <= extent < 2**63 for extent in shape)
+def _array_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """What an array takes, so that nothing larger than its content is allocated; -1 when it cannot be."""
+    item = _DTYPE.fullmatch(dtype)
+    if item is None or len(shape) > _DIMENSIONS or any(extent < 0 for extent in shape):
+        return -1
+    return math.prod(shape) * int(item[2]) * (4 if item[1] == "U" else 1)

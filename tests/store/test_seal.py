@@ -67,6 +67,8 @@ def test_what_was_sealed_is_valid() -> None:
     assert validate(seal(MANIFEST, KEY), KEY) == MANIFEST
     assert validate(bytearray(seal(MANIFEST, KEY)), KEY, expected_id="one") == MANIFEST
     assert validate_record(seal_record(RECORD)) == RECORD
+    for dtype, count in (("<f8", 10), ("|b1", 80), ("<M8[ns]", 10), ("<U5", 4), ("|V16", 5), ("|S0", 7)):
+        validate_record(record(regions=region("ndarray", dtype, (count,), "F")))
 
 
 REFUSED = [
@@ -131,6 +133,9 @@ REFUSED_RECORDS = [
     (defects.UnknownMaker, lambda: record(regions=region("storage", 2**60))),
     (defects.UnknownMaker, lambda: record(regions=region("ndarray", "<f8", (-1,), "C"))),
     (defects.UnknownMaker, lambda: record(regions=region("ndarray", "<f8", (2**63,), "C"))),
+    (defects.UnknownMaker, lambda: record(regions=region("ndarray", "|V9999999", (10,), "C"))),
+    (defects.UnknownMaker, lambda: record(regions=region("ndarray", "|O8", (10,), "C"))),
+    (defects.UnknownMaker, lambda: record(regions=region("ndarray", "<f8", (11,), "C"))),
     (defects.SpanOutside, lambda: record(spans=(Span(2, 0, 1, False),))),
     (defects.SpanOutside, lambda: record(spans=(Span(-1, 0, 1, False),))),
     (defects.SpanOutside, lambda: record(spans=(Span(0, 79, 2, False),))),
