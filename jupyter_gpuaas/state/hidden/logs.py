@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+import weakref
 from typing import Any
 
 from ..rules.registry import NotRestorable
@@ -18,7 +20,7 @@ class Logs(Kind):
     """Levels of all loggers that are not as a new one is; handlers where they are the notebook's.
 
     A library gives its own loggers their handlers when it is imported. The root's, those of loggers that belong to no
-    imported library, and those that a name of the notebook holds or a cell defined are the notebook's.
+    imported library, and those that a cell defined, named or spoke of are the notebook's.
     """
 
     kind = "logging"
@@ -27,6 +29,8 @@ class Logs(Kind):
         #: By logger that was not as new: handlers and filters that were there before the notebook, and its level.
         self._before: dict[str, list[Any]] = {}
         self._levels: dict[str, _Level] = {}
+        #: Handler or filter of a library's logger -> whether it was the notebook's when it was first seen.
+        self._users: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
     def mark(self, world: Hidden) -> None:
         loggers = [(name, logger) for name, logger in _loggers() if not _is_as_new(logger)]
@@ -62,7 +66,15 @@ class Logs(Kind):
         library = name.partition(".")[0]
         if name == _ROOT or library == "__main__" or library not in sys.modules:
             return True
-        return made_by_notebook(part, world.namespace) or name_of(part, world) is not None
+        try:
+            known = self._users.get(part)
+            if known is None:
+                said = world.mentions("Handler", "Filter", "logging.config")
+                known = said or made_by_notebook(part, world.namespace) or name_of(part, world) is not None
+                self._users[part] = known
+        except TypeError:  # It takes no weak references, or has no hash.
+            return made_by_notebook(part, world.namespace)
+        return known
 
     def restore(self, value: Any, world: Hidden) -> None:
         losses = Losses()
@@ -86,7 +98,10 @@ class Logs(Kind):
                 (logger.addFilter, one) for one in filters
             ]:
                 try:
-                    add(kept(stored, world.namespace))
+                    part = kept(stored, world.namespace)
+                    add(part)
+                    with contextlib.suppress(TypeError):
+                        self._users[part] = True
                 except NotRestorable as error:
                     losses.add(f"a handler or filter of logger {name or 'root'} {error}")
         losses.told()
