@@ -23,6 +23,7 @@ def reduce_array(array: Any, context: Context) -> Any:
     base = array.base
     if type(base) is Within or (type(base).__name__ == "DummyArray" and type(base).__module__.startswith("numpy.lib")):
         base = base.base  # ours, or that of numpy.lib.stride_tricks
+    base = _beneath_cython(base)
     if base is None:
         return _owner(array, kind, numpy, context)
     offset = _offset(array, base, numpy)
@@ -33,6 +34,15 @@ def reduce_array(array: Any, context: Context) -> Any:
     if kind is numpy.ndarray:
         return view_of, view
     return subclass_view, (kind, view), array.__dict__ or None, None, None, fill_attributes
+
+
+def _beneath_cython(base: Any) -> Any:
+    """What lies below the views of Cython, which cannot be pickled; their types are one for each of its modules."""
+    names = ("memoryview", "_memoryviewslice")
+    view: Any = base.obj if type(base) is memoryview else base
+    while type(view).__name__ in names and type(view) is not memoryview:
+        base = view = view.base
+    return base
 
 
 def _owner(array: Any, kind: type, numpy: Any, context: Context) -> Any:

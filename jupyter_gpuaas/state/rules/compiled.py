@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from ..device.training import reduce_compiled_function, reduce_compiled_module
@@ -76,3 +77,13 @@ def cfunc_of(kind: Any, function: Any, signature: Any, local_types: Any, options
     made = kind(function, (signature.args, signature.return_type), local_types, options)
     _later(made, lambda _: made.compile(), [signature], frozen=False)
     return made
+
+
+@rule("numba.stencils.stencil.StencilFunc", exact=True)
+def reduce_stencil(stencil: Any, context: Context) -> Any:
+    context.rebuilt("compiled anew by numba, with the values that globals have now")
+    return stencil_of, (stencil.kernel_ir.func_id.func, stencil.mode, stencil.options)
+
+
+def stencil_of(function: Any, mode: str, options: dict[str, Any]) -> Any:
+    return importlib.import_module("numba.stencils.stencil")._stencil(mode, options)(function)

@@ -34,7 +34,7 @@ def reduce_figure(figure: Any, context: Context) -> Any:
     reduced[2].pop("_restore_to_pylab", None)
     canvas = figure.canvas
     number = getattr(canvas.manager, "num", None)
-    order = _numbers().index(number) if _known_to_pyplot(figure) else None
+    order = _numbers().index(number) if number is not None and _known_to_pyplot(figure) else None
     drawn = (type(canvas).__module__, type(canvas).__qualname__) if number is None else None
     return *reduced[:2], (reduced[2], number, order, drawn, figure.stale), None, None, fill_figure
 
