@@ -127,9 +127,9 @@ def reduce_mmap(mapping: Any, context: Context) -> Any:
         mapping.flush()
         context.escaped("files")
     # A private mapping may hold what its file does not: its memory is kept.
-    content = None if shared or readonly else pickle.PickleBuffer(mapping)
+    private = None if shared or readonly else pickle.PickleBuffer(mapping)
     state = look(path, keep=writes)
-    return mapped, (type(mapping), state, length, offset, shared, readonly, content, position), own
+    return mapped, (type(mapping), state, length, offset, shared, readonly, private, position), own
 
 
 def _mapped(address: int) -> tuple[bool, int, str]:

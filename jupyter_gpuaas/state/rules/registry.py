@@ -167,7 +167,7 @@ def _load() -> None:
     """Import every module of this package; each registers its rules."""
     global _loaded
     if not _loaded:
-        _loaded = True
         package = importlib.import_module(__package__)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{__package__}.{module.name}")
+        _loaded = True  # Not before: a module that fails to load fails each time, rather than leave its rules out.
