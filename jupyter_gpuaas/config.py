@@ -97,6 +97,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     unreachable_s: Annotated[Seconds, about("A cell that waits this long for an unreachable service fails.")] = 3.0
     busy_report_s: Annotated[Seconds, about("A cell shorter than this is not reported as busy to the service.")] = 0.25
 
+    # -- checkpoints -------------------------------------------------------------------------------------------
+    checkpoint_store: Annotated[
+        str,
+        about(
+            "Where checkpoints are kept: a folder, or a URL such as `s3://bucket/prefix`; one folder a user in it. "
+            "Empty means `checkpoints` in the home folder."
+        ),
+    ] = ""
+    checkpoint_every: Annotated[Count, about("A checkpoint after so many cells; 0 means none by itself.")] = 1
+    checkpoint_share: Annotated[
+        Annotated[float, Meta(ge=0)],
+        about(
+            "How much checkpoints may hold up cells, as a share of the time that cells run; what would be more waits "
+            "until the session is quiet."
+        ),
+    ] = 0.1
+    checkpoint_keep: Annotated[
+        Count, about("So many of the newest checkpoints of a session are kept, beside the named ones; 0 means all.")
+    ] = 200
+    checkpoint_keep_s: Annotated[
+        Annotated[float, Meta(ge=0)], about("Older checkpoints without a name are removed; 0 means never.")
+    ] = 30 * 24 * 3600.0
+    checkpoint_quota_bytes: Annotated[Count, about("Most bytes of one user's checkpoints; 0 means no bound.")] = (
+        200 * GIB
+    )
+    checkpoint_waiting_bytes: Annotated[
+        Bytes, about("Memory for copies that wait to be written; when it is full, the next cell waits.")
+    ] = 4 * GIB
+
     # -- cells shipped by %%remote_gpu -------------------------------------------------------------------------
     small_value_bytes: Annotated[Count, about("Values up to this size come back from a shipped cell.")] = MIB
     bundle_bytes: Annotated[Bytes, about("Most bytes of variables shipped with one cell.")] = 64 * GIB

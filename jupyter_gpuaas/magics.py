@@ -18,7 +18,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
 from jupyter_gpuaas.config import Settings, load
-from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.errors import CheckpointError, GpuaasError
 
 if TYPE_CHECKING:
     from jupyter_gpuaas.cell.connection import Connection
@@ -35,11 +35,11 @@ HELP = """\
     --on NODE  run it in a session on this node
 
 %remote_gpu connect [--session NAME] [--on NODE] [--devices N] [--kind cuda|cpu] [--memory GIB]
-%remote_gpu status                     the session: node, devices, memory
+%remote_gpu status                     the session: node, devices, memory, checkpoints and their cost
 %remote_gpu nodes                      the nodes of the pool
 %remote_gpu sync [PATHS]               send files of this folder (all but those in .gpuaasignore) that have changed
 %remote_gpu logs [--tail N] [--system] what the session printed; --system: its host's and kernel's own log
-%remote_gpu detach                     leave the session; it goes on
+{checkpoints}%remote_gpu detach                     leave the session; it goes on
 %remote_gpu release                    end the session and give its devices back
 """
 
@@ -64,6 +64,9 @@ def _line_parser() -> _Parser:
     logs.add_argument("--tail", type=int, default=100)
     logs.add_argument("--system", action="store_true")
     commands.add_parser("sync", add_help=False).add_argument("paths", nargs="*")
+    from jupyter_gpuaas.cell import checkpoint_commands
+
+    checkpoint_commands.add_parsers(commands)
     return parser
 
 
@@ -111,7 +114,9 @@ class RemoteGpuMagics(Magics):
         """Use a remote GPU session; ``%remote_gpu --help`` tells how."""
         words = _words(line)
         if "--help" in words or "-h" in words or (cell is None and not words):
-            print(HELP)
+            from jupyter_gpuaas.cell import checkpoint_commands
+
+            print(HELP.format(checkpoints=checkpoint_commands.HELP))
             return
         # Asked each time: a kernel that was started ahead learns only later whose it is.
         if os.environ.get(SESSION_ID):
@@ -119,7 +124,7 @@ class RemoteGpuMagics(Magics):
             return
         if cell is None:
             arguments = _line_parser().parse_args(words)
-            getattr(self, f"_{arguments.command}")(arguments)
+            getattr(self, f"_{arguments.command}", self._of_checkpoints)(arguments)
         else:
             self._cell(_cell_parser().parse_args(words), cell)
 
@@ -156,11 +161,14 @@ class RemoteGpuMagics(Magics):
         self._status(arguments)
 
     def _status(self, arguments: argparse.Namespace) -> None:
+        from jupyter_gpuaas.model.words import status_lines
+
         if not self._connections:
             print("not connected; `%remote_gpu connect` or a %%remote_gpu cell connects")
             return
         for connection in self._connections.values():
-            session = connection.look()
+            view = connection.view()
+            session = view.session
             lease = session.lease
             where = (
                 f"on {lease.node_id} with {', '.join(lease.device_ids) or 'no device'}" if lease else "without a node"
@@ -169,6 +177,7 @@ class RemoteGpuMagics(Magics):
             print(f"session {session.name!r}: {session.state}{place}, {where} ({session.id})")
             if lease:
                 _print_devices(connection.nodes(), lease.node_id, lease.device_ids)
+            print("\n".join(f"    {line}" for line in status_lines(view.checkpoints)))
 
     def _nodes(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.cell.connection import service_nodes
@@ -193,6 +202,11 @@ class RemoteGpuMagics(Magics):
     def _logs(self, arguments: argparse.Namespace) -> None:
         connection = self._connection(self._current)
         print(connection.log(kind="system" if arguments.system else "output", tail=arguments.tail))
+
+    def _of_checkpoints(self, arguments: argparse.Namespace) -> None:
+        from jupyter_gpuaas.cell import checkpoint_commands
+
+        checkpoint_commands.carry_out(arguments, self._connection(self._current).checkpoints, _say)
 
     def _detach(self, arguments: argparse.Namespace) -> None:
         for connection in list(self._connections.values()):
@@ -245,12 +259,20 @@ def _in_session(shell: Any, words: list[str], cell: str | None) -> None:
         _say("this notebook runs in the session already; the cell runs here")
         shell.run_cell(cell).raise_error()
         return
+    from jupyter_gpuaas.cell import checkpoint_commands
+
     arguments = _line_parser().parse_args(words)
     name = os.environ.get("GPUAAS_SESSION_NAME", "")
     if arguments.command in ("status", "connect", "nodes"):
         _session_status(name)
+        _checkpoint_status(shell)
         if arguments.command == "nodes":
             print("that is the node of this session; all nodes, on your own machine: jupyter gpuaas nodes")
+    elif arguments.command in checkpoint_commands.COMMANDS:
+        desk = getattr(shell.kernel, "checkpoints", None)
+        if desk is None:
+            raise CheckpointError("this session takes no checkpoints.")
+        checkpoint_commands.carry_out(arguments, desk, _say)
     elif arguments.command == "sync":
         print("this notebook runs in the session already; there is nothing to send from another folder")
     elif arguments.command == "detach":
@@ -266,6 +288,14 @@ def _session_status(name: str) -> None:
     print(f"this is session {name!r} on {os.environ.get('GPUAAS_NODE', 'an unknown node')} ({session})")
     for device in json.loads(os.environ.get("GPUAAS_DEVICES") or "[]"):
         print(f"    {device['id']}  {device['label']}, {size(device['memory_bytes'])}")
+
+
+def _checkpoint_status(shell: Any) -> None:
+    from jupyter_gpuaas.model.words import status_lines
+
+    checkpoints = getattr(shell.kernel, "checkpoints", None)
+    if checkpoints is not None:
+        print("\n".join(status_lines(checkpoints.status())))
 
 
 def _print_devices(nodes: Sequence[Any], node_id: str, device_ids: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import AllocationError, CellError, GpuaasError, NoSuchSession, SessionEnded
-from jupyter_gpuaas.model import GpuSession, NodeView, ResourceRequest, SessionState
+from jupyter_gpuaas.model import GpuSession, NodeView, ResourceRequest, SessionState, SessionView
 from jupyter_gpuaas.wire.machine import machine_id
 
 T = TypeVar("T")
@@ -160,8 +160,12 @@ class Connection:
 
     def look(self) -> GpuSession:
         """The session as the service sees it now."""
+        return self.view().session
+
+    def view(self) -> SessionView:
+        """The session with how its checkpoints stand."""
         assert self._service is not None and self._session is not None
-        return self._wait(self._service.session(self._session.id)).session
+        return self._wait(self._service.session(self._session.id))
 
     def nodes(self) -> list[NodeView]:
         """The nodes of the pool."""

@@ -10,11 +10,12 @@ from typing import Any
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
+from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError, NoSuchSession, StaleEpoch
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
-from jupyter_gpuaas.model import HostSpec, Lease, SessionState
+from jupyter_gpuaas.model import CheckpointPlan, HostSpec, Lease, SessionState
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,17 @@ log = logging.getLogger(__name__)
 class Commands:
     """Each list of commands is one task; those of one session never overlap."""
 
-    def __init__(self, sessions: Sessions, engine: Engine, agents: Agents, settings: Settings) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        engine: Engine,
+        agents: Agents,
+        settings: Settings,
+        plan: Callable[[SessionRecord], CheckpointPlan | None] = lambda record: None,
+    ) -> None:
         self._sessions = sessions
+        #: How a session takes checkpoints.
+        self._plan = plan
         self._engine = engine
         self._agents = agents
         self._settings = settings
@@ -91,6 +101,7 @@ class Commands:
             cwd=record.cwd,
             machine=record.machine,
             env=record.env,
+            checkpoints=self._plan(record),
         )
         deadline = time.monotonic() + self._settings.start_timeout_s
         pause_s = self._settings.retry_first_s

@@ -11,6 +11,7 @@ from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.auth import Tokens, User
 from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.reports import HOSTED_STATES
 from jupyter_gpuaas.controller.scheduler import Scheduler
@@ -54,7 +55,8 @@ class Controller:
         self.tokens = Tokens(self.database)
         self.tokens.ensure_file(folder / "token")
         self.sessions = Sessions(self.database, settings)
-        self.commands = Commands(self.sessions, engine, self.agents, settings)
+        self.checkpoints = CheckpointDesk(self.database, settings)
+        self.commands = Commands(self.sessions, engine, self.agents, settings, self.checkpoints.plan)
         self.scheduler = Scheduler(self.sessions, engine)
         self.unattended = Unattended(self.sessions, settings.unattended_s, self._end)
         self.watcher = Watcher(self.sessions, self.commands, engine, self.agents, settings)
@@ -193,7 +195,7 @@ class Controller:
                 channel = self.channel(live, user, base_url)
             except GpuaasError:
                 channel = None
-        return SessionView(session=live.session, channel=channel)
+        return SessionView(session=live.session, channel=channel, checkpoints=live.checkpoints)
 
     def channel(self, live: LiveSession, user: User, base_url: str, *, inside: bool = False) -> ChannelInfo:
         """Addresses and a fresh ticket.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jupyter_gpuaas.lifecycle.session import SessionEvent
-from jupyter_gpuaas.model import HostReport, HostState, SessionState
+from jupyter_gpuaas.model import CheckpointStatus, HostReport, HostState, SessionState
 
 Happened = tuple[SessionEvent, str]
 
@@ -46,3 +48,40 @@ def happened(state: SessionState, kernel_starts: int, report: HostReport) -> lis
     if state is SessionState.BUSY and report.state is HostState.IDLE:
         events.append((SessionEvent.CELL_ENDED, ""))
     return events
+
+
+News = tuple[str, str, dict[str, Any]]
+
+
+def checkpoint_news(before: CheckpointStatus | None, now: CheckpointStatus) -> list[News]:
+    """Events that lead from one status of a session's checkpoints to the next: kind, cause and detail."""
+    if before is None or now.taken < before.taken or now.failed < before.failed:
+        before = CheckpointStatus(every=now.every)  # of a fresh kernel
+    news: list[News] = []
+    if now.taken > before.taken and now.last is not None:
+        last, more = now.last, now.taken - before.taken - 1
+        detail = {
+            "id": last.id,
+            "cell": last.cell,
+            "name": last.label,
+            "host_bytes": last.host_bytes,
+            "device_bytes": last.device_bytes,
+            "written_bytes": last.written_bytes,
+            "stall_s": last.stall_s,
+            "capture_s": last.capture_s,
+            "lost": list(last.lost),
+        }
+        others = f", and {more} before it" if more else ""
+        news.append(("checkpoint_taken", f"checkpoint {last.short} after cell {last.cell}{others}", detail))
+    if now.failed > before.failed:
+        news.append(("checkpoint_failed", now.problem or "it was taken later", {"failed": now.failed - before.failed}))
+    if now.remark and now.remark != before.remark:
+        news.append(("checkpoint_rarer", now.remark, {}))
+    if now.every != before.every:
+        cause = f"a checkpoint after every {now.every} cells" if now.every else "no checkpoints by itself"
+        news.append(("checkpoint_every", cause, {"every": now.every}))
+    if now.restores > before.restores:
+        news.append(
+            ("checkpoint_restored", f"the variables are those of checkpoint {now.restored}", {"id": now.restored})
+        )
+    return news

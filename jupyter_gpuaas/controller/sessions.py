@@ -16,11 +16,12 @@ from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.bell import Bell
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
-from jupyter_gpuaas.controller.reports import HOSTED_STATES, happened
+from jupyter_gpuaas.controller.reports import HOSTED_STATES, checkpoint_news, happened
 from jupyter_gpuaas.errors import GpuaasError, QuotaExceeded
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent, step
 from jupyter_gpuaas.model import (
     LIVE_STATES,
+    CheckpointStatus,
     GpuSession,
     HostReport,
     Lease,
@@ -43,6 +44,10 @@ class LiveSession:
         self.hosted = False
         #: What its host last said is wrong while it goes on.
         self.warning = ""
+        #: What its host last said of its checkpoints.
+        self.checkpoints: CheckpointStatus | None = None
+        #: False after a restart of the service: what has been announced is not known then.
+        self.knows_checkpoints = True
 
     @property
     def session(self) -> GpuSession:
@@ -76,6 +81,7 @@ class Sessions:
         for record in self._database.unfinished():
             live = LiveSession(record)
             live.hosted = record.session.state in (SessionState.IDLE, SessionState.BUSY)
+            live.knows_checkpoints = False
             self._live[record.session.id] = live
 
     # -- looking -------------------------------------------------------------------------------------
@@ -107,8 +113,9 @@ class Sessions:
         cwd: str = "",
         machine: str = "",
         env: Mapping[str, str] | None = None,
+        restore: str = "",
     ) -> LiveSession:
-        """A new session at the end of the queue.
+        """A new session at the end of the queue; with ``restore`` it begins with this checkpoint.
 
         Raises
         ------
@@ -137,6 +144,7 @@ class Sessions:
             cwd=cwd,
             machine=machine,
             env=dict(env or {}),
+            restore=restore,
         )
         record = self._database.store(
             record,
@@ -224,7 +232,27 @@ class Sessions:
             live.warning = report.warning
             if report.warning:
                 self.note(live, report.warning, {"warning": True})
+        self._checkpointed(live, report.checkpoints)
         self.on_report(live)
+
+    def _checkpointed(self, live: LiveSession, now: CheckpointStatus | None) -> None:
+        before, live.checkpoints = live.checkpoints, now
+        if now is None or before == now:
+            return
+        if live.knows_checkpoints:
+            for kind, cause, detail in checkpoint_news(before, now):
+                self.tell(live.session, kind, cause, detail)
+        live.knows_checkpoints = True
+
+    def tell(self, session: GpuSession, kind: str, cause: str, detail: dict[str, Any]) -> None:
+        """Announce something about a session that leaves it as it is."""
+        news = {"session_id": session.id, "owner": session.owner, "epoch": session.epoch}
+        try:
+            self._database.announce(kind=kind, cause=cause, detail=detail, **news)
+        except GpuaasError as error:
+            log.error("not announced: %s (%s)", cause, error)
+            return
+        self.news.ring()
 
     def _store(self, live: LiveSession, session: GpuSession, **news: Any) -> None:
         record = msgspec.structs.replace(live.record, session=session)

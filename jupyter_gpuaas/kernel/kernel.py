@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
+import time
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from ipykernel.ipkernel import IPythonKernel
 
-from ..errors import GpuaasError
+from ..errors import CheckpointError, GpuaasError, to_wire
+from ..model import CheckpointPlan
 from .bundles import BundleStore
 from .exchange import Exchange
 
+if TYPE_CHECKING:
+    from .checkpoints import Checkpoints
+
 DATA_SOCKET = "GPUAAS_DATA_SOCKET"
+#: Type and topic of what the kernel tells its host of its checkpoints; no client sees it.
+NOTE = "gpuaas_checkpoint"
+#: Until replies have left, before a capture may hold up the threads that send them.
+SENDING_S = 0.05
+#: Of the time that a kernel has to end by itself, what goes into writing the last checkpoints.
+CLOSING_S = 2.0
 
 
 class GpuKernel(IPythonKernel):
@@ -22,7 +37,14 @@ class GpuKernel(IPythonKernel):
         super().__init__(**kwargs)
         self.control_handlers["gpuaas_adopt_request"] = self.gpuaas_adopt_request
         self.shell_handlers["gpuaas_request"] = self.gpuaas_request
+        self.shell_handlers["gpuaas_checkpoint_request"] = self.gpuaas_checkpoint_request
+        for kind in ("comm_open", "comm_msg", "comm_close"):
+            self.shell_handlers[kind] = self._beside_cells(self.shell_handlers[kind])
         self.exchange = Exchange(self.shell, BundleStore(os.environ.get(DATA_SOCKET, "")))
+        #: None before a session has taken this kernel, and where it takes no checkpoints.
+        self.checkpoints: Checkpoints | None = None
+        self._quiet: asyncio.TimerHandle | None = None
+        self._main_loop: asyncio.AbstractEventLoop | None = None
 
     async def gpuaas_adopt_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Become the kernel of a session: take its environment and working folder."""
@@ -31,6 +53,8 @@ class GpuKernel(IPythonKernel):
         try:
             os.chdir(content["cwd"])
             os.environ.update(content["env"])
+            if content.get("checkpoints"):
+                self._begin_checkpoints(content)
         except OSError as error:
             reply = {"status": "error", "evalue": f"the working folder cannot be entered: {error}"}
         assert self.session is not None
@@ -50,6 +74,8 @@ class GpuKernel(IPythonKernel):
         assert self.session is not None
         self.session.send(stream, "gpuaas_reply", content, parent, ident=ident)
 
+    # -- cells -------------------------------------------------------------------------------------------------
+
     async def do_execute(
         self,
         code: str,
@@ -62,6 +88,39 @@ class GpuKernel(IPythonKernel):
         cell_id: str | None = None,
     ) -> dict[str, Any]:
         """Run a cell; a shipped one brings variables along and has some sent back."""
+        checkpoints = self.checkpoints
+        if checkpoints is None:
+            return await self._execute(code, silent, store_history, user_expressions, allow_stdin, cell_meta, cell_id)
+        assert self.shell is not None
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and not silent:
+            try:
+                checkpoints.before_cell(self._say)
+            except KeyboardInterrupt:
+                self.shell.showtraceback()
+                return self._refusal("KeyboardInterrupt", "", [])
+        number = self.shell.execution_count if store_history else 0
+        began = time.monotonic()
+        try:
+            return await self._execute(code, silent, store_history, user_expressions, allow_stdin, cell_meta, cell_id)
+        finally:
+            if code.strip() or user_expressions:
+                source = "\n".join([code, *(user_expressions or {}).values()])
+                counts = not silent and bool(code.strip()) and not _is_own_magic(code)
+                checkpoints.ran(source, time.monotonic() - began, number=number, counts=counts)
+            if not in_main:
+                checkpoints.background()
+
+    async def _execute(
+        self,
+        code: str,
+        silent: bool,
+        store_history: bool,
+        user_expressions: dict[str, str] | None,
+        allow_stdin: bool,
+        cell_meta: dict[str, Any] | None,
+        cell_id: str | None,
+    ) -> dict[str, Any]:
         shipped = (cell_meta or {}).get("gpuaas")
         if shipped:
             try:
@@ -69,15 +128,7 @@ class GpuKernel(IPythonKernel):
             except Exception as error:
                 assert self.shell is not None
                 self.shell.showtraceback()
-                return {
-                    "status": "error",
-                    "ename": type(error).__name__,
-                    "evalue": str(error),
-                    "traceback": _rendered(error),
-                    "execution_count": self.execution_count,
-                    "user_expressions": {},
-                    "payload": [],
-                }
+                return self._refusal(type(error).__name__, str(error), _rendered(error))
         reply: dict[str, Any] = await super().do_execute(
             code,
             silent,
@@ -90,6 +141,127 @@ class GpuKernel(IPythonKernel):
         if shipped:
             reply["gpuaas"] = self.exchange.after(shipped, reply)
         return reply
+
+    def _refusal(self, name: str, value: str, trace: list[str]) -> dict[str, Any]:
+        return {
+            "status": "error",
+            "ename": name,
+            "evalue": value,
+            "traceback": trace,
+            "execution_count": self.execution_count,
+            "user_expressions": {},
+            "payload": [],
+        }
+
+    def _say(self, text: str) -> None:
+        self.send_response(self.iopub_socket, "stream", {"name": "stderr", "text": text})
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    def _begin_checkpoints(self, content: dict[str, Any]) -> None:
+        from ..state.hidden import mark_baseline
+        from .checkpoints import Checkpoints
+
+        assert self.shell is not None
+        self.checkpoints = Checkpoints(
+            self.shell,
+            msgspec.convert(content["checkpoints"], CheckpointPlan),
+            session=content["session"],
+            epoch=content["epoch"],
+            tell=self._note,
+        )
+        mark_baseline(self.shell.user_ns)
+
+    async def dispatch_shell(self, msg: Any, /, subshell_id: str | None = None, **more: Any) -> None:
+        """Handle a message, and then, before the next one is handled, take the checkpoint that is due.
+
+        The lock of the main shell is still held, and the idle status has been published.
+        """
+        await super().dispatch_shell(msg, subshell_id, **more)
+        if self.checkpoints is None or more.get("concurrent"):
+            return
+        if subshell_id is not None:
+            if self._main_loop is not None:
+                self._main_loop.call_soon_threadsafe(self._ask_when_quiet)
+            return
+        self._main_loop = asyncio.get_running_loop()
+        if self.checkpoints.wants_one:
+            self._let_replies_go()
+        if self.checkpoints.between_messages():
+            self._not_when_quiet()
+        else:
+            self._ask_when_quiet()
+
+    def _not_when_quiet(self) -> None:
+        if self._quiet is not None:
+            self._quiet.cancel()
+            self._quiet = None
+
+    def _ask_when_quiet(self) -> None:
+        if self.checkpoints is not None and self._main_loop is not None:
+            if not self.checkpoints.is_fresh() and self._quiet is not None:
+                return  # a front end that asks something is no reason to wait longer
+            self._not_when_quiet()
+            self._quiet = self._main_loop.call_later(self.checkpoints.quiet_s, self._is_quiet)
+
+    def _is_quiet(self) -> None:
+        self._quiet = None
+        # A cell that awaits something lets this run in its middle; after it, the question comes anyway.
+        if self.checkpoints is not None and not self._main_asyncio_lock.locked():
+            self.checkpoints.quiet()
+
+    def _let_replies_go(self) -> None:
+        """Let the threads that send replies and the idle status do so: a long pickle would hold them up."""
+        said, replied = threading.Event(), threading.Event()
+        if self.iopub_thread is not None:
+            self.iopub_thread.schedule(said.set)
+            said.wait(SENDING_S)
+        thread = self.shell_channel_thread
+        if thread is not None:
+            # In the second turn of its loop, which has then passed on what lay in its socket.
+            thread.io_loop.add_callback(lambda: thread.io_loop.add_callback(replied.set))
+            replied.wait(SENDING_S)
+
+    def _beside_cells(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """A handler of messages whose callbacks may change variables."""
+
+        def handle(*arguments: Any) -> Any:
+            if self.checkpoints is not None:
+                self.checkpoints.background()
+            return handler(*arguments)
+
+        return handle
+
+    def _note(self, content: dict[str, Any]) -> None:
+        if self.session is not None:
+            self.session.send(self.iopub_socket, NOTE, content, parent={}, ident=NOTE.encode())
+
+    async def gpuaas_checkpoint_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Do with checkpoints what the host asks for."""
+        content: dict[str, Any]
+        try:
+            if self.checkpoints is None:
+                raise CheckpointError("this session takes no checkpoints.")
+            content = {"status": "ok", "result": self.checkpoints.request(parent["content"])}
+        except KeyboardInterrupt:
+            content = {"status": "error", **to_wire(CheckpointError("it was interrupted."))}
+        except GpuaasError as error:
+            content = {"status": "error", **to_wire(error)}
+        except Exception as error:
+            content = {"status": "error", **to_wire(CheckpointError(f"{type(error).__name__}: {error}"))}
+        assert self.session is not None
+        self.session.send(stream, "gpuaas_checkpoint_reply", content, parent, ident=ident)
+
+    def do_shutdown(self, restart: bool) -> Any:
+        """Write the last checkpoints before the end."""
+        if self.checkpoints is not None:
+            self.checkpoints.close(CLOSING_S)
+        return super().do_shutdown(restart)
+
+
+def _is_own_magic(code: str) -> bool:
+    """Whether a cell only asks about checkpoints and the like, so that there is nothing to capture after it."""
+    return all(line.startswith("%remote_gpu") for line in code.strip().splitlines())
 
 
 def _rendered(error: Exception) -> list[str]:

@@ -1,5 +1,13 @@
 """Facts: nodes, devices, sessions, allocations, events. No behaviour, no I/O, no clock."""
 
+from .checkpoint import (
+    CheckpointDiff,
+    CheckpointPlan,
+    CheckpointStatus,
+    CheckpointView,
+    RestoreReport,
+    check_label,
+)
 from .event import Event
 from .host import HostReport, HostSpec, HostState
 from .node import CPU, CUDA, Device, DeviceSample, Node, NodeState, NodeView
@@ -22,6 +30,10 @@ __all__ = [
     "LIVE_STATES",
     "Channel",
     "ChannelInfo",
+    "CheckpointDiff",
+    "CheckpointPlan",
+    "CheckpointStatus",
+    "CheckpointView",
     "Device",
     "DeviceSample",
     "Event",
@@ -35,8 +47,10 @@ __all__ = [
     "NodeState",
     "NodeView",
     "ResourceRequest",
+    "RestoreReport",
     "ServiceFile",
     "SessionState",
     "SessionView",
+    "check_label",
     "check_name",
 ]

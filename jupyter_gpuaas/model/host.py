@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ._compat import StrEnum
+from .checkpoint import CheckpointPlan, CheckpointStatus
 from .session import Lease
 
 
@@ -37,6 +38,8 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     machine: str = ""
     #: Environment variables for the kernel.
     env: dict[str, str] = msgspec.field(default_factory=dict)
+    #: None: no checkpoints.
+    checkpoints: CheckpointPlan | None = None
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,3 +60,4 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     working_folder: str = ""
     #: What is wrong with the session while it goes on, such as a full disk; empty as a rule.
     warning: str = ""
+    checkpoints: CheckpointStatus | None = None

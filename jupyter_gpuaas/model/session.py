@@ -7,6 +7,7 @@ import re
 import msgspec
 
 from ._compat import StrEnum
+from .checkpoint import CheckpointStatus
 
 MAX_NAME_CHARS = 1024
 
@@ -117,6 +118,8 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     session: GpuSession
     #: None while the session has no host that could be talked to.
     channel: ChannelInfo | None = None
+    #: What its host last said of its checkpoints.
+    checkpoints: CheckpointStatus | None = None
 
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")

@@ -23,7 +23,8 @@ import msgspec
 
 from ..config import Settings, load
 from ..errors import GpuaasError, NoSuchSession, RemoteProtocolError
-from ..model import CPU, Channel, Device, HostReport, HostSpec
+from ..model import CPU, Channel, Device, HostReport, HostSpec, RestoreReport
+from ..model.words import restored_lines
 from ..wire import ticket
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from ..wire.record import RecordReader
@@ -116,15 +117,33 @@ class Host:
             kernel.cap_memory(cap)
             labels = [msgspec.to_builtins(device) for device in self._devices]
             env = kernel_environment(session.spec, self.node, labels, self._work)
-            content = {"env": env, "cwd": str(self._work)}
+            content: dict[str, Any] = {"env": env, "cwd": str(self._work)}
+            plan = session.spec.checkpoints
+            if plan is not None:
+                content["checkpoints"] = msgspec.to_builtins(plan)
+                content |= {"session": session.spec.session_id, "epoch": session.spec.lease.epoch}
             asking = kernel.ask(Channel.CONTROL, "gpuaas_adopt_request", content)
             reply = await asyncio.wait_for(asking, self.settings.start_timeout_s)
             if reply["status"] != "ok":
                 raise RuntimeError(reply["evalue"])
+            if plan is not None and plan.restore and session.is_new:
+                await self._restore(session, kernel, plan.restore)
         except Exception as error:
             session.failed(str(error) or type(error).__name__)
             return
         session.kernel_ready(kernel)
+
+    @staticmethod
+    async def _restore(session: SessionHost, kernel: KernelProcess, checkpoint: str) -> None:
+        """Give a new session the variables of a checkpoint, before its first request reaches the kernel."""
+        asked = {"op": "restore", "checkpoint": checkpoint}
+        reply = await kernel.ask(Channel.SHELL, "gpuaas_checkpoint_request", asked)
+        if reply["status"] != "ok":
+            raise RuntimeError(
+                f"checkpoint {checkpoint} cannot be restored: {reply['message']} {reply['hint']}".strip()
+            )
+        report = msgspec.convert(reply["result"], RestoreReport)
+        session.notice("".join(f"[remote GPU] {line}\n" for line in restored_lines(report)))
 
     async def adopt(self, spec: HostSpec, devices: list[Device], folder: Path, machine: str) -> HostReport:
         """Become the host of a session; returns as soon as its kernel is ready or known to be starting."""
@@ -211,6 +230,8 @@ class Host:
                 self.session.interrupt()
             elif op == "restart":
                 self.session.restart()
+            elif op == "checkpoints":
+                answer["reply"] = await self.session.checkpoints(command["content"])
             else:
                 raise RemoteProtocolError(f"op: {op!r} is unknown.")
         except (GpuaasError, OSError, msgspec.MsgspecError) as error:

@@ -13,13 +13,15 @@ from typing import Any
 import msgspec
 
 from ..config import Settings
-from ..errors import JournalError, RemoteProtocolError
-from ..model import Channel, HostReport, HostSpec, HostState
+from ..errors import JournalError, NoSuchSession, RemoteProtocolError, TransportError
+from ..model import Channel, HostReport, HostSpec, HostState, RestoreReport
+from ..model.words import restored_lines
 from ..wire.jupyter import Header, make_parts
 from ..wire.link import adopt
 from ..wire.record import Buffer, Kind, Record
 from ..wire.resume import Inbox
 from .attachment import Attachment
+from .checkpoint_notes import TOPIC, CheckpointNotes
 from .dialogue import Dialogue
 from .journal import Journal
 from .kernel_process import KernelProcess, describe_exit
@@ -83,6 +85,7 @@ class SessionHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._full_disk_told = False
         self._flushing = False
+        self._notes = CheckpointNotes(settings.busy_report_s, lambda: self._changed(self.report()))
         self._sent = 0  # highest record number that ever went out to a client
 
     # -- towards the agent -------------------------------------------------------------------------------------
@@ -100,7 +103,32 @@ class SessionHost:
             used_bytes=self.used_bytes,
             working_folder=str(self.folder / "work"),
             warning=self.journal.no_room,
+            checkpoints=self._notes.status,
         )
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no kernel has been ready yet."""
+        return not self._kernel_starts
+
+    async def checkpoints(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Let the kernel do something with its checkpoints, when it has ended the cells that it was sent before.
+
+        Raises
+        ------
+        NoSuchSession, TransportError
+            There is no kernel, or it ended.
+        """
+        if self.kernel is None:
+            raise NoSuchSession("the session has no kernel at the moment.")
+        try:
+            reply = await self.kernel.ask(Channel.SHELL, "gpuaas_checkpoint_request", content)
+        except RuntimeError as error:
+            raise TransportError(f"{error}.") from error
+        if reply["status"] == "ok" and content["op"] == "restore":
+            report = msgspec.convert(reply["result"], RestoreReport)
+            self.notice("".join(f"[remote GPU] {line}\n" for line in restored_lines(report)))
+        return reply
 
     def kernel_ready(self, kernel: KernelProcess) -> None:
         """A kernel process belongs to the session now and takes its requests."""
@@ -252,7 +280,10 @@ class SessionHost:
         kind = KINDS[channel]
         for topic, parts in batch:
             if channel is Channel.IOPUB:
-                self._append(kind, [topic, *parts])
+                if topic == TOPIC:
+                    self._notes.heard(parts[3])
+                else:
+                    self._append(kind, [topic, *parts])
                 continue
             addressed = self._dialogue.answer(channel, parts)
             if addressed[0] or channel is Channel.STDIN:
@@ -283,7 +314,10 @@ class SessionHost:
             self._deaths += 1
             why = self.cause if self.cause.startswith("memory") else describe_exit(status)
             why = f"the kernel of this session died: {why}. Its variables are lost; a fresh kernel takes over"
-            self._tell(self._dialogue.kernel_died(why))
+            way_back = self._notes.way_back()
+            self._tell(self._dialogue.kernel_died(f"{why}.{way_back}" if way_back else why))
+            if way_back:
+                self.notice(f"\n[remote GPU] The kernel died.{way_back}\n")
             if self._deaths >= DEATHS_IN_A_ROW:
                 self._set_state(HostState.FAILED, f"{why}, but {self._deaths} died in a row, so no more is started")
                 return

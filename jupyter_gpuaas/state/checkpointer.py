@@ -15,8 +15,8 @@ from ..store.base import Freed, Store
 from ..store.blob import chunk_digests, read_blob
 from ..store.manifest import Costs, Manifest, Verdict
 from ..store.seal import validate, validate_record
-from .capture import Draft, Tracker
-from .hidden import BEFORE_NAMES, Hidden, kinds
+from .capture import NOT_STATE, Draft, Tracker
+from .hidden import BEFORE_NAMES, Hidden, kinds, shell_names
 from .memory import CopyPool
 from .restore import only, read_records, restore_names
 from .rules.registry import NotRestorable, Restoring
@@ -235,7 +235,8 @@ class Checkpointer:
             self.store.manifest(parent)  # raises NoSuchCheckpoint
         parent_id = parent if isinstance(parent, str) else "" if parent is None else parent.id
         if self._tracker is None or self._tracker.namespace is not namespace:
-            self._tracker = Tracker(namespace, self._skip)
+            self._tracker = Tracker(namespace)
+        self._tracker._skip = self._not_the_users(namespace)
         extra = self._capture_hidden(namespace, source, full=touched is None)
         head = {
             "id": f"{time.time_ns():016x}-{os.urandom(4).hex()}",
@@ -248,6 +249,10 @@ class Checkpointer:
             "label": label,
         }
         return self._tracker.look(touched, extra), head
+
+    def _not_the_users(self, namespace: dict[str, Any]) -> frozenset[str]:
+        """Names that belong to the interpreter and to the shell."""
+        return self._skip | NOT_STATE | shell_names(namespace, self._shell)
 
     def _capture_hidden(self, namespace: dict[str, Any], source: str | None, *, full: bool) -> dict[str, Any]:
         if not self._hidden:
@@ -337,7 +342,7 @@ class Checkpointer:
                 target[name] = value
 
         if into is not None and names is None:
-            keep = manifest.names.keys() | self._skip | _system_names()
+            keep = manifest.names.keys() | self._not_the_users(target)
             for name in [name for name in target if name not in keep]:
                 del target[name]
         early = {HIDDEN.format(kind) for kind in BEFORE_NAMES}
@@ -471,12 +476,6 @@ def _by_name(manifest: Manifest) -> dict[str, Any]:
             if name in found:
                 found[name] = entry
     return found
-
-
-def _system_names() -> frozenset[str]:
-    from .capture import NOT_STATE
-
-    return NOT_STATE
 
 
 def _chunk() -> int:

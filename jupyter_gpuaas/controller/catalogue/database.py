@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord, TokenRecord
-from jupyter_gpuaas.controller.catalogue.tables import events, metadata, sessions, tokens
+from jupyter_gpuaas.controller.catalogue.tables import events, keys, metadata, sessions, tokens
 from jupyter_gpuaas.errors import CatalogueError
 from jupyter_gpuaas.model import Event, SessionState
 
@@ -194,6 +195,18 @@ class Database:
         """Forget tokens."""
         with self._writing() as connection:
             connection.execute(delete(tokens).where(tokens.c.digest.in_(list(digests))))
+
+    # -- keys of checkpoints -----------------------------------------------------------------------------
+
+    def checkpoint_key(self, owner: str) -> str:
+        """The secret of this owner's checkpoints, as hexadecimal digits; made when it is asked for first."""
+        wanted = select(keys.c.key).where(keys.c.owner == owner)
+        with self._writing() as connection:
+            found: str | None = connection.execute(wanted).scalar()
+            if found is None:
+                found = secrets.token_hex(32)
+                connection.execute(insert(keys).values(owner=owner, key=found))
+        return found
 
 
 @contextlib.contextmanager

@@ -39,3 +39,5 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = msgspec.field(default_factory=dict)
     #: ``HostReport.kernel_starts`` as last seen, to tell a kernel that was replaced.
     kernel_starts: int = 0
+    #: Id of the checkpoint that it begins with; empty for none.
+    restore: str = ""

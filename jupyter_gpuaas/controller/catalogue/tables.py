@@ -72,3 +72,11 @@ tokens = Table(
     # 0: does not end.
     Column("expires_s", Float, nullable=False),
 )
+
+# Secrets with which owners' checkpoints are sealed. Who has one can make checkpoints that restore as that owner's.
+keys = Table(
+    "checkpoint_keys",
+    metadata,
+    Column("owner", String(256), primary_key=True),
+    Column("key", String(128), nullable=False),
+)

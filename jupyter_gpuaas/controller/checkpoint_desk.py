@@ -1,0 +1,103 @@
+"""Checkpoints as the service sees them: read from the store with their owner's key, whatever the kernel does."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.records import SessionRecord
+from jupyter_gpuaas.errors import CheckpointError
+from jupyter_gpuaas.model import CheckpointDiff, CheckpointPlan, CheckpointView
+
+if TYPE_CHECKING:
+    from jupyter_gpuaas.state.checkpointer import Checkpointer
+    from jupyter_gpuaas.store import Store
+
+
+class CheckpointDesk:
+    """Lists, compares and removes checkpoints. Methods that read the store are for threads.
+
+    Nothing is unpickled here: manifests and records are data.
+    """
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._settings = settings
+        self._stores: dict[str, Store] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def address(self) -> str:
+        """Where the checkpoints of all owners are."""
+        return self._settings.checkpoint_store or str(self._settings.folder / "checkpoints")
+
+    def plan(self, record: SessionRecord) -> CheckpointPlan:
+        """How the session's kernel takes checkpoints."""
+        settings, owner = self._settings, record.session.owner
+        return CheckpointPlan(
+            store=self.address,
+            key=self._database.checkpoint_key(owner),
+            owner=owner,
+            every=settings.checkpoint_every,
+            share=settings.checkpoint_share,
+            keep=settings.checkpoint_keep,
+            keep_s=settings.checkpoint_keep_s,
+            quota_bytes=settings.checkpoint_quota_bytes,
+            waiting_bytes=settings.checkpoint_waiting_bytes,
+            restore=record.restore,
+        )
+
+    def listed(self, owner: str, session: str) -> list[CheckpointView]:
+        """A session's checkpoints, oldest first."""
+        from jupyter_gpuaas.state.listing import view_of
+
+        return [view_of(each.manifest) for each in self._checkpointer(owner, session).checkpoints()]
+
+    def find(self, owner: str, session: str, name: str) -> CheckpointView:
+        """One of a session's checkpoints by id, by an end of its id, by name, or as ``-1``; or raises."""
+        from jupyter_gpuaas.state.listing import view_of
+
+        return view_of(self._checkpointer(owner, session).find(name).manifest)
+
+    def diff(self, owner: str, session: str, one: str, other: str) -> CheckpointDiff:
+        """Names that differ between two of a session's checkpoints."""
+        checkpointer = self._checkpointer(owner, session)
+        found = checkpointer.diff(checkpointer.find(one), checkpointer.find(other))
+        return CheckpointDiff(added=found.added, removed=found.removed, changed=found.changed)
+
+    def forget(self, owner: str, session: str, name: str, *, lives: bool) -> CheckpointView:
+        """Remove one of a session's checkpoints.
+
+        Raises
+        ------
+        CheckpointError
+            It is the newest of a session that lives: its kernel counts on it.
+        """
+        from jupyter_gpuaas.state.listing import view_of
+
+        checkpointer = self._checkpointer(owner, session)
+        found = checkpointer.find(name)
+        if lives and checkpointer.checkpoints()[-1].id == found.id:
+            raise CheckpointError(f"{found.id} is the newest checkpoint of a session that lives, and stays.")
+        checkpointer.forget(found)
+        checkpointer.collect()
+        return view_of(found.manifest)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for store in self._stores.values():
+            store.close()
+
+    def _checkpointer(self, owner: str, session: str) -> Checkpointer:
+        from jupyter_gpuaas.state.checkpointer import Checkpointer
+        from jupyter_gpuaas.state.listing import owners_address
+        from jupyter_gpuaas.store import open_store
+
+        with self._lock:
+            store = self._stores.get(owner)
+            if store is None:
+                store = self._stores[owner] = open_store(owners_address(self.address, owner))
+        key = bytes.fromhex(self._database.checkpoint_key(owner))
+        return Checkpointer(store, key=key, owner=owner, session=session)

@@ -1,0 +1,514 @@
+"""Checkpoints of the kernel's own variables: after each cell by itself, and what the user asks for.
+
+Everything here runs in the kernel's main thread, between messages or inside a cell, but for ``_ended`` and
+``_between``, which the writer's thread calls. Nothing here may disturb a cell: what fails is told, not raised, unless
+the user asked for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from ..errors import CheckpointError, NoSuchCheckpoint, QuotaReached
+from ..model import CheckpointDiff, CheckpointPlan, CheckpointStatus, CheckpointView, RestoreReport
+from ..state.checkpointer import Checkpoint, Checkpointer, Pending
+from ..state.listing import notes, owners_address, view_of
+from ..store.opening import open_store
+from ..store.retention import Kept, Retention, to_forget
+from .capture_writer import CaptureWriter, GivenUp, Job, wait
+from .pace import Pace
+
+#: After a failure, how long no capture is tried; it doubles with each in a row.
+PAUSE_S = 5.0
+MOST_PAUSE_S = 300.0
+#: A capture that would have held up the next cell is taken when nothing has happened for so long.
+QUIET_S = 1.0
+TIDY_EVERY_S = 60.0
+#: Names that a report tells, so that it stays small.
+NAMES_TOLD = 50
+
+Told = Callable[[int, int], None]
+
+
+class Checkpoints:
+    """The checkpoints of one session's kernel.
+
+    Parameters
+    ----------
+    shell
+        IPython's shell.
+    tell
+        Called from any thread with what the host should know: ``{"kind": ..., "status": ..., ...}``.
+    """
+
+    def __init__(
+        self, shell: Any, plan: CheckpointPlan, *, session: str, epoch: int, tell: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._shell = shell
+        self._plan = plan
+        self._session = session
+        self._epoch = epoch
+        self._tell = tell
+        self._checkpointer: Checkpointer | None = None
+        self._writer = CaptureWriter(_waiting_bytes(plan), self._ended, self._between)
+        self._pace = Pace(plan.share)
+        self._status = CheckpointStatus(every=plan.every)
+        self._lock = threading.Lock()
+        #: Sources of the cells that ran since the last capture, and how many of them count as cells.
+        self._sources: list[str] = []
+        self._cells = 0
+        #: Something may have changed variables that no source tells of.
+        self._background = True
+        self._aside = False
+        #: Whether a cell has run since the pace was last asked.
+        self._fresh = False
+        self._warm = False
+        self._number = 0
+        self._parent: Pending | Checkpoint | None = None
+        self._parent_generation = 0
+        self._committed: Checkpoint | None = None
+        self._jobs: dict[str, str] = {}
+        self._armed = self._interrupted = False
+        self._retry_s = 0.0
+        self._pause_s = PAUSE_S
+        self._rarer_told = False
+        self._tidied_s = time.monotonic()
+        self._tidy_now = self._full = False
+        self._progress_s = 0.0
+
+    @property
+    def checkpointer(self) -> Checkpointer:
+        """Made at first use: a store that cannot be opened is no reason not to run cells."""
+        if self._checkpointer is None:
+            address = owners_address(self._plan.store, self._plan.owner)
+            store = open_store(address, quota_bytes=self._plan.quota_bytes)
+            self._checkpointer = Checkpointer(
+                store,
+                key=bytes.fromhex(self._plan.key),
+                owner=self._plan.owner,
+                session=self._session,
+                shell=self._shell,
+            )
+        return self._checkpointer
+
+    # -- by itself ---------------------------------------------------------------------------------------------
+
+    def before_cell(self, say: Callable[[str], None]) -> None:
+        """Wait while too much waits to be written. A KeyboardInterrupt ends the waiting."""
+        if self._writer.has_room():
+            return
+        began = time.monotonic()
+        if not self._writer.wait_for_room(1.0):
+            say("[remote GPU] This cell waits until earlier checkpoints are written.\n")
+            while not self._writer.wait_for_room(0.5):
+                pass
+        self._pace.spent(time.monotonic() - began, expected=False)
+
+    def ran(self, source: str, took_s: float, *, number: int, counts: bool) -> None:
+        """Code of the user's has run; ``counts`` if as a cell: not what a front end asks silently."""
+        self._sources.append(source)
+        if counts:
+            self._cells += 1
+            self._fresh = True
+            self._number = number
+            self._pace.cell(took_s)
+
+    def background(self) -> None:
+        """Something may have changed variables beside the cells: a callback of a widget, a cell of a subshell."""
+        self._background = self._aside = True
+
+    @property
+    def wants_one(self) -> bool:
+        """Whether enough cells have run since the last one."""
+        return 0 < self._status.every <= self._cells
+
+    def between_messages(self) -> bool:
+        """Take the checkpoint that is due. False: not now, so ask again when it is quiet."""
+        if not self.wants_one:
+            return not (self._status.every and self._aside)
+        if time.monotonic() < self._retry_s:
+            return False
+        if not self._pace.due():
+            self._put_off()
+            return False
+        self._automatic(free=False)
+        return True
+
+    def is_fresh(self) -> bool:
+        """Whether a cell has run since this was asked before."""
+        fresh, self._fresh = self._fresh, False
+        return fresh
+
+    def quiet(self) -> None:
+        """Nothing has happened for a while: take what was put off."""
+        wanted = self.wants_one or (self._status.every and self._aside)
+        if wanted and time.monotonic() >= self._retry_s:
+            self._automatic(free=True)
+
+    @property
+    def quiet_s(self) -> float:
+        """How long nothing must have happened before ``quiet`` is called."""
+        return max(QUIET_S, 2 * self._pace.expected_s, self._retry_s - time.monotonic())
+
+    def _put_off(self) -> None:
+        if not self._fresh:
+            return
+        self._change(passed_over=self._status.passed_over + 1)
+        if not self._rarer_told:
+            self._rarer_told = True
+            remark = (
+                f"not after every cell: a checkpoint holds up the next one for about {self._pace.expected_s:.2g} s, "
+                f"more than {self._plan.share:.0%} of the cells' time; taken when the session is quiet"
+            )
+            self._change(remark=remark)
+            self._note("rarer", remark)
+
+    def _automatic(self, *, free: bool) -> None:
+        began = time.monotonic()
+        try:
+            self._begin()
+        except KeyboardInterrupt:
+            self._failed("it was interrupted")
+        except Exception as error:
+            self._failed(_reason(error), error)
+            self._wait_longer()
+        took_s = time.monotonic() - began
+        if not self._warm:
+            self._warm = True  # the first one imports and fills caches: it tells nothing of the next
+        elif free:
+            self._pace.free(took_s)
+        else:
+            self._pace.spent(took_s)
+        if self._rarer_told and self._pace.due():
+            self._rarer_told = False
+            self._change(remark="")
+
+    def _begin(self, label: str = "") -> Job:
+        """Capture into memory and hand it to the writer."""
+        generation = self._writer.generation
+        parent = self._parent if generation == self._parent_generation else self._committed
+        space = self._shell.user_ns
+        source = None if self._background else "\n".join(self._sources)
+        try:
+            with self._interruptible():
+                pending = self.checkpointer.begin(
+                    space,
+                    parent=parent,
+                    label=label,
+                    cell=self._number,
+                    epoch=self._epoch,
+                    source=source,
+                    stop=self._stop,
+                )
+        except BaseException:
+            self._all_new()
+            raise
+        job = self._writer.submit(pending, generation)
+        if job is None:
+            # What it counts on was not written, so it must not be either.
+            self._all_new()
+            raise GivenUp("the one before it could not be written.")
+        self._parent, self._parent_generation = pending, generation
+        self._sources.clear()
+        self._cells = 0
+        self._aside = False
+        self._background = self._has_background()
+        self._status = msgspec.structs.replace(self._status, waiting=self._writer.waiting)
+        return job
+
+    def _all_new(self) -> None:
+        self._background = True
+        self._sources.clear()
+        if self._checkpointer is not None:
+            self._checkpointer.forget_changes()
+
+    def _has_background(self) -> bool:
+        """Whether threads of the user run, which may change anything at any time."""
+        return any(
+            not thread.name.startswith(("gpuaas-", "IPythonHistorySaving", "tqdm"))
+            and type(thread).__module__.partition(".")[0] not in ("ipykernel", "IPython", "tqdm", "zmq")
+            and thread is not threading.main_thread()
+            for thread in threading.enumerate()
+        )
+
+    # -- interrupts --------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Turn SIGINT into a KeyboardInterrupt for the block; outside of messages ipykernel ignores it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._interrupted = False
+        former = signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            self._armed = True
+            yield
+            self._armed = False
+            self._stop()  # the exception may have been swallowed, by a finalizer for instance
+        finally:
+            self._armed = False
+            signal.signal(signal.SIGINT, former)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        if self._armed:
+            self._armed = False
+            raise KeyboardInterrupt
+
+    def _stop(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    # -- in the writer's thread --------------------------------------------------------------------------------
+
+    def _ended(self, job: Job) -> None:
+        if job.error is not None:
+            if isinstance(job.error, QuotaReached):
+                self._full = True
+            if not isinstance(job.error, GivenUp):
+                self._failed(_reason(job.error), job.error)
+                self._wait_longer()
+            self._background = True
+            return
+        checkpoint: Checkpoint = job.result
+        self._committed = checkpoint
+        self._pause_s, self._retry_s = PAUSE_S, 0.0
+        costs, status = checkpoint.costs, self._status
+        self._change(
+            taken=status.taken + 1,
+            waiting=self._writer.waiting,
+            stall_s=status.stall_s + costs.stall_s,
+            capture_s=status.capture_s + costs.capture_s,
+            looked_bytes=status.looked_bytes + costs.looked_bytes,
+            copied_bytes=status.copied_bytes + costs.copied_bytes,
+            written_bytes=status.written_bytes + costs.written_bytes,
+            last=_told(view_of(checkpoint.manifest)),
+            problem="",
+        )
+        self._note("taken")
+
+    def _between(self) -> None:
+        """Remove what need not be kept."""
+        due = self._full or self._tidy_now or time.monotonic() - self._tidied_s > TIDY_EVERY_S
+        if not due or self._checkpointer is None:
+            return
+        full, self._full, self._tidy_now = self._full, False, False
+        self._tidied_s = time.monotonic()
+        everything = Checkpointer(self._checkpointer.store, key=bytes.fromhex(self._plan.key)).checkpoints()
+        kept: dict[str, list[Kept]] = {self._session: []}
+        for found in (each.manifest for each in everything):
+            kept.setdefault(found.session, []).append(Kept(found.id, found.created_s, found.label))
+        own = kept.pop(self._session)
+        keep = max(1, len(own) // 2) if full else self._plan.keep
+        rule = Retention(keep_last=keep, max_age_s=self._plan.keep_s)
+        gone = to_forget(own, rule, now_s=time.time())
+        rule = Retention(max_age_s=self._plan.keep_s)
+        for theirs in kept.values():
+            gone += to_forget(theirs, rule, now_s=time.time())
+        for checkpoint_id in gone:
+            with contextlib.suppress(NoSuchCheckpoint):  # another session's kernel was faster
+                self._checkpointer.store.forget(checkpoint_id)
+        self._checkpointer.collect()
+
+    def _wait_longer(self) -> None:
+        self._retry_s = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, MOST_PAUSE_S)
+
+    def _failed(self, reason: str, error: BaseException | None = None) -> None:
+        hint = getattr(error, "hint", "")
+        self._change(failed=self._status.failed + 1, problem=f"{reason} {hint}".strip())
+        self._note("failed", self._status.problem)
+
+    def _change(self, **fields: Any) -> None:
+        with self._lock:
+            self._status = msgspec.structs.replace(self._status, **fields)
+
+    def _note(self, kind: str, cause: str = "", **more: Any) -> None:
+        self._tell({"kind": kind, "cause": cause, "status": msgspec.to_builtins(self._status), **more})
+
+    # -- what the user asks for --------------------------------------------------------------------------------
+
+    def request(self, content: dict[str, Any]) -> Any:
+        """Carry out what came as a message: ``content["op"]``."""
+        op = content.get("op")
+        self._progress_s = 0.0
+        try:
+            if op == "take":
+                return msgspec.to_builtins(self.take(str(content.get("label", "")), self._tell_progress))
+            if op == "restore":
+                return msgspec.to_builtins(self.restore(str(content["checkpoint"]), self._tell_progress))
+            if op == "every":
+                return msgspec.to_builtins(self.set_every(int(content["every"])))
+            if op == "forget":
+                return self.forget([str(each) for each in content["checkpoints"]])
+        finally:
+            if self._status.progress:
+                self._change(progress="")
+                self._note("progress")
+        raise CheckpointError(f"op: {op!r} is unknown.")
+
+    def _tell_progress(self, done: int, total: int) -> None:
+        if time.monotonic() - self._progress_s > 0.5:
+            self._progress_s = time.monotonic()
+            self._change(progress=f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
+            self._note("progress")
+
+    def status(self) -> CheckpointStatus:
+        """How the checkpoints stand."""
+        return msgspec.structs.replace(self._status, waiting=self._writer.waiting)
+
+    def set_every(self, every: int) -> CheckpointStatus:
+        """From now on after so many cells; 0 for none by itself."""
+        self._change(every=every)
+        self._note("every", f"after every {every} cells" if every > 1 else "after each cell" if every else "off")
+        return self._status
+
+    def take(self, label: str = "", told: Told = lambda done, total: None) -> CheckpointView:
+        """Take one now, and return when it is durable.
+
+        Raises
+        ------
+        CheckpointError
+            It cannot be taken.
+        KeyboardInterrupt
+            It was given up.
+        """
+        checkpoint: Checkpoint = wait(self._begin(label), told)
+        return view_of(checkpoint.manifest)
+
+    def listed(self) -> list[CheckpointView]:
+        """This session's checkpoints, oldest first."""
+        return [view_of(each.manifest) for each in self.checkpointer.checkpoints()]
+
+    def find(self, name: str) -> Checkpoint:
+        """One of this session's, or one of another session of the same owner by its id; raises NoSuchCheckpoint."""
+        try:
+            return self.checkpointer.find(name)
+        except NoSuchCheckpoint:
+            if name.startswith("-"):
+                raise
+            return Checkpointer(self.checkpointer.store, key=bytes.fromhex(self._plan.key)).find(name)
+
+    def restore(self, name: str, told: Told = lambda done, total: None) -> RestoreReport:
+        """Make the variables those of a checkpoint. What they are now is captured first, if that is not done yet.
+
+        Raises
+        ------
+        CheckpointError
+            It cannot be restored; the variables are as they were.
+        KeyboardInterrupt
+            It was given up; the variables are as they were.
+        """
+        began = time.monotonic()
+        checkpoint = self.find(name)
+        if self._status.every and self._cells and time.monotonic() >= self._retry_s:
+            self._automatic(free=True)
+        self._writer.drain(60.0)
+        space = self._shell.user_ns
+        before = dict(space)
+        try:
+            with self._interruptible():
+                result = self.checkpointer.restore(
+                    checkpoint, into=space, device_map=_device_map(checkpoint.manifest.world.devices), progress=told
+                )
+        except BaseException:
+            space.clear()
+            space.update(before)
+            self._all_new()
+            raise
+        self._parent, self._parent_generation = checkpoint, self._writer.generation
+        self._committed = checkpoint
+        self._sources.clear()
+        self._cells, self._background = 0, True
+        self._number = checkpoint.manifest.cell
+        report = RestoreReport(
+            checkpoint=view_of(checkpoint.manifest),
+            names=sum(not name.startswith("<") and found.outcome != "lost" for name, found in result.report.items()),
+            lost=notes(result.report, "lost"),
+            rebuilt=notes(result.report, "rebuilt", "replayed"),
+            remarks=list(result.remarks),
+            took_s=time.monotonic() - began,
+        )
+        self._change(restored=checkpoint.id, restores=self._status.restores + 1)
+        self._note("restored", f"the variables are those after cell {checkpoint.manifest.cell}", id=checkpoint.id)
+        return report
+
+    def restore_new(self, name: str, session: str) -> RestoreReport:
+        """Not from here: the kernel holds no token of the service's."""
+        checkpoint = self.find(name)
+        raise CheckpointError(
+            "a session cannot make another one.",
+            hint=f"On your own machine: jupyter gpuaas restore {self._session[:12]} {checkpoint.id} --new NAME",
+        )
+
+    def diff(self, one: str, other: str) -> CheckpointDiff:
+        """Names that differ between two checkpoints."""
+        found = self.checkpointer.diff(self.find(one), self.find(other))
+        return CheckpointDiff(added=found.added, removed=found.removed, changed=found.changed)
+
+    def forget(self, names: Sequence[str]) -> list[str]:
+        """Remove checkpoints; the newest one stays, as what is unchanged since then lies only there."""
+        found = [self.find(name) for name in names]
+        newest = self.checkpointer.checkpoints()[-1:]
+        for checkpoint in found:
+            if newest and checkpoint.id == newest[0].id:
+                raise CheckpointError(f"{checkpoint.id} is the newest checkpoint of this session, and stays.")
+        for checkpoint in found:
+            self.checkpointer.forget(checkpoint)
+            self._note("forgotten", f"checkpoint {checkpoint.id} was removed", id=checkpoint.id)
+        self._tidy_now = True
+        return [checkpoint.id for checkpoint in found]
+
+    def close(self, timeout_s: float) -> None:
+        """The kernel ends: write what waits, as far as the time allows."""
+        self._writer.close(timeout_s)
+        if self._checkpointer is not None:
+            self._checkpointer.store.close()
+
+
+def _waiting_bytes(plan: CheckpointPlan) -> int:
+    """What may wait in memory: the setting, and of a device with a cap no more than a quarter."""
+    import resource
+
+    most = plan.waiting_bytes or 2**62
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return most if limit == resource.RLIM_INFINITY else min(most, limit // 4)
+
+
+def _device_map(devices: Sequence[str]) -> dict[str, str]:
+    """Where memory of the checkpoint's devices goes here; those that are here keep their place."""
+    labels = json.loads(os.environ.get("GPUAAS_DEVICES") or "[]")
+    here = sum(label.get("kind") == "cuda" for label in labels)
+    found = {}
+    for device in devices:
+        kind, _, index = device.partition(":")
+        if kind == "cuda" and (not here or (index.isdecimal() and int(index) >= here)):
+            found[device] = "cuda:0" if here else "cpu"
+    return found
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to copy what has changed."
+    message = getattr(error, "message", "")
+    return str(message) or f"{type(error).__name__}: {error}"
+
+
+def _told(view: CheckpointView) -> CheckpointView:
+    """The view without more names than a report should carry."""
+    return msgspec.structs.replace(
+        view,
+        lost=dict(list(view.lost.items())[:NAMES_TOLD]),
+        rebuilt=dict(list(view.rebuilt.items())[:NAMES_TOLD]),
+    )

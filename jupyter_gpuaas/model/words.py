@@ -1,0 +1,122 @@
+"""Facts about checkpoints in words: what magics, command line and notices show. Pure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from .checkpoint import CheckpointDiff, CheckpointStatus, CheckpointView, RestoreReport
+
+#: Names that are told one by one.
+NAMES_TOLD = 20
+HEAD = ("ID", "WHEN", "CELL", "NAME", "HOST", "DEVICE", "NEW", "STALL", "TOOK", "NOT RESTORABLE")
+
+
+def amount(count: float) -> str:
+    """A number of bytes as people say it."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def rows(views: Sequence[CheckpointView]) -> list[tuple[str, ...]]:
+    """The table of checkpoints under ``HEAD``."""
+    return [
+        (
+            view.short,
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(view.created_s)),
+            str(view.cell),
+            view.label,
+            amount(view.host_bytes),
+            amount(view.device_bytes) if view.device_bytes else "-",
+            amount(view.written_bytes),
+            duration(view.stall_s),
+            duration(view.capture_s),
+            _few(list(view.lost)),
+        )
+        for view in views
+    ]
+
+
+def table(views: Sequence[CheckpointView]) -> str:
+    """The table as text."""
+    lines = [HEAD, *rows(views)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in padded)
+
+
+def taken_line(view: CheckpointView) -> str:
+    """One line about a checkpoint that was just taken."""
+    named = f" {view.label!r}" if view.label else ""
+    return (
+        f"checkpoint {view.short}{named} after cell {view.cell}: {amount(view.host_bytes + view.device_bytes)}, "
+        f"{amount(view.written_bytes)} new, in {duration(view.capture_s)}"
+    )
+
+
+def lost_lines(lost: dict[str, str], what: str = "not restorable") -> list[str]:
+    """One line for each name, but not for more than a screen of them."""
+    told = [f"{what}: {name}: {note}" if note else f"{what}: {name}" for name, note in lost.items()]
+    more = len(told) - NAMES_TOLD
+    return told[:NAMES_TOLD] + ([f"{what}: {more} more"] if more > 0 else [])
+
+
+def restored_lines(report: RestoreReport) -> list[str]:
+    """What a restore gave."""
+    view = report.checkpoint
+    named = f" {view.label!r}" if view.label else ""
+    return [
+        f"{report.names} variables restored from checkpoint {view.short}{named}, "
+        f"taken after cell {view.cell}, in {duration(report.took_s)}",
+        *lost_lines(report.lost, "not restored"),
+        *lost_lines(report.rebuilt, "made anew"),
+        *report.remarks,
+    ]
+
+
+def diff_lines(diff: CheckpointDiff) -> list[str]:
+    """What differs, a line for each kind of difference."""
+    found = [(what, getattr(diff, what)) for what in ("added", "removed", "changed")]
+    return [f"{what}: {', '.join(names)}" for what, names in found if names] or ["no name differs"]
+
+
+def status_lines(status: CheckpointStatus | None) -> list[str]:
+    """How a session's checkpoints stand and what they cost."""
+    if status is None:
+        return ["checkpoints: none yet"]
+    often = {0: "only when asked for", 1: "after each cell"}.get(status.every, f"after every {status.every} cells")
+    waiting = f", {status.waiting} being written" if status.waiting else ""
+    lines = [f"checkpoints: {often}, {status.taken} taken{waiting}"]
+    if status.taken:
+        lines.append(
+            f"    they cost: next cell held up {duration(status.stall_s / status.taken)} on average "
+            f"({duration(status.stall_s)} in all), {amount(status.looked_bytes)} looked at, "
+            f"{amount(status.copied_bytes)} copied, {amount(status.written_bytes)} written"
+        )
+    if status.last is not None:
+        lines.append(f"    last: {taken_line(status.last)}")
+        lines += [f"    {line}" for line in lost_lines(status.last.lost)]
+    if status.remark:
+        lines.append(f"    {status.remark}")
+    if status.passed_over:
+        lines.append(f"    put off because of their cost: {status.passed_over}")
+    if status.problem:
+        lines.append(f"    the newest one could not be taken: {status.problem}")
+    if status.progress:
+        lines.append(f"    under way: {status.progress}")
+    return lines
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
