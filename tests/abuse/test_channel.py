@@ -72,6 +72,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
         patch.setenv("GPUAAS_LOG", "WARNING")
         (home.path / "settings.toml").write_text('devices = "cpu:2"\n')
         victim = Victim(home, tmp_path_factory.mktemp("victim"))
+        victim.run.run("pass")  # a proxy says that it is ready before it has a session
         yield victim
         victim.run.close()
         close_home(home)
