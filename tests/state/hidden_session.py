@@ -40,6 +40,8 @@ own = [name for name in ns if name in {names!r}]
 def packed(*values, own=frozenset()):
     pickled = dump(values, Context(ns), own=own)
     return bytes(pickled.stream), [bytes(buffer) for buffer in pickled.buffers]
+for kind, value in values.items():
+    assert type(value).__name__ != "Unkept", (kind, value.reason)
 content = {{kind: packed(value) for kind, value in values.items() if value is not None}}
 content[""] = packed(*[ns[name] for name in own], own=frozenset(own))
 with open({file!r}, "wb") as file:
@@ -88,6 +90,9 @@ def session(
 
 
 def _run(script: str, folder: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=120)
+    file = folder / "session_script.py"  # for tracebacks with source
+    file.write_text(script)
+    command = f"exec(compile(open({str(file)!r}).read(), {str(file)!r}, 'exec'))"
+    done = subprocess.run([sys.executable, "-c", command], cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -25,7 +25,8 @@ def test_ordinary_cells_make_no_patches(tmp_path: Path) -> None:
         "@functools.lru_cache\ndef f(x): return np.fft.fft(x)\n"
         "P = collections.namedtuple('P', 'x'); p = P(1)",
         "import torch.utils.data as data\n"
-        "class D(data.Dataset):\n    def __len__(self): return 4\n    def __getitem__(self, i): return torch.ones(1) * i\n"
+        "class D(data.Dataset):\n    def __len__(self): return 4\n"
+        "    def __getitem__(self, i): return torch.ones(1) * i\n"
         "sum(batch.sum() for batch in data.DataLoader(D(), batch_size=2))\n"
         "torch.save(net.state_dict(), 'net.pt'); setattr(net, 'more', 1)",
     ]
@@ -39,10 +40,10 @@ import pickle
 from jupyter_gpuaas.state.hidden.patches import Patches
 from jupyter_gpuaas.state.hidden import kinds
 loaded_patches = []
-def restore(self, value, world, original=Patches.restore):
+def restore(self, value, world, original=Patches.put_back):
     loaded_patches.extend(place for place, _, _ in value)
     original(self, value, world)
-Patches.restore = restore
+Patches.put_back = restore
 """
 
 
@@ -134,7 +135,8 @@ def test_rollback_in_place_sets_patches_back(tmp_path: Path) -> None:
 def test_value_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
     cells = [
         "import csv, json, sys",
-        "def f(): return 1\nclass Bad:\n    def __reduce__(self): raise ValueError('no')\ncsv.reader = Bad(); json.loads = f",
+        "def f(): return 1\nclass Bad:\n    def __reduce__(self): raise ValueError('no')\n"
+        "csv.reader = Bad(); json.loads = f",
     ]
     session(
         tmp_path,

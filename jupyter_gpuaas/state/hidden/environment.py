@@ -25,7 +25,7 @@ class Environment(Kind):
     def mark(self, world: Hidden) -> None:
         self._baseline = dict(os.environ)
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         if self._baseline is None:
             self._baseline = _at_start()
         before = self._baseline
@@ -46,7 +46,7 @@ class Environment(Kind):
             "host": sorted(name for name in changed if name in _HOST and name.endswith("_DEVICES")),
         }
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         if self._baseline is None:
             self._baseline = dict(os.environ)
         before = self._baseline

@@ -12,13 +12,13 @@ from .world import Hidden, Kind
 class WorkingFolder(Kind):
     kind = "cwd"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         try:
             return os.getcwd()
         except FileNotFoundError:
             return ""  # it was removed
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         if not value:
             raise NotRestorable("had been removed when the checkpoint was made; os.chdir() to another")
         try:

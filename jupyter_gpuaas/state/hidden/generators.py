@@ -14,12 +14,12 @@ from .world import Hidden, Kind, Named, keep, kept, loaded, needed
 class PythonRandom(Kind):
     kind = "random"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         version, words, gauss = random.getstate()
         # As bytes: 625 ints are slower to pickle than all else here together.
         return version, struct.pack(f"<{len(words)}I", *words), gauss
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         version, words, gauss = value
         random.setstate((version, struct.unpack(f"<{len(words) // 4}I", words), gauss))
 
@@ -29,7 +29,7 @@ class NumpyRandom(Kind):
 
     kind = "numpy.random"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         mtrand = loaded("numpy.random.mtrand")
         if mtrand is None:
             return None
@@ -46,7 +46,7 @@ class NumpyRandom(Kind):
             "gauss": float(state["gauss"]),
         }
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         numpy = needed("numpy")
         if "other" in value:
             if value["generator"] is not None:
@@ -69,10 +69,10 @@ class TorchRandom(Kind):
 
     kind = "torch.random"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         return rng.torch_states()
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         needed("torch")
         rng.set_torch_states(value)
 
@@ -80,9 +80,9 @@ class TorchRandom(Kind):
 class CupyRandom(Kind):
     kind = "cupy.random"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         return rng.cupy_states()
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         needed("cupy")
         rng.set_cupy_states(value)

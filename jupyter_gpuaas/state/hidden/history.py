@@ -43,7 +43,7 @@ class History(Kind):
 
     kind = "history"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         if world.shell is None:
             return None
         history = world.shell.history_manager
@@ -57,10 +57,9 @@ class History(Kind):
             "folders": [str(folder) for folder in history.dir_hist],
             # In older versions it is counted up after the cell, which may be the one that runs.
             "count": max(int(world.shell.execution_count), len(parsed)),
-            "names": sorted(int(name[2:]) for name in world.namespace if _INPUT.fullmatch(name)),
         }
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         shell = world.shell
         if shell is None:
             return
@@ -81,10 +80,8 @@ class History(Kind):
             history.input_hist_raw[:] = raw
         history._i00, history._i, history._ii, history._iii = last
         history.dir_hist[:] = value["folders"]
-        names = {f"_i{n}": raw[n] for n in value["names"] if n < len(raw)}
+        names = {f"_i{n}": raw[n] for n in range(1, len(raw))}
         names |= {"_i": last[1], "_ii": last[2], "_iii": last[3]}
-        if present is not None:
-            names[f"_i{len(raw) - 1}"] = present[1]
         for name in [name for name in world.namespace if _INPUT.fullmatch(name) and name not in names]:
             if shell.user_ns_hidden.get(name) is world.namespace[name]:
                 del world.namespace[name]
@@ -115,7 +112,7 @@ class Outputs(Kind):
 
     kind = "outputs"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         if world.shell is None:
             return None
         hook = world.shell.displayhook
@@ -125,7 +122,7 @@ class Outputs(Kind):
             "reprs": dict(world.shell.history_manager.output_hist_reprs),
         }
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         shell, space = world.shell, world.namespace
         if shell is None:
             return
@@ -172,7 +169,7 @@ class Sources(Kind):
         #: Name in linecache -> its lines there, and these as one text.
         self._known: dict[str, tuple[list[str], str]] = {}
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         known: dict[str, tuple[list[str], str]] = {}
         for name, entry in list(linecache.cache.items()):
             if len(entry) != 4 or entry[1] is not None:
@@ -190,7 +187,7 @@ class Sources(Kind):
             "cells": {name: number for name, number in numbers.items() if name in known},
         }
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         for name, text in value["texts"].items():
             if name not in linecache.cache:
                 linecache.cache[name] = (len(text), None, text.splitlines(True), name)

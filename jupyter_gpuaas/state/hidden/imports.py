@@ -24,7 +24,7 @@ class Imports(Kind):
     def mark(self, world: Hidden) -> None:
         self._seen = {}
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         if world.mentions("import"):
             for name in imported(world.tree):
                 spec = getattr(sys.modules.get(name), "__spec__", None)
@@ -32,7 +32,7 @@ class Imports(Kind):
                     self._seen[name] = None
         return list(self._seen)
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         self._seen = dict.fromkeys(value)
         losses = Losses()
         for name in value:

@@ -31,7 +31,7 @@ class Interpreter(Kind):
         self._baseline = _numbers()
         self._registered = []
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         space = world.namespace
         hooks = {}
         for module, name in _HOOKS:
@@ -61,7 +61,7 @@ class Interpreter(Kind):
         if text not in self._registered:
             self._registered.append(text)
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         losses = Losses()
         wanted = {**self._baseline, **value["numbers"]}
         now = _numbers()
@@ -163,7 +163,7 @@ class DecimalContext(Kind):
 
     kind = "decimal"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         decimal = loaded("decimal")
         if decimal is None:
             return None
@@ -174,7 +174,7 @@ class DecimalContext(Kind):
             "traps": sorted(kind.__name__ for kind, on in context.traps.items() if on),
         }
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         decimal = needed("decimal")
         prec, rounding, low, high, capitals, clamp = value["numbers"]
         context = decimal.Context(prec, rounding, low, high, capitals, clamp)
@@ -203,10 +203,10 @@ class Locale(Kind):
             return {}
         return {name: locale.setlocale(getattr(locale, name)) for name in self._CATEGORIES if hasattr(locale, name)}
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         return {name: value for name, value in self._now().items() if value != self._baseline.get(name, "C")}
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         now = self._now()
         wanted = {**{name: self._baseline.get(name, "C") for name in now}, **value}
         losses = Losses()

@@ -19,8 +19,8 @@ _Level = tuple[int, bool, bool]
 class Logs(Kind):
     """Levels of all loggers that are not as a new one is; handlers where they are the notebook's.
 
-    A library gives its own loggers their handlers when it is imported. The root's, those of loggers that belong to no
-    imported library, and those that a cell defined, named or spoke of are the notebook's.
+    A library gives its own loggers their handlers when it is imported. The notebook's are those that a cell spoke of,
+    defined or named, and those of the root and of loggers of its own that did not come with an import.
     """
 
     kind = "logging"
@@ -29,15 +29,17 @@ class Logs(Kind):
         #: By logger that was not as new: handlers and filters that were there before the notebook, and its level.
         self._before: dict[str, list[Any]] = {}
         self._levels: dict[str, _Level] = {}
-        #: Handler or filter of a library's logger -> whether it was the notebook's when it was first seen.
+        self._loaded = 0
+        #: Handler or filter -> whether it was the notebook's when it was first seen.
         self._users: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
     def mark(self, world: Hidden) -> None:
         loggers = [(name, logger) for name, logger in _loggers() if not _is_as_new(logger)]
         self._before = {name: [*logger.handlers, *logger.filters] for name, logger in loggers}
         self._levels = {name: _level(logger) for name, logger in loggers}
+        self._loaded = len(sys.modules)
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         levels: dict[str, _Level] = {}
         parts: dict[str, tuple[list[Any], list[Any]]] = {}
         taken = []
@@ -55,6 +57,7 @@ class Logs(Kind):
                 filters = [keep(one, world) for one in logger.filters if self._is_users(one, name, world)]
                 if handlers or filters:
                     parts[name] = handlers, filters
+        self._loaded = len(sys.modules)
         return {"levels": levels, "parts": parts, "taken": taken, "disable": logging.root.manager.disable}
 
     def _usual(self, name: str) -> _Level:
@@ -63,20 +66,25 @@ class Logs(Kind):
     def _is_users(self, part: Any, name: str, world: Hidden) -> bool:
         if any(part is known for known in self._before.get(name, ())):
             return False
-        library = name.partition(".")[0]
-        if name == _ROOT or library == "__main__" or library not in sys.modules:
-            return True
         try:
             known = self._users.get(part)
             if known is None:
-                said = world.mentions("Handler", "Filter", "logging.config")
-                known = said or made_by_notebook(part, world.namespace) or name_of(part, world) is not None
-                self._users[part] = known
+                known = self._users[part] = self._judge(part, name, world)
         except TypeError:  # It takes no weak references, or has no hash.
             return made_by_notebook(part, world.namespace)
         return known
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def _judge(self, part: Any, name: str, world: Hidden) -> bool:
+        """Whose it is, by the cell after which it is first seen."""
+        if world.mentions("Handler", "Filter", "dictConfig", "basicConfig", "fileConfig"):
+            return True
+        if made_by_notebook(part, world.namespace) or name_of(part, world) is not None:
+            return True
+        # Of a logger that bears no library's name: the notebook's, unless modules were loaded that may have made it.
+        library = name.partition(".")[0]
+        return library not in sys.modules and len(sys.modules) == self._loaded
+
+    def put_back(self, value: Any, world: Hidden) -> None:
         losses = Losses()
         logging.disable(value["disable"])
         for name, logger in _loggers():

@@ -13,7 +13,7 @@ class NumpyOptions(Kind):
 
     kind = "numpy.options"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         numpy = loaded("numpy")
         if numpy is None or not hasattr(numpy, "get_printoptions"):
             return None
@@ -28,7 +28,7 @@ class NumpyOptions(Kind):
             "buffer": int(numpy.getbufsize()),
         }
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         numpy = needed("numpy")
         losses = Losses()
         options = dict(value["print"])
@@ -56,7 +56,7 @@ class NumpyOptions(Kind):
 class PandasOptions(Kind):
     kind = "pandas.options"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         config = loaded("pandas._config.config")
         if config is None:
             return {}
@@ -70,13 +70,13 @@ class PandasOptions(Kind):
                 changed[name] = keep(found, world)
         return changed
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         if not value and loaded("pandas._config.config") is None:
             return
         needed("pandas")
         config = needed("pandas._config.config")
         losses = Losses()
-        now = self.capture(world)
+        now = self.look(world)
         wanted = {name: config._registered_options[name].defval for name in now if name not in value}
         for name, option in value.items():
             if name not in config._registered_options:
@@ -101,7 +101,7 @@ class MatplotlibSettings(Kind):
 
     kind = "matplotlib.rcParams"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         matplotlib = loaded("matplotlib")
         if matplotlib is None or not hasattr(matplotlib, "rcParamsOrig"):
             return {}
@@ -116,12 +116,12 @@ class MatplotlibSettings(Kind):
                 changed[name] = list(setting) if isinstance(setting, list) else setting
         return changed
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         if not value and loaded("matplotlib") is None:
             return
         matplotlib = needed("matplotlib")
         losses = Losses()
-        now = self.capture(world)
+        now = self.look(world)
         for name in now:
             if name not in value and name != "backend":
                 dict.__setitem__(matplotlib.rcParams, name, dict.__getitem__(matplotlib.rcParamsOrig, name))

@@ -64,7 +64,7 @@ class Patches(Kind):
 
     # -- finding -----------------------------------------------------------------------------------------------
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         space = world.namespace
         stores = find_stores(world)
         fresh = self._see_new(space)
@@ -156,7 +156,7 @@ class Patches(Kind):
 
     # -- restoring ---------------------------------------------------------------------------------------------
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         losses = Losses()
         self._see_new(world.namespace)
         wanted = {place for place, _, _ in value}

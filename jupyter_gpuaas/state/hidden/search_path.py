@@ -23,13 +23,13 @@ class SearchPath(Kind):
         self._baseline = list(sys.path)
         self._arguments = list(sys.argv)
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         arguments = None if sys.argv == self._arguments else [str(argument) for argument in sys.argv]
         if sys.path == self._baseline:
             return {"path": None, "baseline": None, "argv": arguments}
         return {"path": [str(entry) for entry in sys.path], "baseline": list(self._baseline), "argv": arguments}
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         if value["path"] is None:
             wanted = list(self._baseline)
         elif value["baseline"] == self._baseline:

@@ -29,7 +29,7 @@ class ShellSettings(Kind):
             self._aliases = list(world.shell.alias_manager.aliases)
             self._traits = self._settings(world.shell)
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         shell = world.shell
         if shell is None:
             return None
@@ -57,7 +57,7 @@ class ShellSettings(Kind):
             "logging": bool(shell.logger.log_active),
         }
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         shell = world.shell
         if shell is None:
             return

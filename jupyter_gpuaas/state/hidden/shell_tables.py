@@ -26,12 +26,14 @@ class ShellTables(Kind):
         self._others: dict[str, dict[Any, Any]] = {}
         #: Tables and keys of what is the user's although no cell defined it.
         self._mine: set[tuple[str, Any]] = set()
+        self._marked = False
 
     def mark(self, world: Hidden) -> None:
+        self._marked = world.shell is not None
         self._mine.clear()
         self._others = {name: dict(table) for name, table in _tables(world.shell)} if world.shell is not None else {}
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         if world.shell is None:
             return None
         said = world.mentions(*_WORDS)
@@ -41,10 +43,9 @@ class ShellTables(Kind):
             mine = []
             for key, value in table.items():
                 if others.get(key, _missing) is value:
-                    if made_by_notebook(value, world.namespace):  # where no baseline was marked
-                        del others[key]
-                    else:
+                    if self._marked or not made_by_notebook(value, world.namespace):
                         continue
+                    del others[key]
                 elif not made_by_notebook(value, world.namespace):
                     if not said and (name, key) not in self._mine:
                         others[key] = value  # a library's, or a magic that was loaded at its first use
@@ -55,7 +56,7 @@ class ShellTables(Kind):
                 found[name] = [(_key(key, world), _value(name, value, world)) for key, value in mine]
         return found
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         shell = world.shell
         if shell is None:
             return

@@ -12,10 +12,10 @@ from .world import Hidden, Kind, needed
 class TorchSettings(Kind):
     kind = "torch.settings"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         return settings.torch_settings(world.mentions("set_num_threads"))
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         needed("torch")
         restoring = _restoring.get(None)
         settings.set_torch_settings(value, restoring.device if restoring else str)

@@ -13,7 +13,7 @@ from .world import Hidden, Kind, made_by_notebook, remark
 class WarningFilters(Kind):
     kind = "warnings"
 
-    def capture(self, world: Hidden) -> Any:
+    def look(self, world: Hidden) -> Any:
         return [
             f"{action} {category.__name__}"
             if made_by_notebook(category, world.namespace)
@@ -21,7 +21,7 @@ class WarningFilters(Kind):
             for action, message, category, module, line in cast("list[Any]", warnings.filters)
         ]
 
-    def restore(self, value: Any, world: Hidden) -> None:
+    def put_back(self, value: Any, world: Hidden) -> None:
         made: list[Any] = []
         for entry in value:
             if isinstance(entry, str):

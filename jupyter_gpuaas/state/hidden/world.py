@@ -92,11 +92,24 @@ class Kind:
         """Remember what there is, as not being the user's."""
 
     def capture(self, world: Hidden) -> Any:
-        """See ``HiddenState``."""
-        raise NotImplementedError
+        """See ``HiddenState``. Never raises: what goes wrong is told at the restore."""
+        try:
+            return self.look(world)
+        except Exception as error:
+            return Unkept(f"could not be looked at: {type(error).__name__}: {error}")
 
     def restore(self, value: Any, world: Hidden) -> None:
         """See ``HiddenState``."""
+        if isinstance(value, Unkept):
+            raise NotRestorable(value.reason)
+        self.put_back(value, world)
+
+    def look(self, world: Hidden) -> Any:
+        """The state as a picklable value, or None."""
+        raise NotImplementedError
+
+    def put_back(self, value: Any, world: Hidden) -> None:
+        """Make it so again; may raise ``NotRestorable``."""
         raise NotImplementedError
 
 
