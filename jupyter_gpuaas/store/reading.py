@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import NamedTuple
 
 from .base import Buffer
@@ -17,8 +17,12 @@ _RUN_BYTES = 1024**2
 #: Bytes between two chunks that it is cheaper to read than to skip.
 _GAP_BYTES = 16 * 1024
 _RUN_CHUNKS = 256
-#: Reading waits for the disk and verifying for the processor, so more threads than cores keep both busy.
-_THREADS = min(8, 2 * (os.cpu_count() or 1))
+#: Verifying keeps the processors busy; more threads than those only get in each other's way (measured).
+_THREADS = min(8, max(2, os.cpu_count() or 1))
+#: The disk is told so many runs before they are read.
+_AHEAD = 8
+#: Packs that are open at a time: a process may have a thousand files or so.
+_PACKS = 64
 
 
 class Wanted(NamedTuple):
@@ -34,16 +38,39 @@ Open = Callable[[str], AbstractContextManager[int]]
 
 def read_chunks(wanted: Iterable[Wanted], opened: Open) -> tuple[list[Wanted], list[Wanted]]:
     """Read and verify; gives those that are damaged, and those whose pack is not there any more."""
-    runs = list(neighbours(wanted, run_bytes=_RUN_BYTES, gap_bytes=_GAP_BYTES))
-    if len(runs) == 1:
-        return _read_run(runs[0], opened)
+    packs: dict[str, list[list[Wanted]]] = {}
+    for run in neighbours(wanted, run_bytes=_RUN_BYTES, gap_bytes=_GAP_BYTES):
+        packs.setdefault(run[0].place.pack, []).append(run)
     damaged: list[Wanted] = []
     gone: list[Wanted] = []
-    with ThreadPoolExecutor(min(_THREADS, max(1, len(runs))), "gpuaas-fetch") as pool:
-        for bad, absent in pool.map(lambda run: _read_run(run, opened), runs):
-            damaged += bad
-            gone += absent
+    names = list(packs)
+    for start in range(0, len(names), _PACKS):
+        with ExitStack() as stack:
+            # One opening of a pack for all of its runs: the kernel's own reading ahead goes by it.
+            work: list[tuple[int, list[Wanted]]] = []
+            for name in names[start : start + _PACKS]:
+                try:
+                    file = stack.enter_context(opened(name))
+                except FileNotFoundError:
+                    gone += [item for run in packs[name] for item in run]
+                    continue
+                work += [(file, run) for run in packs[name]]
+            for bad in _read_runs(work):
+                damaged += bad
     return damaged, gone
+
+
+def _read_runs(work: list[tuple[int, list[Wanted]]]) -> list[list[Wanted]]:
+    def read(number: int) -> list[Wanted]:
+        for file, run in work[number + _AHEAD : number + _AHEAD + 1]:
+            start, end = run[0].place.offset, run[-1].place.end
+            os.posix_fadvise(file, start, end - start, os.POSIX_FADV_WILLNEED)
+        return _read_run(work[number][1], work[number][0])
+
+    if len(work) <= 1:
+        return [read(number) for number in range(len(work))]
+    with ThreadPoolExecutor(min(_THREADS, len(work)), "gpuaas-fetch") as pool:
+        return list(pool.map(read, range(len(work))))
 
 
 def neighbours(wanted: Iterable[Wanted], *, run_bytes: int, gap_bytes: int) -> Iterator[list[Wanted]]:
@@ -64,7 +91,8 @@ def neighbours(wanted: Iterable[Wanted], *, run_bytes: int, gap_bytes: int) -> I
         yield run
 
 
-def _read_run(run: Sequence[Wanted], opened: Open) -> tuple[list[Wanted], list[Wanted]]:
+def _read_run(run: Sequence[Wanted], file: int) -> list[Wanted]:
+    """Gives what is damaged."""
     payloads: list[memoryview] = []
     vector: list[memoryview] = []
     start = at = run[0].place.offset
@@ -78,12 +106,8 @@ def _read_run(run: Sequence[Wanted], opened: Open) -> tuple[list[Wanted], list[W
         vector.append(payload)
         payloads.append(payload)
         at = place.end
-    try:
-        with opened(run[0].place.pack) as file:
-            _read_into(file, vector, start)
-    except FileNotFoundError:
-        return [], list(run)
-    return [item for item, payload in zip(run, payloads, strict=True) if not settle(item, payload)], []
+    _read_into(file, vector, start)
+    return [item for item, payload in zip(run, payloads, strict=True) if not settle(item, payload)]
 
 
 def settle(item: Wanted, payload: Buffer) -> bool:
