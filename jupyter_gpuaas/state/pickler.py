@@ -52,13 +52,14 @@ class Pickled:
         self.buffers = buffers
         self.context = context
         self._memo = memo
-        self._anchors = {id(obj) for obj in known}
+        self._anchors = {id(obj) for obj in known} | {id(values)}
 
     def shareable(self) -> list[int]:
         """Ids of the objects in it that another pickle may hold too; valid while the objects live."""
         if self.stream.nbytes > LARGE_BYTES:
             return by_search(self._values, self.context.reduced, self.context.by_value, self._anchors)
-        return by_memo(self._memo, self.context.by_value, self._anchors)
+        self.context.reduced.clear()  # what is in it would seem to be held by somebody
+        return by_memo(self._memo, self.context.memo, self.context.by_value, self._anchors)
 
 
 def anchors(namespace: dict[str, Any]) -> list[Any]:

@@ -34,13 +34,20 @@ _NOBODYS = frozenset({id(()), id(frozenset())})
 _kinds: dict[type, bool] = {}
 
 
-def by_memo(proxy: Any, by_value: Collection[int], anchors: Collection[int]) -> list[int]:
-    """Shareable ids from a pickler's memo; exact, a microsecond or two an object."""
+def by_memo(proxy: Any, kept: dict[Any, Any], by_value: Collection[int], anchors: Collection[int]) -> list[int]:
+    """Shareable ids from a pickler's memo; exact, a microsecond or two an object.
+
+    Parameters
+    ----------
+    kept
+        What rules keep for the length of the pickle.
+    """
     with _NoCollection():
         memo: Memo = proxy.copy()
-        unshared = _unshared_of(type(obj) for _, obj in memo.values())
+        kinds = {type(obj) for _, obj in memo.values()}
+        unshared = _unshared_of(kinds)
         found = {key for key, (_, obj) in memo.items() if type(obj) not in unshared or key in by_value}
-        return list(found - _temporary(memo) - _NOBODYS - set(anchors))
+        return list(found - _temporary(memo, kept) - _NOBODYS - _of_classes(kinds) - set(anchors))
 
 
 def by_search(values: Iterable[Any], reduced: list[Any], by_value: Iterable[int], anchors: Iterable[int]) -> list[int]:
@@ -63,7 +70,9 @@ def by_search(values: Iterable[Any], reduced: list[Any], by_value: Iterable[int]
 
 def _new(objects: list[Any], seen: set[int]) -> list[Any]:
     """Those that are shareable and were not met before."""
-    unshared = _unshared_of(map(type, objects))
+    kinds = set(map(type, objects))
+    unshared = _unshared_of(kinds)
+    seen |= _of_classes(kinds)
     fresh = {id(obj): obj for obj in objects if type(obj) not in unshared}
     for key in fresh.keys() & seen:
         del fresh[key]
@@ -86,27 +95,34 @@ def _parts(reduced: list[Any]) -> list[Any]:
     return found
 
 
-def _temporary(memo: Memo) -> set[int]:
-    """Ids of what only the memo holds: it was made by a rule and is gone with the memo."""
-    # Held by the memo, by the pair in its copy, and as an argument.
-    todo = [pair for pair in memo.values() if getrefcount(pair[1]) == 3]
+def _temporary(memo: Memo, kept: dict[Any, Any]) -> set[int]:
+    """Ids of what only the memo, or what rules keep for one pickle, holds: it is gone with them."""
+    # Held by the memo, by the pair in its copy, by the name in this loop, and as an argument.
+    todo = [obj for _, obj in memo.values() if getrefcount(obj) == 4]
     left: dict[int, int] = {}
-    gone = {id(obj) for _, obj in todo}
+    gone = {id(obj) for obj in todo}
+    todo.append(kept)
     while todo:
-        _, parent = todo.pop()
-        for obj in gc.get_referents(parent):
+        for obj in gc.get_referents(todo.pop()):
             key = id(obj)
-            if key in memo and key not in gone:
-                # Besides, the list of referents and the name in this loop hold it.
-                left[key] = left.get(key, getrefcount(obj) - 5) - 1
+            if key not in gone:
+                # Held by the list of referents, by the name in this loop, and as an argument; and by the memo.
+                others = 5 if key in memo else 3
+                left[key] = left.get(key, getrefcount(obj) - others) - 1
                 if left[key] == 0:
                     gone.add(key)
-                    todo.append(memo[key])
+                    todo.append(obj)
     return gone
 
 
+def _of_classes(kinds: Iterable[type]) -> set[int]:
+    """Ids of what belongs to a library's class and is pickled with its objects: pandas keeps a list so."""
+    lists = (getattr(kind, "_metadata", None) for kind in kinds if kind.__module__.startswith("pandas."))
+    return {id(found) for found in lists if found is not None}
+
+
 def _unshared_of(kinds: Iterable[type]) -> set[type]:
-    return {kind for kind in set(kinds) if _is_unshared(kind)}
+    return {kind for kind in kinds if _is_unshared(kind)}
 
 
 def _is_unshared(kind: type) -> bool:
