@@ -9,6 +9,8 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from functools import cache
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import BuiltinFunctionType, BuiltinMethodType, FrameType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
@@ -145,18 +147,21 @@ def _functions_of(modules: tuple[str, ...]) -> dict[int, str]:
 
 
 def is_of_the_user(module: str) -> bool:
-    """Whether a module's code is neither Python's nor installed; what is not loaded counts as the user's."""
+    """Whether a module's code is neither Python's nor installed; what cannot be found counts as the user's."""
     top = module.partition(".")[0]
     loaded = sys.modules.get(top)
-    if loaded is None:
-        return top not in sys.stdlib_module_names
-    if top in sys.builtin_module_names:
-        return False
-    file = getattr(loaded, "__file__", None)
-    if not isinstance(file, str):
-        origin = getattr(getattr(loaded, "__spec__", None), "origin", None)
-        return origin not in ("built-in", "frozen")
-    return not file.startswith(_installed())
+    spec = getattr(loaded, "__spec__", None) if loaded is not None else _found(top)
+    origin = getattr(loaded, "__file__", None) or getattr(spec, "origin", None)
+    if isinstance(origin, str):
+        return origin not in ("built-in", "frozen") and not origin.startswith(_installed())
+    return top not in sys.builtin_module_names
+
+
+def _found(module: str) -> ModuleSpec | None:
+    try:
+        return find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
 
 
 @cache
