@@ -14,8 +14,9 @@ from ..errors import CheckpointError, NoSuchCheckpoint
 from ..store.base import Freed, Store
 from ..store.blob import chunk_digests, read_blob
 from ..store.manifest import Costs, Manifest, Verdict
-from ..store.seal import validate, validate_record
+from ..store.seal import KEY_BYTES, validate, validate_record
 from .capture import NOT_STATE, Draft, Tracker
+from .device.training import compiler_names
 from .hidden import BEFORE_NAMES, Hidden, kinds, shell_names
 from .memory import CopyPool
 from .restore import only, read_records, restore_names
@@ -135,6 +136,8 @@ class Checkpointer:
     ) -> None:
         self.store = store
         self._key = key.encode() if isinstance(key, str) else bytes(key)
+        if len(self._key) < KEY_BYTES:
+            raise ValueError(f"key: has {len(self._key)} bytes; it needs at least {KEY_BYTES}")
         self._owner, self._session = owner, session
         self._shell, self._skip, self._hidden = shell, skip, hidden
         self._tracker: Tracker | None = None
@@ -251,8 +254,8 @@ class Checkpointer:
         return self._tracker.look(touched, extra), head
 
     def _not_the_users(self, namespace: dict[str, Any]) -> frozenset[str]:
-        """Names that belong to the interpreter and to the shell."""
-        return self._skip | NOT_STATE | shell_names(namespace, self._shell)
+        """Names that belong to the interpreter, to the shell and to torch's compiler."""
+        return self._skip | NOT_STATE | shell_names(namespace, self._shell) | compiler_names(namespace)
 
     def _capture_hidden(self, namespace: dict[str, Any], source: str | None, *, full: bool) -> dict[str, Any]:
         if not self._hidden:
