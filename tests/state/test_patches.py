@@ -31,7 +31,13 @@ def test_ordinary_cells_make_no_patches(tmp_path: Path) -> None:
         "torch.save(net.state_dict(), 'net.pt'); setattr(net, 'more', 1)",
     ]
     for full in (False, True):
-        session(tmp_path, cells, "assert loaded_patches == [], loaded_patches", full=full, here=_PATCHES)
+        session(
+            tmp_path,
+            cells,
+            "assert loaded_patches == [] and not lost, (loaded_patches, lost)",
+            full=full,
+            here=_PATCHES,
+        )
 
 
 #: Shows what was found, before it is restored.
@@ -143,4 +149,25 @@ def test_value_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
         cells,
         "import csv, json\nassert 'csv.reader' in lost['patches'] and json.loads is ns['f']",
         names=("f",),
+    )
+
+
+def test_registrations_are_told(tmp_path: Path) -> None:
+    cells = [
+        "import copyreg, csv, json, numbers, functools, os, sys\nx = {}; x['a'] = 1; os.environ['A'] = '1'",
+        "class A: pass\ncopyreg.pickle(A, lambda a: (A, ()))\nnumbers.Number.register(A)",
+        "csv.register_dialect('mine', delimiter=';'); json.decoder.BACKSLASH['q'] = 'Q'; sys.meta_path.append(None)",
+        "sys.meta_path.remove(None); sys.path.append('.'); x.setdefault('b', 2)",
+        "@functools.singledispatch\ndef mine(x): return 1\nmine.register(int, lambda x: 2)",
+    ]
+    check = "told = lost.pop('registrations'); assert not lost, lost\nprint(told)"
+    told = session(tmp_path, cells, check)
+    for text in ("copyreg.pickle", "numbers.Number.register", "csv.register_dialect", "BACKSLASH", "meta_path.append"):
+        assert text in told
+    assert (
+        "environ" not in told
+        and "sys.path" not in told
+        and "x[" not in told
+        and "setdefault" not in told
+        and "mine.register" not in told
     )

@@ -18,6 +18,7 @@ from .interpreter import DecimalContext, Interpreter, Locale
 from .logs import Logs
 from .options import MatplotlibSettings, NumpyOptions, PandasOptions
 from .patches import Patches
+from .registrations import Registrations
 from .search_path import SearchPath
 from .shell_settings import ShellSettings
 from .shell_tables import ShellTables
@@ -42,6 +43,7 @@ _KINDS: tuple[Kind, ...] = (
     Interpreter(),
     Logs(),
     Patches(),
+    Registrations(),
     Sources(),
     History(),
     Outputs(),

@@ -50,7 +50,10 @@ class NumpyRandom(Kind):
         numpy = needed("numpy")
         if "other" in value:
             if value["generator"] is not None:
-                numpy.random.set_bit_generator(kept(value["generator"], world.namespace))
+                generator = kept(value["generator"], world.namespace)
+                if generator.state["bit_generator"] != value["other"]["bit_generator"]:
+                    raise NotRestorable("drew from a generator of the notebook, which did not come back as it was")
+                numpy.random.set_bit_generator(generator)
             elif numpy.random.get_bit_generator().state["bit_generator"] != value["other"]["bit_generator"]:
                 made = getattr(numpy.random, value["other"]["bit_generator"], None)
                 if made is None:

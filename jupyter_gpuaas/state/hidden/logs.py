@@ -102,6 +102,11 @@ class Logs(Kind):
             _set_level(logging.getLogger(name or None), level)
         for name, (handlers, filters) in value["parts"].items():
             logger = logging.getLogger(name or None)
+            if name == _ROOT or name.partition(".")[0] not in sys.modules:
+                # Those that came back with a logger of the namespace, where they are other objects.
+                for part in [*logger.handlers, *logger.filters]:
+                    if not any(part is known for known in self._before.get(name, ())):
+                        _remove(logger, part)
             for add, stored in [(logger.addHandler, one) for one in handlers] + [
                 (logger.addFilter, one) for one in filters
             ]:

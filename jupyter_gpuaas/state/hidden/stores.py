@@ -15,7 +15,7 @@ from .world import Hidden
 #: Words in a cell that may mean that something is set without an assignment.
 _WORDS = ("setattr", "delattr", "patch", "register", "__dict__", "vars(")
 _STORES = ("STORE_ATTR", "DELETE_ATTR")
-_MISSING = object()
+MISSING = object()
 _NOISE = ("CACHE", "EXTENDED_ARG", "PRECALL")
 _facts: dict[types.CodeType, tuple[bool, list[tuple[str, ...]]]] = {}
 
@@ -48,7 +48,7 @@ def find_stores(world: Hidden) -> Stores:
     sets = any(word in world.cell for word in _WORDS)
     for node in ast.walk(world.tree):
         if isinstance(node, ast.Attribute):
-            chain = _chain(node)
+            chain = chain_of(node)
             if chain is None:
                 continue
             if isinstance(node.ctx, ast.Load):
@@ -61,7 +61,7 @@ def find_stores(world: Hidden) -> Stores:
             chains.append((node.id,))
         elif isinstance(node, ast.Call) and _called(node) in ("setattr", "delattr") and len(node.args) > 1:
             owner, name = node.args[:2]
-            chain = _chain(owner)
+            chain = chain_of(owner)
             if chain is not None and isinstance(name, ast.Constant) and isinstance(name.value, str):
                 _say(found, (*chain, name.value), world.namespace)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
@@ -150,7 +150,7 @@ def _chains_of(steps: list[dis.Instruction]) -> list[tuple[str, ...]]:
     return chains
 
 
-def _chain(node: ast.expr) -> tuple[str, ...] | None:
+def chain_of(node: ast.expr) -> tuple[str, ...] | None:
     """``np.linalg.norm`` as its parts."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
@@ -166,15 +166,15 @@ def _called(node: ast.Call) -> str:
 
 
 def _say(found: Stores, chain: tuple[str, ...], namespace: dict[str, Any]) -> None:
-    root = namespace.get(chain[0], _MISSING)
+    root = namespace.get(chain[0], MISSING)
     start = place_of(root)
     if start is None:
         return
     module, path = start
     owner = root
     for part in chain[1:-1]:
-        owner = _look(owner, part)
-        if owner is _MISSING:
+        owner = attribute_of(owner, part)
+        if owner is MISSING:
             return
         further = place_of(owner)
         if further is not None:
@@ -187,30 +187,30 @@ def _say(found: Stores, chain: tuple[str, ...], namespace: dict[str, Any]) -> No
 def _owners(chain: tuple[str, ...], namespace: dict[str, Any]) -> Iterator[Any]:
     """Modules and library classes along the chain."""
     if chain[0].startswith("import "):
-        owner: Any = sys.modules.get(chain[0].removeprefix("import "), _MISSING)
+        owner: Any = sys.modules.get(chain[0].removeprefix("import "), MISSING)
     else:
-        owner = namespace.get(chain[0], _MISSING)
+        owner = namespace.get(chain[0], MISSING)
     for part in (*chain[1:], ""):
-        if owner is _MISSING:
+        if owner is MISSING:
             return
         if place_of(owner) is not None:
             yield owner
         if not part:
             return
-        owner = _look(owner, part)
+        owner = attribute_of(owner, part)
 
 
-def _look(owner: Any, name: str) -> Any:
+def attribute_of(owner: Any, name: str) -> Any:
     """The attribute without running code of a property or of a module's ``__getattr__``."""
     if issubclass(type(owner), types.ModuleType):
-        return vars(owner).get(name, _MISSING)
+        return vars(owner).get(name, MISSING)
     if issubclass(type(owner), type):
         for base in type.__getattribute__(owner, "__mro__"):
             if name in vars(base):
                 return vars(base)[name]
-        return _MISSING
+        return MISSING
     own = getattr(type(owner), "__dict__", {}).get("__dict__")
-    return vars(owner).get(name, _MISSING) if own is not None else _MISSING
+    return vars(owner).get(name, MISSING) if own is not None else MISSING
 
 
 def place_of(owner: Any) -> tuple[str, str] | None:
@@ -228,7 +228,7 @@ def place_of(owner: Any) -> tuple[str, str] | None:
     path = str(type.__getattribute__(owner, "__qualname__"))
     found: Any = sys.modules[name]
     for part in path.split("."):
-        found = _look(found, part)
-        if found is _MISSING:
+        found = attribute_of(found, part)
+        if found is MISSING:
             return None
     return (name, path) if found is owner else None
