@@ -118,7 +118,7 @@ def by_value(value: Any, namespace: object = None) -> str:
     if kind is FunctionType or kind in (BuiltinFunctionType, BuiltinMethodType, type):
         name = _functions().get(id(value), "")
         return f"uses {name}" if name else ""
-    if isinstance(value, BaseException):
+    if issubclass(kind, BaseException):
         return "uses the frames of an exception" if value.__traceback__ is not None else ""
     if any(base.__name__ == "InteractiveShell" for base in kind.__mro__):
         return "uses the shell"

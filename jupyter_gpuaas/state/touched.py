@@ -50,8 +50,8 @@ class Known(msgspec.Struct, frozen=True):
     escapes: frozenset[str] = frozenset()
     #: Something outside the namespace holds part of it.
     retained: bool = False
-    #: Why nothing can be said of what its code does, or ``""``.
-    opaque: str = ""
+    #: Why nothing can be said of what its code does, or ``""``; so of what could not be looked into.
+    opaque: str = "could not be looked into"
 
 
 class Touch(msgspec.Struct, frozen=True):
@@ -128,11 +128,13 @@ def touched(
     cells = [source_or_code] if isinstance(source_or_code, (str, CodeType)) else source_or_code
     found = merged(_facts_of_cell(cell) for cell in cells)
     groups = tuple(known)
+    special = [group for group in groups if group.escapes or group.retained or group.references]
+    always = [group for group in special if not ALWAYS.isdisjoint(group.escapes)]
+    if not (found.names or found.calls or found.opaque or found.imports or always):
+        return Touch(frozenset())
     members = {name: group for group in groups for name in group.names}
     values: Mapping[str, Any] = namespace if isinstance(namespace, Mapping) else {}
     bound = namespace if isinstance(namespace, (Mapping, Set)) else frozenset(namespace)
-
-    always = [group for group in groups if not ALWAYS.isdisjoint(group.escapes)]
     # Binding a name frees what it stood for, which may have a destructor.
     runs = found.calls or bool(always) or not found.binds.isdisjoint(members)
     if why := _why_everything(found, values, always, runs):
@@ -142,8 +144,8 @@ def touched(
     for group in always:
         waiting += group.names | group.reads | group.references
     if runs:
-        waiting += [name for group in groups if group.escapes or group.retained for name in group.names]
-    referring = _referring(groups)
+        waiting += [name for group in special if group.escapes or group.retained for name in group.names]
+    referring = _referring(special)
     waiting += [name for bind in found.binds for group in referring.get(bind, ()) for name in group.names]
     reached: set[str] = set()
     while waiting:

@@ -64,8 +64,8 @@ def world(source: str = SETUP) -> dict[str, Any]:
 
 
 WORLD = world()
-KNOWN = [*everything_known(WORLD), Known(frozenset({"fig"}), escapes=frozenset({"pyplot"}))]
-KNOWN += [Known(frozenset({"held"}), retained=True)]
+KNOWN = [*everything_known(WORLD), known_of({"fig"}, escapes={"pyplot"})]
+KNOWN += [known_of({"held"}, retained=True)]
 WORLD["fig"] = WORLD["held"] = 1.5
 OUTSIDE = {"fig", "held"}  # what any call may change
 ALL = None
@@ -323,6 +323,13 @@ def test_touched_of_a_name_that_nobody_has_looked_at_is_everything() -> None:
     assert touched("_ + _12; Out[3]", [], ["_", "_12", "Out"], background=False).names == {"_", "_12", "Out"}
 
 
+def test_touched_of_what_could_not_be_looked_into_is_everything() -> None:
+    groups = [Known(frozenset({"lost"})), known_of({"data"})]
+    assert touched("lost.go()", groups, ["lost", "data"], background=False).names is None
+    assert touched("len(data)", groups, ["lost", "data"], background=False).names == {"data"}
+    assert touched("new = lost", groups, ["lost", "data", "new"], background=False).names == {"lost", "new"}
+
+
 def test_touched_of_several_cells_is_that_of_all() -> None:
     found = look(["new = lambda: x.append(1)", "new()"]).names
     assert found is not None and found >= {"x", "y"}
@@ -398,7 +405,7 @@ def test_facts_are_cached_and_include_code_inside() -> None:
 
 def test_touched_takes_far_less_than_a_millisecond() -> None:
     cell = "for i in range(3):\n    x.append(i)\n    total = [n + 1 for n in x]\nprint(len(x), outer())\n"
-    groups = [*KNOWN, *(Known(frozenset({f"v{n}"})) for n in range(200))]
+    groups = [*KNOWN, *(known_of({f"v{n}"}) for n in range(200))]
     look(cell)
     best = min(_timed(cell, groups) for _ in range(20))
     assert best < 0.001
