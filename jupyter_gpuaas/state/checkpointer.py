@@ -62,6 +62,12 @@ class Checkpoint(msgspec.Struct, frozen=True):
         return dict(self.manifest.names)
 
 
+class BaseGone(CheckpointError):
+    """The checkpoint that a capture builds on was removed before it was written."""
+
+    retryable = True
+
+
 class RestoreResult(msgspec.Struct, frozen=True):
     """What a restore gave.
 
@@ -143,6 +149,8 @@ class Checkpointer:
         self._tracker: Tracker | None = None
         self._pool = CopyPool(POOL_BYTES)
         self._writing = threading.Lock()
+        #: The last checkpoint of this tracker: what has not changed is in it, so it must still be there.
+        self._base = ""
 
     # -- capture -----------------------------------------------------------------------------------------------
 
@@ -172,7 +180,11 @@ class Checkpointer:
         started = time.perf_counter()
         draft, head = self._look(namespace, parent, label, cell, epoch, touched, source)
         with self._writing:
-            return self._write(draft, head, started, None, progress, copied=False)
+            try:
+                return self._write(draft, head, started, None, progress, copied=False)
+            except BaseGone:
+                draft, head = self._look(namespace, parent, label, cell, epoch, None, source)
+                return self._write(draft, head, started, None, progress, copied=False)
 
     def begin(
         self,
@@ -238,7 +250,7 @@ class Checkpointer:
             self.store.manifest(parent)  # raises NoSuchCheckpoint
         parent_id = parent if isinstance(parent, str) else "" if parent is None else parent.id
         if self._tracker is None or self._tracker.namespace is not namespace:
-            self._tracker = Tracker(namespace)
+            self._tracker, self._base = Tracker(namespace), ""
         self._tracker._skip = self._not_the_users(namespace)
         extra = self._capture_hidden(namespace, source, full=touched is None)
         head = {
@@ -279,6 +291,7 @@ class Checkpointer:
         copied: bool,
     ) -> Checkpoint:
         try:
+            self._check_base(draft)
             manifest = write(
                 draft,
                 self.store,
@@ -292,7 +305,19 @@ class Checkpointer:
         except BaseException:
             self.forget_changes()  # what was to be written may not be there
             raise
+        self._base = manifest.id
         return Checkpoint(manifest)
+
+    def _check_base(self, draft: Draft) -> None:
+        if self._base and any(group.entry is not None for group in draft.groups):
+            self.store.missing(())  # from here to the commit, nothing that a manifest names is collected
+            try:
+                self.store.manifest(self._base)
+            except NoSuchCheckpoint:
+                raise BaseGone(
+                    f"checkpoint {self._base}, which this one builds on, was removed meanwhile.",
+                    hint="The next one is taken whole.",
+                ) from None
 
     # -- restore -----------------------------------------------------------------------------------------------
 
@@ -364,7 +389,7 @@ class Checkpointer:
             self._restore_hidden(hidden, set(hidden) - early, world, verdicts)
         else:
             verdicts = {name: verdicts[name] for name in names}
-        self._tracker = None
+        self._tracker, self._base = None, ""
         return RestoreResult(target, verdicts, restoring.remarks)
 
     def _restore_hidden(

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jupyter_gpuaas.state.rules.registry import NotRestorable
+
 from .roundtrip import cell, roundtrip
 
 pd = pytest.importorskip("pandas")
@@ -133,3 +135,10 @@ groups = frame.group_by("k", maintain_order=True); dtype = pl.Int64; schema = fr
     assert new["groups"].len()["len"].to_list() == [2, 1]
     new["frame"][0, "v"] = 9
     assert new["column"].to_list() == [1, 2, 3] and new["alias"]["v"][0] == 9
+
+
+@pytest.mark.parametrize("query", ["pl.col('v').map_batches(lambda s: s + k)", "frame.lazy().map_batches(lambda f: f)"])
+def test_polars_query_with_a_function_is_reported(query: str) -> None:
+    pytest.importorskip("polars")
+    with pytest.raises(NotRestorable, match="Python function"):
+        roundtrip(cell(f"import polars as pl\nk = 1\nframe = pl.DataFrame({{'v': [1]}})\nquery = {query}"))

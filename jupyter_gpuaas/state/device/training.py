@@ -11,7 +11,6 @@ from typing import Any
 from ..rules.registry import Context
 from .tensors import claim_hook_ids
 
-
 _PLAIN: Any = object
 
 
@@ -185,3 +184,13 @@ def _backends() -> list[str]:
     registry = importlib.import_module("torch._dynamo.backends.registry")
     found: list[str] = list(registry.list_backends(exclude_tags=()))
     return found
+
+
+def compiler_names(namespace: dict[str, Any]) -> set[str]:
+    """Names that torch.compile put into a namespace for the code that it made; they end with that code."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    if utils is None:
+        return set()
+    kept = utils.CleanupManager.instance.values  # a dict in torch's own weak dictionary
+    hooks = [hook for hooks in list((kept if isinstance(kept, dict) else kept()).values()) for hook in hooks]
+    return {hook.name for hook in hooks if hook.scope is namespace}
