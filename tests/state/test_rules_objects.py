@@ -183,3 +183,19 @@ tar = tarfile.open(folder + "/t"); del f
     with pytest.raises(NotRestorable, match="written"):
         roundtrip(writing)
     writing["w"].close()
+
+
+def test_argument_parser_knows_what_is_suppressed() -> None:
+    source = """
+import argparse
+p = argparse.ArgumentParser(); p.add_argument("-n", type=int, default=2)
+p.add_argument("--x", default=argparse.SUPPRESS)
+group = p.add_mutually_exclusive_group(); group.add_argument("--a", action="store_true"); group.add_argument("--b")
+sub = p.add_subparsers(dest="command").add_parser("run"); sub.set_defaults(k=[])
+"""
+    made = cell(source)
+    new, _, _ = roundtrip(made)
+    arguments = ["-n", "3", "--a", "run"]
+    assert vars(new["p"].parse_args(arguments)) == vars(made["p"].parse_args(arguments))
+    with pytest.raises(SystemExit):
+        new["p"].parse_args(["--a", "--b", "1"])

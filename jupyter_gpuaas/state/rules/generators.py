@@ -28,7 +28,7 @@ def reduce_coroutine(coroutine: Any, context: Context) -> Any:
 
 @rule("builtins.async_generator", exact=True)
 def reduce_async_generator(generator: Any, context: Context) -> Any:
-    return _reduce(generator, "ag", "asynchronous generator", context)
+    return _reduce(generator, "ag", "generator (asynchronous)", context)
 
 
 def _reduce(running: Any, prefix: str, kind: str, context: Context) -> Any:

@@ -36,7 +36,7 @@ def reduce_indexed(iterator: Any, context: Context) -> Any:
 def set_index(iterator: Any, index: int) -> None:
     iterator.__setstate__(index)
     # A list that holds its own iterator is not filled yet, and the index was cut to its length: once more at the end.
-    restoring().finally_.append(lambda: iterator.__setstate__(index) if iterator.__reduce__()[1:] else None)
+    restoring().finally_.append(lambda: iterator.__setstate__(index))
 
 
 @rule("_collections._deque_iterator", "_collections._deque_reverse_iterator", exact=True)
@@ -69,10 +69,12 @@ def reduce_dict_iterator(iterator: Any, context: Context) -> Any:
     over = next((held for held in referents(iterator) if isinstance(held, dict)), None)
     if over is None:
         return exhausted, (type(iterator).__name__,)
-    how = next((how for how in _WAYS if type(_WAYS[how](over)) is type(iterator) and _at_end(over, how, rest)), None)
-    if how is None:
+    ways = [how for how in _WAYS if type(_WAYS[how](over)) is type(iterator) and _at_end(over, how, rest)]
+    if not ways:
         raise NotRestorable("is an iterator over a dict whose keys have changed since it began")
-    return dict_iterator, (over, how, len(over) - len(rest), len(over))
+    if rest and len({how.rpartition(" ")[2] for how in ways}) > 1:  # All of an OrderedDict are of one type.
+        raise NotRestorable("is an iterator over a dict, and whether of its keys or values cannot be told")
+    return dict_iterator, (over, ways[0], len(over) - len(rest), len(over))
 
 
 #: How an iterator over a dict is made.

@@ -1,6 +1,6 @@
 """Loggers by name, with level, handlers and filters; handlers anew, log files opened for appending whatever they were.
 
-Pickle keeps of a logger its name only. What a logger does depends on its parents, so those come with it.
+Pickle keeps of a logger its name only. Its parents, on which it depends, are no variables: `hidden.logs` has them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from .registry import Context, NotRestorable, rule
 
 #: What the tree of loggers, not the notebook, decides.
 _OF_TREE = frozenset({"name", "parent", "manager", "_cache"})
-_KNOWN = frozenset({"StreamHandler", "FileHandler", "NullHandler"})
-_KNOWN_ROTATING = frozenset({"RotatingFileHandler", "TimedRotatingFileHandler", "WatchedFileHandler", "MemoryHandler"})
 
 
 @rule("logging.Logger")
@@ -23,22 +21,8 @@ def reduce_logger(logger: Any, context: Context) -> Any:
     is_root = logger is logging.root
     registered = is_root or logging.Logger.manager.loggerDict.get(logger.name) is logger
     state = {name: value for name, value in vars(logger).items() if name not in _OF_TREE}
-    parent = logger.parent
-    while parent is not None and not (parent.handlers or parent.level or parent.filters or parent.disabled):
-        parent = parent.parent
-    if parent is not None and not all(map(_is_known, parent.handlers)):
-        # Somebody else's, such as a test runner's: there it is for somebody else to set up.
-        context.rebuilt("a logger without the handlers of its parents")
-        parent = None
     made = (type(logger), "" if is_root else logger.name, registered)
-    return get_logger, made, (state, parent), None, None, fill_logger
-
-
-def _is_known(handler: Any) -> bool:
-    kind = type(handler)
-    return (kind.__module__ == "logging" and kind.__name__ in _KNOWN) or (
-        kind.__module__ == "logging.handlers" and kind.__name__ in _KNOWN_ROTATING
-    )
+    return get_logger, made, state, None, None, fill_logger
 
 
 def get_logger(kind: Any, name: str, registered: bool) -> Any:
@@ -54,11 +38,21 @@ def get_logger(kind: Any, name: str, registered: bool) -> Any:
         logging.setLoggerClass(usual)
 
 
-def fill_logger(logger: Any, state: tuple[dict[str, Any], Any]) -> None:
-    own, _ = state
-    level = own.pop("level")
-    logger.__dict__.update(own)
+def fill_logger(logger: Any, state: dict[str, Any]) -> None:
+    level = state.pop("level")
+    logger.__dict__.update(state)
     logger.setLevel(level)  # clears what was cached of levels
+
+
+@rule("logging.Manager", "logging.PlaceHolder")
+def reduce_manager(manager: Any, context: Context) -> Any:
+    if manager is logging.Logger.manager:
+        return the_manager, ()
+    raise NotRestorable("is a tree of loggers")
+
+
+def the_manager() -> Any:
+    return logging.Logger.manager
 
 
 @rule("logging.LoggerAdapter")

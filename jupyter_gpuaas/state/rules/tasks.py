@@ -80,5 +80,6 @@ def make_bound(kind: Any) -> Any:
 
 @rule("asyncio.streams.StreamReader", "asyncio.streams.StreamWriter", "asyncio.subprocess.Process")
 @rule("asyncio.transports.BaseTransport", "asyncio.base_events.Server", "asyncio.runners.Runner")
+@rule("asyncio.events.Handle", "asyncio.taskgroups.TaskGroup", "asyncio.timeouts.Timeout")
 def reduce_connection(obj: Any, context: Context) -> Any:
     raise NotRestorable(f"is or holds an asyncio {type(obj).__name__}")

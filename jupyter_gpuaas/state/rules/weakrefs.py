@@ -28,7 +28,10 @@ def reduce_reference(reference: Any, context: Context) -> Any:
     target = reference()
     if target is None:
         return dead_reference, (kind,), own
-    return make_reference, (kind, target, reference.__callback__ if kind is weakref.ref else None), own
+    callback = None if isinstance(reference, weakref.WeakMethod) else reference.__callback__
+    if callback is not None:
+        context.escaped("finalizer")
+    return make_reference, (kind, target, callback), own
 
 
 def make_reference(kind: Any, target: Any, callback: Any) -> Any:
@@ -101,6 +104,7 @@ def reduce_finalize(finalizer: Any, context: Context) -> Any:
     alive = finalizer.peek()
     if alive is None:
         return dead_finalize, (type(finalizer),)
+    context.escaped("finalizer")
     return make_finalize, (type(finalizer), *alive, finalizer.atexit)
 
 
