@@ -46,18 +46,19 @@ def write(
     started_s
         ``time.perf_counter()`` when the capture began.
     """
-    new = [ref for group in draft.changed for ref in group.refs() if not ref.digest]
+    # Of all groups, not of the changed ones alone: a capture before this one may not have come to its end.
+    new = [ref for group in draft.groups if group.entry is None for ref in group.refs() if not ref.digest]
     total = sum(ref.memory.nbytes for ref in new if ref.memory is not None)
     stored = done = 0
     for batch in _batches(new):
         chunks = []
         for ref in batch:
             assert ref.memory is not None
-            ref.digest = blake3(ref.memory).digest()
-            chunks.append((ref.digest, ref.memory))
+            chunks.append((blake3(ref.memory).digest(), ref.memory))
             done += ref.memory.nbytes
         stored += store.put(chunks).stored_bytes
-        for ref in batch:
+        for ref, (digest, _) in zip(batch, chunks, strict=True):
+            ref.digest = digest
             if pool is not None:
                 pool.give_back(ref)
             ref.memory = ref.owner = None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jupyter_gpuaas.errors import ManifestError, NoSuchCheckpoint, WorldMismatch
+from jupyter_gpuaas.errors import CheckpointError, ManifestError, NoSuchCheckpoint, WorldMismatch
 from jupyter_gpuaas.state import Checkpointer, NameLost
 from jupyter_gpuaas.store import FolderStore, MemoryStore
 
@@ -198,6 +198,49 @@ def test_failed_writes_leave_what_was_and_the_next_capture_is_whole() -> None:
     second = checkpointer.capture(space, parent=first)
     assert checkpointer.restore(second).namespace["a"][0] == 1
     assert checkpointer.restore(first).namespace["a"][0] == 0
+
+
+def test_a_failed_write_costs_those_that_wait_behind_it_nothing() -> None:
+    class Failing(MemoryStore):
+        failing = 0
+
+        def put(self, chunks: Any) -> Any:
+            chunks = list(chunks)
+            if self.failing:
+                self.failing -= 1
+                raise OSError("not now")
+            return super().put(chunks)
+
+    store = Failing()
+    checkpointer = Checkpointer(store, key=KEY)
+    space = notebook("import numpy as np\na = np.zeros(1 << 18); b = [1]")
+    checkpointer.capture(space)
+    space["a"][0] = 1
+    first = checkpointer.begin(space)
+    space["b"].append(2)
+    second = checkpointer.begin(space)
+    store.failing = 1
+    with pytest.raises(OSError, match="not now"):
+        first.write()
+    restored = checkpointer.restore(second.write()).namespace
+    assert restored["a"][0] == 1 and restored["b"] == [1, 2]
+
+
+def test_a_base_that_another_process_removed_is_noticed() -> None:
+    store = MemoryStore()
+    space = notebook("import numpy as np\na = np.random.default_rng(0).random(1 << 18); b = 1")
+    checkpointer, other = Checkpointer(store, key=KEY), Checkpointer(store, key=KEY)
+    first = checkpointer.capture(space)
+    other.forget(first)
+    other.collect()
+    space["b"] = 2
+    with pytest.raises(CheckpointError, match="removed"):
+        checkpointer.begin(space, touched=frozenset({"b"})).write()
+    whole = checkpointer.capture(space)
+    other.forget(whole)
+    other.collect()
+    space["b"] = 3
+    assert other.verify(checkpointer.capture(space, touched=frozenset({"b"}))) > 2_000_000
 
 
 def test_forget_and_collect_free_what_nobody_needs() -> None:
