@@ -129,3 +129,26 @@ def test_content_of_the_wrong_size_is_refused() -> None:
     now.memo[CONTENTS] = [HostContent(b"12345")]
     with under(now), pytest.raises(ValueError, match="bytes"):
         make(Place(0), "slow:0", lambda where, size: DEVICES[where].allocate(4), lambda owner: owner)
+
+
+def test_what_lay_on_a_gpu_comes_back_to_the_cpu() -> None:
+    torch, numpy = pytest.importorskip("torch"), pytest.importorskip("numpy")
+    from jupyter_gpuaas.state.device.arrays import cupy_view
+    from jupyter_gpuaas.state.device.storages import device_storage
+    from jupyter_gpuaas.state.device.tensors import as_tensor
+
+    now = Restoring({}, {"cuda": "cpu"})
+    data = numpy.arange(8, dtype="f4")
+    now.memo[CONTENTS] = [HostContent(data), HostContent(data)]
+    with under(now):
+        whole = as_tensor(device_storage(Place(0), 32, "cuda:0"), torch.float32, 0, (8,), (1,))
+        part = as_tensor(device_storage(Place(0, 8), 16, "cuda:0"), torch.float32, 1, (3,), (1,))
+        array = cupy_view(Place(0, 4), "cuda:0", numpy.dtype("f4"), (2,), (8,), 4, None)
+        first = cupy_view(Place(1), "cuda:1", numpy.dtype("f4"), (8,), (4,), 0, None)
+        later = as_tensor(device_storage(Place(1, 4), 8, "cuda:1"), torch.float32, 0, (2,), (1,))
+    assert part.tolist() == [3, 4, 5] and array.tolist() == [2, 4] and later.tolist() == [1, 2]
+    part[0] = 9
+    array[1] = 7
+    later[0] = 5
+    assert whole.tolist() == [0, 1, 2, 9, 7, 5, 6, 7] and first[1] == 5
+    assert any("numpy" in remark for remark in now.remarks)

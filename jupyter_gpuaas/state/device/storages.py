@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 from ..rules.registry import Context, restoring
-from .copies import TorchMemory
+from .copies import HostMemory, TorchMemory
 from .memory import Place, make, out_of_band
 
 
@@ -81,10 +81,17 @@ def device_storage(place: Place, size: int, device: str) -> Any:
     owner, memory = make(place, device, lambda where, n: torch.UntypedStorage(n, device=where), TorchMemory)
     if isinstance(owner, torch.UntypedStorage) and not place.offset and owner.nbytes() == size:
         return owner
-    whole = memory.torch_bytes() if isinstance(memory, TorchMemory) else torch.as_tensor(owner, device=memory.device)
-    # torch has no storage that begins within another: the same memory by way of DLPack.
+    # A part of another storage, or memory of cupy: torch has no storage within another, but DLPack gives one.
+    if isinstance(memory, HostMemory):
+        return _on_buffer(torch, memory.view[place.offset : place.offset + size])
+    whole = memory.torch_bytes() if isinstance(memory, TorchMemory) else _of_cupy(torch, memory)
     part = whole[place.offset : place.offset + size]
     return torch.from_dlpack(part).untyped_storage() if part.is_cuda else _on_buffer(torch, part.numpy())
+
+
+def _of_cupy(torch: Any, memory: Any) -> Any:
+    cupy = importlib.import_module("cupy")
+    return torch.as_tensor(cupy.ndarray(memory.nbytes, cupy.uint8, memory.pointer), device=memory.device)
 
 
 def _on_buffer(torch: Any, memory: Any) -> Any:
