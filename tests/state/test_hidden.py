@@ -10,12 +10,13 @@ from .hidden_session import session
 
 
 def test_random_states_go_on(tmp_path: Path) -> None:
-    draw = "[random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn()), torch.rand(3).tolist()]"
+    draw = "[random.random(), random.gauss(0, 1), *np.random.rand(2).tolist(), *np.random.randn(3), *torch.rand(3).tolist()]"
     cells = [
         "import random, numpy as np, torch",
         "random.seed(1); np.random.seed(2); torch.manual_seed(3)",
         f"np.random.randn(); random.gauss(0, 1); torch.randn(5); kept = {draw}\n"
-        f"random.seed(1); np.random.seed(2); torch.manual_seed(3); np.random.randn(); random.gauss(0, 1); torch.randn(5)",
+        "random.seed(1); np.random.seed(2); torch.manual_seed(3)\n"
+        "np.random.randn(); random.gauss(0, 1); torch.randn(5)",
     ]
     session(
         tmp_path,
@@ -57,7 +58,8 @@ def test_folder_and_search_path(tmp_path: Path) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "side_effect.py").write_text("import builtins\nbuiltins.seen = True\n")
     cells = [
-        "import os, sys\nos.chdir('lib'); sys.path.insert(0, os.getcwd()); sys.path.append('/nowhere')\nsys.argv[:] = ['a']",
+        "import os, sys\nos.chdir('lib'); sys.path.insert(0, os.getcwd()); sys.path.append('/nowhere')\n"
+        "sys.argv[:] = ['a']",
         "import side_effect as s; del s",
     ]
     session(
@@ -151,4 +153,20 @@ def test_rollback_in_place_undoes_what_came_later(tmp_path: Path, ipython: bool)
         "assert 'LATER' not in os.environ and '/later' not in sys.path and pd.get_option('display.max_rows') == 60\n"
         "assert matplotlib.rcParams['lines.linewidth'] != 9 and np.get_printoptions()['precision'] == 8\n",
         ipython=ipython,
+    )
+
+
+def test_unchanged_value_is_the_same_object(tmp_path: Path) -> None:
+    session(
+        tmp_path,
+        ["x = 1"],
+        "def look(): return {kind.kind: kind.capture(Hidden(ns, shell, 'pass')) for kind in kinds()}\n"
+        "import csv, numpy as np; first = look(); again = look()\n"
+        "assert [kind for kind in first if first[kind] is not again[kind]] == []\n"
+        "run('import csv; csv.table = [1]'); kind = next(kind for kind in kinds() if kind.kind == 'patches')\n"
+        "first = kind.capture(Hidden(ns, shell, 'csv.table = [1]'))\n"
+        "assert kind.capture(Hidden(ns, shell, 'pass')) is first\n"
+        "csv.table.append(2)\n"
+        "changed = kind.capture(Hidden(ns, shell, 'pass')); assert changed is not first\n"
+        "assert kind.capture(Hidden(ns, shell, 'pass')) is changed",
     )

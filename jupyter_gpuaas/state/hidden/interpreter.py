@@ -8,6 +8,7 @@ import gc
 import signal
 import sys
 import threading
+import tracemalloc
 from typing import Any
 
 from ..rules.registry import NotRestorable
@@ -95,7 +96,7 @@ class Interpreter(Kind):
             if callable(handler := signal.getsignal(number)) and made_by_notebook(handler, world.namespace)
         ]
         for number in {*value["handlers"], *present}:
-            name = signal.Signals(number).name
+            name = _signal_name(number)
             if threading.current_thread() is not threading.main_thread():
                 losses.add(f"the handler of {name} can be set by the main thread only")
                 continue
@@ -104,6 +105,13 @@ class Interpreter(Kind):
                 signal.signal(number, kept(handler, world.namespace))
             except (NotRestorable, OSError, ValueError) as error:
                 losses.add(f"the handler of {name} {error}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals
+        return f"signal {number}"
 
 
 def _numbers() -> dict[str, Any]:
@@ -121,9 +129,7 @@ def _numbers() -> dict[str, Any]:
     sockets = loaded("socket")
     if sockets is not None:
         numbers["socket timeout"] = sockets.getdefaulttimeout()
-    tracing = loaded("tracemalloc")
-    if tracing is not None:
-        numbers["tracemalloc"] = tracing.get_traceback_limit() if tracing.is_tracing() else 0
+    numbers["tracemalloc"] = tracemalloc.get_traceback_limit() if tracemalloc.is_tracing() else 0
     processes = loaded("multiprocessing.context")
     if processes is not None:
         chosen = processes._default_context._actual_context
@@ -154,8 +160,7 @@ def _set_number(name: str, value: Any) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):  # a stderr without a file
             (faulthandler.enable if value else faulthandler.disable)()
     elif name == "tracemalloc":
-        tracing = needed("tracemalloc")
-        tracing.start(value) if value else tracing.stop()
+        tracemalloc.start(value) if value else tracemalloc.stop()
 
 
 class DecimalContext(Kind):

@@ -87,16 +87,29 @@ class Kind:
     """Base of the kinds. Each is made once and remembers what there was before the user's first cell."""
 
     kind: str
+    #: The last value and a copy of it, where it was plain.
+    _last: tuple[Any, Any] | None = None
 
     def mark(self, world: Hidden) -> None:
         """Remember what there is, as not being the user's."""
 
     def capture(self, world: Hidden) -> Any:
-        """See ``HiddenState``. Never raises: what goes wrong is told at the restore."""
+        """See ``HiddenState``. Never raises: what goes wrong is told at the restore.
+
+        A value that is the very object of the last time has not changed and need not be looked into.
+        """
         try:
-            return self.look(world)
+            value = self.look(world)
         except Exception as error:
             return Unkept(f"could not be looked at: {type(error).__name__}: {error}")
+        if self._last is not None and _are_equal(self._last[1], value):
+            return self._last[0]
+        try:
+            # What is compared must be a copy: the value may hold lists that live on.
+            self._last = value, _plain_copy(value)
+        except _NotPlain:
+            self._last = None
+        return value
 
     def restore(self, value: Any, world: Hidden) -> None:
         """See ``HiddenState``."""
@@ -113,25 +126,21 @@ class Kind:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
 class Named:
     """Stands for an object by the name that the namespace binds it to."""
 
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
 
     def __reduce__(self) -> Any:
         return Named, (self.name,)
 
 
+@dataclass(frozen=True)
 class Unkept:
     """Stands for an object that cannot be kept, with the reason."""
 
-    __slots__ = ("reason",)
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    reason: str
 
     def __reduce__(self) -> Any:
         return Unkept, (self.reason,)
@@ -185,6 +194,29 @@ def keep(value: Any, world: Hidden) -> Any:
         with contextlib.suppress(TypeError):
             _tried[value] = reason
     return Unkept(reason) if reason else value
+
+
+class _NotPlain(Exception):
+    pass
+
+
+def _plain_copy(value: Any) -> Any:
+    """A copy of scalars and containers; raises ``_NotPlain`` for anything else."""
+    kind = type(value)
+    if kind in _PLAIN or kind is Named or kind is Unkept:
+        return value
+    if kind is dict:
+        return {_plain_copy(key): _plain_copy(item) for key, item in value.items()}
+    if kind is list or kind is tuple or kind is set or kind is frozenset:
+        return kind([_plain_copy(item) for item in value])
+    raise _NotPlain
+
+
+def _are_equal(last: Any, value: Any) -> bool:
+    try:
+        return type(last) is type(value) and bool(last == value)
+    except Exception:  # Arrays are neither equal nor not.
+        return False
 
 
 def _reason(value: Any, namespace: dict[str, Any]) -> str:
