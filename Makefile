@@ -4,6 +4,7 @@
 #   make demo            the same without a browser: a notebook whose connection is cut on the way
 #   make check           lint, format, types, layers
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
+#   make test-faults     the long trials: cuts and kills at random moments, random notebooks against a twin
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make clean           remove what these made
 
@@ -29,7 +30,7 @@ ifeq ($(shell id -u),0)
   LAB_ROOT := --allow-root
 endif
 
-.PHONY: help lab demo check test bench clean
+.PHONY: help lab demo check test test-faults bench clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
 
@@ -71,6 +72,9 @@ check: $(STAMPS)/dev
 
 test: $(STAMPS)/test
 	$(BIN)/python -m pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
+
+test-faults: $(STAMPS)/test
+	GPUAAS_TRIALS=25 GPUAAS_TWINS=1000 GPUAAS_STORE_TRIALS=50 GPUAAS_KILLS=300 $(BIN)/python -m pytest -m 'trials and not gpu' $(PYTEST_ARGS)
 
 bench: $(STAMPS)/test
 	$(BIN)/python benchmarks/channel.py $(BENCH_ARGS)

@@ -124,6 +124,7 @@ def run(source: str, namespace: dict[str, Any]) -> None:
         error.__traceback__ = None
 
 
+@pytest.mark.trials
 @pytest.mark.filterwarnings("ignore")  # some libraries warn once a process, and the twin comes second
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_checkpoint_is_what_the_twin_was(seed: int) -> None:

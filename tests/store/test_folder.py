@@ -20,7 +20,7 @@ from jupyter_gpuaas.store import CHUNK_BYTES, FolderStore, blob, lease, packwrit
 
 from .test_contract import Chunk, chunk, names, noise, read, references
 
-TRIALS = int(os.environ.get("GPUAAS_STORE_TRIALS", "50"))
+TRIALS = int(os.environ.get("GPUAAS_STORE_TRIALS", "10"))
 
 WRITER = """
 import random, sys
@@ -59,6 +59,7 @@ def verify(folder: Path) -> int:
 
 
 @pytest.mark.fault
+@pytest.mark.trials
 def test_kill_at_any_moment_keeps_what_was_committed(tmp_path: Path) -> None:
     chance = random.Random(7)
     for trial in range(TRIALS):
