@@ -19,6 +19,7 @@ import click
 from jupyter_gpuaas import __version__
 from jupyter_gpuaas.errors import (
     GpuaasError,
+    InvalidRequest,
     NoSuchSession,
     ServiceUnreachable,
     SessionEnded,
@@ -420,6 +421,157 @@ def _print_event(event: Event, as_json: bool) -> None:
     epoch = f"epoch {event.epoch}" if event.epoch else ""
     line = f"{event.seq:>6}  {when}  {about:<{SHORT_ID_CHARS}}  {what:<22}  {epoch:<8}  {_line(event.cause)}"
     click.echo(line.rstrip())
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------
+
+#: So that `-1`, the newest checkpoint, is not taken for an option.
+_WITH_NUMBERS = {"ignore_unknown_options": True}
+
+
+@main.command()
+@click.argument("session")
+@click.option("--name", default="", help="A name to find it by; named ones are kept.")
+@click.option("--every", help="Take none now, but one after every so many cells by itself; `on` (1) or `off`.")
+@as_json
+@click.pass_obj
+def checkpoint(given: dict[str, Any], session: str, name: str, every: str | None, as_json: bool) -> None:
+    """Take a checkpoint of a session's variables, or say how often it takes them by itself.
+
+    Waits until the cells that run have ended. Ctrl-C gives it up.
+    """
+    from jupyter_gpuaas.cell.checkpoint_commands import every_of
+    from jupyter_gpuaas.client.checkpoints import follow
+    from jupyter_gpuaas.model.words import lost_lines, status_lines, taken_line
+
+    if every is not None:
+        if name:
+            raise InvalidRequest("--name and --every do not go together.")
+        try:
+            count = every_of(every)
+        except ValueError:
+            raise InvalidRequest(f"--every: {every!r} is neither a number of cells nor `on` or `off`.") from None
+
+        async def set_pace(client: ServiceClient) -> Any:
+            session_id = await _resolve(client, session)
+            return await follow(client, session_id, lambda _: client.checkpoint_every(session_id, count), _say)
+
+        told = _ask(given, set_pace)
+        lines = status_lines(told)
+    else:
+
+        async def take(client: ServiceClient) -> Any:
+            session_id = await _resolve(client, session)
+            return await follow(
+                client,
+                session_id,
+                lambda request: client.take_checkpoint(session_id, name=name, request=request),
+                _say,
+            )
+
+        told = _ask(given, take)
+        lines = [taken_line(told), *lost_lines(told.lost)]
+    if as_json:
+        _print_json(_plain(told))
+        return
+    click.echo("\n".join(_line(line) for line in lines))
+
+
+@main.command()
+@click.argument("session")
+@as_json
+@click.pass_obj
+def checkpoints(given: dict[str, Any], session: str, as_json: bool) -> None:
+    """List a session's checkpoints, also of one that is busy or has ended."""
+    from jupyter_gpuaas.model.words import HEAD, rows
+
+    async def ask(client: ServiceClient) -> Any:
+        return await client.checkpoints(await _resolve(client, session, ended=True))
+
+    found = _ask(given, ask)
+    if as_json:
+        _print_json([_plain(each) for each in found])
+        return
+    _print_table(HEAD, rows(found))
+
+
+@main.command(context_settings=_WITH_NUMBERS)
+@click.argument("session")
+@click.argument("checkpoint")
+@click.option("--new", is_flag=False, flag_value="", help="Begin a new session of this name with it instead.")
+@as_json
+@click.pass_obj
+def restore(given: dict[str, Any], session: str, checkpoint: str, new: str | None, as_json: bool) -> None:
+    """Make a session's variables those of CHECKPOINT: an id or the end of one, a name, or -1 for the newest.
+
+    Waits until the cells that run have ended. Ctrl-C gives it up. A session that has ended can be begun anew.
+    """
+    from jupyter_gpuaas.client.checkpoints import follow, restore_into_new
+    from jupyter_gpuaas.model.words import restored_lines
+
+    async def ask(client: ServiceClient) -> Any:
+        session_id = await _resolve(client, session, ended=new is not None)
+        if new is not None:
+            return await restore_into_new(client, session_id, checkpoint, new)
+        return await follow(
+            client,
+            session_id,
+            lambda request: client.restore(session_id, checkpoint, request=request),
+            _say,
+        )
+
+    report = _ask(given, ask)
+    if as_json:
+        _print_json(_plain(report))
+        return
+    if report.session:
+        click.echo(f"Session {report.session[:SHORT_ID_CHARS]} begins with checkpoint {report.checkpoint.short}.")
+    else:
+        click.echo("\n".join(_line(line) for line in restored_lines(report)))
+
+
+@main.command(context_settings=_WITH_NUMBERS)
+@click.argument("session")
+@click.argument("one")
+@click.argument("other")
+@as_json
+@click.pass_obj
+def diff(given: dict[str, Any], session: str, one: str, other: str, as_json: bool) -> None:
+    """Tell which names differ between two checkpoints of a session."""
+    from jupyter_gpuaas.model.words import diff_lines
+
+    async def ask(client: ServiceClient) -> Any:
+        return await client.diff_checkpoints(await _resolve(client, session, ended=True), one, other)
+
+    found = _ask(given, ask)
+    if as_json:
+        _print_json(_plain(found))
+        return
+    click.echo("\n".join(_line(line) for line in diff_lines(found)))
+
+
+@main.command(context_settings=_WITH_NUMBERS)
+@click.argument("session")
+@click.argument("checkpoint", nargs=-1, required=True)
+@as_json
+@click.pass_obj
+def forget(given: dict[str, Any], session: str, checkpoint: Sequence[str], as_json: bool) -> None:
+    """Remove checkpoints of a session. The newest one of a session that lives stays."""
+
+    async def ask(client: ServiceClient) -> list[Any]:
+        session_id = await _resolve(client, session, ended=True)
+        return [await client.forget_checkpoint(session_id, each) for each in checkpoint]
+
+    gone = _ask(given, ask)
+    if as_json:
+        _print_json([_plain(each) for each in gone])
+        return
+    for each in gone:
+        click.echo(f"Checkpoint {each.id} removed.")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 # -- what the commands share ---------------------------------------------------------------------------------

@@ -112,10 +112,10 @@ class RemoteGpuMagics(Magics):
     @line_cell_magic
     def remote_gpu(self, line: str, cell: str | None = None) -> None:
         """Use a remote GPU session; ``%remote_gpu --help`` tells how."""
+        from jupyter_gpuaas.cell import checkpoint_commands
+
         words = _words(line)
         if "--help" in words or "-h" in words or (cell is None and not words):
-            from jupyter_gpuaas.cell import checkpoint_commands
-
             print(HELP.format(checkpoints=checkpoint_commands.HELP))
             return
         # Asked each time: a kernel that was started ahead learns only later whose it is.
@@ -124,7 +124,10 @@ class RemoteGpuMagics(Magics):
             return
         if cell is None:
             arguments = _line_parser().parse_args(words)
-            getattr(self, f"_{arguments.command}", self._of_checkpoints)(arguments)
+            if arguments.command in checkpoint_commands.COMMANDS:
+                checkpoint_commands.carry_out(arguments, self._connection(self._current).checkpoints, _say)
+            else:
+                getattr(self, f"_{arguments.command}")(arguments)
         else:
             self._cell(_cell_parser().parse_args(words), cell)
 
@@ -202,11 +205,6 @@ class RemoteGpuMagics(Magics):
     def _logs(self, arguments: argparse.Namespace) -> None:
         connection = self._connection(self._current)
         print(connection.log(kind="system" if arguments.system else "output", tail=arguments.tail))
-
-    def _of_checkpoints(self, arguments: argparse.Namespace) -> None:
-        from jupyter_gpuaas.cell import checkpoint_commands
-
-        checkpoint_commands.carry_out(arguments, self._connection(self._current).checkpoints, _say)
 
     def _detach(self, arguments: argparse.Namespace) -> None:
         for connection in list(self._connections.values()):

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from jupyter_gpuaas.cell.outputs import Collected, GaveUpWaiting, LocalOutputs, failure, read_input
 from jupyter_gpuaas.cell.ship import Shipper
 from jupyter_gpuaas.client.blocking import Blocking
+from jupyter_gpuaas.client.checkpoints import RemoteDesk
 from jupyter_gpuaas.client.embedded import find_service
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
@@ -166,6 +167,12 @@ class Connection:
         """The session with how its checkpoints stand."""
         assert self._service is not None and self._session is not None
         return self._wait(self._service.session(self._session.id))
+
+    @property
+    def checkpoints(self) -> RemoteDesk:
+        """The session's checkpoints."""
+        assert self._service is not None and self._session is not None
+        return RemoteDesk(self._service, self._session.id, self._wait, self._say)
 
     def nodes(self) -> list[NodeView]:
         """The nodes of the pool."""

@@ -16,18 +16,24 @@ import msgspec
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, RemoteProtocolError, ServiceUnreachable, from_wire
 from jupyter_gpuaas.model import (
     ChannelInfo,
+    CheckpointDiff,
+    CheckpointStatus,
+    CheckpointView,
     Event,
     GpuSession,
     Lease,
     NewToken,
     NodeView,
     ResourceRequest,
+    RestoreReport,
     SessionView,
 )
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 3.0
+#: For what has to wait until the cells that run have ended.
+LONG_S = 7 * 24 * 3600.0
 
 
 class ServiceClient:
@@ -183,6 +189,51 @@ class ServiceClient:
         """A session's log as it is now; parameters as for `follow_log`."""
         pieces = [piece async for piece in self.follow_log(session, kind=kind, tail=tail)]
         return "".join(pieces)
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    async def checkpoints(self, session: str) -> list[CheckpointView]:
+        """A session's checkpoints, oldest first; also of one that has ended."""
+        return await self._call(list[CheckpointView], "GET", f"/sessions/{_quoted(session)}/checkpoints")
+
+    async def take_checkpoint(self, session: str, *, name: str = "", request: str = "") -> CheckpointView:
+        """Take one when the cells that run have ended; answers when it is durable.
+
+        Parameters
+        ----------
+        request
+            What to call this, so that `give_up` can mean it.
+        """
+        body = {"name": name, "request": request}
+        path = f"/sessions/{_quoted(session)}/checkpoints"
+        return await self._call(CheckpointView, "POST", path, body=body, wait_s=LONG_S)
+
+    async def checkpoint_every(self, session: str, every: int) -> CheckpointStatus:
+        """From now on after so many cells; 0 for none by itself."""
+        path = f"/sessions/{_quoted(session)}/checkpoints"
+        return await self._call(CheckpointStatus, "PATCH", path, body={"every": every}, wait_s=LONG_S)
+
+    async def restore(
+        self, session: str, checkpoint: str, *, new: str | None = None, request: str = ""
+    ) -> RestoreReport:
+        """Make the session's variables those of a checkpoint, or begin the session ``new`` with it."""
+        body = {"checkpoint": checkpoint, "new": new, "request": request}
+        path = f"/sessions/{_quoted(session)}/restores"
+        return await self._call(RestoreReport, "POST", path, body=body, wait_s=LONG_S)
+
+    async def diff_checkpoints(self, session: str, one: str, other: str) -> CheckpointDiff:
+        """Names that differ between two checkpoints."""
+        path = f"/sessions/{_quoted(session)}/checkpoints/{_quoted(one)}/diff/{_quoted(other)}"
+        return await self._call(CheckpointDiff, "GET", path)
+
+    async def forget_checkpoint(self, session: str, checkpoint: str) -> CheckpointView:
+        """Remove a checkpoint."""
+        path = f"/sessions/{_quoted(session)}/checkpoints/{_quoted(checkpoint)}"
+        return await self._call(CheckpointView, "DELETE", path, wait_s=LONG_S)
+
+    async def give_up(self, session: str, request: str) -> None:
+        """Give up what was asked for under this name and is not done yet."""
+        await self._call(dict[str, Any], "DELETE", f"/sessions/{_quoted(session)}/requests/{_quoted(request)}")
 
     # -- events ----------------------------------------------------------------------------------
 

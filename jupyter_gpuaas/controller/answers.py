@@ -10,16 +10,32 @@ from fastapi import Response
 from jupyter_gpuaas.errors import GpuaasError, to_wire
 from jupyter_gpuaas.model import (
     ChannelInfo,
+    CheckpointDiff,
+    CheckpointStatus,
+    CheckpointView,
     Event,
     GpuSession,
     Lease,
     NewToken,
     NodeView,
+    RestoreReport,
     SessionView,
 )
 
 _REF = "#/components/schemas/{name}"
-_FACTS = (SessionView, GpuSession, ChannelInfo, NodeView, Lease, Event, NewToken)
+_FACTS = (
+    SessionView,
+    GpuSession,
+    ChannelInfo,
+    NodeView,
+    Lease,
+    Event,
+    NewToken,
+    CheckpointView,
+    CheckpointStatus,
+    CheckpointDiff,
+    RestoreReport,
+)
 
 
 class Failure(msgspec.Struct, frozen=True):

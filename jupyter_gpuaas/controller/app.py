@@ -11,7 +11,14 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
 from jupyter_gpuaas import __version__
-from jupyter_gpuaas.controller import relay, routes_events, routes_pool, routes_sessions
+from jupyter_gpuaas.controller import (
+    relay,
+    routes_checkpoints,
+    routes_events,
+    routes_metrics,
+    routes_pool,
+    routes_sessions,
+)
 from jupyter_gpuaas.controller.answers import Facts, failure, schemas
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.gate import OPEN_PATHS, Gate
@@ -30,7 +37,7 @@ def make_app(controller: Controller) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.controller = controller
-    for module in (routes_sessions, routes_pool, routes_events, relay):
+    for module in (routes_sessions, routes_checkpoints, routes_metrics, routes_pool, routes_events, relay):
         app.include_router(module.router)
     app.add_exception_handler(GpuaasError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

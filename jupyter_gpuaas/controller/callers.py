@@ -8,6 +8,7 @@ from fastapi import Depends
 from starlette.requests import HTTPConnection
 
 from jupyter_gpuaas.controller.auth import User
+from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.gate import segment
 from jupyter_gpuaas.controller.sessions import LiveSession
@@ -25,7 +26,13 @@ def _live(connection: HTTPConnection, session: str) -> LiveSession:
     return _controller(connection).find(_user(connection), segment(session))
 
 
+def _known(connection: HTTPConnection, session: str) -> SessionRecord:
+    return _controller(connection).find_record(_user(connection), segment(session))
+
+
 TheController = Annotated[Controller, Depends(_controller)]
 Caller = Annotated[User, Depends(_user)]
 #: The session that the path names, by id or name, if the caller may touch it.
 TheSession = Annotated[LiveSession, Depends(_live)]
+#: The same, of sessions that have ended too.
+TheRecord = Annotated[SessionRecord, Depends(_known)]

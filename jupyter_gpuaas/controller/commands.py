@@ -152,7 +152,13 @@ class Commands:
     async def _recover(self, live: LiveSession) -> None:
         # Meanwhile its user may have ended it.
         if live.session.state is SessionState.LOST:
-            cause = f"{live.session.cause}; there is no checkpoint to restore it from"
+            last = live.checkpoints.last if live.checkpoints is not None else None
+            way_back = "there is no checkpoint to restore it from"
+            if last is not None:
+                way_back = (
+                    f"`jupyter gpuaas restore {live.session.id[:12]} {last.short} --new` begins a new one with it"
+                )
+            cause = f"{live.session.cause}; {way_back}"
             self._sessions.advance(live, SessionEvent.GIVEN_UP, cause)
 
     async def _give_back(self, lease: Lease) -> None:

@@ -11,6 +11,7 @@ from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.auth import Tokens, User
 from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.reports import HOSTED_STATES
@@ -19,7 +20,7 @@ from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.controller.unattended import Unattended
 from jupyter_gpuaas.controller.watcher import Watcher
 from jupyter_gpuaas.engine.base import Engine
-from jupyter_gpuaas.errors import GpuaasError, NoSuchSession, SessionEnded, TransportError
+from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, NoSuchSession, SessionEnded, TransportError
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
 from jupyter_gpuaas.model import (
     LIVE_STATES,
@@ -107,6 +108,7 @@ class Controller:
             try:
                 await self.engine.close(stop_nodes=end_sessions)
             finally:
+                self.checkpoints.close()
                 self.database.close()
 
     def stop(self) -> None:
@@ -150,6 +152,49 @@ class Controller:
             user.may_touch(ended.session)
             raise SessionEnded(f"session {session} is {ended.session.state}: {ended.session.cause or 'it was ended'}.")
         user.may_touch(live.session)
+        return live
+
+    def find_record(self, user: User, session: str) -> SessionRecord:
+        """A session by id or, among the user's own, by name: the live one, else the newest that has ended.
+
+        Raises
+        ------
+        NoSuchSession, Forbidden
+        """
+        live = self.sessions.get(session) or self.sessions.named(user.name, session)
+        record = live.record if live is not None else self.database.session(session)
+        if record is None:
+            ended = self.database.ended(user.name)
+            record = next((each for each in ended if each.session.name == session), None)
+        if record is None:
+            raise NoSuchSession(f"there is no session {session!r}.", hint="`jupyter gpuaas sessions --all` lists them.")
+        user.may_touch(record.session)
+        return record
+
+    def begin_from(self, record: SessionRecord, name: str, checkpoint: str) -> LiveSession:
+        """A new session of the same owner, like this one, that begins with a checkpoint.
+
+        Raises
+        ------
+        InvalidRequest
+            A session of this name lives.
+        """
+        session = record.session
+        if self.sessions.named(session.owner, name) is not None:
+            raise InvalidRequest(f"new: a session named {name!r} lives already.", hint="Choose another name.")
+        if self.is_closing:
+            raise TransportError("the service is shutting down.")
+        self.scheduler.check(session.request)
+        live = self.sessions.create(
+            session.owner,
+            name,
+            session.request,
+            cwd=record.cwd,
+            machine=record.machine,
+            env=record.env,
+            restore=checkpoint,
+        )
+        self.scheduler.submit(live)
         return live
 
     def get_or_create(

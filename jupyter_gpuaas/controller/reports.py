@@ -80,6 +80,8 @@ def checkpoint_news(before: CheckpointStatus | None, now: CheckpointStatus) -> l
     if now.every != before.every:
         cause = f"a checkpoint after every {now.every} cells" if now.every else "no checkpoints by itself"
         news.append(("checkpoint_every", cause, {"every": now.every}))
+    if now.forgotten > before.forgotten:
+        news.append(("checkpoint_forgotten", f"{now.forgotten - before.forgotten} removed by the user", {}))
     if now.restores > before.restores:
         news.append(
             ("checkpoint_restored", f"the variables are those of checkpoint {now.restored}", {"id": now.restored})

@@ -148,14 +148,14 @@ async def released(controller: TheController, user: Caller, live: TheSession) ->
 @router.post("/sessions/{session}/interrupt", summary="Interrupt", responses=responses(None))
 async def interrupted(controller: TheController, live: TheSession) -> Response:
     """Interrupts the cell that runs."""
-    await _agent(controller, live).interrupt(live.session.id)
+    await agent_of(controller, live).interrupt(live.session.id)
     return Facts({})
 
 
 @router.post("/sessions/{session}/restart", summary="Restart", responses=responses(None))
 async def restarted(controller: TheController, live: TheSession) -> Response:
     """Replaces the kernel by a fresh one; its variables are gone."""
-    await _agent(controller, live).restart(live.session.id)
+    await agent_of(controller, live).restart(live.session.id)
     return Facts({})
 
 
@@ -174,7 +174,7 @@ async def logged(
     follow: bool = False,
 ) -> Response:
     """What the session printed (`output`), or what its host and kernel logged (`system`), as text."""
-    agent = _agent(controller, live)
+    agent = agent_of(controller, live)
     opened = agent.log(live.session.id, kind=kind, tail=tail, follow=follow)
     # Entered here and not in the stream, so that a refusal is answered as one.
     pieces = await opened.__aenter__()
@@ -189,7 +189,8 @@ async def logged(
     return StreamingResponse(stream(), media_type="text/plain; charset=utf-8")
 
 
-def _agent(controller: Controller, live: LiveSession) -> AgentClient:
+def agent_of(controller: Controller, live: LiveSession) -> AgentClient:
+    """The agent that hosts the session; raises TransportError when there is none."""
     if live.lease is None or live.session.state not in HOSTED_STATES:
         raise TransportError(f"session {live.session.id} is {live.session.state}: no host now.")
     return controller.agents.of(live.lease.node_id)

@@ -88,6 +88,21 @@ class AgentClient:
         """Replace the kernel by a fresh one."""
         await self._call(dict[str, Any], "POST", f"/v1/hosts/{session_id}/restart")
 
+    async def checkpoints(self, session_id: str, content: dict[str, Any]) -> Any:
+        """Let the session's kernel do something with its checkpoints; answers when it has ended the cells before.
+
+        Raises
+        ------
+        GpuaasError
+            What the kernel answered with.
+        """
+        path = f"/v1/hosts/{session_id}/checkpoints"
+        timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=None)
+        reply = await self._call(dict[str, Any], "POST", path, body=msgspec.json.encode(content), timeout=timeout)
+        if reply.get("status") != "ok":
+            raise from_wire(reply, status=500)
+        return reply.get("result")
+
     async def stop(self) -> None:
         """End all hosts and the agent."""
         await self._call(dict[str, Any], "POST", "/v1/stop")
@@ -130,10 +145,14 @@ class AgentClient:
         *,
         query: dict[str, str | int] | None = None,
         body: bytes | None = None,
+        timeout: httpx.Timeout | None = None,
     ) -> T:
         headers = {} if body is None else {"Content-Type": "application/json"}
+        request = self._http.build_request(method, path, params=query, content=body, headers=headers)
+        if timeout is not None:
+            request.extensions["timeout"] = timeout.as_dict()
         try:
-            answer = await self._http.request(method, path, params=query, content=body, headers=headers)
+            answer = await self._http.send(request)
             await _check(answer)
             return msgspec.json.decode(answer.content, type=kind)
         except httpx.HTTPError as error:

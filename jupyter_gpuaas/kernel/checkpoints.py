@@ -36,6 +36,7 @@ QUIET_S = 1.0
 TIDY_EVERY_S = 60.0
 #: Names that a report tells, so that it stays small.
 NAMES_TOLD = 50
+MOST_STOPPED = 1000
 
 Told = Callable[[int, int], None]
 
@@ -85,6 +86,9 @@ class Checkpoints:
         self._tidied_s = time.monotonic()
         self._tidy_now = self._full = False
         self._progress_s = 0.0
+        #: The request that is carried out, and those that were given up.
+        self._request = ""
+        self._stopped: set[str] = set()
 
     @property
     def checkpointer(self) -> Checkpointer:
@@ -267,7 +271,7 @@ class Checkpoints:
             raise KeyboardInterrupt
 
     def _stop(self) -> None:
-        if self._interrupted:
+        if self._interrupted or (self._request and self._request in self._stopped):
             raise KeyboardInterrupt
 
     # -- in the writer's thread --------------------------------------------------------------------------------
@@ -343,7 +347,9 @@ class Checkpoints:
         """Carry out what came as a message: ``content["op"]``."""
         op = content.get("op")
         self._progress_s = 0.0
+        self._request = str(content.get("request", ""))
         try:
+            self._stop()  # while it waited for a cell to end, perhaps
             if op == "take":
                 return msgspec.to_builtins(self.take(str(content.get("label", "")), self._tell_progress))
             if op == "restore":
@@ -353,12 +359,20 @@ class Checkpoints:
             if op == "forget":
                 return self.forget([str(each) for each in content["checkpoints"]])
         finally:
+            self._stopped.discard(self._request)
+            self._request = ""
             if self._status.progress:
                 self._change(progress="")
                 self._note("progress")
         raise CheckpointError(f"op: {op!r} is unknown.")
 
+    def stop_request(self, request: str) -> None:
+        """Give up what came as this message, or is still to come; from any thread."""
+        if len(self._stopped) < MOST_STOPPED:
+            self._stopped.add(request)
+
     def _tell_progress(self, done: int, total: int) -> None:
+        self._stop()
         if time.monotonic() - self._progress_s > 0.5:
             self._progress_s = time.monotonic()
             self._change(progress=f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
@@ -466,7 +480,8 @@ class Checkpoints:
                 raise CheckpointError(f"{checkpoint.id} is the newest checkpoint of this session, and stays.")
         for checkpoint in found:
             self.checkpointer.forget(checkpoint)
-            self._note("forgotten", f"checkpoint {checkpoint.id} was removed", id=checkpoint.id)
+        self._change(forgotten=self._status.forgotten + len(found))
+        self._note("forgotten")
         self._tidy_now = True
         return [checkpoint.id for checkpoint in found]
 

@@ -38,6 +38,7 @@ class GpuKernel(IPythonKernel):
         self.control_handlers["gpuaas_adopt_request"] = self.gpuaas_adopt_request
         self.shell_handlers["gpuaas_request"] = self.gpuaas_request
         self.shell_handlers["gpuaas_checkpoint_request"] = self.gpuaas_checkpoint_request
+        self.control_handlers["gpuaas_checkpoint_stop_request"] = self.gpuaas_checkpoint_stop_request
         for kind in ("comm_open", "comm_msg", "comm_close"):
             self.shell_handlers[kind] = self._beside_cells(self.shell_handlers[kind])
         self.exchange = Exchange(self.shell, BundleStore(os.environ.get(DATA_SOCKET, "")))
@@ -251,6 +252,13 @@ class GpuKernel(IPythonKernel):
             content = {"status": "error", **to_wire(CheckpointError(f"{type(error).__name__}: {error}"))}
         assert self.session is not None
         self.session.send(stream, "gpuaas_checkpoint_reply", content, parent, ident=ident)
+
+    async def gpuaas_checkpoint_stop_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Give up what was asked for with a ``gpuaas_checkpoint_request``."""
+        if self.checkpoints is not None:
+            self.checkpoints.stop_request(str(parent["content"].get("request", "")))
+        assert self.session is not None
+        self.session.send(stream, "gpuaas_checkpoint_stop_reply", {"status": "ok"}, parent, ident=ident)
 
     def do_shutdown(self, restart: bool) -> Any:
         """Write the last checkpoints before the end."""

@@ -96,6 +96,7 @@ class CheckpointStatus(msgspec.Struct, frozen=True, kw_only=True):
     restored: str = ""
     #: How often.
     restores: int = 0
+    forgotten: int = 0
 
 
 class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -163,6 +163,11 @@ class Agent:
             case ("POST", "hosts", session_id, ("interrupt" | "restart") as op):
                 await self._handle(session_id).ask(op)
                 return http.response(200)
+            case ("POST", "hosts", session_id, "checkpoints"):
+                handle = self._handle(session_id)
+                body = await http.read_body(connection, request, self._settings.request_body_bytes)
+                content = msgspec.json.decode(body, type=dict[str, Any])
+                return http.response(200, (await handle.ask("checkpoints", content=content))["reply"])
             case ("GET", "hosts", session_id, "log"):
                 return self._log(self._handle(session_id), request, connection)
             case ("GET", "watch"):

@@ -122,6 +122,8 @@ class SessionHost:
         if self.kernel is None:
             raise NoSuchSession("the session has no kernel at the moment.")
         try:
+            if content["op"] == "stop":
+                return await self.kernel.ask(Channel.CONTROL, "gpuaas_checkpoint_stop_request", content)
             reply = await self.kernel.ask(Channel.SHELL, "gpuaas_checkpoint_request", content)
         except RuntimeError as error:
             raise TransportError(f"{error}.") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,7 +134,7 @@ def test_named_diff_and_forget(opened: Callable[..., Session]) -> None:
     assert "newest" in session.fails("%remote_gpu forget -1")
     session.cell("%remote_gpu forget first")
     assert "NoSuchCheckpoint" in session.fails("%remote_gpu restore first")
-    assert "UsageError" in session.fails("%remote_gpu checkpoint --name -1") or True
+    assert "UsageError" in session.fails("%remote_gpu checkpoint --name 1st")
 
 
 def test_what_a_checkpoint_holds_is_the_state_at_the_cells_end(opened: Callable[..., Session]) -> None:
@@ -163,4 +165,155 @@ def test_every_and_off_are_kept_to(opened: Callable[..., Session]) -> None:
     assert "only when asked for" in session.cell("%remote_gpu status")
 
 
-_ = json
+def test_cli_lists_compares_and_removes_while_the_kernel_is_busy(
+    home: GpuaasHome, opened: Callable[..., Session], tmp_path: Path
+) -> None:
+    session = opened("cli.ipynb")
+    session.cell("import time; a = 1")
+    session.cell("b = 2")
+    session.cell("c = 3")
+    session.taken(3)
+    flag = tmp_path / "go"
+    busy = session.run.client.execute(
+        f"print('on it', flush=True)\nwhile not __import__('os').path.exists({str(flag)!r}): time.sleep(0.05)"
+    )
+    session.run.wait(lambda message: message["msg_type"] == "stream")
+    listed = json.loads(home.cli("checkpoints", "cli.ipynb", "--json").stdout)
+    assert [each["cell"] for each in listed] == [1, 2, 3]
+    assert all(each["lost"] == {} and each["stall_s"] > 0 for each in listed)
+    assert "NOT RESTORABLE" in home.cli("checkpoints", "cli.ipynb").stdout
+    assert home.cli("diff", "cli.ipynb", "-2", "-1").stdout.strip() == "added: c"
+    assert "newest" in home.cli("forget", "cli.ipynb", "-1", check=False).stderr
+    home.cli("forget", "cli.ipynb", listed[0]["id"])
+    assert len(json.loads(home.cli("checkpoints", "cli.ipynb", "--json").stdout)) == 2
+    # This needs the kernel, so it waits for the cell, and says so.
+    command = [sys.executable, "-m", "jupyter_gpuaas", "checkpoint", "cli.ipynb", "--name", "from outside"]
+    with subprocess.Popen(command, env=home.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as taking:
+        assert taking.stderr is not None
+        assert "waiting for the end of the cells" in taking.stderr.readline()
+        flag.touch()
+        out, err = taking.communicate(timeout=60)
+    assert "'from outside'" in out, err
+    session.run.wait_done(busy)
+    restored = home.cli("restore", "cli.ipynb", listed[1]["id"])
+    assert "variables restored" in restored.stdout
+    assert session.value("'c' in globals(), b") == (False, 2)
+    refused = home.cli("checkpoint", "cli.ipynb", "--name", "-x", check=False)
+    assert refused.returncode == 1 and "name" in refused.stderr
+    kinds = [json.loads(line)["kind"] for line in home.cli("events", "--json").stdout.splitlines()]
+    assert {"checkpoint_taken", "checkpoint_restored", "checkpoint_forgotten"} <= set(kinds)
+
+
+def test_restore_into_a_new_session_comes_before_its_first_cell(
+    home: GpuaasHome, opened: Callable[..., Session]
+) -> None:
+    session = opened("old.ipynb")
+    session.cell("import numpy as np; a = np.arange(1000); v = a[1:3]; f = lambda: a.sum()")
+    session.taken(1)
+    session.cell("a[:] = 0")
+    session.taken(2)
+    report = json.loads(home.cli("restore", "old.ipynb", "-2", "--new", "fresh.ipynb", "--json").stdout)
+    assert report["checkpoint"]["cell"] == 1
+    fresh = opened("fresh.ipynb")
+    assert fresh.value("int(f()), v.base is a, __import__('os').environ['GPUAAS_SESSION_NAME']") == (
+        499500,
+        True,
+        "fresh.ipynb",
+    )
+    assert session.value("int(a.sum())") == 0
+    # Its own checkpoints follow the one that it began with.
+    fresh.cell("w = 1")
+    assert fresh.taken(1)
+    listed = json.loads(home.cli("checkpoints", "fresh.ipynb", "--json").stdout)
+    assert listed[0]["parent"] == report["checkpoint"]["id"]
+    again = home.cli("restore", "old.ipynb", "-1", "--new", "fresh.ipynb", check=False)
+    assert again.returncode == 1 and "lives already" in again.stderr
+
+
+def test_what_a_killed_kernel_held_is_had_back_with_the_command_that_its_notice_tells(
+    opened: Callable[..., Session],
+) -> None:
+    session = opened("killed.ipynb")
+    session.cell("import os, signal; data = {'a': [1, 2, 3]}; data['b'] = data['a']")
+    session.taken(1)
+    reply = session.run.run("os.kill(os.getpid(), signal.SIGKILL)")
+    assert "variables are lost" in reply["content"]["evalue"]
+    (command,) = re.findall(r"`(%remote_gpu restore \w+)`", reply["content"]["evalue"])
+    assert eventually(lambda: session.run.run("1")["content"]["status"] == "ok")
+    session.cell("before = 1")
+    session.cell(command)
+    assert session.value("(data['a'], data['a'] is data['b'], 'before' in globals())") == ([1, 2, 3], True, False)
+
+
+def test_interrupt_gives_a_capture_up_and_not_the_kernel(opened: Callable[..., Session]) -> None:
+    session = opened("interrupt.ipynb")
+    session.cell("x = 1")
+    session.taken(1)
+    session.cell(
+        "import os, signal\n"
+        "class Slow:\n"
+        "    def __reduce__(self):\n"
+        "        global armed\n"
+        "        if armed:\n"
+        "            armed = False\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "        return (Slow, ())\n"
+        "armed = True\n"
+        "slow = Slow()"
+    )
+    eventually(lambda: "interrupted" in session.cell("%remote_gpu status"))
+    session.taken(2)  # it is taken after the next message
+    session.cell("y = 2")
+    session.taken(3)
+    assert session.value("x, y") == (1, 2)
+
+
+def test_full_store_is_told_and_cells_go_on(opened: Callable[..., Session], home: GpuaasHome) -> None:
+    session = opened("full.ipynb")
+    session.cell("x = 1")
+    session.taken(1)
+    session.cell(
+        "from jupyter_gpuaas.errors import QuotaReached\n"
+        "store = get_ipython().kernel.checkpoints.checkpointer.store\n"
+        "def refuse(chunks): raise QuotaReached('the store is full.')\n"
+        "kept = store.put; store.put = refuse"
+    )
+    eventually(lambda: "the store is full" in session.cell("%remote_gpu status"))
+    assert "QuotaReached" in session.fails("%remote_gpu checkpoint")
+    session.cell("y = 2")
+    assert session.value("x, y") == (1, 2)
+    session.cell("store.put = kept; del store, kept, refuse")
+    assert "checkpoint" in session.cell("%remote_gpu checkpoint")
+    assert "could not be taken" not in session.cell("%remote_gpu status")
+    events = home.cli("events", "--session", "full.ipynb").stdout
+    assert "checkpoint_failed" in events and "the store is full" in events
+
+
+def test_state_that_cannot_be_restored_is_named(opened: Callable[..., Session]) -> None:
+    session = opened("lost.ipynb")
+    session.cell("import socket; link = socket.socket(); fine = 1")
+    assert "link" in session.taken(1)[0][-1]
+    assert "not restored: link" in session.cell("%remote_gpu restore -1")
+    assert "link" in session.fails("link.fileno()")
+    assert session.value("fine") == 1
+
+
+def test_local_notebook_uses_the_checkpoints_of_its_session(home: GpuaasHome, tmp_path: Path) -> None:
+    from tests.jupyter.test_magics import Notebook
+
+    notebook = Notebook(tmp_path)
+    try:
+        notebook.ok("%load_ext jupyter_gpuaas")
+        notebook.ok("%remote_gpu connect --session shipped")
+        notebook.remote("kept = [1, 2]; print(len(kept))")
+        assert "'mark'" in notebook.ok("%remote_gpu checkpoint --name mark").out
+        notebook.remote("kept.append(3)")
+        assert "'mark'" in notebook.ok("%remote_gpu restore mark").out
+        assert "mark" in notebook.ok("%remote_gpu checkpoints").out
+        assert "checkpoints:" in notebook.ok("%remote_gpu status").out
+        assert notebook.remote("print(kept)").out == "[1, 2]\n"
+        assert "no name differs" in notebook.ok("%remote_gpu diff mark mark").out
+        notebook.ok("%remote_gpu forget mark")
+        notebook.ok("%remote_gpu release")
+    finally:
+        notebook.close()
