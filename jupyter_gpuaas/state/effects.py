@@ -65,6 +65,7 @@ def effects(
         walk.say(opaque)
     if "get_ipython" in source:
         walk.say(tables.SUBPROCESS)
+    walk.doubt(*bodies, *(known or {}).values())
     for body in bodies:
         walk.run(body.body)
     walk.implicit()
@@ -89,9 +90,22 @@ class _Effects(ast.NodeVisitor):
                 self._gives[name] = _DATA
             else:
                 self._gives[name] = None
+        #: Bound where the order of statements does not tell when.
+        self._unsure: set[str] = set()
         self._followed: set[int] = set()
         self._seeded: set[str] = set()
         self._depth = 0
+
+    def doubt(self, *trees: ast.AST) -> None:
+        """Names that other scopes, patterns and handlers bind stand for anything."""
+        for node in (node for tree in trees for node in ast.walk(tree)):
+            match node:
+                case ast.Global(names=names) | ast.Nonlocal(names=names):
+                    self._unsure.update(names)
+                case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+                    self._unsure.add(name)
+                case ast.ExceptHandler(name=str(name)):
+                    self._unsure.add(name)
 
     def say(self, word: str) -> None:
         if word:
@@ -113,6 +127,8 @@ class _Effects(ast.NodeVisitor):
 
     def _what(self, node: ast.AST) -> str | None:
         if isinstance(node, ast.Name):
+            if node.id in self._unsure:
+                return None
             if node.id in self._gives:
                 return self._gives[node.id]
             if node.id in self._known:
@@ -228,6 +244,8 @@ class _Effects(ast.NodeVisitor):
 
     def visit_Try(self, node: ast.Try) -> None:
         self._block(node.body, *(handler.body for handler in node.handlers), node.orelse, node.finalbody)
+
+    visit_TryStar = visit_Try
 
     def visit_With(self, node: ast.With) -> None:
         for item in node.items:

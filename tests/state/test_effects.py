@@ -93,6 +93,11 @@ EFFECTS = [
     ("[len][0]('a')", "unknown: calls [len][0]"),
     ("import sklearn.svm as s\nm = s.SVC()", "unknown: calls sklearn.svm.SVC"),
     ("import not_installed_and_not_pythons", "unknown: imports not_installed_and_not_pythons"),
+    ("x = []\nmatch thing:\n    case x: pass\nx.append(1)", "unknown: calls x.append"),
+    ("x = []\ndef f():\n    global x\n    x = thing\nf()\nx.append(1)", "unknown: calls x.append"),
+    ("e = []\ntry: pass\nexcept Exception as e: e.append(1)", "unknown: calls e.append"),
+    ("x = []\nfor x in things: x.append(1)", "unknown: calls x.append"),
+    ("x = []\nif a: x = thing\nx.append(1)", "unknown: calls x.append"),
     ("with thing: pass", "unknown: enters thing"),
     ("get_ipython().run_line_magic('run', 'x.py')", "runs the magic run"),
     # through the notebook's own code
