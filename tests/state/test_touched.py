@@ -543,3 +543,37 @@ def test_digest_sees_changes_deep_inside() -> None:
     namespace["inner"].append(1)
     assert digest(namespace["box"], namespace) != before
     assert isinstance(namespace["f"], types.FunctionType)
+
+
+MAGICS: list[tuple[str, set[str] | None]] = [
+    ("%time x.append(1)", {"x", "y"}),
+    ("%timeit -n 1 -r 1 f()", {"f", "data"}),
+    ("%%time\nx.append(1)\n", {"x", "y"}),
+    ("%%capture text\nf()\n", {"text", "f", "data"}),
+    ("!ls", set()),
+    ("!echo $text {x}", {"text", "x", "y"}),
+    ("files = !ls", set()),
+    ("!awk '{print $1}' x", set()),
+    ("x?", {"x", "y"}),
+    ("%matplotlib inline", set()),
+    ("%pip install numpy", set()),
+    ("%%bash\nls x\n", set()),
+    ("%%html\n<b>x</b>\n", set()),
+    ("%cd /tmp", set()),
+    ("%load_ext autoreload", ALL),
+    ("%run script.py", ALL),
+    ("%%time\n!ls\n", ALL),
+    ("%mine x", ALL),
+]
+
+
+@pytest.mark.parametrize(("cell", "must"), MAGICS, ids=[cell for cell, _ in MAGICS])
+def test_touched_of_a_cell_with_magics_as_the_shell_transforms_it(cell: str, must: set[str] | None) -> None:
+    manager = pytest.importorskip("IPython.core.inputtransformer2").TransformerManager()
+    found = look(manager.transform_cell(cell))
+    if must is None:
+        assert found.names is None
+    else:
+        assert found.names is not None, found.why
+        assert must <= found.names
+        assert must or "x" not in found.names
