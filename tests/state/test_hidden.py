@@ -10,7 +10,7 @@ from .hidden_session import session
 
 
 def test_random_states_go_on(tmp_path: Path) -> None:
-    draw = "[random.random(), random.gauss(0, 1), *np.random.rand(2).tolist(), *np.random.randn(3), *torch.rand(3).tolist()]"
+    draw = "[random.random(), random.gauss(0, 1), *map(float, np.random.randn(3)), *torch.rand(3).tolist()]"
     cells = [
         "import random, numpy as np, torch",
         "random.seed(1); np.random.seed(2); torch.manual_seed(3)",
