@@ -107,6 +107,7 @@ class Tracker:
         self.namespace = namespace
         self._skip = skip | NOT_STATE
         self.groups: list[Group] = []
+        self._extra: dict[str, Any] = {}
 
     def forget(self) -> None:
         """Look at everything next time, and take nothing for written."""
@@ -120,11 +121,15 @@ class Tracker:
         touched
             Names that may have; None for all. Names that were bound anew or deleted are found in any case.
         extra
-            Values that are captured beside the namespace under names of their own, always looked at.
+            Values that are captured beside the namespace under names of their own. One that is the very object of the
+            last time is plain and has not changed.
         """
         values = {name: value for name, value in self.namespace.items() if name not in self._skip}
         values.update(extra or {})
-        stale = self._stale(values, touched, frozenset(extra or ()))
+        extra = extra or {}
+        fresh = frozenset(name for name, value in extra.items() if self._extra.get(name) is not value)
+        self._extra = dict(extra)
+        stale = self._stale(values, touched, fresh)
         units = [self._dump(names, values) for names in self._units(stale, values)]
         units = [part for unit in units for part in self._parts(unit, values)]
         units, kept = self._merge(units, values)
