@@ -123,6 +123,32 @@ def test_graph_that_was_used_up_says_so_again() -> None:
     assert context.rebuilds
 
 
+def test_views_of_a_leaf_are_views_of_it_for_autograd() -> None:
+    new, context, _ = roundtrip(
+        cell(
+            "import torch\nw = torch.arange(12.0).reshape(3, 4).clone().requires_grad_()\n"
+            "parts = [w[1], w.t()[1:, ::2], w.view(2, 6), w[:, 2].unsqueeze(0), w.permute(1, 0).select(0, 1)]\n"
+            "model = torch.nn.Linear(2, 2); row = model.weight[0]"
+        )
+    )
+    w = new["w"]
+    assert all(part._base is w and part.grad_fn is not None for part in new["parts"])
+    sum((part * (n + 1)).sum() for n, part in enumerate(new["parts"])).backward()
+    twin = torch.arange(12.0).reshape(3, 4).requires_grad_()
+    parts = [twin[1], twin.t()[1:, ::2], twin.view(2, 6), twin[:, 2].unsqueeze(0), twin.permute(1, 0).select(0, 1)]
+    sum((part * (n + 1)).sum() for n, part in enumerate(parts)).backward()
+    assert torch.equal(w.grad, twin.grad)
+    with pytest.raises(RuntimeError, match="leaf"):
+        new["parts"][0].add_(1)
+    new["row"].sum().backward()
+    assert new["model"].weight.grad.sum() == 2 and not context.rebuilds
+
+
+def test_graph_to_go_is_reported() -> None:
+    with pytest.raises(NotRestorable, match="result of autograd"):
+        roundtrip(cell("import torch\nw = torch.ones(2, requires_grad=True)\ny = (w * 2).exp()"))
+
+
 def test_tensor_in_a_transformation_is_reported() -> None:
     seen: list[object] = []
     torch.func.vmap(lambda x: (seen.append(x), x)[1])(torch.ones(2))

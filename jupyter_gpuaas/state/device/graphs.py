@@ -20,6 +20,11 @@ def reduce_result(tensor: Any, context: Context) -> Any:
     from .tensors import extras_of, layout_of
 
     torch = sys.modules["torch"]
+    leaf = _viewed_leaf(tensor, torch)
+    if leaf is not None:
+        made = view_of_leaf, (leaf, tuple(tensor.size()), tensor.stride(), tensor.storage_offset())
+        extras = extras_of(tensor, torch)
+        return made if extras is None else (*made, extras, None, None, fill_result)
     if not _is_used_up(tensor.grad_fn):
         raise NotRestorable(
             f"is a result of autograd ({tensor.grad_fn.name()}) whose graph cannot be stored; "
@@ -35,6 +40,34 @@ def reduce_result(tensor: Any, context: Context) -> Any:
         return made
     attributes, slots = (extras or (None, None))[:2]
     return *made, (attributes, slots, grad, None, None), None, None, fill_result
+
+
+#: Nodes that only look at memory otherwise; any chain of them is one strided view.
+_VIEWS = frozenset(
+    f"{name}Backward{number}"
+    for name in "Select Slice T Transpose Permute View Unsqueeze Squeeze Alias AsStrided Narrow Diagonal".split()
+    for number in range(4)
+)
+
+
+def _viewed_leaf(tensor: Any, torch: Any) -> Any:
+    """The leaf that a tensor is a view of and nothing more; None for any other result."""
+    if type(tensor) is not torch.Tensor or tensor.layout is not torch.strided or tensor.retains_grad:
+        return None
+    node = tensor.grad_fn
+    while node is not None and node.name() in _VIEWS and len(node.next_functions) == 1:
+        node = node.next_functions[0][0]
+    if node is None or node.name() != "torch::autograd::AccumulateGrad":
+        return None
+    leaf = node.variable
+    same = leaf.dtype == tensor.dtype and leaf.untyped_storage()._cdata == tensor.untyped_storage()._cdata
+    return leaf if same and not (tensor.is_conj() or tensor.is_neg() or tensor._backward_hooks) else None
+
+
+def view_of_leaf(leaf: Any, size: Any, stride: Any, offset: int) -> Any:
+    torch = importlib.import_module("torch")
+    with torch.enable_grad(), torch._C.DisableTorchFunctionSubclass():
+        return torch.as_strided(leaf, size, stride, offset)
 
 
 def _is_used_up(root: Any) -> bool:
