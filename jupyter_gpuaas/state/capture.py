@@ -18,6 +18,7 @@ from .groups import Ids, circles, connected
 from .lost import Lost, told
 from .memory import Chunked, ChunkRef, CopyPool, Layout, Place, lay_out, look, look_at_device
 from .pickler import Pickled, dump
+from .retained import held_by_modules
 from .rules.registry import Context, NotRestorable
 from .touched import Known, known_of
 
@@ -137,8 +138,10 @@ class Tracker:
         changed: list[Group] = []
         looked = 0
         before = {name: group for group in self.groups for name in group.names}
+        names = {name for unit in units for name in unit.names}
+        held = held_by_modules(self.namespace) if names - extra.keys() else frozenset()
         for unit in units:
-            group, differs = self._compare(unit, before)
+            group, differs = self._compare(unit, before, held)
             looked += group.nbytes
             groups.append(group)
             if differs:
@@ -250,8 +253,8 @@ class Tracker:
 
     # -- comparing ---------------------------------------------------------------------------------------------
 
-    def _compare(self, unit: _Unit, before: Mapping[str, Group]) -> tuple[Group, bool]:
-        """The unit as a group, and whether it is another than before."""
+    def _compare(self, unit: _Unit, before: Mapping[str, Group], held: frozenset[int] | None) -> tuple[Group, bool]:
+        """The unit as a group, and whether it is another than before; ``held`` by the user's modules."""
         group = Group(unit.names, unit.values)
         old = before.get(unit.names[0])
         if unit.pickled is None or unit.layout is None:
@@ -268,6 +271,7 @@ class Tracker:
             references=group.references,
             objects=context.builtins,
             escapes=context.escapes,
+            retained=held is None or any(key in held for key in unit.ids),
         )
         group.modules = frozenset(context.modules)
         if context.rebuilds:

@@ -142,6 +142,25 @@ def test_some_names_only_with_what_they_need() -> None:
     assert type(result.namespace["x"]) is result.namespace["A"] and "z" not in result.namespace
 
 
+def test_what_a_module_of_the_users_holds_is_looked_at_when_that_module_may_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keeper_of_lists.py").write_text(
+        "kept = []\ndef keep(x): kept.append(x)\ndef grow(): kept[0].append(1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "keeper_of_lists", raising=False)
+    space = notebook("import keeper_of_lists\nx = [0]; y = [0]")
+    checkpointer = make()
+    checkpointer.capture(space)
+    for source in ("keeper_of_lists.keep(x)", "keeper_of_lists.grow()"):
+        exec(source, space)
+        touch = checkpointer.touched_by(source, space)
+        checkpoint = checkpointer.capture(space, touched=touch.names)
+    assert space["x"] == [0, 1]
+    assert checkpointer.restore(checkpoint).namespace["x"] == [0, 1]
+
+
 def test_diff_names_what_differs() -> None:
     space = notebook("a = [1]; b = 2; gone = 3")
     checkpointer = make()
