@@ -86,6 +86,7 @@ a = A(); a.p; bound = a.n; a.own = a.n
 xs = []; add = xs.append; later = functools.partial(xs.append, 3)
 choice, uniform, rand, own = random.choice, random.random, np.random.rand, random.Random(3).random
 system = random.SystemRandom(); layout = struct.Struct("<i")
+key = functools.cmp_to_key(lambda one, other: other - one); wrapped = key(3)
 getters = operator.itemgetter(1), operator.attrgetter("a.b")
 """
         )
@@ -100,6 +101,7 @@ getters = operator.itemgetter(1), operator.attrgetter("a.b")
     assert new["xs"] == [1, 3]
     assert new["choice"] is random.choice and new["uniform"] is random.random and new["rand"] is np.random.rand
     assert new["own"]() == random.Random(3).random() and 0 <= new["system"].random() < 1
+    assert sorted([1, 3, 2], key=new["key"]) == [3, 2, 1] and new["wrapped"] < new["key"](1)
     assert new["layout"].pack(1) == b"\1\0\0\0" and new["getters"][0]("ab") == "b"
     assert context.rebuilds == ["a function with an empty cache (functools.lru_cache)"]
 

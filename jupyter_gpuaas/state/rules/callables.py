@@ -9,6 +9,7 @@ import types
 from typing import Any
 
 from .definitions import is_importable
+from .iterators import referents
 from .registry import Context, rule
 
 
@@ -26,6 +27,17 @@ def reduce_cached(function: Any, context: Context) -> Any:
 
 def make_cached(function: Any, maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize, typed)(function)
+
+
+@rule("functools.KeyWrapper", exact=True)
+def reduce_key(key: Any, context: Context) -> Any:
+    # The comparison, then what is compared, if this is not the factory itself.
+    return make_key, tuple(referents(key))
+
+
+def make_key(compare: Any, *compared: Any) -> Any:
+    factory: Any = functools.cmp_to_key(compare)
+    return factory(*compared) if compared else factory
 
 
 @rule("builtins.method", exact=True)
