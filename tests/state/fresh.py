@@ -50,6 +50,8 @@ PRELOADED = (
     "jupyter_gpuaas.state",
     "jupyter_gpuaas.store",
 )
+#: Kinds of cases whose subject may be something that has no name in the namespace.
+BESIDE_NAMES = frozenset({"code", "frame", "hidden", "log", "torch"})
 KEY = b"0123456789abcdef0123456789abcdef"
 
 #: Bound in every case: one thing that cannot be kept must not take others with it.
@@ -211,7 +213,7 @@ def _untold(restored: Restored) -> list[str]:
     for name, (outcome, note) in restored.report.items():
         if outcome == "lost" and name.isidentifier():
             try:
-                restored.namespace[name].touched_by_the_harness
+                _ = restored.namespace[name].anything
             except Exception as error:
                 if note and note in str(error):
                     continue
@@ -475,7 +477,10 @@ def _judge(loaded: dict[str, Any], case: Case) -> Verdict:
     if loaded["untold"]:
         return Verdict("wrong", f"lost, but touched without a reason: {', '.join(loaded['untold'])} ({notes})")
     said = {outcome for outcome, _ in report.values()}
-    if "lost" in said:
+    lost = [name for name, (outcome, _) in report.items() if outcome == "lost"]
+    if lost and case.kind not in BESIDE_NAMES and not any(name.isidentifier() for name in lost):
+        return Verdict("wrong", f"reports something that the case does not have ({notes})")
+    if lost:
         return Verdict("reported", notes)
     if loaded["check"]:
         kind = "gone" if loaded["check"]["kind"] == "NameError" else "wrong"
