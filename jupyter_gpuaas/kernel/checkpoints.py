@@ -7,12 +7,14 @@ the user asked for it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -21,7 +23,7 @@ import msgspec
 
 from ..errors import CheckpointError, NoSuchCheckpoint, QuotaReached
 from ..model import CheckpointDiff, CheckpointPlan, CheckpointStatus, CheckpointView, RestoreReport
-from ..state.checkpointer import Checkpoint, Checkpointer, Pending
+from ..state.checkpointer import BaseGone, Checkpoint, Checkpointer, Pending
 from ..state.listing import notes, owners_address, view_of
 from ..store.opening import open_store
 from ..store.retention import Kept, Retention, to_forget
@@ -37,6 +39,8 @@ TIDY_EVERY_S = 60.0
 #: Names that a report tells, so that it stays small.
 NAMES_TOLD = 50
 MOST_STOPPED = 1000
+#: Cells between two captures that are analysed one by one; after more, everything is looked at.
+MOST_SOURCES = 200
 
 Told = Callable[[int, int], None]
 
@@ -74,6 +78,8 @@ class Checkpoints:
         #: Whether a cell has run since the pace was last asked.
         self._fresh = False
         self._warm = False
+        #: Threads that were there before the user's first cell.
+        self._threads = weakref.WeakSet(threading.enumerate())
         self._number = 0
         self._parent: Pending | Checkpoint | None = None
         self._parent_generation = 0
@@ -116,11 +122,14 @@ class Checkpoints:
             say("[remote GPU] This cell waits until earlier checkpoints are written.\n")
             while not self._writer.wait_for_room(0.5):
                 pass
-        self._pace.spent(time.monotonic() - began, expected=False)
+        self._pace.spent(time.monotonic() - began)
 
-    def ran(self, source: str, took_s: float, *, number: int, counts: bool) -> None:
+    def ran(self, sources: Sequence[str], took_s: float, *, number: int, counts: bool) -> None:
         """Code of the user's has run; ``counts`` if as a cell: not what a front end asks silently."""
-        self._sources.append(source)
+        self._sources += sources
+        if len(self._sources) > MOST_SOURCES:
+            self._sources.clear()
+            self._background = True
         if counts:
             self._cells += 1
             self._fresh = True
@@ -142,8 +151,9 @@ class Checkpoints:
             return not (self._status.every and self._aside)
         if time.monotonic() < self._retry_s:
             return False
-        if not self._pace.due():
-            self._put_off()
+        expected_s = self._pace.expected_s(self._bytes_at_stake())
+        if not self._pace.due(expected_s):
+            self._put_off(expected_s)
             return False
         self._automatic(free=False)
         return True
@@ -162,22 +172,23 @@ class Checkpoints:
     @property
     def quiet_s(self) -> float:
         """How long nothing must have happened before ``quiet`` is called."""
-        return max(QUIET_S, 2 * self._pace.expected_s, self._retry_s - time.monotonic())
+        return max(QUIET_S, 2 * self._pace.last_s, self._retry_s - time.monotonic())
 
-    def _put_off(self) -> None:
+    def _put_off(self, expected_s: float) -> None:
         if not self._fresh:
             return
         self._change(passed_over=self._status.passed_over + 1)
         if not self._rarer_told:
             self._rarer_told = True
             remark = (
-                f"not after every cell: a checkpoint holds up the next one for about {self._pace.expected_s:.2g} s, "
+                f"not after every cell: a checkpoint holds up the next one for about {expected_s:.2g} s, "
                 f"more than {self._plan.share:.0%} of the cells' time; taken when the session is quiet"
             )
             self._change(remark=remark)
             self._note("rarer", remark)
 
     def _automatic(self, *, free: bool) -> None:
+        looked = self._bytes_at_stake()
         began = time.monotonic()
         try:
             self._begin()
@@ -189,29 +200,46 @@ class Checkpoints:
         took_s = time.monotonic() - began
         if not self._warm:
             self._warm = True  # the first one imports and fills caches: it tells nothing of the next
-        elif free:
-            self._pace.free(took_s)
-        else:
+            return
+        self._pace.learned(took_s, looked)
+        if not free:
             self._pace.spent(took_s)
-        if self._rarer_told and self._pace.due():
-            self._rarer_told = False
-            self._change(remark="")
+            if self._rarer_told:
+                self._rarer_told = False
+                self._change(remark="")
+
+    def _bytes_at_stake(self) -> int:
+        """About how much the next capture has to look at."""
+        tracker = self._checkpointer.tracker if self._checkpointer is not None else None
+        if tracker is None:
+            return 0
+        space = self._shell.user_ns
+        touched = self._touched(space)
+        total = 0
+        known: set[str] = set()
+        for group in tracker.groups:
+            known.update(group.names)
+            if touched is None or not touched.isdisjoint(group.names):
+                total += group.nbytes
+        # Of what is new, arrays and the like can be asked at once.
+        return total + sum(_own_bytes(value) for name, value in list(space.items()) if name not in known)
 
     def _begin(self, label: str = "") -> Job:
         """Capture into memory and hand it to the writer."""
         generation = self._writer.generation
         parent = self._parent if generation == self._parent_generation else self._committed
         space = self._shell.user_ns
-        source = None if self._background else "\n".join(self._sources)
         try:
             with self._interruptible():
+                touched = self._touched(space)
                 pending = self.checkpointer.begin(
                     space,
                     parent=parent,
                     label=label,
                     cell=self._number,
                     epoch=self._epoch,
-                    source=source,
+                    touched=touched,
+                    source="\n".join(self._sources),
                     stop=self._stop,
                 )
         except BaseException:
@@ -230,6 +258,16 @@ class Checkpoints:
         self._status = msgspec.structs.replace(self._status, waiting=self._writer.waiting)
         return job
 
+    def _touched(self, space: dict[str, Any]) -> frozenset[str] | None:
+        """Names that may have changed since the last capture; None for all."""
+        if self._background or self._has_background():
+            return None
+        try:
+            sources = [self._shell.transform_cell(source) for source in self._sources]
+            return self.checkpointer.touched_by(sources, space).names
+        except Exception:  # an input transformer of the user's may raise anything
+            return None
+
     def _all_new(self) -> None:
         self._background = True
         self._sources.clear()
@@ -237,13 +275,16 @@ class Checkpoints:
             self._checkpointer.forget_changes()
 
     def _has_background(self) -> bool:
-        """Whether threads of the user run, which may change anything at any time."""
-        return any(
-            not thread.name.startswith(("gpuaas-", "IPythonHistorySaving", "tqdm"))
-            and type(thread).__module__.partition(".")[0] not in ("ipykernel", "IPython", "tqdm", "zmq")
-            and thread is not threading.main_thread()
-            for thread in threading.enumerate()
-        )
+        """Whether threads or tasks of the user run, which may change anything at any time."""
+        for thread in threading.enumerate():
+            ours = thread in self._threads or thread.name.startswith("gpuaas-")
+            if not ours and not _of_the_kernel(type(thread).__module__) and not _of_the_kernel(thread.name):
+                return True
+        try:
+            tasks = asyncio.all_tasks(asyncio.get_running_loop())
+        except RuntimeError:
+            return False
+        return not all(_of_the_kernel(_module_of(task)) for task in tasks)
 
     # -- interrupts --------------------------------------------------------------------------------------------
 
@@ -282,7 +323,8 @@ class Checkpoints:
                 self._full = True
             if not isinstance(job.error, GivenUp):
                 self._failed(_reason(job.error), job.error)
-                self._wait_longer()
+                if not isinstance(job.error, BaseGone):
+                    self._wait_longer()
             self._background = True
             return
         checkpoint: Checkpoint = job.result
@@ -490,6 +532,28 @@ class Checkpoints:
         self._writer.close(timeout_s)
         if self._checkpointer is not None:
             self._checkpointer.store.close()
+
+
+def _own_bytes(value: Any) -> int:
+    """Bytes of an array or a tensor; 0 for anything else."""
+    if type(value).__module__.partition(".")[0] not in ("numpy", "torch", "cupy"):
+        return 0
+    found = getattr(value, "nbytes", 0)
+    return found if isinstance(found, int) else 0
+
+
+#: Modules whose threads and tasks leave the user's variables alone.
+_KERNEL = frozenset({"ipykernel", "IPython", "IPythonHistorySavingThread", "tornado", "zmq", "tqdm", "jupyter_gpuaas"})
+
+
+def _of_the_kernel(name: str) -> bool:
+    return name.partition(".")[0] in _KERNEL
+
+
+def _module_of(task: asyncio.Task[Any]) -> str:
+    """Module of the code that a task runs; empty when it cannot be told."""
+    frame = getattr(task.get_coro(), "cr_frame", None)
+    return str(frame.f_globals.get("__name__", "")) if frame is not None else ""
 
 
 def _waiting_bytes(plan: CheckpointPlan) -> int:

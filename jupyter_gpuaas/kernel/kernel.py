@@ -41,6 +41,8 @@ class GpuKernel(IPythonKernel):
         self.control_handlers["gpuaas_checkpoint_stop_request"] = self.gpuaas_checkpoint_stop_request
         for kind in ("comm_open", "comm_msg", "comm_close"):
             self.shell_handlers[kind] = self._beside_cells(self.shell_handlers[kind])
+        # A debugger can change variables.
+        self.control_handlers["debug_request"] = self._beside_cells(self.control_handlers["debug_request"])
         self.exchange = Exchange(self.shell, BundleStore(os.environ.get(DATA_SOCKET, "")))
         #: None before a session has taken this kernel, and where it takes no checkpoints.
         self.checkpoints: Checkpoints | None = None
@@ -106,9 +108,9 @@ class GpuKernel(IPythonKernel):
             return await self._execute(code, silent, store_history, user_expressions, allow_stdin, cell_meta, cell_id)
         finally:
             if code.strip() or user_expressions:
-                source = "\n".join([code, *(user_expressions or {}).values()])
+                sources = [code, *(user_expressions or {}).values()]
                 counts = not silent and bool(code.strip()) and not _is_own_magic(code)
-                checkpoints.ran(source, time.monotonic() - began, number=number, counts=counts)
+                checkpoints.ran(sources, time.monotonic() - began, number=number, counts=counts)
             if not in_main:
                 checkpoints.background()
 
