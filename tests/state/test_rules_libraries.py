@@ -138,3 +138,27 @@ def test_progress_bar_stands_where_it_stood(monkeypatch: pytest.MonkeyPatch) -> 
     new["bar"].close()
     assert "5/10" in screen.getvalue() and context.rebuilds
     assert isinstance(new["bar"], tqdm.tqdm)
+
+
+def test_masked_arrays_share_data_and_mask() -> None:
+    new, _, _ = roundtrip(
+        cell(
+            """
+import numpy as np
+a = np.arange(6.0).reshape(2, 3); m = np.ma.array(a, mask=[[0, 1, 0], [0, 0, 1]], copy=False, fill_value=-1)
+row = m[1]; data = m.data; mask = m.mask; own = np.ma.arange(4).copy(); tail = own[1:]; raw = own.data[2:]
+gaps = np.ma.array(np.arange(12).reshape(3, 4)[::2, ::2]); of_gaps = gaps.data[1]
+hard = np.ma.array([1, 2], hard_mask=True)
+items = np.ma.array([[1], None], dtype=object, mask=[0, 1]); nothing = np.ma.masked
+"""
+        )
+    )
+    new["a"][0, 0] = 50
+    new["m"][1, 0] = 7
+    new["m"][0, 2] = np.ma.masked
+    assert new["m"][0, 0] == 50 and new["data"][0, 0] == 50 and new["row"][0] == 7 and new["a"][1, 0] == 7
+    assert new["m"].mask.tolist() == [[0, 1, 1], [0, 0, 1]] == new["mask"].tolist() and new["m"].fill_value == -1
+    new["own"][2] = 9
+    new["gaps"][1, 1] = 5
+    assert new["tail"][1] == 9 and new["raw"][0] == 9 and new["of_gaps"][1] == 5
+    assert new["nothing"] is np.ma.masked and new["hard"].hardmask and new["items"][0] == [1]

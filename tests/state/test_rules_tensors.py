@@ -147,6 +147,20 @@ def test_views_of_a_leaf_are_views_of_it_for_autograd() -> None:
 def test_graph_to_go_is_reported() -> None:
     with pytest.raises(NotRestorable, match="result of autograd"):
         roundtrip(cell("import torch\nw = torch.ones(2, requires_grad=True)\ny = (w * 2).exp()"))
+    new, context, _ = roundtrip(
+        cell(
+            "import torch, torch.nn.utils.prune as prune\nmodel = torch.nn.Linear(2, 2)\n"
+            "model.last = model(torch.ones(1, 2))\n"
+            "pruned = prune.random_unstructured(torch.nn.Linear(4, 4), 'weight', 0.5); x = torch.ones(1, 4)\n"
+            "y = pruned(x).detach()"
+        )
+    )
+    assert new["model"].last.requires_grad and any("not its graph" in how for how in context.rebuilds)
+    with pytest.raises(RuntimeError, match="not kept"):
+        new["model"].last.sum().backward()
+    assert torch.equal(new["pruned"](new["x"]), new["y"])
+    new["pruned"](new["x"]).sum().backward()
+    assert new["pruned"].weight_orig.grad is not None
 
 
 def test_tensor_in_a_transformation_is_reported() -> None:

@@ -13,10 +13,14 @@ USED_UP = (
     "Trying to backward through the graph a second time (or directly access saved tensors after they have already "
     "been freed): it had been used up when this tensor was saved in a checkpoint."
 )
+NOT_KEPT = "The graph of this tensor was not kept in the checkpoint that it was restored from: run its cell again."
 
 
 def reduce_result(tensor: Any, context: Context) -> Any:
-    """A tensor whose graph was used up comes back with one that says so; one with a graph to go is reported."""
+    """A view of a leaf is made again; of all else the value is kept, and a graph that says why it is none.
+
+    A name that is such a result is reported instead, unless its graph was used up: to go on from it is what it is for.
+    """
     from .tensors import extras_of, layout_of
 
     torch = sys.modules["torch"]
@@ -25,21 +29,25 @@ def reduce_result(tensor: Any, context: Context) -> Any:
         made = view_of_leaf, (leaf, tuple(tensor.size()), tensor.stride(), tensor.storage_offset())
         extras = extras_of(tensor, torch)
         return made if extras is None else (*made, extras, None, None, fill_result)
-    if not _is_used_up(tensor.grad_fn):
+    spent = _is_used_up(tensor.grad_fn)
+    if not spent and any(value is tensor for value in context.namespace.values()):
         raise NotRestorable(
             f"is a result of autograd ({tensor.grad_fn.name()}) whose graph cannot be stored; "
             "detach() it or run its cell again"
         )
     if tensor.layout is not torch.strided or type(tensor) is not torch.Tensor:
         raise NotRestorable("is a result of autograd that is no plain tensor; detach() it or run its cell again")
-    context.rebuilt("a result of autograd whose graph was used up: its value, and backward() says so as before")
+    if spent:
+        context.rebuilt("a result of autograd whose graph was used up: its value, and backward() says so as before")
+    else:
+        context.rebuilt("a result of autograd in it has its value but not its graph: backward() through it fails")
     grad = tensor.grad if tensor.retains_grad else None
-    made = used_up, layout_of(tensor, context)
+    made = without_graph, (spent, *layout_of(tensor, context))
     extras = extras_of(tensor, torch)
     if extras is None and grad is None:
         return made
-    attributes, slots = (extras or (None, None))[:2]
-    return *made, (attributes, slots, grad, None, None), None, None, fill_result
+    attributes, slots, _, hooks, _ = extras or (None,) * 5
+    return *made, (attributes, slots, grad, hooks, None), None, None, fill_result
 
 
 #: Nodes that only look at memory otherwise; any chain of them is one strided view.
@@ -98,7 +106,7 @@ def _is_used_up(root: Any) -> bool:
     return False
 
 
-def used_up(*layout: Any) -> Any:
+def without_graph(spent: bool, *layout: Any) -> Any:
     """A tensor that is a result of autograd, on memory that others may share."""
     from .tensors import as_tensor
 
@@ -106,7 +114,7 @@ def used_up(*layout: Any) -> Any:
     value = as_tensor(*layout)
     with torch.enable_grad():
         anchor = torch.empty((), device=value.device, requires_grad=True)
-        return _used_up_function().apply(anchor, value)
+        return _failing(USED_UP if spent else NOT_KEPT).apply(anchor, value)
 
 
 def fill_result(tensor: Any, extras: tuple[Any, ...]) -> None:
@@ -120,13 +128,16 @@ def fill_result(tensor: Any, extras: tuple[Any, ...]) -> None:
 
 
 @functools.cache
-def _used_up_function() -> Any:
+def _failing(reason: str) -> Any:
+    """A function of autograd whose backward says why there is none."""
+
     def forward(ctx: Any, anchor: Any, value: Any) -> Any:
         ctx.mark_dirty(value)
         return value
 
     def backward(ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError(USED_UP)
+        raise RuntimeError(reason)
 
     function: Any = sys.modules["torch"].autograd.Function
-    return type(function)("UsedUp", (function,), {"forward": staticmethod(forward), "backward": staticmethod(backward)})
+    steps = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(function)("NotKept", (function,), steps)

@@ -18,8 +18,8 @@ from .registry import Context, NotRestorable, restoring, rule
 def reduce_array(array: Any, context: Context) -> Any:
     numpy = sys.modules["numpy"]
     kind = type(array)
-    if kind is not numpy.ndarray and (kind.__module__.startswith("numpy.ma") or "__reduce__" in vars(kind)):
-        return NotImplemented  # they know how, and keep arrays of their own inside
+    if kind is not numpy.ndarray and "__reduce__" in vars(kind) and kind is not _masked():
+        return NotImplemented  # they know how
     base = array.base
     if type(base) is Within or (type(base).__name__ == "DummyArray" and type(base).__module__.startswith("numpy.lib")):
         base = base.base  # ours, or that of numpy.lib.stride_tricks
@@ -34,6 +34,12 @@ def reduce_array(array: Any, context: Context) -> Any:
     if kind is numpy.ndarray:
         return view_of, view
     return subclass_view, (kind, view), array.__dict__ or None, None, None, fill_attributes
+
+
+def _masked() -> Any:
+    """Masked arrays would write their data out, so that views of it, and what it is a view of, would be copies."""
+    core = sys.modules.get("numpy.ma.core")
+    return getattr(core, "MaskedArray", None)
 
 
 def _beneath_cython(base: Any) -> Any:
@@ -133,8 +139,13 @@ def view_of(base: Any, dtype: Any, shape: Any, strides: Any, offset: int, writea
     if isinstance(base, numpy.ndarray):
         if dtype.hasobject:
             return numpy.asarray(Within(base, shape, strides, offset, writeable))
+        if not (base.flags.c_contiguous or base.flags.f_contiguous):
+            # A view of a view: numpy keeps the one between where it is of a subclass.
+            offset += _low(base)[0] - base.__array_interface__["data"][0]
+            part = Within(base, shape, strides, offset, writeable, f"|V{dtype.itemsize}")
+            return numpy.asarray(part).view(dtype)
         order = "C" if base.flags.c_contiguous else "F"
-        buffer = base.reshape(-1, order=order).view(numpy.uint8)
+        buffer = base.view(numpy.ndarray).reshape(-1, order=order).view(numpy.uint8)
     elif hasattr(base, "untyped_storage"):
         whole = None if base.requires_grad else base.numpy()
         if whole is not None and (whole.dtype, whole.shape, whole.strides) == (dtype, tuple(shape), tuple(strides)):
@@ -150,11 +161,15 @@ def view_of(base: Any, dtype: Any, shape: Any, strides: Any, offset: int, writea
 
 
 class Within:
-    """Lets numpy make a view of an array of objects at any place in it, which it makes from no buffer."""
+    """Lets numpy make a view at any place of an array that it makes no buffer of: with objects, or with gaps."""
 
-    def __init__(self, base: Any, shape: Any, strides: Any, offset: int, writeable: bool) -> None:
+    def __init__(
+        self, base: Any, shape: Any, strides: Any, offset: int, writeable: bool, typestr: str | None = None
+    ) -> None:
         self.base = base
         first = base.__array_interface__
+        if typestr is not None:
+            first = {"version": first["version"], "typestr": typestr, "data": first["data"]}
         self.__array_interface__ = {
             **first,
             "data": (first["data"][0] + offset, not writeable),
