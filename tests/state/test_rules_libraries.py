@@ -34,6 +34,9 @@ def callback(x): return x + 2
 @numba.stencil
 def mean(a): return (a[-1] + a[1]) / 2
 alias = add
+from numba import typed
+table = typed.Dict.empty(numba.int64, numba.float64); table[1] = 2.0; table[0] = 3.0
+row = typed.List([1, 2]); free = typed.List()
 """
         )
     )
@@ -41,6 +44,7 @@ alias = add
     assert new["each"](np.array([1.0])).tolist() == [2] and new["callback"].ctypes(1.0) == 3
     assert new["mean"](np.arange(3.0)).tolist() == [0, 1, 0]
     assert new["alias"] is new["add"] and new["add"].py_func.__globals__ is new
+    assert dict(new["table"]) == {1: 2.0, 0: 3.0} and list(new["row"]) == [1, 2] and not len(new["free"])
     new["k"] = 10
     assert new["add"](1.5) == 11.5  # another type is compiled now
     with pytest.raises(TypeError):

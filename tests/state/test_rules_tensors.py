@@ -291,3 +291,24 @@ t = torch.ones(3); part = t[1:]; device = torch.device("cpu"); array = torch.zer
     assert torch.equal(torch.rand(3, generator=new["same"]), torch.rand(3, generator=made["g"]))
     assert new["g"] is new["same"] and new["default"] is torch.default_generator
     assert "t" in roundtrip(made, device_map={"cuda": "cpu"})[0]
+
+
+def test_torchscript_keeps_the_tensors_that_others_hold() -> None:
+    new, context, _ = roundtrip(
+        cell(
+            """
+import torch
+plain = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)).eval()
+script = torch.jit.script(plain); optimizer = torch.optim.SGD(script.parameters(), 0.1)
+traced = torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)); f = torch.jit.trace(lambda x: x + 1, torch.ones(2))
+"""
+        )
+    )
+    x = torch.ones(3, 2)
+    assert torch.equal(new["script"](x), new["plain"](x)) and not new["script"].training
+    new["script"](x).sum().backward()
+    new["optimizer"].step()
+    assert (
+        torch.equal(new["script"](x), new["plain"](x)) and new["f"](x)[0, 0] == 2 and new["traced"](x).shape == (3, 2)
+    )
+    assert new["plain"][0].weight.grad is not None and any("TorchScript" in how for how in context.rebuilds)

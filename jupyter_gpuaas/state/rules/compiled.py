@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ..device.scripts import reduce_script
 from ..device.training import reduce_compiled_function, reduce_compiled_module
 from .registry import Context, restoring, rule
 
 rule("torch._dynamo.eval_frame.OptimizedModule")(reduce_compiled_module)
+rule("torch.jit._script.ScriptModule", "torch.jit.torch.jit.ScriptFunction")(reduce_script)
 
 
 def reduce_compiled(function: Any, context: Context) -> Any:
@@ -87,3 +89,25 @@ def reduce_stencil(stencil: Any, context: Context) -> Any:
 
 def stencil_of(function: Any, mode: str, options: dict[str, Any]) -> Any:
     return importlib.import_module("numba.stencils.stencil")._stencil(mode, options)(function)
+
+
+@rule("numba.typed.typeddict.Dict", exact=True)
+def reduce_typed_dict(mapping: Any, context: Context) -> Any:
+    kind = mapping._dict_type
+    return typed_dict, (kind.key_type, kind.value_type), None, None, iter(list(mapping.items()))
+
+
+def typed_dict(key: Any, value: Any) -> Any:
+    return importlib.import_module("numba.typed").Dict.empty(key, value)
+
+
+@rule("numba.typed.typedlist.List", exact=True)
+def reduce_typed_list(items: Any, context: Context) -> Any:
+    if not items._typed:
+        return typed_list, (None,)
+    return typed_list, (items._dtype,), None, iter(list(items))
+
+
+def typed_list(kind: Any) -> Any:
+    made = importlib.import_module("numba.typed").List
+    return made() if kind is None else made.empty_list(kind)
