@@ -131,7 +131,9 @@ class Ours:
         return namespace
 
     def load(self, folder: Path) -> Restored:
-        result = self._checkpointer(folder).restore((folder / "id").read_text())
+        # Into `__main__`, as in a kernel: what the notebook imported as `__main__` is its namespace again.
+        main = sys.modules["__main__"].__dict__
+        result = self._checkpointer(folder).restore((folder / "id").read_text(), into=main)
         report = {
             name: (str(getattr(item.outcome, "value", item.outcome)), item.note) for name, item in result.report.items()
         }

@@ -368,7 +368,8 @@ CASES = [
         assert conn.url == 'u' and conn.live in (True, 'again')
         assert one is two and one.key == 'k' and Interned('k') is one
         """,
-        RIGHT,
+        # To rebuild the class needs its instance, and the instance the class: giving up is honest.
+        HONEST,
     ),
     case(
         "code",
