@@ -1,0 +1,203 @@
+"""Checkpoints through the service's REST face: who may do what, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from jupyter_gpuaas.client.service import ServiceClient
+from jupyter_gpuaas.client.session import RemoteSession
+from jupyter_gpuaas.errors import (
+    CheckpointError,
+    Forbidden,
+    InvalidRequest,
+    ManifestError,
+    NoSuchCheckpoint,
+    NoSuchSession,
+)
+from jupyter_gpuaas.model import CheckpointView, SessionState
+from jupyter_gpuaas.state import Checkpointer
+from jupyter_gpuaas.state.listing import owners_address
+from jupyter_gpuaas.store import open_store
+from tests.conftest import GpuaasHome
+from tests.service import Service, eventually, quick_settings, running_service
+
+
+@pytest.fixture
+async def service(gpuaas_home: GpuaasHome) -> AsyncIterator[Service]:
+    settings = {"devices": "cpu:3", "checkpoint_share": 1e6, "workdir": "session"}
+    async with running_service(gpuaas_home.path, **settings) as running:
+        yield running
+
+
+async def run(service: Service, client: ServiceClient, name: str, *cells: str) -> str:
+    """Run cells in a session, which is found or made; returns its id."""
+    view = await client.create_session(name, wait_s=30)
+    assert view.session.state is SessionState.IDLE
+    session = RemoteSession(client, view.session.id, quick_settings(service.controller.settings.folder))
+    await session.open(view.channel)
+    try:
+        for code in cells:
+            content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
+            reply = await session.request("execute_request", content | {"allow_stdin": False, "stop_on_error": True})
+            assert reply["status"] == "ok", reply
+    finally:
+        await session.close()
+    return view.session.id
+
+
+async def taken(client: ServiceClient, session: str, count: int) -> list[CheckpointView]:
+    async def look() -> list[CheckpointView] | None:
+        found = await client.checkpoints(session)
+        return found if len(found) >= count else None
+
+    found: list[CheckpointView] = await eventually(look)
+    return found
+
+
+async def test_checkpoints_are_seen_and_used_by_their_owner_alone(service: Service) -> None:
+    async with service.client("ann") as ann, service.client("bob") as bob:
+        session = await run(service, ann, "a", "x = 1", "y = 2")
+        first, second = await taken(ann, session, 2)
+        assert (await ann.diff_checkpoints(session, first.id, "-1")).added == ("y",)
+        for attempt in (
+            bob.checkpoints(session),
+            bob.take_checkpoint(session),
+            bob.checkpoint_every(session, 0),
+            bob.restore(session, first.id),
+            bob.restore(session, first.id, new="mine"),
+            bob.diff_checkpoints(session, first.id, second.id),
+            bob.forget_checkpoint(session, first.id),
+            bob.give_up(session, "r"),
+        ):
+            with pytest.raises(Forbidden):
+                await attempt
+        # Nor does the id help in a session of one's own, whose kernel has another key.
+        own = await run(service, bob, "b", "z = 1")
+        with pytest.raises(NoSuchCheckpoint):
+            await bob.restore(own, first.id)
+        assert len(await service.admin.checkpoints(session)) == 2
+
+
+async def test_key_of_another_owner_restores_nothing(service: Service) -> None:
+    async with service.client("ann") as ann:
+        session = await run(service, ann, "a", "x = 1")
+        (made,) = await taken(ann, session, 1)
+    desk, database = service.controller.checkpoints, service.controller.database
+    assert database.checkpoint_key("ann") == database.checkpoint_key("ann") != database.checkpoint_key("bob")
+    store = open_store(owners_address(desk.address, "ann"))
+    thief = Checkpointer(store, key=bytes.fromhex(database.checkpoint_key("bob")))
+    assert thief.checkpoints() == []
+    with pytest.raises(ManifestError):
+        thief.restore(made.id)
+    store.close()
+
+
+async def test_key_is_in_no_event_view_log_or_environment(service: Service) -> None:
+    name = service.controller.tokens.check(f"Bearer {service.token}").name
+    session = await run(service, service.admin, "a", "import os, sys; print(dict(os.environ), sys.argv)")
+    await taken(service.admin, session, 1)
+    key = service.controller.database.checkpoint_key(name)
+    events = await service.admin.events()
+    said = [await service.admin.log(session, kind=kind) for kind in ("output", "system")]
+    view = await service.admin.session(session)
+    assert key not in repr((events, said, view))
+    assert "GPUAAS_SESSION_ID" in said[0]
+
+
+async def test_bad_requests_name_the_field_and_change_nothing(service: Service) -> None:
+    session = await run(service, service.admin, "a", "x = 1")
+    (made,) = await taken(service.admin, session, 1)
+    headers = {"Authorization": f"Bearer {service.token}"}
+    path = f"{service.url}/sessions/{session}"
+    async with httpx.AsyncClient(headers=headers) as http:
+        for method, where, body, field in (
+            ("POST", "checkpoints", {"name": "-1"}, "name"),
+            ("POST", "checkpoints", {"name": 3}, "name"),
+            ("POST", "checkpoints", {"nme": "x"}, "nme"),
+            ("POST", "checkpoints", {"request": "a/b"}, "request"),
+            ("PATCH", "checkpoints", {"every": -1}, "every"),
+            ("PATCH", "checkpoints", {}, "every"),
+            ("POST", "restores", {}, "checkpoint"),
+            ("POST", "restores", {"checkpoint": ""}, "checkpoint"),
+            ("POST", "restores", {"checkpoint": "-1", "new": ""}, "new"),
+        ):
+            answer = await http.request(method, f"{path}/{where}", json=body)
+            assert answer.status_code == 422, (where, body)
+            assert field in answer.json()["message"], answer.json()
+    for attempt in (
+        service.admin.restore(session, "nothing"),
+        service.admin.diff_checkpoints(session, made.id, "nothing"),
+        service.admin.forget_checkpoint(session, "nothing"),
+    ):
+        with pytest.raises(NoSuchCheckpoint):
+            await attempt
+    with pytest.raises(NoSuchSession):
+        await service.admin.checkpoints("nobody")
+    with pytest.raises(CheckpointError, match="newest"):
+        await service.admin.forget_checkpoint(session, "-1")
+    assert len(await service.admin.checkpoints(session)) == 1
+
+
+async def test_checkpoints_of_an_ended_session_begin_a_new_one(service: Service) -> None:
+    session = await run(service, service.admin, "a", "x = [1, 2]; y = x")
+    (made,) = await taken(service.admin, session, 1)
+    await service.admin.release(session)
+    assert [each.id for each in await service.admin.checkpoints(session)] == [made.id]
+    assert [each.id for each in await service.admin.checkpoints("a")] == [made.id]
+    report = await service.admin.restore(session, "-1", new="again")
+    assert report.checkpoint.id == made.id
+    assert await run(service, service.admin, "again", "assert x == [1, 2] and x is y") == report.session
+    with pytest.raises(InvalidRequest, match="new"):
+        await service.admin.restore(session, "-1", new="again")
+    await service.admin.forget_checkpoint(session, "-1")
+    assert await service.admin.checkpoints(session) == []
+
+
+async def test_checkpoint_that_cannot_be_restored_fails_the_new_session_with_the_reason(service: Service) -> None:
+    session = await run(service, service.admin, "a", "x = 1", "y = 2")
+    made = await taken(service.admin, session, 2)
+    record = service.controller.find_record(service.controller.tokens.check(f"Bearer {service.token}"), session)
+    await service.admin.forget_checkpoint(session, made[0].id)
+    live = service.controller.begin_from(record, "doomed", made[0].id)
+    await eventually(live.ended)
+    assert live.session.state is SessionState.FAILED
+    assert made[0].id in live.session.cause
+
+
+async def test_request_that_waits_for_a_cell_can_be_given_up(service: Service) -> None:
+    import asyncio
+
+    session = await run(service, service.admin, "a", "import time")
+    await taken(service.admin, session, 1)
+    running = asyncio.ensure_future(run(service, service.admin, "a", "time.sleep(3)"))
+    await eventually(lambda: service.controller.sessions.get(session).session.state is SessionState.BUSY)  # type: ignore[union-attr]
+    taking = asyncio.ensure_future(service.admin.take_checkpoint(session, name="late", request="r1"))
+    await asyncio.sleep(0.3)
+    await service.admin.give_up(session, "r1")
+    with pytest.raises(CheckpointError, match="interrupted"):
+        await taking
+    await running
+    assert "late" not in [each.label for each in await service.admin.checkpoints(session)]
+
+
+async def test_costs_are_in_the_view_the_events_and_the_metrics(service: Service) -> None:
+    session = await run(service, service.admin, 'odd "name"', "x = bytes(100_000)")
+    await taken(service.admin, session, 1)
+
+    async def status() -> object:
+        view = await service.admin.session(session)
+        return view.checkpoints if view.checkpoints is not None and view.checkpoints.taken else None
+
+    known = await eventually(status)
+    assert known.last.host_bytes >= 100_000 and known.written_bytes > 0 and known.stall_s > 0
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {service.token}"}) as http:
+        text = (await http.get(f"{service.url}/metrics")).text
+        assert (await http.get(f"{service.url}/metrics", headers={"Authorization": ""})).status_code == 401
+    line = next(line for line in text.splitlines() if line.startswith("gpuaas_checkpoints_taken_total{"))
+    assert line.endswith(" 1") and 'name="odd \\"name\\""' in line
+    assert 'gpuaas_sessions{state="idle"} 1' in text
+    (event,) = [event for event in await service.admin.events() if event.kind == "checkpoint_taken"]
+    assert event.session_id == session and event.detail["stall_s"] > 0

@@ -1,0 +1,207 @@
+"""Parts of the checkpoints of sessions, without a kernel or a service."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from jupyter_gpuaas.controller.reports import checkpoint_news
+from jupyter_gpuaas.errors import StoreError
+from jupyter_gpuaas.kernel.capture_writer import MOST_WAITING, CaptureWriter, GivenUp, Job, wait
+from jupyter_gpuaas.kernel.pace import CHEAP_S, Pace
+from jupyter_gpuaas.model import CheckpointPlan, CheckpointStatus, CheckpointView, check_label
+from jupyter_gpuaas.model.words import status_lines, table
+from jupyter_gpuaas.state.listing import owners_address
+
+MIB = 1024**2
+
+
+# -- pace ----------------------------------------------------------------------------------------------------
+
+
+def test_cheap_captures_are_always_due() -> None:
+    pace = Pace(0.1)
+    for _ in range(1000):
+        assert pace.due(CHEAP_S)
+        pace.spent(CHEAP_S)
+
+
+def test_dear_capture_is_due_when_cells_have_earned_it() -> None:
+    pace = Pace(0.1)
+    pace.learned(0.5, 100 * MIB)
+    pace.spent(0.5)
+    assert not pace.due(pace.expected_s(100 * MIB))
+    pace.cell(5.0)
+    assert not pace.due(pace.expected_s(100 * MIB))
+    pace.cell(5.1)
+    assert pace.due(pace.expected_s(100 * MIB))
+
+
+def test_small_change_of_a_large_state_is_not_taken_for_dear() -> None:
+    pace = Pace(0.1)
+    pace.learned(0.5, 100 * MIB)
+    pace.spent(0.5)
+    assert pace.due(pace.expected_s(100 * 1024))
+
+
+def test_capture_that_takes_longer_than_all_that_can_be_earned_is_due_sometime() -> None:
+    pace = Pace(0.1)
+    pace.learned(10_000.0, MIB)
+    pace.cell(1e9)
+    assert pace.due(pace.expected_s(MIB))
+
+
+# -- writer --------------------------------------------------------------------------------------------------
+
+
+class Capture:
+    """Stands for a capture; ``act`` is its writing."""
+
+    def __init__(self, name: str, act: Callable[[], None] = lambda: None, nbytes: int = 0) -> None:
+        self.id, self.nbytes, self._act = name, nbytes, act
+
+    def write(self, progress: Callable[[int, int], None]) -> str:
+        self._act()
+        progress(1, 1)
+        return self.id
+
+
+class Written:
+    """A writer and what became of its jobs."""
+
+    def __init__(self, most_bytes: int = MIB) -> None:
+        self.ended: list[tuple[str, str]] = []
+        self.writer = CaptureWriter(most_bytes, self._note, lambda: None)
+
+    def _note(self, job: Job) -> None:
+        self.ended.append((job.capture.id, type(job.error).__name__ if job.error else ""))
+
+    def submit(self, capture: Capture) -> Job:
+        job = self.writer.submit(capture, self.writer.generation)
+        assert job is not None
+        return job
+
+
+def fail() -> None:
+    raise StoreError("the disk is gone.")
+
+
+def test_captures_are_written_in_order() -> None:
+    written = Written()
+    for number in range(20):
+        written.submit(Capture(str(number)))
+    assert written.writer.drain(10)
+    written.writer.close(10)
+    assert written.ended == [(str(number), "") for number in range(20)]
+
+
+def test_failed_write_gives_up_those_behind_it_and_begins_a_generation() -> None:
+    written, begun, go = Written(), threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        go.wait(10)
+        fail()
+
+    written.submit(Capture("a", slow))
+    assert begun.wait(10)
+    before = written.writer.generation
+    behind = written.submit(Capture("b"))
+    go.set()
+    assert behind.done.wait(10)
+    assert written.ended == [("a", "StoreError"), ("b", "GivenUp")]
+    assert written.writer.submit(Capture("c"), before) is None
+    written.submit(Capture("d"))
+    written.writer.close(10)
+    assert written.ended[-1] == ("d", "")
+
+
+def test_room_is_bounded_by_bytes_and_by_number() -> None:
+    written, go = Written(most_bytes=100), threading.Event()
+    written.submit(Capture("a", lambda: go.wait(10) and None, nbytes=101))
+    assert not written.writer.wait_for_room(0.01)
+    go.set()
+    assert written.writer.wait_for_room(10)
+    go.clear()
+    for number in range(MOST_WAITING):
+        written.submit(Capture(str(number), lambda: go.wait(10) and None))
+    assert not written.writer.has_room()
+    go.set()
+    assert written.writer.wait_for_room(10)
+    written.writer.close(10)
+
+
+def test_stopped_job_is_not_committed() -> None:
+    written, begun, go = Written(), threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        go.wait(10)
+
+    job = written.submit(Capture("a", slow))
+    assert begun.wait(10)
+    job.stop()
+    go.set()
+    with pytest.raises(GivenUp):
+        wait(job, lambda done, total: None)
+    written.writer.close(10)
+
+
+# -- what is told --------------------------------------------------------------------------------------------
+
+VIEW = CheckpointView(id="18e9d4b09eca59e6-c9c22c7d", session="s", cell=7, created_s=0.0, lost={"link": "is a socket"})
+
+
+def kinds(before: CheckpointStatus | None, now: CheckpointStatus) -> list[str]:
+    return [kind for kind, _, _ in checkpoint_news(before, now)]
+
+
+def test_news_of_checkpoints_are_what_has_changed_between_two_reports() -> None:
+    first = CheckpointStatus(every=1, taken=3, last=VIEW)
+    assert kinds(None, first) == ["checkpoint_taken"]
+    assert kinds(first, first) == []
+    failed = msgspec.structs.replace(first, failed=2, problem="full", remark="rarer", every=0, restores=1, forgotten=1)
+    assert kinds(first, failed) == [
+        "checkpoint_failed",
+        "checkpoint_rarer",
+        "checkpoint_every",
+        "checkpoint_forgotten",
+        "checkpoint_restored",
+    ]
+    # A fresh kernel counts from the beginning.
+    assert kinds(failed, CheckpointStatus(every=1, taken=1, last=VIEW)) == ["checkpoint_taken"]
+
+
+def test_news_tell_how_many_checkpoints_one_report_stands_for() -> None:
+    _, cause, detail = checkpoint_news(None, CheckpointStatus(every=1, taken=3, last=VIEW))[0]
+    assert cause == "checkpoint c9c22c7d after cell 7, and 2 before it"
+    assert detail["lost"] == ["link"]
+
+
+def test_table_and_status_name_what_cannot_be_restored() -> None:
+    assert table([VIEW]).splitlines()[1].endswith("link")
+    lines = status_lines(CheckpointStatus(every=1, taken=1, last=VIEW, problem="the store is full."))
+    assert any("link: is a socket" in line for line in lines)
+    assert any("the store is full" in line for line in lines)
+
+
+@pytest.mark.parametrize("label", ["-1", "1st", "a\nb", "a/b", "x" * 65, " "])
+def test_label_that_could_mean_something_else_is_refused(label: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        check_label(label)
+
+
+def test_key_is_not_shown() -> None:
+    plan = CheckpointPlan(store="/x", key="5ec4e7", owner="ann")
+    assert "5ec4e7" not in repr(plan)
+    assert "5ec4e7" not in str([plan])
+
+
+def test_owners_have_parts_of_their_own_and_cannot_name_each_others() -> None:
+    addresses = {owners_address("/store", owner) for owner in ("a/b", "a_b", "../a_b", "ann", "Ann")}
+    assert len(addresses) == 5
+    assert all(address.removeprefix("/store/").count("/") == 0 for address in addresses)
+    assert all(".." not in address for address in addresses)
