@@ -36,7 +36,8 @@ def mean(a): return (a[-1] + a[1]) / 2
 alias = add
 from numba import typed
 table = typed.Dict.empty(numba.int64, numba.float64); table[1] = 2.0; table[0] = 3.0
-row = typed.List([1, 2]); free = typed.List()
+row = typed.List(); row.append(1); row.append(2)
+free = typed.List()
 """
         )
     )

@@ -66,7 +66,7 @@ layout, style = a.layout, a.style
         new["a"].value = "text"
     new["a"].max = 10
     assert new["a"].value == 10  # its validators are there
-    assert context.escapes == {"widgets"}
+    assert context.escapes == {"hook"}
 
 
 def test_message_of_the_front_end_reaches_the_new_object_and_the_end_of_the_old_closes_nothing(

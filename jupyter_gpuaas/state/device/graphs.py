@@ -26,7 +26,7 @@ def reduce_result(tensor: Any, context: Context) -> Any:
     torch = sys.modules["torch"]
     leaf = _viewed_leaf(tensor, torch)
     if leaf is not None:
-        made = view_of_leaf, (leaf, tuple(tensor.size()), tensor.stride(), tensor.storage_offset())
+        made: Any = view_of_leaf, (leaf, tuple(tensor.size()), tensor.stride(), tensor.storage_offset())
         extras = extras_of(tensor, torch)
         return made if extras is None else (*made, extras, None, None, fill_result)
     spent = _is_used_up(tensor.grad_fn)

@@ -62,7 +62,7 @@ def reduce_widget(widget: Any, context: Context) -> Any:
     attributes = dict(reduced[2])
     attributes["_trait_values"] = {**attributes["_trait_values"], "comm": None}
     comm = widget.comm
-    context.escaped("widgets")
+    context.escaped("hook")  # A message of the front end changes it and runs its observers, between any two cells.
     model = None if comm is None else (comm.comm_id, getattr(comm, "target_name", "jupyter.widget"))
     return *reduced[:2], (attributes, observers_of(widget), model), None, None, fill_widget
 
