@@ -105,9 +105,14 @@ def typed_dict(key: Any, value: Any) -> Any:
 def reduce_typed_list(items: Any, context: Context) -> Any:
     if not items._typed:
         return typed_list, (None,)
-    return typed_list, (items._dtype,), None, iter(list(items))
+    return typed_list, (items._dtype,), list(items), None, None, fill_list
 
 
 def typed_list(kind: Any) -> Any:
     made = importlib.import_module("numba.typed").List
     return made() if kind is None else made.empty_list(kind)
+
+
+def fill_list(made: Any, items: list[Any]) -> None:
+    for item in items:  # extend() would have numba reflect a list of Python's
+        made.append(item)
