@@ -273,7 +273,7 @@ class Tracker:
             escapes=context.escapes,
             retained=held is None or any(key in held for key in unit.ids),
         )
-        group.modules = frozenset(context.modules)
+        group.modules = frozenset(module.partition(".")[0] for module in context.modules)
         if context.rebuilds:
             group.verdict = Verdict("rebuilt", "; ".join(context.rebuilds))
         known = {

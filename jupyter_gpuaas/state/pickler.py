@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 from .rules.definitions import of_namespace, reduce_definition
-from .rules.registry import Context, NotRestorable, Restoring, _restoring, find_rule
+from .rules.registry import Context, NotRestorable, Restoring, _restoring
 from .sharing import by_memo, by_search
 
 #: Beyond this much pickle, going through its memo costs more than making it.
@@ -94,7 +94,7 @@ def dump(
     TooLarge
         Stream and buffers together exceed ``limit_bytes``.
     """
-    known = _distinct(anchors(context.namespace))
+    known = _distinct([*anchors(context.namespace), *context.known])
     sink = _Sink(limit_bytes)
     sink.write(_primer(len(known)))
     pickler = _Pickler(sink, protocol=5, buffer_callback=sink.keep)
@@ -115,7 +115,8 @@ def dump(
 def load(stream: Any, buffers: Sequence[Any]) -> Any:
     """Unpickle within a restore (see ``under``); the buffers are used in place, not copied."""
     unpickler = _Unpickler(io.BytesIO(stream), buffers=buffers)
-    unpickler.known = anchors(_restoring.get().namespace)
+    restoring = _restoring.get()
+    unpickler.known = [*anchors(restoring.namespace), *restoring.known]
     unpickler.load()
     return unpickler.load()
 
@@ -126,8 +127,12 @@ def _primer(count: int) -> bytes:
     An unpickler keeps its memo from one load to the next. (Its attribute ``memo`` cannot be set to a dict: CPython
     fills the old memo and throws it away.)
     """
-    fetch = b"".join(pickle.BININT1 + bytes([n]) + pickle.BINPERSID + pickle.MEMOIZE + pickle.POP for n in range(count))
+    fetch = b"".join(_integer(n) + pickle.BINPERSID + pickle.MEMOIZE + pickle.POP for n in range(count))
     return pickle.PROTO + b"\5" + fetch + pickle.NONE + pickle.STOP
+
+
+def _integer(number: int) -> bytes:
+    return pickle.BININT1 + bytes([number]) if number < 256 else pickle.BININT + number.to_bytes(4, "little")
 
 
 @contextmanager
@@ -199,6 +204,7 @@ class _Pickler(pickle.Pickler):
     def begin(self, context: Context, own: frozenset[str]) -> None:
         self.context = context
         self.own = own
+        self.rule_for = context.rule_for
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
@@ -208,7 +214,7 @@ class _Pickler(pickle.Pickler):
                 self.context.by_value.add(id(obj))
             elif reduced is None:
                 reduced = _by_dill(obj)
-        elif (rule := find_rule(kind)) is not None:
+        elif (rule := self.rule_for(kind)) is not None:
             reduced = rule(obj, self.context)
         elif kind in _dill_kinds():
             reduced = _by_dill(obj)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ..errors import GpuaasError, StoreError
 from ..store.base import Store
 from ..store.blob import destinations, read_blob
-from ..store.manifest import GroupRecord, Manifest, Region, Verdict
+from ..store.manifest import GroupRecord, Manifest, Verdict
 from ..store.seal import validate_record
 from .device.memory import CONTENTS, HostContent
 from .groups import circles
 from .lost import Lost
+from .owners import allocate, buffers_of
 from .pickler import load, under
 from .rules.registry import NotRestorable, Restoring
 
@@ -84,7 +84,7 @@ def _restore_group(record: GroupRecord, store: Store, restoring: Restoring) -> t
     devices: list[HostContent] = []
     wanted: list[tuple[bytes, memoryview]] = []
     for region in record.regions:
-        owner, memory = _allocate(region)
+        owner, memory = allocate(region.content.size, region.maker)
         wanted.extend(destinations(region.content, memory))
         if region.maker == ("device",):
             devices.append(HostContent(memory))
@@ -93,57 +93,10 @@ def _restore_group(record: GroupRecord, store: Store, restoring: Restoring) -> t
     stream = bytearray(record.stream.size)
     wanted.extend(destinations(record.stream, memoryview(stream)))
     store.fetch(wanted)
-    buffers = []
-    for span in record.spans:
-        owner, size = hosts[span.region], record.regions[span.region].content.size
-        if not isinstance(owner, memoryview) and (span.offset, span.length) == (0, size):
-            buffers.append(owner)
-            continue
-        view = _bytes_of(owner)[span.offset : span.offset + span.length]
-        buffers.append(view.toreadonly() if span.readonly else view)
     restoring.memo = {CONTENTS: devices}
-    values = load(stream, buffers)
+    values = load(stream, buffers_of(record.spans, hosts))
     assert isinstance(values, tuple) and len(values) == len(record.names)
     return values
-
-
-def _allocate(region: Region) -> tuple[Any, memoryview]:
-    """The object that owns the memory of a region, and that memory as bytes."""
-    kind, *arguments = region.maker
-    owner: Any
-    if kind == "ndarray":
-        numpy = importlib.import_module("numpy")
-        dtype, shape, order = arguments
-        owner = numpy.empty(shape, numpy.dtype(dtype), order)
-        if owner.nbytes == region.content.size:
-            return owner, _bytes_of(owner)
-    if kind == "storage":
-        from .device.storage import empty_storage
-
-        owner = empty_storage(region.content.size)
-        return owner, _bytes_of(owner)
-    owner = memoryview(_fresh(region.content.size))
-    return owner, owner
-
-
-def _fresh(size: int) -> Any:
-    """Memory that is not zeroed before it is filled, where numpy is there to give it."""
-    try:
-        numpy = importlib.import_module("numpy")
-    except ImportError:
-        return bytearray(size)
-    return numpy.empty(size, numpy.uint8)
-
-
-def _bytes_of(owner: Any) -> memoryview:
-    if isinstance(owner, memoryview):
-        return owner
-    if hasattr(owner, "data_ptr"):
-        from .device.storage import storage_bytes
-
-        return storage_bytes(owner)
-    order = "C" if owner.flags.c_contiguous else "F"
-    return memoryview(owner.reshape(-1, order=order).view("u1"))
 
 
 def _size(record: GroupRecord) -> int:

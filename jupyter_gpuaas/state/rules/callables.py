@@ -16,7 +16,7 @@ from .registry import Context, rule
 @rule("functools._lru_cache_wrapper", exact=True)
 def reduce_cached(function: Any, context: Context) -> Any:
     if is_importable(function):
-        context.modules.add(function.__module__.partition(".")[0])
+        context.modules.add(function.__module__)
         return function.__qualname__
     if function.cache_info().currsize:
         context.rebuilt("a function with an empty cache (functools.lru_cache)")
@@ -63,7 +63,7 @@ def _of_module(method: Any, context: Context) -> Any:
     offered = getattr(sys.modules.get(home), name, None)
     if home in ("builtins", "__main__") or type(offered) is not type(method) or offered != method:
         return None
-    context.modules.add(home.partition(".")[0])
+    context.modules.add(home)
     return attribute_of, (home, name)
 
 

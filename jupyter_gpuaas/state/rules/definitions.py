@@ -20,7 +20,7 @@ from .registry import Context, NotRestorable, restoring, rule
 def reduce_definition(obj: Any, context: Context, own: frozenset[str]) -> Any:
     """Reduce value of a function or class; None where dill shall decide."""
     if is_importable(obj):
-        context.modules.add(obj.__module__.partition(".")[0])
+        context.modules.add(obj.__module__)
         return NotImplemented
     name = obj.__name__
     if context.namespace.get(name) is obj and name not in own:
@@ -73,7 +73,7 @@ def _reduce_function(function: types.FunctionType, context: Context) -> Any:
     else:
         module = sys.modules.get(scope.get("__name__", ""))
         if module is not None and module.__dict__ is scope and is_everywhere(module):
-            context.modules.add(module.__name__.partition(".")[0])
+            context.modules.add(module.__name__)
             scope = ModuleScope(module.__name__)
     state = (
         function.__defaults__,

@@ -16,7 +16,7 @@ def reduce_module(module: types.ModuleType, context: Context) -> Any:
     if module.__dict__ is context.namespace:
         return main_module, ()
     if sys.modules.get(str(module.__name__)) is module and is_everywhere(module):
-        context.modules.add(module.__name__.partition(".")[0])
+        context.modules.add(module.__name__)
         return importlib.import_module, (module.__name__,)
     context.rebuilt("a module made by the notebook, from its content")
     registered = [name for name, known in list(sys.modules.items()) if known is module]

@@ -64,10 +64,16 @@ class Context:
         self.modules: set[str] = set()
         #: Kinds of outside registries that know this object, such as ``"pyplot"``: library code may change it unnamed.
         self.escapes: set[str] = set()
+        #: Objects that whoever loads the pickle has, and gives as ``Restoring.known`` in the same order.
+        self.known: list[Any] = []
         #: Address of memory that one object owns alone -> what to allocate for it, see ``Region.maker``.
         self.owners: dict[int, tuple[Any, ...]] = {}
         #: For the use of rules: things to be remembered for the length of one pickle, by a key of the rule's own.
         self.memo: dict[Any, Any] = {}
+
+    def rule_for(self, kind: type) -> Rule | None:
+        """The rule to follow for objects of this type; a context for another purpose may have rules of its own."""
+        return find_rule(kind)
 
     def rebuilt(self, how: str) -> None:
         """Say that something is made anew by a rule rather than stored, e.g. ``"a new lock, not held"``."""
@@ -101,6 +107,8 @@ class Restoring:
     def __init__(self, namespace: dict[str, Any], device_map: dict[str, str] | None = None) -> None:
         self.namespace = namespace
         self.device_map = device_map or {}
+        #: What stands for ``Context.known`` here.
+        self.known: list[Any] = []
         #: What the user should know although the name came back; shown in the report.
         self.remarks: list[str] = []
         #: Called when all names are bound, in order: links between objects that pickling cannot express.
