@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DATA_SOCKET = "GPUAAS_DATA_SOCKET"
 #: Type and topic of what the kernel tells its host of its checkpoints; no client sees it.
 NOTE = "gpuaas_checkpoint"
+WARM_UP_S = 0.2
 #: Until replies have left, before a capture may hold up the threads that send them.
 SENDING_S = 0.05
 #: Of the time that a kernel has to end by itself, what goes into writing the last checkpoints.
@@ -46,6 +47,7 @@ class GpuKernel(IPythonKernel):
         self.exchange = Exchange(self.shell, BundleStore(os.environ.get(DATA_SOCKET, "")))
         #: None before a session has taken this kernel, and where it takes no checkpoints.
         self.checkpoints: Checkpoints | None = None
+        self._marked = False
         self._quiet: asyncio.TimerHandle | None = None
         self._main_loop: asyncio.AbstractEventLoop | None = None
 
@@ -95,6 +97,7 @@ class GpuKernel(IPythonKernel):
         if checkpoints is None:
             return await self._execute(code, silent, store_history, user_expressions, allow_stdin, cell_meta, cell_id)
         assert self.shell is not None
+        self._mark()
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and not silent:
             try:
@@ -162,7 +165,6 @@ class GpuKernel(IPythonKernel):
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def _begin_checkpoints(self, content: dict[str, Any]) -> None:
-        from ..state.hidden import mark_baseline
         from .checkpoints import Checkpoints
 
         assert self.shell is not None
@@ -173,7 +175,23 @@ class GpuKernel(IPythonKernel):
             epoch=content["epoch"],
             tell=self._note,
         )
-        mark_baseline(self.shell.user_ns)
+        self.io_loop.add_callback(self._mark)
+
+    def start(self) -> None:
+        """Begin to serve; a kernel that waits for its session has time for what a session will need."""
+        super().start()
+        self.io_loop.call_later(WARM_UP_S, self._warm_up)
+
+    def _warm_up(self) -> None:
+        from . import checkpoints  # noqa: F401
+
+    def _mark(self) -> None:
+        """Remember what there is before the user's first cell: what differs from it later is the user's."""
+        from ..state.hidden import mark_baseline
+
+        if not self._marked and self.shell is not None:
+            self._marked = True
+            mark_baseline(self.shell.user_ns)
 
     async def dispatch_shell(self, msg: Any, /, subshell_id: str | None = None, **more: Any) -> None:
         """Handle a message, and then, before the next one is handled, take the checkpoint that is due.
