@@ -21,6 +21,7 @@ PINNED: dict[str, tuple[str, ...]] = {
         "typer==0.29.2",
     ),
     "elasticnotebook": ("elastic-notebook==0.0.1",),
+    "safetensors": ("safetensors==0.8.0",),
 }
 
 
