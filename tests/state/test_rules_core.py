@@ -97,3 +97,18 @@ out = sys.stdout
 def test_what_cannot_be_pickled_says_why() -> None:
     with pytest.raises(NotRestorable, match="pickle"):
         roundtrip(cell("import sys\nx = sys._getframe()"))
+
+
+def test_records_share_with_their_array_and_strings_of_any_width_come_back() -> None:
+    new, _, _ = roundtrip(
+        cell(
+            """
+import numpy as np
+table = np.zeros(3, [("a", "i4"), ("b", "f8")]); record = table[1]
+words = np.array(["a", "longer than sixteen bytes"], np.dtypes.StringDType())
+"""
+        )
+    )
+    new["record"]["a"] = 7
+    assert new["table"]["a"].tolist() == [0, 7, 0]
+    assert new["words"].tolist() == ["a", "longer than sixteen bytes"] and new["words"].dtype.kind == "T"

@@ -6,6 +6,7 @@ base and where it begins in it, so that both share memory again, base and all, w
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import pickle
 import sys
@@ -29,11 +30,30 @@ def reduce_array(array: Any, context: Context) -> Any:
     offset = _offset(array, base, numpy)
     if offset is None:
         # Memory of a library of its own (a capsule, an Arrow buffer): regions keep what overlaps together.
-        return _owner(array, kind, numpy, context) if _is_dense(array) else NotImplemented
+        if array.dtype.hasobject or _is_dense(array):
+            return _owner(array, kind, numpy, context)
+        low, high = _low(array)
+        reached = numpy.frombuffer((ctypes.c_char * (high - low)).from_address(low), numpy.uint8)
+        base, offset = pickle.PickleBuffer(reached), array.__array_interface__["data"][0] - low
+    elif array.dtype.kind == "T":
+        raise NotRestorable("is a view of an array of variable-width strings")
     view = (base, array.dtype, array.shape, array.strides, offset, array.flags.writeable)
     if kind is numpy.ndarray:
         return view_of, view
     return subclass_view, (kind, view), array.__dict__ or None, None, None, fill_attributes
+
+
+@rule("numpy.void", exact=True)
+def reduce_record(record: Any, context: Context) -> Any:
+    """One record of a structured array is a view of it."""
+    base = record.base
+    if type(base) is not sys.modules["numpy"].ndarray:
+        return NotImplemented
+    return record_of, (base, record.dtype, record.__array_interface__["data"][0] - _low(base)[0])
+
+
+def record_of(base: Any, dtype: Any, offset: int) -> Any:
+    return view_of(base, dtype, (1,), (dtype.itemsize,), offset, base.flags.writeable)[0]
 
 
 def _masked() -> Any:
@@ -61,7 +81,7 @@ def _owner(array: Any, kind: type, numpy: Any, context: Context) -> Any:
     if not run.flags.c_contiguous:
         raise NotRestorable("is an array that owns memory with gaps in it")
     writeable = array.flags.writeable
-    if array.dtype.hasobject:
+    if array.dtype.hasobject or array.dtype.kind == "T":
         # Filled after it is made: an array of objects may hold itself.
         empty = (None, array.dtype, array.shape, axes, True, subclass)
         return owner, empty, (run.ravel().tolist(), axes, writeable, *state), None, None, fill_objects
