@@ -317,3 +317,25 @@ def test_local_notebook_uses_the_checkpoints_of_its_session(home: GpuaasHome, tm
         notebook.ok("%remote_gpu release")
     finally:
         notebook.close()
+
+
+def test_what_a_widgets_callback_changes_is_captured_when_it_is_quiet(opened: Callable[..., Session]) -> None:
+    session = opened("comm.ipynb")
+    session.cell(
+        "x = [1]\n"
+        "def opened(comm, message):\n"
+        "    comm.on_msg(lambda message: x.append(message['content']['data']))\n"
+        "get_ipython().kernel.comm_manager.register_target('t', opened)"
+    )
+    session.taken(1)
+    client = session.run.client
+    for kind, content in (
+        ("comm_open", {"comm_id": "c", "target_name": "t", "data": {}}),
+        ("comm_msg", {"comm_id": "c", "data": 2}),
+    ):
+        client.shell_channel.send(client.session.msg(kind, content))
+    session.taken(2)
+    session.cell("x.clear()\n")
+    session.taken(3)
+    session.cell("%remote_gpu restore -2")
+    assert session.value("x") == [1, 2]

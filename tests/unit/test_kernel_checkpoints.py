@@ -1,0 +1,230 @@
+"""Checkpoints of a kernel, with IPython's shell and a store, but without messages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from jupyter_gpuaas.errors import CheckpointError, NoSuchCheckpoint, StoreError
+from jupyter_gpuaas.kernel import checkpoints as module
+from jupyter_gpuaas.kernel.checkpoints import Checkpoints
+from jupyter_gpuaas.model import CheckpointPlan
+
+
+class Kernel:
+    """Runs cells and then does what the kernel does."""
+
+    def __init__(self, folder: Path, **plan: Any) -> None:
+        self.shell = InteractiveShell(config=Config(HistoryManager={"enabled": False}))
+        self.notes: list[dict[str, Any]] = []
+        given: dict[str, Any] = {"share": 1e6} | plan
+        self.checkpoints = Checkpoints(
+            self.shell,
+            CheckpointPlan(store=str(folder), key="ab" * 32, owner="ann", **given),
+            session="s",
+            epoch=3,
+            tell=self.notes.append,
+        )
+        self.number = 0
+
+    @property
+    def space(self) -> dict[str, Any]:
+        space: dict[str, Any] = self.shell.user_ns
+        return space
+
+    def cell(self, code: str, took_s: float = 0.01) -> bool:
+        self.number += 1
+        exec(compile(code, f"<cell {self.number}>", "exec"), self.space)
+        self.checkpoints.ran([code], took_s, number=self.number, counts=True)
+        return self.checkpoints.between_messages()
+
+    def written(self) -> list[int]:
+        """Cells of the checkpoints in the store."""
+        assert self.checkpoints._writer.drain(30)
+        return [each.cell for each in self.checkpoints.listed()]
+
+    def kinds(self) -> list[str]:
+        return [note["kind"] for note in self.notes]
+
+
+@pytest.fixture
+def kernels(tmp_path: Path) -> Iterator[Any]:
+    made: list[Kernel] = []
+
+    def make(**plan: Any) -> Kernel:
+        made.append(Kernel(tmp_path / "store", **plan))
+        return made[-1]
+
+    yield make
+    for kernel in made:
+        kernel.checkpoints.close(30)
+
+
+def test_unnamed_checkpoints_beyond_the_number_go_and_named_ones_stay(
+    kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TIDY_EVERY_S", 0.0)
+    kernel = kernels(keep=2)
+    kernel.cell("a = 1")
+    kernel.checkpoints.take("kept")
+    for n in range(5):
+        kernel.cell(f"a = {n}")
+        kernel.written()
+    kernel.checkpoints.close(30)
+    left = kernel.checkpoints.listed()
+    assert [view.label for view in left].count("kept") == 1
+    assert [view.cell for view in left if not view.label] == [5, 6]
+
+
+def test_dear_captures_wait_until_it_is_quiet_and_that_is_told_once(kernels: Any) -> None:
+    kernel = kernels(share=0.1)
+    kernel.cell("import numpy; a = numpy.zeros(4_000_000)")
+    kernel.cell("a += 1", took_s=100.0)  # earns the capture that tells what it costs
+    kernel.checkpoints._pace.learned(1.0, kernel.space["a"].nbytes)
+    kernel.checkpoints._pace.spent(1000.0)
+    assert not kernel.cell("a += 1")
+    assert not kernel.cell("a += 1")
+    assert kernel.written() == [1, 2]
+    assert kernel.kinds().count("rarer") == 1
+    assert "quiet" in kernel.checkpoints.status().remark
+    kernel.checkpoints.quiet()
+    assert kernel.written() == [1, 2, 4]
+    assert kernel.checkpoints.status().passed_over == 2
+
+
+def test_failing_store_is_tried_again_later_and_never_raises(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = kernels()
+    kernel.cell("a = 1")
+    store = kernel.checkpoints.checkpointer.store
+
+    def broken(chunks: object) -> object:
+        raise StoreError("the disk is full.")
+
+    kernel.written()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "put", broken)
+        kernel.cell("a = [2]")
+        assert kernel.written() == [1]
+        assert "disk is full" in kernel.checkpoints.status().problem
+        assert not kernel.cell("b = 3")
+        assert kernel.checkpoints.status().failed == 1  # not tried at once again
+        with pytest.raises(StoreError):
+            kernel.checkpoints.take("now")
+    kernel.checkpoints._retry_s = 0.0
+    kernel.cell("c = 4")
+    assert kernel.written() == [1, 4]
+    assert kernel.checkpoints.status().problem == ""
+    kernel.space.clear()
+    report = kernel.checkpoints.restore("-1")
+    assert (kernel.space["a"], kernel.space["b"], kernel.space["c"]) == ([2], 3, 4)
+    assert report.lost == {}
+
+
+def test_interrupt_in_a_capture_gives_it_up_and_leaves_the_handler(kernels: Any) -> None:
+    kernel = kernels()
+    kernel.cell("a = 1")
+    former = signal.getsignal(signal.SIGINT)
+    kernel.space["hit"] = _Interrupting()
+    kernel.cell("b = 2")
+    assert kernel.checkpoints.status().problem == "it was interrupted"
+    assert signal.getsignal(signal.SIGINT) is former
+    del kernel.space["hit"]
+    kernel.cell("c = 3")
+    assert kernel.written() == [1, 3]
+
+
+class _Interrupting:
+    def __reduce__(self) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return (_Interrupting, ())
+
+
+def test_interrupted_restore_leaves_the_variables_as_they_were(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = kernels()
+    kernel.cell("a = [1]")
+    kernel.cell("a.append(2); b = a")
+    kernel.written()
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    before = dict(kernel.space)
+    with pytest.raises(KeyboardInterrupt):
+        kernel.checkpoints.restore("-2", stop)
+    assert kernel.space.keys() == before.keys()
+    assert kernel.space["a"] is before["a"] is kernel.space["b"]
+
+
+def test_what_restore_replaces_is_captured_first(kernels: Any) -> None:
+    kernel = kernels(every=3)
+    kernel.cell("a = 1")
+    kernel.checkpoints.take("one")
+    kernel.cell("a = 2")
+    kernel.checkpoints.restore("one")
+    assert kernel.space["a"] == 1
+    kernel.checkpoints.restore("-1")
+    assert kernel.space["a"] == 2
+
+
+def test_thread_of_the_user_makes_everything_looked_at(kernels: Any) -> None:
+    kernel = kernels()
+    kernel.cell("a = [1]; b = 2")
+    assert kernel.checkpoints._touched(kernel.space) is not None
+    go = threading.Event()
+    thread = threading.Thread(target=lambda: (go.wait(30), kernel.space["a"].append(2)))
+    thread.start()
+    try:
+        assert kernel.checkpoints._touched(kernel.space) is None
+    finally:
+        go.set()
+        thread.join()
+
+
+def test_cell_waits_and_says_so_while_too_much_is_being_written(kernels: Any) -> None:
+    kernel = kernels()
+    answers = [False, False, False, True]
+    kernel.checkpoints._writer.has_room = lambda: False
+    kernel.checkpoints._writer.wait_for_room = lambda timeout_s: answers.pop(0)
+    said: list[str] = []
+    kernel.checkpoints.before_cell(said.append)
+    assert not answers and len(said) == 1 and "waits" in said[0]
+
+
+def test_newest_stays_and_unknown_ones_are_told(kernels: Any) -> None:
+    kernel = kernels()
+    kernel.cell("a = 1")
+    kernel.written()
+    with pytest.raises(CheckpointError, match="newest"):
+        kernel.checkpoints.forget(["-1"])
+    with pytest.raises(NoSuchCheckpoint):
+        kernel.checkpoints.restore("nothing")
+    with pytest.raises(CheckpointError, match="jupyter gpuaas restore"):
+        kernel.checkpoints.restore_new("-1", "new")
+
+
+def test_request_that_was_given_up_before_it_began_is_refused(kernels: Any) -> None:
+    kernel = kernels()
+    kernel.cell("a = 1")
+    kernel.checkpoints.stop_request("r1")
+    with pytest.raises(KeyboardInterrupt):
+        kernel.checkpoints.request({"op": "take", "label": "", "request": "r1"})
+    kernel.checkpoints.request({"op": "take", "label": "later", "request": "r2"})
+    assert kernel.checkpoints.listed()[-1].label == "later"
+
+
+def test_store_that_cannot_be_opened_is_a_reason_and_not_an_error(tmp_path: Path) -> None:
+    blocked = tmp_path / "store"
+    blocked.write_text("a file, not a folder")
+    kernel = Kernel(blocked)
+    kernel.cell("a = 1")
+    assert kernel.checkpoints.status().problem
+    assert kernel.kinds() == ["failed"]
+    kernel.checkpoints.close(1)
