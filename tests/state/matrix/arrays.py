@@ -340,7 +340,7 @@ CASES = [
         assert words[0] == 'changed' and words[1] == 'a much longer text than sixteen bytes'
         assert words.dtype == np.dtypes.StringDType()
         """,
-        RIGHT,
+        HONEST,
     ),
     case(
         "array",
