@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
+CLOSING_S = 0.5
 #: Captures that may wait, however small.
 MOST_WAITING = 64
 
@@ -116,7 +117,8 @@ class CaptureWriter:
             self._closed = True
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(timeout_s)
+            # It may be collecting, which may be broken off at any point.
+            self._thread.join(min(timeout_s, CLOSING_S))
 
     def _run(self) -> None:
         while True:

@@ -133,7 +133,8 @@ class Checkpoints:
         if counts:
             self._cells += 1
             self._fresh = True
-            self._number = number
+            # A shipped cell has no number here.
+            self._number = number or self._number + 1
             self._pace.cell(took_s)
 
     def background(self) -> None:

@@ -35,7 +35,7 @@ async def service(gpuaas_home: GpuaasHome) -> AsyncIterator[Service]:
 async def run(service: Service, client: ServiceClient, name: str, *cells: str) -> str:
     """Run cells in a session, which is found or made; returns its id."""
     view = await client.create_session(name, wait_s=30)
-    assert view.session.state is SessionState.IDLE
+    assert view.session.state is SessionState.IDLE, view.session.cause
     session = RemoteSession(client, view.session.id, quick_settings(service.controller.settings.folder))
     await session.open(view.channel)
     try:
@@ -201,3 +201,38 @@ async def test_costs_are_in_the_view_the_events_and_the_metrics(service: Service
     assert 'gpuaas_sessions{state="idle"} 1' in text
     (event,) = [event for event in await service.admin.events() if event.kind == "checkpoint_taken"]
     assert event.session_id == session and event.detail["stall_s"] > 0
+
+
+async def test_quota_stops_checkpoints_and_not_cells(gpuaas_home: GpuaasHome) -> None:
+    settings = {"devices": "cpu:1", "checkpoint_share": 1e6, "workdir": "session", "checkpoint_quota_bytes": 400_000}
+    async with running_service(gpuaas_home.path, **settings) as service:
+        session = await run(service, service.admin, "a", "import os; small = 1")
+        await taken(service.admin, session, 1)
+        await run(service, service.admin, "a", "large = os.urandom(2_000_000)", "after = len(large)")
+
+        async def problem() -> str:
+            view = await service.admin.session(session)
+            return view.checkpoints.problem if view.checkpoints is not None else ""
+
+        assert "quota" in await eventually(problem)
+        with pytest.raises(CheckpointError):
+            await service.admin.take_checkpoint(session)
+        await run(service, service.admin, "a", "assert after == 2_000_000; del large; small = 2")
+        await service.admin.take_checkpoint(session, name="fits again")
+        assert await problem_after(service, session) == ""
+        await service.admin.restore(session, "fits again")
+        await run(service, service.admin, "a", "assert small == 2 and after == 2_000_000")
+
+
+async def problem_after(service: Service, session: str) -> str:
+    """The problem, once the report of the last checkpoint has come."""
+
+    async def last() -> bool:
+        view = await service.admin.session(session)
+        known = view.checkpoints
+        return known is not None and known.last is not None and known.last.label == "fits again"
+
+    await eventually(last)
+    view = await service.admin.session(session)
+    assert view.checkpoints is not None
+    return view.checkpoints.problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from jupyter_gpuaas.kernel.capture_writer import MOST_WAITING, CaptureWriter, Gi
 from jupyter_gpuaas.kernel.pace import CHEAP_S, Pace
 from jupyter_gpuaas.model import CheckpointPlan, CheckpointStatus, CheckpointView, check_label
 from jupyter_gpuaas.model.words import status_lines, table
+from jupyter_gpuaas.node.checkpoint_notes import CheckpointNotes
 from jupyter_gpuaas.state.listing import owners_address
 
 MIB = 1024**2
@@ -205,3 +207,18 @@ def test_owners_have_parts_of_their_own_and_cannot_name_each_others() -> None:
     assert len(addresses) == 5
     assert all(address.removeprefix("/store/").count("/") == 0 for address in addresses)
     assert all(".." not in address for address in addresses)
+
+
+async def test_host_passes_over_notes_that_are_none_and_keeps_the_last_checkpoint_of_a_dead_kernel() -> None:
+    reports: list[CheckpointStatus | None] = []
+    notes = CheckpointNotes(0.001, lambda: reports.append(notes.status))
+    for rubbish in (b"", b"{", b"[]", b'{"kind": 1}', b'{"kind": "taken", "status": {"taken": "many"}}', b"\xff"):
+        notes.heard(rubbish)
+    assert notes.status is None
+    assert notes.way_back() == ""
+    status = CheckpointStatus(every=1, taken=1, last=VIEW)
+    notes.heard(msgspec.json.encode({"kind": "taken", "status": status}))
+    notes.heard(msgspec.json.encode({"kind": "failed", "status": CheckpointStatus(every=1, failed=1)}))
+    assert "%remote_gpu restore c9c22c7d" in notes.way_back() and "cell 7" in notes.way_back()
+    await asyncio.sleep(0.05)
+    assert len(reports) == 1  # both in one
