@@ -31,7 +31,12 @@ _judged: dict[str, tuple[int, bool]] = {}
 
 def held_by_modules(namespace: Mapping[str, Any]) -> frozenset[int] | None:
     """Ids of what the user's modules reach; ``None``: everything, or too much to tell. Valid while the objects live."""
-    modules = [module for name, module in tuple(sys.modules.items()) if _is_of_the_user(name, module)]
+    # The notebook's own module has a second name once multiprocessing is imported.
+    modules = [
+        module
+        for name, module in tuple(sys.modules.items())
+        if _is_of_the_user(name, module) and vars(module) is not namespace
+    ]
     # Through a module the whole of what it imports would be reached; through a class, all of its bases.
     seen: set[int] = set()
     waiting = [value for module in modules for name, value in vars(module).items() if not name.startswith("__")]
