@@ -140,8 +140,9 @@ class Tracker:
         before = {name: group for group in self.groups for name in group.names}
         names = {name for unit in units for name in unit.names}
         held = held_by_modules(self.namespace) if names - extra.keys() else frozenset()
+        held_ids = None if held is None else Ids(list(held))
         for unit in units:
-            group, differs = self._compare(unit, before, held)
+            group, differs = self._compare(unit, before, held_ids)
             looked += group.nbytes
             groups.append(group)
             if differs:
@@ -253,7 +254,7 @@ class Tracker:
 
     # -- comparing ---------------------------------------------------------------------------------------------
 
-    def _compare(self, unit: _Unit, before: Mapping[str, Group], held: frozenset[int] | None) -> tuple[Group, bool]:
+    def _compare(self, unit: _Unit, before: Mapping[str, Group], held: Ids | None) -> tuple[Group, bool]:
         """The unit as a group, and whether it is another than before; ``held`` by the user's modules."""
         group = Group(unit.names, unit.values)
         old = before.get(unit.names[0])
@@ -271,7 +272,7 @@ class Tracker:
             references=group.references,
             objects=context.builtins,
             escapes=context.escapes,
-            retained=held is None or any(key in held for key in unit.ids),
+            retained=held is None or unit.ids.meets(held),
         )
         group.modules = frozenset(module.partition(".")[0] for module in context.modules)
         if context.rebuilds:

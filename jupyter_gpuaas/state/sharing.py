@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 import gc
+import itertools
+import operator
 import types
 from collections.abc import Collection, Iterable
 from sys import getrefcount
@@ -70,10 +72,13 @@ def by_search(values: Iterable[Any], reduced: list[Any], by_value: Iterable[int]
 
 def _new(objects: list[Any], seen: set[int]) -> list[Any]:
     """Those that are shareable and were not met before."""
-    kinds = set(map(type, objects))
+    types_of = list(map(type, objects))
+    kinds = set(types_of)
     unshared = _unshared_of(kinds)
     seen |= _of_classes(kinds)
-    fresh = {id(obj): obj for obj in objects if type(obj) not in unshared}
+    # Not a line of Python for each object: there may be millions.
+    shareable = list(itertools.compress(objects, map(operator.not_, map(unshared.__contains__, types_of))))
+    fresh = dict(zip(map(id, shareable), shareable, strict=True))
     for key in fresh.keys() & seen:
         del fresh[key]
     seen.update(fresh)
