@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -236,3 +237,14 @@ async def problem_after(service: Service, session: str) -> str:
     view = await service.admin.session(session)
     assert view.checkpoints is not None
     return view.checkpoints.problem
+
+
+async def test_checkpoints_go_to_the_url_that_the_setting_names(gpuaas_home: GpuaasHome, tmp_path: Path) -> None:
+    settings = {"devices": "cpu:1", "checkpoint_share": 1e6, "workdir": "session"}
+    async with running_service(gpuaas_home.path, checkpoint_store=f"file://{tmp_path}/far", **settings) as service:
+        session = await run(service, service.admin, "a", "x = [1]; y = x", "x.append(2)")
+        await taken(service.admin, session, 2)
+        assert (tmp_path / "far").is_dir() and not (gpuaas_home.path / "checkpoints").exists()
+        assert (await service.admin.diff_checkpoints(session, "-2", "-1")).changed == ("x", "y")
+        await service.admin.restore(session, "-2")
+        await run(service, service.admin, "a", "assert x == [1] and x is y")

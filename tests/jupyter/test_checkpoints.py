@@ -339,3 +339,26 @@ def test_what_a_widgets_callback_changes_is_captured_when_it_is_quiet(opened: Ca
     session.taken(3)
     session.cell("%remote_gpu restore -2")
     assert session.value("x") == [1, 2]
+
+
+def test_model_and_its_optimizer_go_back_together_and_train_on_bit_for_bit(opened: Callable[..., Session]) -> None:
+    pytest.importorskip("torch")
+    session = opened("train.ipynb")
+    session.cell(
+        "import torch\n"
+        "torch.manual_seed(1)\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))\n"
+        "opt = torch.optim.Adam(model.parameters()); losses = []\n"
+        "def step():\n"
+        "    loss = model(torch.randn(4, 8)).square().mean(); opt.zero_grad(); loss.backward(); opt.step()\n"
+        "    losses.append(loss.item())"
+    )
+    session.cell("for _ in range(3): step()")
+    session.taken(2)
+    session.cell("for _ in range(4): step()")
+    went_on = session.value("losses")
+    session.taken(3)
+    session.cell("%remote_gpu restore -2")
+    assert session.value("len(losses), opt.param_groups[0]['params'][0] is model[0].weight") == (3, True)
+    session.cell("for _ in range(4): step()")
+    assert session.value("losses") == went_on
