@@ -47,7 +47,9 @@ class GpuKernel(IPythonKernel):
         self.exchange = Exchange(self.shell, BundleStore(os.environ.get(DATA_SOCKET, "")))
         #: None before a session has taken this kernel, and where it takes no checkpoints.
         self.checkpoints: Checkpoints | None = None
-        self._marked = False
+        #: What the session told of its checkpoints, until they have begun.
+        self._adopted: dict[str, Any] | None = None
+        self._beginning = threading.Lock()
         self._quiet: asyncio.TimerHandle | None = None
         self._main_loop: asyncio.AbstractEventLoop | None = None
 
@@ -59,7 +61,9 @@ class GpuKernel(IPythonKernel):
             os.chdir(content["cwd"])
             os.environ.update(content["env"])
             if content.get("checkpoints"):
-                self._begin_checkpoints(content)
+                # Not here: the session can be used before this is done.
+                self._adopted = content
+                self.io_loop.add_callback(self._begin_checkpoints)
         except OSError as error:
             reply = {"status": "error", "evalue": f"the working folder cannot be entered: {error}"}
         assert self.session is not None
@@ -93,11 +97,11 @@ class GpuKernel(IPythonKernel):
         cell_id: str | None = None,
     ) -> dict[str, Any]:
         """Run a cell; a shipped one brings variables along and has some sent back."""
+        self._begin_checkpoints()
         checkpoints = self.checkpoints
         if checkpoints is None:
             return await self._execute(code, silent, store_history, user_expressions, allow_stdin, cell_meta, cell_id)
         assert self.shell is not None
-        self._mark()
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and not silent:
             try:
@@ -164,18 +168,24 @@ class GpuKernel(IPythonKernel):
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
-    def _begin_checkpoints(self, content: dict[str, Any]) -> None:
-        from .checkpoints import Checkpoints
+    def _begin_checkpoints(self) -> None:
+        """Before the user's first cell: what differs later from what there is now is the user's."""
+        with self._beginning:
+            content, self._adopted = self._adopted, None
+            if content is None:
+                return
+            from ..state.hidden import mark_baseline
+            from .checkpoints import Checkpoints
 
-        assert self.shell is not None
-        self.checkpoints = Checkpoints(
-            self.shell,
-            msgspec.convert(content["checkpoints"], CheckpointPlan),
-            session=content["session"],
-            epoch=content["epoch"],
-            tell=self._note,
-        )
-        self.io_loop.add_callback(self._mark)
+            assert self.shell is not None
+            mark_baseline(self.shell.user_ns)
+            self.checkpoints = Checkpoints(
+                self.shell,
+                msgspec.convert(content["checkpoints"], CheckpointPlan),
+                session=content["session"],
+                epoch=content["epoch"],
+                tell=self._note,
+            )
 
     def start(self) -> None:
         """Begin to serve; a kernel that waits for its session has time for what a session will need."""
@@ -184,14 +194,6 @@ class GpuKernel(IPythonKernel):
 
     def _warm_up(self) -> None:
         from . import checkpoints  # noqa: F401
-
-    def _mark(self) -> None:
-        """Remember what there is before the user's first cell: what differs from it later is the user's."""
-        from ..state.hidden import mark_baseline
-
-        if not self._marked and self.shell is not None:
-            self._marked = True
-            mark_baseline(self.shell.user_ns)
 
     async def dispatch_shell(self, msg: Any, /, subshell_id: str | None = None, **more: Any) -> None:
         """Handle a message, and then, before the next one is handled, take the checkpoint that is due.
@@ -267,6 +269,7 @@ class GpuKernel(IPythonKernel):
         """Do with checkpoints what the host asks for."""
         content: dict[str, Any]
         try:
+            self._begin_checkpoints()
             if self.checkpoints is None:
                 raise CheckpointError("this session takes no checkpoints.")
             content = {"status": "ok", "result": self.checkpoints.request(parent["content"])}
