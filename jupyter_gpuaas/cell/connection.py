@@ -10,7 +10,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, TypeVar
@@ -221,7 +221,7 @@ class Connection:
             It could not be sent.
         """
         assert self.shipper is not None and self._session is not None
-        space: MutableMapping[str, Any] = shell.user_ns
+        space: dict[str, Any] = shell.user_ns
         shipped = self.shipper.prepare(
             source,
             space,

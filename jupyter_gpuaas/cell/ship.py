@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from jupyter_gpuaas.cell import modules
-from jupyter_gpuaas.cell.bundle import Packed, pack
+from jupyter_gpuaas.cell.bundle import Packed, Shared, pack
 from jupyter_gpuaas.cell.remote_variable import Description, RemoteVariable
 from jupyter_gpuaas.cell.sync import Plan, Synchroniser
 from jupyter_gpuaas.client.bundles import get_bundle, put_bundle
@@ -22,18 +22,21 @@ from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import CellError
 from jupyter_gpuaas.state import names
+from jupyter_gpuaas.state.arrival import NotThere
 from jupyter_gpuaas.state.bundle import (
     Buffer,
     FileHead,
     Group,
     GroupHead,
     assemble,
-    pack_group,
+    chunks_of,
     read_head,
-    unpack_group,
+    take_digests,
 )
 from jupyter_gpuaas.state.exchange import Returned, Shipment
-from jupyter_gpuaas.state.pickling import Refused
+from jupyter_gpuaas.state.packing import look, unpack_group
+from jupyter_gpuaas.state.packing import pack as pack_unit
+from jupyter_gpuaas.state.rules.registry import NotRestorable
 
 T = TypeVar("T")
 
@@ -49,9 +52,28 @@ class Shipped(msgspec.Struct):
 
     source: str
     metadata: dict[str, Any]
+    #: All that it needs; what the session holds already included.
+    packed: Packed
+    #: What was sent of it.
     groups: list[Group]
-    #: Names that were sent and not held already.
-    sent: list[str]
+    notes: list[str]
+
+    def chunks(self) -> dict[bytes, memoryview]:
+        """What the session may leave out of results, as it has it from here."""
+        groups = [group for group in self.packed.groups if group.version]
+        return {digest: chunk for group in groups for digest, chunk in group.chunks().items()}
+
+
+class Held(msgspec.Struct):
+    """A group that the session holds."""
+
+    #: Of the group as it is packed here.
+    digest: str
+    #: What both sides call this state of it.
+    version: str
+    shared: Shared
+    #: Digests of its chunks as they were sent.
+    chunks: frozenset[bytes]
 
 
 class Shipper:
@@ -84,18 +106,19 @@ class Shipper:
         self._root = root.resolve()
         self._modules = modules.LocalModules(root)
         self._synchroniser = Synchroniser(root, settings)
-        #: Names of a group -> its digest here, and what both sides call this state of it.
-        self._held: dict[tuple[str, ...], tuple[str, str]] = {}
+        self._held: dict[tuple[str, ...], Held] = {}
         #: Files that the session has: path -> digest.
         self._files: dict[str, str] = {}
         self._dropped: list[str] = []
+        #: The notebook's namespace.
+        self._space: dict[str, Any] = {}
 
     # -- a cell ----------------------------------------------------------------------------------
 
     def prepare(
         self,
         source: str,
-        space: MutableMapping[str, Any],
+        space: dict[str, Any],
         *,
         transform: Callable[[str], str],
         inputs: Iterable[str] = (),
@@ -111,18 +134,27 @@ class Shipper:
         CellError
             Too much to send, or a name that does not exist.
         """
+        self._space = space
         try:
             found = names.analyse(source, transform)
         except SyntaxError:
             found = names.CellNames()  # The session reports it as it does for any cell.
-        packed = pack(found, space, session_id=self.session_id, settings=self._settings, forced=inputs, hidden=hidden)
+        packed = pack(
+            found,
+            space,
+            session_id=self.session_id,
+            settings=self._settings,
+            forced=inputs,
+            hidden=hidden,
+            held={known: held.shared for known, held in self._held.items()},
+        )
         local = self._modules.used(found.imports | packed.modules)
         files = [modules.describe(self._root, module) for module in local]
         new_files = self._new_files(files)
-        to_send = self._to_send(packed)
+        to_send, held = self._to_send(packed)
         bundle = ""
         if to_send or new_files:
-            bundle = self._put(assemble(to_send, new_files))
+            bundle = self._put(assemble(to_send, new_files, held=held))
             self._files |= {file.path: file.digest for file, _ in new_files}
         dropped, self._dropped = self._dropped, []
         shipment = Shipment(
@@ -137,24 +169,31 @@ class Shipper:
             drop=dropped,
         )
         metadata = {"gpuaas": msgspec.to_builtins(shipment)}
-        return Shipped(source, metadata, to_send, [name for group in to_send for name in group.names])
+        sent = {name for group in to_send for name in group.names}
+        notes = [f"{name} is made anew in the session: {how}" for name, how in packed.notes.items() if name in sent]
+        return Shipped(source, metadata, packed, to_send, notes)
 
-    def _to_send(self, packed: Packed) -> list[Group]:
-        """The groups that the session does not hold in this version."""
-        known: dict[int, str] = {}
-        for index, group in enumerate(packed.groups):
-            if group.has_handles:
-                continue
-            digest = group.digest()
-            held_digest, version = self._held.get(group.names, ("", ""))
-            if held_digest == digest:
-                known[index] = version
-            group.version = digest
-        if known:
-            asked = [(packed.groups[index].names, version) for index, version in known.items()]
-            valid = self._runner.run(self.session.ask("valid", groups=asked))["valid"]
-            known = {index: version for place, (index, version) in enumerate(known.items()) if place in valid}
-        return [group for index, group in enumerate(packed.groups) if index not in known]
+    def _to_send(self, packed: Packed) -> tuple[list[Group], set[bytes]]:
+        """The groups that the session does not hold in this version, and digests of the chunks that it holds."""
+        for group in packed.groups:
+            if not group.has_handles:
+                group.version = group.digest()
+        names = set(packed.inputs)
+        asked = [(known, held) for known, held in self._held.items() if not names.isdisjoint(known)]
+        if not asked:
+            return packed.groups, set()
+        answer = self._runner.run(self.session.ask("valid", groups=[(known, held.version) for known, held in asked]))
+        valid = {asked[index][0]: asked[index][1] for index in answer["valid"]}
+        chunks = {digest for index in answer["known"] for digest in asked[index][1].chunks}
+        chunks -= {bytes.fromhex(digest) for digest in answer["lost"]}
+        to_send = []
+        for group in packed.groups:
+            held = valid.get(group.names)
+            if held is not None and group.version == held.digest:
+                group.version = held.version
+            else:
+                to_send.append(group)
+        return to_send, chunks
 
     def _new_files(self, files: Sequence[tuple[FileHead, bytes]]) -> list[tuple[FileHead, Buffer]]:
         unknown = [(file, content) for file, content in files if self._files.get(file.path) != file.digest]
@@ -166,20 +205,24 @@ class Shipper:
 
     # -- its results -----------------------------------------------------------------------------
 
-    def bind(self, shipped: Shipped, reply: dict[str, Any], space: MutableMapping[str, Any]) -> list[str]:
+    def bind(self, shipped: Shipped, reply: dict[str, Any], space: dict[str, Any]) -> list[str]:
         """Bind what the cell assigned; returns what the user should know, in words."""
         answer = reply.get("gpuaas")
         if answer is None:
-            for name in shipped.sent:
-                self._forget_held(name)
+            for group in shipped.groups:
+                self._forget_held(group.names)
             return []
-        self._held |= {group.names: (group.digest(), group.version) for group in shipped.groups if group.version}
+        for group in shipped.groups:
+            self._forget_held(group.names)
+            if group.version:
+                shared = shipped.packed.shared[group.names]
+                self._held[group.names] = Held(group.digest(), group.version, shared, frozenset(group.chunks()))
         returned = msgspec.convert(answer, Returned)
-        notices: list[str] = []
+        notices: list[str] = list(shipped.notes)
         if returned.failure:
             notices.append(f"what the cell assigned could not be brought back: {returned.failure}")
         if returned.bundle:
-            notices += self._bind_values(returned.bundle, space)
+            notices += self._bind_values(returned.bundle, space, shipped.chunks())
         for description in returned.handles:
             notices += self._bind_handle(description, space, asked=description.get("name") in _forced(shipped))
         for name, twin in returned.aliases.items():
@@ -196,33 +239,45 @@ class Shipper:
             )
         return notices
 
-    def _bind_values(self, bundle: str, space: MutableMapping[str, Any]) -> list[str]:
+    def _bind_values(self, bundle: str, space: dict[str, Any], held: dict[bytes, memoryview]) -> list[str]:
         buffers = self._get(bundle)
         notices: list[str] = []
         for group in read_head(buffers).groups:
             try:
-                values = unpack_group(group, buffers)
+                try:
+                    values = unpack_group(group, buffers, space, held=held)
+                except NotThere:
+                    group, values = self._again(group, space)
             except Exception as error:  # Anything: the classes are the user's.
                 reason = f"it cannot be unpacked here: {type(error).__name__}: {error}"
-                held = self._runner.run(self.session.ask("hold", names=group.names, reason=reason))
-                for description in held["handles"]:
+                answer = self._runner.run(self.session.ask("hold", names=group.names, reason=reason))
+                for description in answer["handles"]:
                     notices += self._bind_handle(description, space, asked=True)
                 continue
             space.update(values)
-            self._note(group, values)
+            self._note(group, values, space)
         return notices
 
-    def _note(self, group: GroupHead, values: dict[str, Any]) -> None:
-        for name in group.names:
-            self._forget_held(name)
-        try:
-            digest = pack_group(group.names, [values[name] for name in group.names]).digest()
-        except Refused:
-            return
-        self._held[group.names] = (digest, group.version)
+    def _again(self, group: GroupHead, space: dict[str, Any]) -> tuple[GroupHead, dict[str, Any]]:
+        """A group of which something was left out that is no longer here as the session has it."""
+        buffers = self._get(self._runner.run(self.session.ask("again", names=group.names))["bundle"])
+        (group,) = read_head(buffers).groups
+        return group, unpack_group(group, buffers, space)
 
-    def _forget_held(self, name: str) -> None:
-        for known in [known for known in self._held if name in known]:
+    def _note(self, group: GroupHead, values: dict[str, Any], space: dict[str, Any]) -> None:
+        self._forget_held(group.names)
+        try:
+            unit = look(group.names, [values[name] for name in group.names], space)
+            packed = pack_unit(unit, space)
+        except NotRestorable:
+            return
+        take_digests(packed, group)
+        shared = Shared(unit.ids, unit.places)
+        self._held[group.names] = Held(packed.digest(), group.version, shared, chunks_of(group))
+
+    def _forget_held(self, names: Iterable[str]) -> None:
+        names = set(names)
+        for known in [known for known in self._held if not names.isdisjoint(known)]:
             del self._held[known]
 
     def _bind_handle(self, content: dict[str, Any], space: MutableMapping[str, Any], *, asked: bool) -> list[str]:
@@ -240,7 +295,7 @@ class Shipper:
         buffers = self._get(answer["bundle"])
         (group,) = read_head(buffers).groups
         try:
-            (value,) = unpack_group(group, buffers).values()
+            (value,) = unpack_group(group, buffers, self._space).values()
         except Exception as error:
             raise CellError(
                 f"{variable.name} cannot be unpacked here: {type(error).__name__}: {error}.",

@@ -7,15 +7,15 @@ import http.client
 import json
 import ssl
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 from jupyter_gpuaas.errors import GpuaasError, RemoteProtocolError, TransportError, from_wire
 from jupyter_gpuaas.model import ChannelInfo
+from jupyter_gpuaas.state.arrival import Arrival
 from jupyter_gpuaas.state.bundle import (
     PREFIX,
     Buffer,
-    allocate,
     count_buffers,
     prefix,
     read_sizes,
@@ -44,7 +44,7 @@ async def put_bundle(
     await asyncio.to_thread(_by_some_way, info, token, relay, lambda way: way.put(bundle, buffers))
 
 
-async def get_bundle(info: ChannelInfo, bundle: str, *, token: str = "", relay: str = "auto") -> list[memoryview]:
+async def get_bundle(info: ChannelInfo, bundle: str, *, token: str = "", relay: str = "auto") -> list[Any]:
     """Fetch a bundle that the session's kernel offers; parameters as for `put_bundle`."""
     return await asyncio.to_thread(_by_some_way, info, token, relay, lambda way: way.get(bundle))
 
@@ -96,7 +96,7 @@ class _Way:
         finally:
             connection.close()
 
-    def get(self, bundle: str) -> list[memoryview]:
+    def get(self, bundle: str) -> list[Any]:
         connection = self._connect()
         try:
             connection.putrequest("GET", self._path(bundle), skip_accept_encoding=True)
@@ -108,8 +108,10 @@ class _Way:
             fixed = _fill(answer, memoryview(bytearray(PREFIX.size)))
             table = _fill(answer, memoryview(bytearray(8 * count_buffers(fixed))))
             announced = answer.length  # What is left of the body; None where the relay does not tell.
-            sizes = read_sizes(table, length=announced)
-            return [_fill(answer, allocate(size)) for size in sizes]
+            arrival = Arrival(read_sizes(table, length=announced))
+            for memory in arrival:
+                _fill(answer, memory)
+            return arrival.buffers
         finally:
             connection.close()
 

@@ -19,10 +19,9 @@ from typing import Any
 
 from jupyter_gpuaas.config import load
 from jupyter_gpuaas.errors import CellError, GpuaasError, ProtocolError
+from jupyter_gpuaas.state.arrival import Arrival
 from jupyter_gpuaas.state.bundle import (
     PREFIX,
-    Buffer,
-    allocate,
     count_buffers,
     prefix,
     read_sizes,
@@ -50,7 +49,7 @@ class BundleStore:
 
     def __init__(self, socket_path: str = "", *, limit_bytes: int | None = None) -> None:
         self._limit_bytes = load().bundle_bytes if limit_bytes is None else limit_bytes
-        self._bundles: OrderedDict[str, Sequence[Buffer]] = OrderedDict()
+        self._bundles: OrderedDict[str, Sequence[Any]] = OrderedDict()
         self._lock = threading.Lock()
         self._path = socket_path
         self._listener: socket.socket | None = None
@@ -58,7 +57,7 @@ class BundleStore:
             self._listener = self._listen(socket_path)
             threading.Thread(target=self._serve, args=(self._listener,), name="gpuaas-bundles", daemon=True).start()
 
-    def offer(self, bundle: str, buffers: Sequence[Buffer]) -> None:
+    def offer(self, bundle: str, buffers: Sequence[Any]) -> None:
         """Keep a bundle until somebody takes it."""
         with self._lock:
             self._bundles[bundle] = buffers
@@ -66,7 +65,7 @@ class BundleStore:
             while len(self._bundles) > MOST_UNCLAIMED:
                 self._bundles.popitem(last=False)
 
-    def take(self, bundle: str) -> Sequence[Buffer]:
+    def take(self, bundle: str) -> Sequence[Any]:
         """The bundle, which is then no longer kept.
 
         Raises
@@ -147,8 +146,8 @@ class BundleStore:
             raise
 
 
-def receive(client: socket.socket, length: int, begun: bytes, *, limit_bytes: int) -> list[memoryview]:
-    """Read the body of a request into memory of its own for each buffer.
+def receive(client: socket.socket, length: int, begun: bytes, *, limit_bytes: int) -> list[Any]:
+    """Read the body of a request into the memory in which its objects will live.
 
     Raises
     ------
@@ -179,11 +178,10 @@ def receive(client: socket.socket, length: int, begun: bytes, *, limit_bytes: in
     fill(fixed)
     table = memoryview(bytearray(8 * count_buffers(fixed)))
     fill(table)
-    buffers = []
-    for size in read_sizes(table, length=length - len(fixed) - len(table)):
-        buffers.append(allocate(size))
-        fill(buffers[-1])
-    return buffers
+    arrival = Arrival(read_sizes(table, length=length - len(fixed) - len(table)))
+    for memory in arrival:
+        fill(memory)
+    return arrival.buffers
 
 
 def _receive_head(host: socket.socket) -> tuple[dict[str, Any], int]:

@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,22 @@ from jupyter_gpuaas.errors import CellError
 from jupyter_gpuaas.kernel.bundles import BundleStore
 from jupyter_gpuaas.kernel.files import WorkingFolder
 from jupyter_gpuaas.kernel.modules import LocalModules
-from jupyter_gpuaas.state import pickling
+from jupyter_gpuaas.state.arrival import NotThere
 from jupyter_gpuaas.state.bundle import (
-    Buffer,
     FileHead,
     Group,
     GroupHead,
     assemble,
-    group_names,
-    in_order,
-    pack_group,
+    chunks_of,
     read_head,
-    unpack_group,
+    take_digests,
 )
 from jupyter_gpuaas.state.describe import describe
 from jupyter_gpuaas.state.exchange import Returned, Shipment
-from jupyter_gpuaas.state.pickling import HELD, NotHeld, Pickled, Refused, TooLarge
+from jupyter_gpuaas.state.packing import Unit, look, pack, pack_group, together, unpack_group
+from jupyter_gpuaas.state.pickler import TooLarge
+from jupyter_gpuaas.state.pickling import HELD, NotHeld, held
+from jupyter_gpuaas.state.rules.registry import NotRestorable
 
 _MISSING = object()
 
@@ -50,6 +50,8 @@ class _Receipt(msgspec.Struct):
 
     version: str
     digest: str
+    #: Digests of its chunks as they were sent.
+    chunks: frozenset[bytes]
 
 
 class Exchange:
@@ -70,6 +72,10 @@ class Exchange:
         #: Names that the cell assigns and that were taken away for its duration.
         self._prior: dict[str, Any] = {}
         self._inputs: dict[str, Any] = {}
+        #: Chunks that the next bundle may leave out, as the client has been told that they are here.
+        self._chunks: dict[bytes, memoryview] = {}
+        #: Digests of the chunks that the client of the cell holds.
+        self._theirs: set[bytes] = set()
 
     @property
     def _folder(self) -> WorkingFolder:
@@ -94,6 +100,7 @@ class Exchange:
             "wanted": self._wanted,
             "write": self._write,
             "get": self._get,
+            "again": self._again,
             "hold": self._hold,
             "drop": self._drop,
         }
@@ -117,13 +124,27 @@ class Exchange:
         }
 
     def _valid(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Positions of the ``groups`` ([names, version]) that are bound here just as they were sent."""
-        found = []
+        """Which of the ``groups`` ([names, version]) are bound here, by their positions.
+
+        ``valid`` are those that are just as they were sent. Of all that are ``known``, chunks need not be sent again
+        except those that are ``lost``.
+        """
+        valid, known = [], []
+        sent: set[bytes] = set()
+        self._chunks.clear()
         for index, (names, version) in enumerate(content["groups"]):
             receipt = self._receipts.get(tuple(names))
-            if receipt is not None and receipt.version == version and self._unchanged(tuple(names)):
-                found.append(index)
-        return {"valid": found}
+            if receipt is None or receipt.version != version:
+                continue
+            group = self._packed(tuple(names))
+            if group is None:
+                continue
+            known.append(index)
+            if group.digest() == receipt.digest:
+                valid.append(index)
+            sent |= receipt.chunks
+            self._chunks |= group.chunks()
+        return {"valid": valid, "known": known, "lost": [digest.hex() for digest in sent - self._chunks.keys()]}
 
     def _wanted(self, content: Mapping[str, Any]) -> dict[str, Any]:
         return {"wanted": self._folder.wanted(msgspec.convert(content["files"], list[FileHead]))}
@@ -135,13 +156,21 @@ class Exchange:
         return {"written": len(head.files)}
 
     def _get(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        value = pickling.held(str(content["handle"]))
+        value = held(str(content["handle"]))
         name = str(content.get("name", ""))
         try:
             # Under its own name, so that a function or class goes by value and not as a reference to itself.
-            group = pack_group([name], [value])
-        except Refused as error:
+            group = pack_group([name], [value], self._shell.user_ns)
+        except NotRestorable as error:
             raise CellError(f"{name or 'the remote variable'} cannot be brought here: it {error}.") from error
+        return {"bundle": self._offer([group])}
+
+    def _again(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Names that were returned, whole: the client has not found what was left out."""
+        group = self._packed(tuple(content["names"]))
+        if group is None:
+            raise CellError(f"{', '.join(content['names'])}: no longer in the session, or cannot be sent any more.")
+        self._note_returned(group)
         return {"bundle": self._offer([group])}
 
     def _hold(self, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +199,7 @@ class Exchange:
         """
         shipment = msgspec.convert(meta, Shipment)
         self._drop({"handles": shipment.drop})
-        buffers: Sequence[Buffer] = self._bundles.take(shipment.bundle) if shipment.bundle else ()
+        buffers: Sequence[Any] = self._bundles.take(shipment.bundle) if shipment.bundle else ()
         groups: Sequence[GroupHead] = ()
         if buffers:
             head = read_head(buffers)
@@ -184,14 +213,18 @@ class Exchange:
             raise CannotBind(f"a local module cannot be imported again: {type(error).__name__}: {error}") from error
         for group in groups:
             self._bind(group, buffers)
+        self._chunks.clear()
         space = self._shell.user_ns
+        inputs = set(shipment.inputs)
+        held_there = [receipt.chunks for names, receipt in self._receipts.items() if not inputs.isdisjoint(names)]
+        self._theirs = set().union(*held_there)
         self._inputs = {name: space[name] for name in shipment.inputs if name in space}
         self._prior = {name: space.pop(name) for name in shipment.assigns if name not in self._inputs and name in space}
 
-    def _bind(self, group: GroupHead, buffers: Sequence[Buffer]) -> None:
+    def _bind(self, group: GroupHead, buffers: Sequence[Any]) -> None:
         names = ", ".join(group.names)
         try:
-            values = unpack_group(group, buffers)
+            values = unpack_group(group, buffers, self._shell.user_ns, held=self._chunks)
         except ModuleNotFoundError as error:
             raise CannotBind(
                 f"{names}: needs the module {error.name!r}, which the remote session does not have.",
@@ -199,27 +232,41 @@ class Exchange:
             ) from error
         except NotHeld as error:
             raise CannotBind(f"{names}: {error}") from error
+        except NotThere as error:
+            raise CannotBind(f"{names}: {error}.", hint="Run the cell again.") from error
+        except NotRestorable as error:
+            raise CannotBind(f"{names}: {error}") from error
         except Exception as error:
             raise CannotBind(
                 f"{names}: cannot be unpacked in the remote session: {type(error).__name__}: {error}"
             ) from error
         self._shell.user_ns.update(values)
-        for known in [known for known in self._receipts if not set(known).isdisjoint(values)]:
-            del self._receipts[known]
+        self._forget(values)
         if group.version:
-            self._note(group, buffers)
+            self._note(group)
 
-    def _note(self, group: GroupHead, buffers: Sequence[Buffer]) -> None:
+    def _forget(self, names: Iterable[str]) -> None:
+        names = set(names)
+        for known in [known for known in self._receipts if not names.isdisjoint(known)]:
+            del self._receipts[known]
+
+    def _note(self, group: GroupHead) -> None:
         """Remember the group as it is packed here, so that its state can later be told from a changed one."""
+        packed = self._packed(group.names)
+        if packed is not None:
+            take_digests(packed, group)
+            self._receipts[group.names] = _Receipt(group.version, packed.digest(), chunks_of(group))
+
+    def _packed(self, names: tuple[str, ...]) -> Group | None:
+        """Names as they are now; while a cell runs, inputs as they came. None if they are not there."""
+        space = self._shell.user_ns
+        values = [self._inputs.get(name, space.get(name, _MISSING)) for name in names]
+        if any(value is _MISSING for value in values):
+            return None
         try:
-            packed = pack_group(group.names, [self._shell.user_ns[name] for name in group.names])
-        except Refused:
-            return
-        sizes = [len(buffers[index]) for index in group.arenas]
-        if sizes == [len(arena) for arena in packed.arenas]:
-            # The same bytes in the same order: no need to read them all again for their digests.
-            packed.digests = group.digests
-        self._receipts[group.names] = _Receipt(group.version, packed.digest())
+            return pack_group(names, values, space)
+        except NotRestorable:
+            return None
 
     def after(self, meta: Mapping[str, Any], reply: Mapping[str, Any]) -> dict[str, Any]:
         """What the cell did to the notebook's names, for the reply. Never raises."""
@@ -274,45 +321,39 @@ class Exchange:
         return untouched
 
     def _unchanged(self, names: tuple[str, ...]) -> bool:
-        space = self._shell.user_ns
-        values = [self._inputs.get(name, space.get(name, _MISSING)) for name in names]
-        if any(value is _MISSING for value in values):
-            return False
-        try:
-            return pack_group(names, values).digest() == self._receipts[names].digest
-        except Refused:
-            return False
+        packed = self._packed(names)
+        return packed is not None and packed.digest() == self._receipts[names].digest
 
     # -- results ---------------------------------------------------------------------------------
 
     def _export(self, values: Mapping[str, Any], shipment: Shipment, returned: Returned) -> None:
-        pickled: dict[str, Pickled] = {}
+        space = self._shell.user_ns
+        units: list[Unit] = []
         for name, value in values.items():
             limit = sys.maxsize if name in shipment.force else shipment.small_value_bytes
             try:
-                pickled[name] = pickling.dump((value,), own={name}, limit_bytes=limit)
+                units.append(look([name], [value], space, limit_bytes=limit))
             except TooLarge:
                 returned.handles.append(self._handle(name, value, ""))
-            except Refused as error:
+            except NotRestorable as error:
                 returned.handles.append(self._handle(name, value, str(error)))
-        groups: list[Group] = []
-        for names in group_names(pickled, {name: values[name] for name in pickled}):
-            ready = pickled[names[0]] if len(names) == 1 else None
-            group = pack_group(names, [values[name] for name in names], ready)
-            group.version = uuid.uuid4().hex
-            for known in [known for known in self._receipts if not set(known).isdisjoint(names)]:
-                del self._receipts[known]
-            self._receipts[names] = _Receipt(group.version, group.digest())
-            groups.append(group)
+        groups = [pack(unit, space) for unit in together(units, space)]
+        for group in groups:
+            self._note_returned(group)
         if groups:
-            returned.bundle = self._offer(in_order(groups))
+            returned.bundle = self._offer(groups, self._theirs)
 
-    def _offer(self, groups: Sequence[Group]) -> str:
+    def _note_returned(self, group: Group) -> None:
+        self._forget(group.names)
+        group.version = uuid.uuid4().hex
+        self._receipts[group.names] = _Receipt(group.version, group.digest(), frozenset(group.chunks()))
+
+    def _offer(self, groups: Sequence[Group], held_there: Collection[bytes] = ()) -> str:
         bundle = uuid.uuid4().hex
-        self._bundles.offer(bundle, assemble(groups))
+        self._bundles.offer(bundle, assemble(groups, held=held_there))
         return bundle
 
     def _handle(self, name: str, value: Any, reason: str) -> dict[str, Any]:
-        handle = next((known for known, held in HELD.items() if held is value), None) or uuid.uuid4().hex
+        handle = next((known for known, obj in HELD.items() if obj is value), None) or uuid.uuid4().hex
         HELD[handle] = value
         return {"name": name, "handle": handle, "reason": reason, **describe(value)}

@@ -15,7 +15,7 @@ import sys
 import types
 from collections.abc import Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from .rules.definitions import of_namespace, reduce_definition
 from .rules.registry import Context, NotRestorable, Restoring, _restoring
@@ -203,7 +203,7 @@ class _Pickler(pickle.Pickler):
 
     def begin(self, context: Context, own: frozenset[str]) -> None:
         self.context = context
-        self.own = own
+        self.own = context.own = own
         self.rule_for = context.rule_for
 
     def reducer_override(self, obj: Any) -> Any:
@@ -271,5 +271,7 @@ def _dill_kinds() -> frozenset[type]:
 
         plain = {type(None), bool, int, float, bytes, str, tuple, list, dict, set, frozenset, bytearray, type}
         plain |= {types.FunctionType, types.ModuleType, pickle.PickleBuffer, types.BuiltinFunctionType}
+        # Which reduces itself; dill writes one to its pickler piece by piece.
+        plain.add(type(Generic[TypeVar("T")]))  # type: ignore[index]
         _dill_types = frozenset(cast("dict[type, Any]", dill.Pickler.dispatch)) - plain
     return _dill_types

@@ -112,3 +112,10 @@ words = np.array(["a", "longer than sixteen bytes"], np.dtypes.StringDType())
     new["record"]["a"] = 7
     assert new["table"]["a"].tolist() == [0, 7, 0]
     assert new["words"].tolist() == ["a", "longer than sixteen bytes"] and new["words"].dtype.kind == "T"
+
+
+def test_type_variable_and_what_is_generic_over_it() -> None:
+    source = "import typing\nT = typing.TypeVar('T', bound=int)\nclass Box(typing.Generic[T]):\n    one: list[T]"
+    fresh, _, _ = roundtrip(cell(source))
+    assert fresh["Box"].__parameters__ == (fresh["T"],)
+    assert fresh["Box"][int].__args__ == (int,)

@@ -25,15 +25,12 @@ from jupyter_gpuaas.model import ChannelInfo
 from jupyter_gpuaas.state.bundle import (
     FileHead,
     assemble,
-    group_names,
-    in_order,
-    pack_group,
     read_head,
-    unpack_group,
 )
 from jupyter_gpuaas.state.exchange import Returned, Shipment
 from jupyter_gpuaas.state.files import digest_bytes
-from jupyter_gpuaas.state.pickling import HELD, dump, held
+from jupyter_gpuaas.state.packing import look, pack, together, unpack_group
+from jupyter_gpuaas.state.pickling import HELD, held
 from tests.unit.notebook import as_main, notebook
 
 
@@ -52,12 +49,11 @@ class Session:
     def send(self, source: str, *names: str) -> list[str]:
         """Pack names of a notebook in which this ran; the result is the id of the bundle."""
         with as_main(notebook(source)) as space:
-            values = {name: space[name] for name in names}
-            packed = group_names({name: dump((value,), own={name}) for name, value in values.items()}, values)
-            groups = [pack_group(group, [values[name] for name in group]) for group in packed]
+            units = together([look([name], [space[name]], space) for name in names], space)
+            groups = [pack(unit, space) for unit in units]
             for group in groups:
                 group.version = group.digest()
-            self.bundles.offer("b", [bytearray(buffer) for buffer in assemble(in_order(groups))])
+            self.bundles.offer("b", [bytearray(buffer) for buffer in assemble(groups)])
         return [group.version for group in groups]
 
     def cell(self, code: str, **shipment: Any) -> Returned:
@@ -73,7 +69,7 @@ class Session:
         buffers = self.bundles.take(returned.bundle)
         values: dict[str, Any] = {}
         for group in read_head(buffers).groups:
-            values |= unpack_group(group, buffers)
+            values |= unpack_group(group, buffers, values)
         return values
 
 
@@ -424,7 +420,7 @@ CLOSED = "http://127.0.0.1:9/bundles"
 
 async def test_bundle_travels_both_ways(front: Any) -> None:
     served, store = front()
-    buffers = [b"head", b"", np.arange(1_000_000).view(np.uint8).data, bytearray(b"x" * 70_000)]
+    buffers = [*assemble([]), b"", np.arange(1_000_000).view(np.uint8).data, bytearray(b"x" * 70_000)]
     await put_bundle(info(served.url), "one", buffers)
     assert b"Authorization: Bearer the-ticket" in served.heads[0]
     arrived = store.take("one")
@@ -439,29 +435,29 @@ async def test_bundle_travels_both_ways(front: Any) -> None:
 
 async def test_relay_is_used_when_the_node_cannot_be_reached(front: Any) -> None:
     served, store = front()
-    await put_bundle(info(CLOSED, served.url), "one", [b"x"], token="the-token")
+    await put_bundle(info(CLOSED, served.url), "one", assemble([]), token="the-token")
     assert b"Authorization: Bearer the-token" in served.heads[0]
-    assert bytes(store.take("one")[0]) == b"x"
+    assert bytes(store.take("one")[0]) == bytes(assemble([])[0])
     with pytest.raises(TransportError, match="could not be moved"):
-        await put_bundle(info(CLOSED, served.url), "one", [b"x"], token="the-token", relay="never")
+        await put_bundle(info(CLOSED, served.url), "one", assemble([]), token="the-token", relay="never")
     with pytest.raises(TransportError, match="no address is known"):
-        await put_bundle(info(), "one", [b"x"])
+        await put_bundle(info(), "one", assemble([]))
 
 
 async def test_bundle_over_the_limit_is_refused_by_name(front: Any) -> None:
     served, _ = front(limit_bytes=1000)
     with pytest.raises(CellError, match="bundle_bytes"):
-        await put_bundle(info(served.url), "one", [bytes(10_000_000)])
+        await put_bundle(info(served.url), "one", [*assemble([]), bytes(10_000_000)])
 
 
 async def test_answer_that_is_not_a_bundle_is_refused(front: Any) -> None:
     served, _ = front(answer=b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nNONSENSE")
-    with pytest.raises(RemoteProtocolError, match="GPB1"):
+    with pytest.raises(RemoteProtocolError, match="GPB2"):
         await get_bundle(info(served.url), "one")
 
 
 async def test_answer_that_ends_early_is_an_error(front: Any) -> None:
-    served, _ = front(answer=b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nGPB1\1\0\0\0")
+    served, _ = front(answer=b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nGPB2\1\0\0\0")
     with pytest.raises(TransportError, match="ended before"):
         await get_bundle(info(served.url), "one")
 

@@ -26,12 +26,12 @@ def reduce_array(array: Any, context: Context) -> Any:
         base = base.base  # ours, or that of numpy.lib.stride_tricks
     base = _beneath_cython(base)
     if base is None:
-        return _owner(array, kind, numpy, context)
+        return reduce_owner(array, kind, numpy, context)
     offset = _offset(array, base, numpy)
     if offset is None:
         # Memory of a library of its own (a capsule, an Arrow buffer): regions keep what overlaps together.
         if array.dtype.hasobject or _is_dense(array):
-            return _owner(array, kind, numpy, context)
+            return reduce_owner(array, kind, numpy, context)
         low, high = _low(array)
         reached = numpy.frombuffer((ctypes.c_char * (high - low)).from_address(low), numpy.uint8)
         base, offset = pickle.PickleBuffer(reached), array.__array_interface__["data"][0] - low
@@ -71,7 +71,7 @@ def _beneath_cython(base: Any) -> Any:
     return base
 
 
-def _owner(array: Any, kind: type, numpy: Any, context: Context) -> Any:
+def reduce_owner(array: Any, kind: type, numpy: Any, context: Context) -> Any:
     plain = array if kind is numpy.ndarray else array.view(numpy.ndarray)
     state = (array.__dict__,) if getattr(array, "__dict__", None) else ()
     subclass = None if kind is numpy.ndarray else kind

@@ -7,6 +7,7 @@ closures go on sharing one.
 from __future__ import annotations
 
 import enum
+import gc
 import importlib
 import sys
 import types
@@ -75,6 +76,8 @@ def _reduce_function(function: types.FunctionType, context: Context) -> Any:
         if module is not None and module.__dict__ is scope and is_everywhere(module):
             context.modules.add(module.__name__)
             scope = ModuleScope(module.__name__)
+        elif (made := _module_of(scope, context)) is not None:
+            scope = MadeScope(made)
     state = (
         function.__defaults__,
         function.__kwdefaults__,
@@ -101,6 +104,31 @@ class ModuleScope:
 def module_scope(module: str) -> dict[str, Any]:
     """The globals of functions that belong to a module."""
     return importlib.import_module(module).__dict__
+
+
+class MadeScope:
+    """Stands for the dictionary of a module that the notebook made."""
+
+    def __init__(self, module: types.ModuleType) -> None:
+        self.module = module
+
+    def __reduce__(self) -> Any:
+        return vars, (self.module,)
+
+
+def _module_of(scope: dict[str, Any], context: Context) -> types.ModuleType | None:
+    """The module whose dictionary this is, whoever has it."""
+    if "__name__" not in scope:
+        return None
+    known = context.memo.setdefault("made modules", {})
+    if id(scope) not in known:
+        held = [sys.modules.get(scope["__name__"]), context.namespace.get(scope["__name__"])]
+        holders = (one for some in (held, gc.get_referrers(scope)) for one in some)
+        known[id(scope)] = next(
+            (one for one in holders if isinstance(one, types.ModuleType) and one.__dict__ is scope), None
+        )
+    found: types.ModuleType | None = known[id(scope)]
+    return found
 
 
 def make_function(code: Any, scope: dict[str, Any], name: str, qualname: str, closure: Any) -> types.FunctionType:
@@ -137,7 +165,7 @@ def fill_cell(cell: Any, content: tuple[Any]) -> None:
 @rule("dataclasses._HAS_DEFAULT_FACTORY_CLASS", "typing.TypeVar")
 def reduce_mark(obj: Any, context: Context) -> Any:
     name = getattr(obj, "__name__", "")
-    if name and context.namespace.get(name) is obj:
+    if name and name not in context.own and context.namespace.get(name) is obj:
         context.references.add(name)
         return of_namespace, (name,)
     return reduce_marker(obj)

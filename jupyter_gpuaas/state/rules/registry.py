@@ -48,6 +48,8 @@ class Context:
 
     def __init__(self, namespace: dict[str, Any]) -> None:
         self.namespace = namespace
+        #: Names whose objects this pickle holds itself, rather than refer to them.
+        self.own: frozenset[str] = frozenset()
         #: How things were made anew where they are not stored exactly, in words; shown in the report.
         self.rebuilds: list[str] = []
         #: Code objects that went by value and run in the namespace.
