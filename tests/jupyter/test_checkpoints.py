@@ -362,3 +362,23 @@ def test_model_and_its_optimizer_go_back_together_and_train_on_bit_for_bit(opene
     assert session.value("len(losses), opt.param_groups[0]['params'][0] is model[0].weight") == (3, True)
     session.cell("for _ in range(4): step()")
     assert session.value("losses") == went_on
+
+
+def test_cell_of_a_subshell_is_captured_when_it_is_quiet(opened: Callable[..., Session]) -> None:
+    session = opened("subshell.ipynb")
+    session.cell("x = [1]")
+    session.taken(1)
+    client = session.run.client
+    asked = client.session.msg("create_subshell_request", {})
+    client.control_channel.send(asked)
+    subshell = client.get_control_msg(timeout=DEADLINE_S)["content"]["subshell_id"]
+    content = {"code": "x.append(2)", "silent": False, "store_history": True, "user_expressions": {}}
+    request = client.session.msg("execute_request", content | {"allow_stdin": False, "stop_on_error": True})
+    request["header"]["subshell_id"] = subshell
+    client.shell_channel.send(request)
+    session.run.wait_done(request["header"]["msg_id"])
+    session.taken(2)
+    session.cell("x.clear()")
+    session.taken(3)
+    session.cell("%remote_gpu restore -2")
+    assert session.value("x") == [1, 2]
