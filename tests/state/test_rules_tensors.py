@@ -312,3 +312,10 @@ traced = torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)); f = torch.jit
         torch.equal(new["script"](x), new["plain"](x)) and new["f"](x)[0, 0] == 2 and new["traced"](x).shape == (3, 2)
     )
     assert new["plain"][0].weight.grad is not None and any("TorchScript" in how for how in context.rebuilds)
+
+
+def test_storage_can_be_resized_after_a_capture_too() -> None:
+    namespace = cell("import torch\nt = torch.arange(1000.)")
+    roundtrip(namespace)
+    namespace["t"].resize_(3000)
+    assert namespace["t"].untyped_storage().nbytes() == 12_000

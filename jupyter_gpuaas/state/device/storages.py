@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pickle
-import sys
 import warnings
 from typing import Any
 
 from ..rules.registry import Context, restoring
 from .copies import HostMemory, TorchMemory
 from .memory import Place, make, out_of_band
+from .storage import storage_bytes
 
 
 def canonical(storage: Any, context: Context) -> Any:
@@ -32,11 +32,9 @@ def reduce_untyped(storage: Any, context: Context) -> Any:
         context.rebuilt(f"tensor memory of its own, no longer mapped to {storage.filename}")
     elif storage.is_shared():
         context.rebuilt("tensor memory of its own, no longer shared with other processes")
-    torch = sys.modules["torch"]
-    raw = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).numpy()
     if storage.resizable():
         context.owns(storage.data_ptr(), ("storage", size))
-    return host_storage, (pickle.PickleBuffer(raw), size, storage.resizable())
+    return host_storage, (pickle.PickleBuffer(storage_bytes(storage)), size, storage.resizable())
 
 
 def same(storage: Any) -> Any:
