@@ -384,7 +384,7 @@ def test_head_that_points_outside_is_refused() -> None:
     with pytest.raises(RemoteProtocolError, match="does not exist"):
         read_head(buffers[:-1])
     buffers[-1] = buffers[-1][:-1]
-    with pytest.raises(RemoteProtocolError, match="ends behind"):
+    with pytest.raises(RemoteProtocolError, match="ends behind its buffer"):
         read_head(buffers)
 
 
