@@ -170,3 +170,19 @@ def test_unchanged_value_is_the_same_object(tmp_path: Path) -> None:
         "changed = kind.capture(Hidden(ns, shell, 'pass')); assert changed is not first\n"
         "assert kind.capture(Hidden(ns, shell, 'pass')) is changed",
     )
+
+
+def test_umask(tmp_path: Path) -> None:
+    session(tmp_path, ["import os\nos.umask(0o037)"], "import os\nassert os.umask(0) == 0o037 and not lost")
+
+
+def test_logger_without_a_name_keeps_its_handler(tmp_path: Path) -> None:
+    # Where nobody said what was there before, nor what the cells were.
+    session(
+        tmp_path,
+        ["import logging, concurrent.futures\nlogging.getLogger('mine.quiet').addHandler(logging.NullHandler())"],
+        "import logging\nassert [type(h) for h in logging.getLogger('mine.quiet').handlers] == [logging.NullHandler]\n"
+        "import concurrent.futures\nassert len(logging.getLogger('concurrent.futures').handlers) <= 1",
+        full=True,
+        here="def mark_baseline(ns): pass",
+    )

@@ -171,3 +171,41 @@ def test_registrations_are_told(tmp_path: Path) -> None:
         and "setdefault" not in told
         and "mine.register" not in told
     )
+
+
+def test_variables_are_not_held_by_the_second_name_of_main(tmp_path: Path) -> None:
+    session(
+        tmp_path,
+        ["import json"],
+        "import gc\ngc.collect()\nassert held() is None and not lost",
+        full=True,
+        here="import __main__, sys, weakref\nsys.modules['__mp_main__'] = __main__\n"
+        "class Node: pass\nnode = Node(); held = weakref.ref(node); Hidden(ns, shell)\n"
+        "for kind in kinds(): kind.capture(Hidden(ns, shell, None, True))\ndel node",
+    )
+
+
+def test_full_look_finds_what_changed_and_nothing_else(tmp_path: Path) -> None:
+    import json
+    import types
+
+    from jupyter_gpuaas.state.hidden.patches import Patches
+    from jupyter_gpuaas.state.hidden.world import Hidden
+
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    patches, world = Patches(), Hidden(namespace, full=True)
+    patches.mark(world)
+    assert patches.look(world) == [] and list(patches._changed()) == []
+    mine = types.FunctionType((lambda: 1).__code__, namespace)
+    original = json.dumps
+    try:
+        json.dumps = mine
+        json.JSONEncoder.mine = mine  # type: ignore[attr-defined]
+        assert [place for place, _, _ in patches.look(world)] == [
+            ("json", "", "dumps"),
+            ("json.encoder", "JSONEncoder", "mine"),
+        ]
+    finally:
+        json.dumps = original
+        del json.JSONEncoder.mine  # type: ignore[attr-defined]
+    assert patches.look(world) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import gc
+import os
 import signal
 import sys
 import threading
@@ -130,11 +131,26 @@ def _numbers() -> dict[str, Any]:
     if sockets is not None:
         numbers["socket timeout"] = sockets.getdefaulttimeout()
     numbers["tracemalloc"] = tracemalloc.get_traceback_limit() if tracemalloc.is_tracing() else 0
+    mask = _umask()
+    if mask is not None:
+        numbers["umask"] = mask
     processes = loaded("multiprocessing.context")
     if processes is not None:
         chosen = processes._default_context._actual_context
         numbers["multiprocessing start method"] = chosen.get_start_method() if chosen is not None else None
     return numbers
+
+
+def _umask() -> int | None:
+    """What new files do not permit, read without setting it; None where Linux does not say it."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return None
 
 
 def _set_number(name: str, value: Any) -> None:
@@ -146,6 +162,8 @@ def _set_number(name: str, value: Any) -> None:
         sys.dont_write_bytecode = value
     elif name == "gc thresholds":
         gc.set_threshold(*value)
+    elif name == "umask":
+        os.umask(value)
     elif name == "gc":
         (gc.enable if value else gc.disable)()
     elif name == "gc debug":

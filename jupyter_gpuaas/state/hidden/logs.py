@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import types
 import weakref
 from typing import Any
 
+from ..escapes import is_of_the_user
 from ..rules.registry import NotRestorable
 from .world import Hidden, Kind, Losses, keep, kept, made_by_notebook, name_of
 
@@ -81,8 +83,9 @@ class Logs(Kind):
         if made_by_notebook(part, world.namespace) or name_of(part, world) is not None:
             return True
         # Of a logger that bears no library's name: the notebook's, unless modules were loaded that may have made it.
-        library = name.partition(".")[0]
-        return library not in sys.modules and len(sys.modules) == self._loaded
+        if name.partition(".")[0] in sys.modules:
+            return False
+        return len(sys.modules) == self._loaded or not _is_of_a_module(logging.getLogger(name))
 
     def put_back(self, value: Any, world: Hidden) -> None:
         losses = Losses()
@@ -123,6 +126,15 @@ class Logs(Kind):
 def _remove(logger: Any, part: Any) -> None:
     logger.removeHandler(part)
     logger.removeFilter(part)
+
+
+def _is_of_a_module(logger: Any) -> bool:
+    """Whether an installed module binds it: such loggers have their handlers from there, whatever they are called."""
+    return any(
+        name != "__main__" and any(value is logger for value in list(vars(module).values()))
+        for name, module in list(sys.modules.items())
+        if isinstance(module, types.ModuleType) and not is_of_the_user(name)
+    )
 
 
 def _loggers() -> list[tuple[str, Any]]:

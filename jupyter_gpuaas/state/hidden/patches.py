@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 from ..device.settings import ATTRIBUTES
@@ -53,14 +54,17 @@ class Patches(Kind):
         self._late = True
         #: Places that the notebook set, with what was there before.
         self._places: dict[Place, Any] = {}
+        #: By id of module or class, which objects it had at the last look: where they are the same, so is the answer.
+        self._looked: dict[int, int] = {}
 
     def mark(self, world: Hidden) -> None:
         self._modules.clear()
         self._classes.clear()
         self._places.clear()
+        self._looked.clear()
         self._loaded = 0
-        self._see_new(world.namespace)
         self._late = False
+        self._see_new(world.namespace)
 
     # -- finding -----------------------------------------------------------------------------------------------
 
@@ -70,7 +74,7 @@ class Patches(Kind):
         fresh = self._see_new(space)
         for place in stores.said:
             self._note_said(place, fresh)
-        for owner in self._everything() if world.full else stores.suspects.values():
+        for owner in self._changed() if world.full else stores.suspects.values():
             self._look_at(owner, space)
         value: list[tuple[Place, bool, Any]] = []
         for place in sorted(self._places):
@@ -95,7 +99,10 @@ class Patches(Kind):
         first_look = not self._modules
         fresh: dict[str, Any] = {}
         for name, module in list(sys.modules.items()):
-            if name in self._modules or name == "__main__" or not issubclass(type(module), types.ModuleType):
+            if name in self._modules or not issubclass(type(module), types.ModuleType):
+                continue
+            # The notebook's own, which has a second name once multiprocessing is imported.
+            if name == "__main__" or vars(module).get("__name__") == "__main__" or vars(module) is space:
                 continue
             fresh[name] = module
             attributes = self._modules[name] = {}
@@ -104,7 +111,11 @@ class Patches(Kind):
                 attributes[key] = _UNKNOWN if kind.__name__ in _LARGE else value
                 if issubclass(kind, type) and _home(value) == name and value not in self._classes:
                     self._classes[value] = dict(vars(value))
+                    self._looked[id(value)] = _print_of(value)
+            self._looked[id(module)] = _print_of(module)
         self._loaded = len(sys.modules)
+        if first_look and self._late:
+            self._looked.clear()
         if not first_look:
             # The cell that imported them may have patched them as well.
             for module in fresh.values():
@@ -145,9 +156,13 @@ class Patches(Kind):
                     before = known.get(name, _MISSING)
                     self._places[place] = _UNKNOWN if before is value else before
 
-    def _everything(self) -> list[Any]:
-        modules = [sys.modules[name] for name in self._modules if name in sys.modules]
-        return [*modules, *self._classes]
+    def _changed(self) -> Iterator[Any]:
+        """Modules and classes that have other objects than at the last look."""
+        for owner in [*(sys.modules[name] for name in self._modules if name in sys.modules), *self._classes]:
+            now = _print_of(owner)
+            if self._looked.get(id(owner)) != now:
+                self._looked[id(owner)] = now
+                yield owner
 
     def _known(self, owner: Any) -> dict[str, Any]:
         if issubclass(type(owner), type):
@@ -188,6 +203,11 @@ class Patches(Kind):
             except NotRestorable as error:
                 losses.add(f"{_told(place)} {error}")
         losses.told()
+
+
+def _print_of(owner: Any) -> int:
+    """A number that is another once an attribute is another object."""
+    return hash(tuple(map(id, vars(owner).values())))
 
 
 def _set(owner: Any, place: Place, value: Any, losses: Losses) -> None:

@@ -1,52 +1,79 @@
 """Classes by value: made empty first and filled then, so that a class may hold itself, its instances and its friends.
 
-Enums are the exception: their members are made by the metaclass, so they are made anew in one go.
+Nothing that the notebook wrote runs when a class is made again: its metaclass did its work when the cell ran, and so
+did ``__init_subclass__`` and ``__set_name__``; what they left is in the classes and in the variables.
 """
 
 from __future__ import annotations
 
+import _abc
+import abc
 import dataclasses
-import enum
 import importlib
 import types
 import typing
+import weakref
 from typing import Any
 
+from .registry import restoring
+
 #: Of a class's dictionary, what the making of the class puts there itself.
-_MADE = frozenset({"__dict__", "__weakref__", "__module__", "__qualname__", "__doc__", "__slots__", "_abc_impl"})
+_MADE = frozenset({"__module__", "__qualname__", "__doc__", "__slots__", "_abc_impl"})
+#: Metaclasses of these do nothing but fill the class, which is done from what they filled it with.
+_FILLING = frozenset({"builtins", "abc", "enum", "typing", "typing_extensions"})
+_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _SENTINELS = ("MISSING", "KW_ONLY", "_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR", "_HAS_DEFAULT_FACTORY")
+#: In the content of a class: the classes that were registered with it, and the hook for its subclasses.
+_REGISTERED, _HOOK = "_abc_impl", "__init_subclass__"
+
+#: Metaclasses that were made here.
+_metaclasses: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def reduce_class(cls: type) -> tuple[Any, ...]:
-    """Reduce value of a class that is not an enum."""
-    if typing.is_typeddict(cls):
-        return typed_dict, (cls.__name__, dict(cls.__annotations__), getattr(cls, "__total__", True), cls.__module__)
-    own = dict(vars(cls))
-    slots = own.get("__slots__", ())
-    made = _MADE | set((slots,) if isinstance(slots, str) else slots)
-    space = {key: own[key] for key in ("__module__", "__qualname__", "__doc__", "__slots__") if key in own}
-    state = {key: value for key, value in own.items() if key not in made}
-    # Generic wants to be inherited from as it was written, with its type variables.
-    bases = own.get("__orig_bases__", cls.__bases__) if issubclass(cls, typing.Generic) else cls.__bases__
-    return empty_class, (type(cls), cls.__name__, bases, space), state, None, None, fill_class
+    """Reduce value of a class."""
+    own = dict(type.__getattribute__(cls, "__dict__"))
+    space = {key: own[key] for key in ("__module__", "__doc__", "__slots__") if key in own}
+    space["__qualname__"] = type.__dict__["__qualname__"].__get__(cls)
+    state = {key: value for key, value in own.items() if key not in _MADE and not _is_slot(value, cls)}
+    if _REGISTERED in own and (registered := [found for ref in _abc._get_dump(cls)[0] if (found := ref()) is not None]):
+        state[_REGISTERED] = registered
+    if issubclass(cls, typing.Generic) and "__orig_bases__" in own:  # type: ignore[arg-type]
+        space["__orig_bases__"] = state.pop("__orig_bases__")  # Generic refuses to be inherited from without
+    return empty_class, (type(cls), cls.__name__, cls.__bases__, space), state, None, None, fill_class
+
+
+def _is_slot(value: Any, cls: type) -> bool:
+    return type(value) in _DESCRIPTORS and value.__objclass__ is cls
 
 
 def empty_class(metaclass: Any, name: str, bases: tuple[type, ...], space: dict[str, Any]) -> Any:
     """Make the class without its content."""
-    return types.new_class(name, bases, {"metaclass": metaclass}, lambda made: made.update(space))
-
-
-def typed_dict(name: str, fields: dict[str, Any], total: bool, module: str) -> Any:
-    """Make a TypedDict anew."""
-    made: Any = typing.TypedDict(name, fields, total=total)  # type: ignore[misc]
-    made.__module__ = module
+    maker = next(base for base in metaclass.__mro__ if base not in _metaclasses)
+    space = dict(space)
+    if maker.__module__ in _FILLING:
+        made = type.__new__(metaclass, name, bases, space)
+        if issubclass(metaclass, abc.ABCMeta):
+            _abc._abc_init(made)
+    else:
+        made = maker.__new__(metaclass, name, bases, space)
+        maker.__init__(made, name, bases, space)
+    if issubclass(made, type):
+        _metaclasses.add(made)
     return made
 
 
 def fill_class(cls: type, state: dict[str, Any]) -> None:
     """Give the class its content."""
     for key, value in state.items():
-        type.__setattr__(cls, key, value)
+        if key == _REGISTERED:
+            for registered in value:
+                _abc._abc_register(cls, registered)
+        elif key == _HOOK:
+            # Not before all classes are made, as it has seen them.
+            restoring().finally_.append(lambda hook=value: type.__setattr__(cls, _HOOK, hook))
+        else:
+            type.__setattr__(cls, key, value)
 
 
 def reduce_marker(obj: Any) -> Any:
@@ -75,42 +102,3 @@ def sentinel(name: str) -> Any:
 def type_variable(name: str, constraints: tuple[Any, ...], bound: Any, covariant: bool, contravariant: bool) -> Any:
     """Make a type variable anew."""
     return typing.TypeVar(name, *constraints, bound=bound, covariant=covariant, contravariant=contravariant)
-
-
-def reduce_enum(cls: type[enum.Enum], module: str) -> tuple[Any, ...] | None:
-    """Reduce value of an enum class that was defined in this module; None if it cannot be taken apart."""
-    made = cls.__dict__.get("__new_member__")
-    if getattr(made, "__module__", None) == module:
-        return None  # Its own __new__ turned what was written into values; that cannot be undone.
-    members = [(name, member.value) for name, member in cls.__members__.items()]
-    methods = {
-        name: value
-        for name, value in cls.__dict__.items()
-        if getattr(_function(value), "__module__", None) == module and name not in ("_generate_next_value_", "__new__")
-    }
-    return enum_class, (cls.__name__, cls.__qualname__, module, cls.__bases__, members, methods, cls.__doc__)
-
-
-def enum_class(
-    name: str,
-    qualname: str,
-    module: str,
-    bases: tuple[type, ...],
-    members: list[tuple[str, Any]],
-    methods: dict[str, Any],
-    doc: str | None,
-) -> Any:
-    """Make the class anew."""
-
-    def fill(space: Any) -> None:
-        space["__module__"], space["__qualname__"], space["__doc__"] = module, qualname, doc
-        for key, value in [*methods.items(), *members]:
-            space[key] = value
-
-    return types.new_class(name, bases, exec_body=fill)
-
-
-def _function(value: Any) -> Any:
-    if isinstance(value, property):
-        return value.fget
-    return getattr(value, "__func__", value) if not isinstance(value, enum.Enum) else None

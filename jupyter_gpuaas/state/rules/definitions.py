@@ -6,16 +6,15 @@ closures go on sharing one.
 
 from __future__ import annotations
 
-import enum
 import gc
 import importlib
 import sys
 import types
-from typing import Any, cast
+from typing import Any
 
-from .classes import reduce_class, reduce_enum, reduce_marker
+from .classes import reduce_class, reduce_marker
 from .compiled import reduce_compiled
-from .registry import Context, NotRestorable, restoring, rule
+from .registry import Context, restoring, rule
 
 
 def reduce_definition(obj: Any, context: Context, own: frozenset[str]) -> Any:
@@ -29,11 +28,6 @@ def reduce_definition(obj: Any, context: Context, own: frozenset[str]) -> Any:
         return of_namespace, (name,)
     if isinstance(obj, types.FunctionType):
         return _reduce_function(obj, context)
-    if isinstance(obj, enum.EnumMeta):
-        taken_apart = reduce_enum(cast("type[enum.Enum]", obj), obj.__module__)
-        if taken_apart is None:
-            raise NotRestorable(f"is or needs the Enum {name}, which has a __new__ of its own")
-        return taken_apart
     if obj in _BUILTIN_TYPES:
         return builtin_type, (_BUILTIN_TYPES[obj],)
     if obj.__module__ not in ("__main__", context.namespace.get("__name__")) and obj.__module__ in sys.modules:

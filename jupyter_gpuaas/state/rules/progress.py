@@ -23,7 +23,7 @@ def reduce_bar(bar: Any, context: Context) -> Any:
 
 
 def empty_bar(kind: Any) -> Any:
-    importlib.import_module("tqdm")
+    kind.get_lock()  # makes the lock of all bars, if this is the first one here
     return object.__new__(kind)
 
 
