@@ -7,6 +7,7 @@ thread.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -96,40 +97,51 @@ class _Unit(msgspec.Struct):
 
 
 class Tracker:
-    """What is known of one namespace from its last capture.
+    """What is known of one namespace from its last capture."""
 
-    Parameters
-    ----------
-    skip
-        Names that belong to the interpreter, not to the user.
-    """
-
-    def __init__(self, namespace: dict[str, Any], skip: frozenset[str] = frozenset()) -> None:
+    def __init__(self, namespace: dict[str, Any]) -> None:
         self.namespace = namespace
-        self._skip = skip | NOT_STATE
         self.groups: list[Group] = []
         self._extra: dict[str, Any] = {}
+        # A write that fails in another thread must not take away what a look is comparing with.
+        self._lock = threading.RLock()
 
     def forget(self) -> None:
-        """Look at everything next time, and take nothing for written."""
-        self.groups = []
+        """Look at everything next time, and take nothing for written. From any thread."""
+        with self._lock:
+            self.groups, self._extra = [], {}
 
-    def look(self, touched: frozenset[str] | None = None, extra: Mapping[str, Any] | None = None) -> Draft:
-        """Find out what has changed.
+    def look(
+        self,
+        touched: frozenset[str] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        *,
+        skip: frozenset[str] = NOT_STATE,
+    ) -> Draft:
+        """Find out what has changed. When it is interrupted, everything counts as changed the next time.
 
         Parameters
         ----------
         touched
             Names that may have; None for all. Names that were bound anew or deleted are found in any case.
+        skip
+            Names that belong to the interpreter, not to the user.
         extra
             Values that are captured beside the namespace under names of their own. One that is the very object of the
             last time is plain and has not changed.
         """
-        values = {name: value for name, value in self.namespace.items() if name not in self._skip}
-        values.update(extra or {})
-        extra = extra or {}
+        with self._lock:
+            try:
+                return self._look(touched, dict(extra or {}), skip)
+            except BaseException:
+                self.forget()
+                raise
+
+    def _look(self, touched: frozenset[str] | None, extra: dict[str, Any], skip: frozenset[str]) -> Draft:
+        values = {name: value for name, value in self.namespace.items() if name not in skip}
+        values.update(extra)
         fresh = frozenset(name for name, value in extra.items() if self._extra.get(name) is not value)
-        self._extra = dict(extra)
+        self._extra = extra
         stale = self._stale(values, touched, fresh)
         units = [self._dump(names, values) for names in self._units(stale, values)]
         units = [part for unit in units for part in self._parts(unit, values)]

@@ -251,7 +251,6 @@ class Checkpointer:
         parent_id = parent if isinstance(parent, str) else "" if parent is None else parent.id
         if self._tracker is None or self._tracker.namespace is not namespace:
             self._tracker, self._base = Tracker(namespace), ""
-        self._tracker._skip = self._not_the_users(namespace)
         extra = self._capture_hidden(namespace, source, full=touched is None)
         head = {
             "id": f"{time.time_ns():016x}-{os.urandom(4).hex()}",
@@ -263,7 +262,7 @@ class Checkpointer:
             "cell": cell,
             "label": label,
         }
-        return self._tracker.look(touched, extra), head
+        return self._tracker.look(touched, extra, skip=self._not_the_users(namespace)), head
 
     def _not_the_users(self, namespace: dict[str, Any]) -> frozenset[str]:
         """Names that belong to the interpreter, to the shell and to torch's compiler."""
