@@ -70,8 +70,8 @@ def _reduce_function(function: types.FunctionType, context: Context) -> Any:
         if module is not None and module.__dict__ is scope and is_everywhere(module):
             context.modules.add(module.__name__)
             scope = ModuleScope(module.__name__)
-        elif (made := _module_of(scope, context)) is not None:
-            scope = MadeScope(made)
+        elif (home := _module_of(scope, context)) is not None:
+            scope = MadeScope(home)
     state = (
         function.__defaults__,
         function.__kwdefaults__,
