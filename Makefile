@@ -6,6 +6,7 @@
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
 #   make test-faults     the long trials: cuts and kills at random moments, random notebooks against a twin
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
+#   make bench-state     how fast states are saved and restored, beside other systems (BENCH_ARGS as above)
 #   make clean           remove what these made
 
 SHELL := /bin/bash
@@ -30,7 +31,7 @@ ifeq ($(shell id -u),0)
   LAB_ROOT := --allow-root
 endif
 
-.PHONY: help lab demo check test test-faults bench clean
+.PHONY: help lab demo check test test-faults bench bench-state clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
 
@@ -78,6 +79,9 @@ test-faults: $(STAMPS)/test
 
 bench: $(STAMPS)/test
 	$(BIN)/python benchmarks/channel.py $(BENCH_ARGS)
+
+bench-state: $(STAMPS)/test
+	$(BIN)/python benchmarks/state.py $(BENCH_ARGS)
 
 # The virtual environment and the notebooks in $(LAB_DIR) stay: remove them by hand.
 clean:

@@ -12,6 +12,7 @@ import pickle
 import sys
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,9 +36,10 @@ class System:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run(self, cell: str, scale: float) -> Saved:
-        """Run a cell in ``__main__`` and save."""
+    def run(self, cell: str, scale: float, before: Callable[[], None] = lambda: None) -> Saved:
+        """Run a cell in ``__main__``, call ``before``, and save."""
         namespace = run(cell, scale)
+        before()
         begun = time.perf_counter()
         self.save(namespace)
         seconds = time.perf_counter() - begun
@@ -68,8 +70,9 @@ class Ours(System):
         self.newest: Any = None
         self.pending: Any = None
 
-    def run(self, cell: str, scale: float) -> Saved:
+    def run(self, cell: str, scale: float, before: Callable[[], None] = lambda: None) -> Saved:
         namespace = run(cell, scale)
+        before()
         begun = time.perf_counter()
         if self.newest is None:
             self.newest = self.checkpointer.capture(namespace)
@@ -258,16 +261,18 @@ class Kishu(System):
         self._kishu._test_mode = True
         self._ended_s = 0.0
         self._hooked = False
+        self._before_save: Callable[[], None] = lambda: None
 
-    def run(self, cell: str, scale: float) -> Saved:
+    def run(self, cell: str, scale: float, before: Callable[[], None] = lambda: None) -> Saved:
+        self._before_save = before
         if not self._hooked:
             self._shell.events.register("post_run_cell", self._cell_ended)
             self._kishu.install_kishu_hooks()
             self._hooked = True
-        before = self._head() if (self.folder / "commit").exists() else None
+        last = self._head() if (self.folder / "commit").exists() else None
         self._shell.run_cell(cell.format(scale=scale), store_history=True).raise_error()
         seconds = time.perf_counter() - self._ended_s
-        if self._head() == before:
+        if self._head() == last:
             # IPython prints what a hook raises and goes on.
             raise RuntimeError("made no commit")
         (self.folder / "commit").write_text(self._head())
@@ -275,6 +280,7 @@ class Kishu(System):
         return Saved(seconds, seconds)
 
     def _cell_ended(self, result: Any) -> None:
+        self._before_save()
         self._ended_s = time.perf_counter()
 
     def _head(self) -> str:
