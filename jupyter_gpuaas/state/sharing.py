@@ -122,7 +122,7 @@ def _temporary(memo: Memo, kept: dict[Any, Any]) -> set[int]:
 
 def _of_classes(kinds: Iterable[type]) -> set[int]:
     """Ids of what belongs to a library's class and is pickled with its objects: pandas keeps a list so."""
-    lists = (getattr(kind, "_metadata", None) for kind in kinds if kind.__module__.startswith("pandas."))
+    lists = (getattr(kind, "_metadata", None) for kind in kinds if kind.__module__.partition(".")[0] == "pandas")
     return {id(found) for found in lists if found is not None}
 
 
