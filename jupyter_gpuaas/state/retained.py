@@ -31,11 +31,10 @@ _judged: dict[str, tuple[int, bool]] = {}
 
 def held_by_modules(namespace: Mapping[str, Any]) -> frozenset[int] | None:
     """Ids of what the user's modules reach; ``None``: everything, or too much to tell. Valid while the objects live."""
-    # The notebook's own module has a second name once multiprocessing is imported.
     modules = [
         module
         for name, module in tuple(sys.modules.items())
-        if _is_of_the_user(name, module) and vars(module) is not namespace
+        if is_users_module(name, module) and vars(module) is not namespace
     ]
     # Through a module the whole of what it imports would be reached; through a class, all of its bases.
     seen: set[int] = set()
@@ -46,7 +45,7 @@ def held_by_modules(namespace: Mapping[str, Any]) -> frozenset[int] | None:
             continue
         if value is namespace:
             return None
-        if isinstance(value, type) and not _is_of_the_user(value.__module__, sys.modules.get(value.__module__)):
+        if isinstance(value, type) and not is_users_module(value.__module__, sys.modules.get(value.__module__)):
             continue
         if type(value) is types.FunctionType:
             # Not its globals: these are a module's, or the namespace.
@@ -59,8 +58,10 @@ def held_by_modules(namespace: Mapping[str, Any]) -> frozenset[int] | None:
     return frozenset(seen)
 
 
-def _is_of_the_user(name: str, module: Any) -> bool:
-    if type(module) is not types.ModuleType or name == "__main__" or name.partition(".")[0] == _OURS:
+def is_users_module(name: str, module: Any) -> bool:
+    """Whether this entry of ``sys.modules`` is a module of the user's, neither installed nor the notebook's own."""
+    # The notebook's own has a second name, `__mp_main__`, once multiprocessing is imported.
+    if type(module) is not types.ModuleType or module is sys.modules.get("__main__") or name.partition(".")[0] == _OURS:
         return False
     judged = _judged.get(name)
     if judged is None or judged[0] != id(module):
