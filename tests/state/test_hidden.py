@@ -186,3 +186,13 @@ def test_logger_without_a_name_keeps_its_handler(tmp_path: Path) -> None:
         full=True,
         here="def mark_baseline(ns): pass",
     )
+
+
+def test_submodules_that_an_import_elsewhere_made_visible(tmp_path: Path) -> None:
+    session(
+        tmp_path,
+        ["import wsgiref, json", "__import__('wsgiref.headers')"],
+        "import sys\nassert ns['wsgiref'].headers.Headers([('a', 'b')])['A'] == 'b' and not lost\n"
+        "assert 'wsgiref.simple_server' not in sys.modules",
+        names=("wsgiref", "json"),
+    )

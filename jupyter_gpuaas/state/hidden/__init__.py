@@ -23,6 +23,7 @@ from .search_path import SearchPath
 from .shell_settings import ShellSettings
 from .shell_tables import ShellTables
 from .torch_settings import TorchSettings
+from .user_modules import UserModules
 from .warning_filters import WarningFilters
 from .world import Hidden, HiddenState, Kind
 
@@ -42,6 +43,7 @@ _KINDS: tuple[Kind, ...] = (
     Locale(),
     Interpreter(),
     Logs(),
+    UserModules(),
     Patches(),
     Registrations(),
     Sources(),

@@ -56,7 +56,7 @@ def is_importable(obj: Any) -> bool:
 
 def is_everywhere(module: Any) -> bool:
     """Whether an import in another process gives this module; one that the notebook made has no spec."""
-    return getattr(module, "__spec__", None) is not None or module.__name__ == "__main__"
+    return getattr(module, "__spec__", None) is not None or getattr(module, "__name__", "") == "__main__"
 
 
 def _reduce_function(function: types.FunctionType, context: Context) -> Any:
