@@ -178,8 +178,7 @@ class Shipper:
         for group in packed.groups:
             if not group.has_handles:
                 group.version = group.digest()
-        names = set(packed.inputs)
-        asked = [(known, held) for known, held in self._held.items() if not names.isdisjoint(known)]
+        asked = self._worth_asking(packed)
         if not asked:
             return packed.groups, set()
         answer = self._runner.run(self.session.ask("valid", groups=[(known, held.version) for known, held in asked]))
@@ -194,6 +193,17 @@ class Shipper:
             else:
                 to_send.append(group)
         return to_send, chunks
+
+    def _worth_asking(self, packed: Packed) -> list[tuple[tuple[str, ...], Held]]:
+        """Groups that need not be sent, or some of whose chunks need not, if the session still has them."""
+        names = set(packed.inputs)
+        now = {group.names: group.version for group in packed.groups if group.version}
+        chunks = {digest for group in packed.groups if group.version for digest in group.chunks()}
+        return [
+            (known, held)
+            for known, held in self._held.items()
+            if not names.isdisjoint(known) and (now.get(known) == held.digest or not chunks.isdisjoint(held.chunks))
+        ]
 
     def _new_files(self, files: Sequence[tuple[FileHead, bytes]]) -> list[tuple[FileHead, Buffer]]:
         unknown = [(file, content) for file, content in files if self._files.get(file.path) != file.digest]

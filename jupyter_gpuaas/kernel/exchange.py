@@ -303,7 +303,7 @@ class Exchange:
             elif twin != name:
                 returned.aliases[name] = twin
         returned.deleted += [name for name in shipment.deletes if name not in space and name not in returned.deleted]
-        self._export(values, shipment, returned)
+        self._export(values, {name: self._inputs[name] for name in unchanged}, shipment, returned)
         return returned
 
     def _untouched_inputs(self, returned: Returned, shipment: Shipment) -> set[str]:
@@ -326,18 +326,22 @@ class Exchange:
 
     # -- results ---------------------------------------------------------------------------------
 
-    def _export(self, values: Mapping[str, Any], shipment: Shipment, returned: Returned) -> None:
+    def _export(
+        self, values: Mapping[str, Any], known: Mapping[str, Any], shipment: Shipment, returned: Returned
+    ) -> None:
+        """Offer values; what they hold of the inputs in ``known`` is the client's own."""
         space = self._shell.user_ns
         units: list[Unit] = []
         for name, value in values.items():
             limit = sys.maxsize if name in shipment.force else shipment.small_value_bytes
             try:
-                units.append(look([name], [value], space, limit_bytes=limit))
+                units.append(look([name], [value], space, known=list(known.values()), limit_bytes=limit))
             except TooLarge:
                 returned.handles.append(self._handle(name, value, ""))
             except NotRestorable as error:
                 returned.handles.append(self._handle(name, value, str(error)))
-        groups = [pack(unit, space) for unit in together(units, space)]
+        joint = together(units, space, known=list(known.values()))
+        groups = [pack(unit, space, known=known) for unit in joint]
         for group in groups:
             self._note_returned(group)
         if groups:
@@ -346,7 +350,10 @@ class Exchange:
     def _note_returned(self, group: Group) -> None:
         self._forget(group.names)
         group.version = uuid.uuid4().hex
-        self._receipts[group.names] = _Receipt(group.version, group.digest(), frozenset(group.chunks()))
+        # By itself, as it will be looked at: now it may refer to inputs.
+        alone = self._packed(group.names) if group.known else group
+        if alone is not None:
+            self._receipts[group.names] = _Receipt(group.version, alone.digest(), frozenset(group.chunks()))
 
     def _offer(self, groups: Sequence[Group], held_there: Collection[bytes] = ()) -> str:
         bundle = uuid.uuid4().hex

@@ -69,6 +69,8 @@ class GroupHead(msgspec.Struct, frozen=True):
     spans: tuple[Span, ...]
     #: What both sides call this state of these names; empty if nobody will ask for it again.
     version: str = ""
+    #: Names whose objects it refers to, as the receiver has them.
+    known: tuple[str, ...] = ()
 
 
 class FileHead(msgspec.Struct, frozen=True):
@@ -119,6 +121,8 @@ class Group(msgspec.Struct):
     #: Keeps borrowed memory alive.
     keeps: Any = None
     version: str = ""
+    #: Names whose objects it refers to, as the receiver has them.
+    known: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -187,7 +191,7 @@ def assemble(
         stream = len(buffers)
         buffers.append(group.stream)
         regions = _lay_down(group.regions, buffers, held)
-        heads.append(GroupHead(group.names, stream, regions, group.spans, group.version))
+        heads.append(GroupHead(group.names, stream, regions, group.spans, group.version, group.known))
     described: list[FileHead] = []
     for file, content in files:
         described.append(msgspec.structs.replace(file, buffer=len(buffers)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -57,7 +57,7 @@ def sharing(units: Sequence[Unit], others: Sequence[tuple[Ids, Iterable[Place]]]
     ]
 
 
-def together(units: Sequence[Unit], namespace: dict[str, Any]) -> list[Unit]:
+def together(units: Sequence[Unit], namespace: dict[str, Any], *, known: Sequence[Any] = ()) -> list[Unit]:
     """Pickle together what shares objects or memory or refers to each other; each after those that it refers to."""
     order = {name: place for place, name in enumerate(name for unit in units for name in unit.names)}
     units = list(units)
@@ -71,7 +71,7 @@ def together(units: Sequence[Unit], namespace: dict[str, Any]) -> list[Unit]:
         for members in joint:
             pairs = [pair for member in members for pair in zip(units[member].names, units[member].values, strict=True)]
             pairs.sort(key=lambda pair: order[pair[0]])
-            made[members[0]] = look([name for name, _ in pairs], [value for _, value in pairs], namespace)
+            made[members[0]] = look([name for name, _ in pairs], [value for _, value in pairs], namespace, known=known)
         gone = {member for members in joint for member in members}
         units = [made.get(number, unit) for number, unit in enumerate(units) if number in made or number not in gone]
 
@@ -84,24 +84,35 @@ def _references(units: Sequence[Unit]) -> list[set[int]]:
     ]
 
 
-def pack(unit: Unit, namespace: dict[str, Any]) -> Group:
+def pack(unit: Unit, namespace: dict[str, Any], *, known: Mapping[str, Any] | None = None) -> Group:
     """A unit as it is sent.
+
+    Parameters
+    ----------
+    known
+        Names whose objects the receiver has; the unit was made with these objects.
 
     Raises
     ------
     NotRestorable
         Something cannot leave this process.
     """
-    return _pack(unit.names, unit.values, namespace, unit.pickled)
+    return _pack(unit.names, unit.values, namespace, unit.pickled, known or {})
 
 
 def pack_group(names: Sequence[str], values: Sequence[Any], namespace: dict[str, Any]) -> Group:
     """Pack names together; errors as for `pack`."""
-    return _pack(tuple(names), tuple(values), namespace, None)
+    return _pack(tuple(names), tuple(values), namespace, None, {})
 
 
-def _pack(names: tuple[str, ...], values: tuple[Any, ...], namespace: dict[str, Any], pickled: Pickled | None) -> Group:
-    pickled, layout = dump_whole(values, namespace, own=names, pickled=pickled)
+def _pack(
+    names: tuple[str, ...],
+    values: tuple[Any, ...],
+    namespace: dict[str, Any],
+    pickled: Pickled | None,
+    known: Mapping[str, Any],
+) -> Group:
+    pickled, layout = dump_whole(values, namespace, own=names, known=list(known.values()), pickled=pickled)
     context = pickled.context
     assert isinstance(context, Shipping)
     regions = [Region(content, maker) for content, maker in zip(layout.contents, layout.makers, strict=True)]
@@ -117,6 +128,7 @@ def _pack(names: tuple[str, ...], values: tuple[Any, ...], namespace: dict[str, 
         frozenset(context.references) - set(names),
         bool(context.handles),
         keeps=(values, layout.views),
+        known=tuple(known),
     )
 
 
@@ -128,7 +140,7 @@ def unpack_group(
     Parameters
     ----------
     namespace
-        Has the names that the group refers to.
+        Has the names that the group refers to, and those whose objects it knows.
     held
         Where to find chunks that were left out.
 
@@ -139,6 +151,7 @@ def unpack_group(
     """
     memory = [region_memory(region, buffers, held or {}) for region in group.regions]
     restoring = Restoring(namespace)
+    restoring.known = [namespace[name] for name in group.known]
     restoring.memo[CONTENTS] = [
         HostContent(bytes_of(owner))
         for owner, region in zip(memory, group.regions, strict=True)

@@ -85,9 +85,10 @@ def dump(
     namespace: dict[str, Any],
     *,
     own: Collection[str] = (),
+    known: Sequence[Any] = (),
     limit_bytes: int = sys.maxsize,
 ) -> Pickled:
-    """Pickle values together, each view by itself; see `dump_apart`.
+    """Pickle values together, each view by itself; `dump_whole` is what can be sent.
 
     Parameters
     ----------
@@ -95,6 +96,8 @@ def dump(
         The notebook's.
     own
         Names of the notebook whose definitions go by value; all others go by reference.
+    known
+        Objects that the receiver has.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def dump(
     TooLarge
         Stream and buffers together exceed ``limit_bytes``.
     """
-    context = Shipping(namespace, values)
+    context = Shipping(namespace, values, known=known)
     return pickler.dump(values, context, own=frozenset(own), limit_bytes=limit_bytes)
 
 
@@ -122,9 +125,8 @@ def dump_whole(
     pickled
         What `dump` made of exactly these values, if somebody has it already.
     """
-    if pickled is None or known:
-        context = Shipping(namespace, values, known=known)
-        pickled = pickler.dump(values, context, own=frozenset(own))
+    if pickled is None:
+        pickled = dump(values, namespace, own=own, known=known)
     layout = lay_out(pickled.buffers, pickled.context.owners)
     assert isinstance(pickled.context, Shipping)
     bases = pickled.context.left_out.keys() & pickled.context.owning

@@ -244,3 +244,25 @@ def test_small_view_comes_and_goes_without_its_base(book: Notebook) -> None:
     assert came < 3 * 8000 + LITTLE
     book.local("big2 = np.ones((1000, 1000)); row2 = big2[3]; column2 = big2[4:, 4]")
     assert book.cell("row2.sum() + column2.sum()")[0] < 2 * 8000 + LITTLE
+
+
+def test_results_share_with_inputs_that_the_cell_left_as_they_were(book: Notebook) -> None:
+    torch = pytest.importorskip("torch")
+    book.local("import torch\nx = np.random.default_rng(1).random((2**10, 2**10)); l = [1]; t = torch.ones(2**18)")
+    code = "import pandas as pd\nv = x[::2, 1]\nd = {'l': l, 'x': x}\nf = pd.DataFrame(x, copy=False)\nu = t[5:9]"
+    _, came = book.cell(code)
+    assert came < LITTLE
+    here = book.here
+    assert here["d"]["l"] is here["l"] and here["d"]["x"] is here["x"]
+    assert here["v"].base is here["x"] and (here["v"] == here["x"][::2, 1]).all()
+    assert np.shares_memory(here["f"].to_numpy(), here["x"])
+    here["t"][5] = 7
+    assert here["u"][0] == 7 and torch.equal(here["u"], here["t"][5:9])
+    assert book.cell("same = d['x'] is x and v.base is x")[0] < MIB + LITTLE
+    assert here["same"] is True
+
+
+def test_result_shares_nothing_with_an_input_that_the_cell_changed(book: Notebook) -> None:
+    book.local("l = [1]")
+    book.cell("l.append(2)\nd = [l]")
+    assert book.here["d"] == [[1, 2]] and book.here["l"] == [1]

@@ -69,7 +69,7 @@ class Session:
         buffers = self.bundles.take(returned.bundle)
         values: dict[str, Any] = {}
         for group in read_head(buffers).groups:
-            values |= unpack_group(group, buffers, values)
+            values |= unpack_group(group, buffers, {**self.space, **values})
         return values
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from .registry import restoring
 
-#: Of a class's dictionary, what the making of the class puts there itself.
-_MADE = frozenset({"__module__", "__qualname__", "__doc__", "__slots__", "_abc_impl"})
+#: Of a class's dictionary, what the making of the class puts there itself, and what copyreg does when it pickles one.
+_MADE = frozenset({"__module__", "__qualname__", "__doc__", "__slots__", "__slotnames__", "_abc_impl"})
 #: Metaclasses of these do nothing but fill the class, which is done from what they filled it with.
 _FILLING = frozenset({"builtins", "abc", "enum", "typing", "typing_extensions"})
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
