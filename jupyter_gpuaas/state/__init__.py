@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .checkpointer import Checkpoint, Checkpointer, Diff, Pending, RestoreResult
     from .lost import NameLost
+    from .recipes import CellRecord
     from .rules.registry import NotRestorable
 
-__all__ = ["Checkpoint", "Checkpointer", "Diff", "NameLost", "NotRestorable", "Pending", "RestoreResult"]
+__all__ = ["CellRecord", "Checkpoint", "Checkpointer", "Diff", "NameLost", "NotRestorable", "Pending", "RestoreResult"]
 
-_HOMES = {"NameLost": "lost", "NotRestorable": "rules.registry"}
+_HOMES = {"CellRecord": "recipes", "NameLost": "lost", "NotRestorable": "rules.registry"}
 
 
 def __getattr__(name: str) -> Any:

@@ -103,13 +103,14 @@ class Tracker:
         self.namespace = namespace
         self.groups: list[Group] = []
         self._extra: dict[str, Any] = {}
+        self._beside: dict[str, tuple[Any, Group]] = {}
         # A write that fails in another thread must not take away what a look is comparing with.
         self._lock = threading.RLock()
 
     def forget(self) -> None:
         """Look at everything next time, and take nothing for written. From any thread."""
         with self._lock:
-            self.groups, self._extra = [], {}
+            self.groups, self._extra, self._beside = [], {}, {}
 
     def look(
         self,
@@ -136,6 +137,21 @@ class Tracker:
             except BaseException:
                 self.forget()
                 raise
+
+    def add(self, draft: Draft, values: Mapping[str, Any]) -> None:
+        """Take along plain values that are only known after the look; the very object of the last time is unchanged."""
+        with self._lock:
+            kept, self._beside = self._beside, {}
+            for name, value in values.items():
+                before = kept.get(name)
+                if before is not None and before[0] is value:
+                    group = before[1]
+                else:
+                    group, _ = self._compare(self._dump((name,), {name: value}), {}, _NO_IDS)
+                    draft.changed.append(group)
+                    draft.looked_bytes += group.nbytes
+                draft.groups.append(group)
+                self._beside[name] = value, group
 
     def _look(self, touched: frozenset[str] | None, extra: dict[str, Any], skip: frozenset[str]) -> Draft:
         values = {name: value for name, value in self.namespace.items() if name not in skip}

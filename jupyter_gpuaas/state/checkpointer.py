@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,12 +13,17 @@ import msgspec
 from ..errors import CheckpointError, NoSuchCheckpoint
 from ..store.base import Freed, Store
 from ..store.blob import chunk_digests, read_blob
-from ..store.manifest import Costs, Manifest, Verdict
+from ..store.manifest import Costs, GroupRecord, Manifest, Verdict
 from ..store.seal import KEY_BYTES, validate, validate_record
 from .capture import NOT_STATE, Draft, Tracker
+from .cell_log import CellLog, is_block, is_whole, unpack
 from .device.training import compiler_names
 from .hidden import BEFORE_NAMES, Hidden, kinds, shell_names
+from .lost import Lost
 from .memory import CopyPool
+from .recipes import CellRecord
+from .remaking import Replay, definitions_of, make_again
+from .replay import ReplayFailed
 from .restore import only, read_records, restore_names
 from .rules.registry import NotRestorable, Restoring
 from .touched import Touch, touched
@@ -29,6 +34,10 @@ from .writing import Progress, write
 POOL_BYTES = 256 * 1024**2
 #: How hidden state is called among the names: no name of Python's looks so.
 HIDDEN = "<{}>"
+
+#: The cells of the session until now, in order; or what gives them from the names that have changed since the last
+#: capture.
+Cells = Sequence[CellRecord] | Callable[[frozenset[str]], Sequence[CellRecord]]
 
 
 def _no_progress(done: int, total: int) -> None:
@@ -148,6 +157,7 @@ class Checkpointer:
         self._shell, self._skip, self._hidden = shell, skip, hidden
         self._tracker: Tracker | None = None
         self._pool = CopyPool(POOL_BYTES)
+        self._cells = CellLog()
         self._writing = threading.Lock()
         #: The last checkpoint of this tracker: what has not changed is in it, so it must still be there.
         self._base = ""
@@ -164,6 +174,7 @@ class Checkpointer:
         epoch: int = 0,
         touched: frozenset[str] | None = None,
         source: str | None = None,
+        cells: Cells = (),
         progress: Progress = _no_progress,
     ) -> Checkpoint:
         """Capture, write and commit; returns when the checkpoint is durable.
@@ -176,14 +187,16 @@ class Checkpointer:
             Names that may have changed since the last capture of this namespace; None for all.
         source
             The cell that ran since; helps to find what it changed outside the namespace.
+        cells
+            Of the session until now; from these, a restore makes again what could not be stored.
         """
         started = time.perf_counter()
-        draft, head = self._look(namespace, parent, label, cell, epoch, touched, source)
+        draft, head = self._look(namespace, parent, label, cell, epoch, touched, source, cells)
         with self._writing:
             try:
                 return self._write(draft, head, started, None, progress, copied=False)
             except BaseGone:
-                draft, head = self._look(namespace, parent, label, cell, epoch, None, source)
+                draft, head = self._look(namespace, parent, label, cell, epoch, None, source, cells)
                 return self._write(draft, head, started, None, progress, copied=False)
 
     def begin(
@@ -196,6 +209,7 @@ class Checkpointer:
         epoch: int = 0,
         touched: frozenset[str] | None = None,
         source: str | None = None,
+        cells: Cells = (),
         stop: Callable[[], None] = lambda: None,
     ) -> Pending:
         """Capture into memory; the namespace may change as soon as this returns.
@@ -206,7 +220,7 @@ class Checkpointer:
             Called often; what it raises gives the capture up, and nothing is kept of it.
         """
         started = time.perf_counter()
-        draft, head = self._look(namespace, parent, label, cell, epoch, touched, source)
+        draft, head = self._look(namespace, parent, label, cell, epoch, touched, source, cells)
         try:
             draft.detach(self._pool, stop)
         except BaseException:
@@ -245,6 +259,7 @@ class Checkpointer:
         epoch: int,
         touched: frozenset[str] | None,
         source: str | None,
+        cells: Cells,
     ) -> tuple[Draft, dict[str, Any]]:
         if isinstance(parent, str) and parent:
             self.store.manifest(parent)  # raises NoSuchCheckpoint
@@ -262,7 +277,13 @@ class Checkpointer:
             "cell": cell,
             "label": label,
         }
-        return self._tracker.look(touched, extra, skip=self._not_the_users(namespace)), head
+        before = {name for group in self._tracker.groups for name in group.names}
+        draft = self._tracker.look(touched, extra, skip=self._not_the_users(namespace))
+        if callable(cells):
+            changed = {name for group in draft.changed for name in group.names} | (before - namespace.keys())
+            cells = cells(frozenset(name for name in changed if not name.startswith("<")))
+        self._tracker.add(draft, self._cells.pack(cells))
+        return draft, head
 
     def _not_the_users(self, namespace: dict[str, Any]) -> frozenset[str]:
         """Names that belong to the interpreter, to the shell and to torch's compiler."""
@@ -328,6 +349,8 @@ class Checkpointer:
         into: dict[str, Any] | None = None,
         names: frozenset[str] | None = None,
         exact: bool = True,
+        replay: Replay = "safe",
+        running: Callable[[CellRecord], None] = lambda cell: None,
         progress: Progress = _no_progress,
     ) -> RestoreResult:
         """Bring back the state of a checkpoint.
@@ -342,6 +365,12 @@ class Checkpointer:
             Only these, with what they need; hidden state is then left alone.
         exact
             Whether a package of another major version is an error; it is a remark otherwise.
+        replay
+            Whether names that are lost are made again by running the cells that made them, when all is restored:
+            ``safe`` runs only cells that are known to have no visible side effects, ``all`` is the user's word that
+            others may run, too. Names that share parts with restored ones stay lost. Not with ``names``.
+        running
+            Called before each cell that runs again; may raise to give up.
 
         Raises
         ------
@@ -386,10 +415,51 @@ class Checkpointer:
         }
         if names is None:
             self._restore_hidden(hidden, set(hidden) - early, world, verdicts)
+            lost = {name: found.note for name, found in verdicts.items() if found.outcome == "lost" and name[:1] != "<"}
+            if lost and replay != "never" and is_whole(verdicts):
+                stored = {name for name in verdicts if name not in lost and name[:1] != "<"}
+                load = self._copies(manifest, records, restoring)
+                made = make_again(lost, unpack(hidden), stored, target, load, how=replay, running=running)
+                target.update({name: Lost(name, found.note) for name, found in made.items() if found.outcome == "lost"})
+                verdicts |= made
         else:
             verdicts = {name: verdicts[name] for name in names}
         self._tracker, self._base = None, ""
         return RestoreResult(target, verdicts, restoring.remarks)
+
+    def _copies(
+        self, manifest: Manifest, records: list[GroupRecord], restoring: Restoring
+    ) -> Callable[[Collection[str], Mapping[str, Any]], dict[str, Any]]:
+        """What gives copies of stored variables, made of the store anew each time; see ``replay.Load``."""
+        namespace = restoring.namespace
+
+        def load(names: Collection[str], aside: Mapping[str, Any]) -> dict[str, Any]:
+            live = definitions_of(aside, manifest.names)
+            wanted = only([each for each in records if not set(each.names) <= live.keys()], set(names) - live.keys())
+            needed = {name for each in wanted for name in each.names}
+            found = dict(live)
+
+            def bind(name: str, value: Any) -> None:
+                if name in needed:
+                    found.setdefault(name, value)
+                    namespace[name] = found[name]
+
+            # Functions refer to the namespace that they are restored into, so that is what they are restored into.
+            before = dict(namespace)
+            namespace.update(live)
+            try:
+                verdicts = restore_names(
+                    manifest, self.store, Restoring(namespace, restoring.device_map), records=wanted, bind=bind
+                )
+            finally:
+                namespace.clear()
+                namespace.update(before)
+            for name in names:
+                if name not in live and verdicts[name].outcome == "lost":
+                    raise ReplayFailed(f"it starts from {name}, which {verdicts[name].note}")
+            return {name: found[name] for name in names}
+
+        return load
 
     def _restore_hidden(
         self, values: Mapping[str, Any], which: set[str], world: Hidden, verdicts: dict[str, Verdict]
@@ -437,6 +507,14 @@ class Checkpointer:
             if len(matches) == 1:
                 return matches[0]
         raise NoSuchCheckpoint(f"there is no checkpoint {name!r}.", hint="%remote_gpu checkpoints lists them.")
+
+    def cells(self, checkpoint: Checkpoint | str) -> list[CellRecord]:
+        """The cells that were given with a checkpoint."""
+        manifest = self._manifest(checkpoint)
+        found: dict[str, Any] = {}
+        records = [record for record in read_records(manifest, self.store) if is_block(record.names[0])]
+        restore_names(manifest, self.store, Restoring({}), records=records, bind=found.__setitem__)
+        return unpack(found)
 
     def load(self, checkpoint_id: str) -> Checkpoint:
         """A checkpoint by its id, its seal checked."""

@@ -41,10 +41,13 @@ class Step(msgspec.Struct, frozen=True):
     ----------
     inputs
         Stored variables that are bound before it: at this cell they were what they are in the checkpoint.
+    shared
+        Names that it made, each with the stored variables that may have got a part of it by other cells.
     """
 
     cell: CellRecord
     inputs: tuple[str, ...]
+    shared: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -105,9 +108,13 @@ def recipe(
     if not allowed and (harmful := [number for number in numbers if history.cells[number].effects]):
         told = "; ".join(f"cell {number} {_sentence(history.cells[number].effects)}" for number in harmful)
         return Refusal(f"{_list(lost)} could be computed again, but {told}", tuple(harmful))
-    steps = tuple(Step(history.cells[number], tuple(sorted(inputs[number]))) for number in numbers)
     last = {name for number in numbers for name in history.cells[number].writes if history.writer(name) in numbers}
-    return Recipe(tuple(sorted(lost)), steps, tuple(sorted(last & set(stored) - set(lost))))
+    remade = last & set(stored) - set(lost)
+    others = set(stored) - set(lost) - remade
+    steps = tuple(
+        Step(history.cells[number], tuple(sorted(inputs[number])), history.shared(number, others)) for number in numbers
+    )
+    return Recipe(tuple(sorted(lost)), steps, tuple(sorted(remade)))
 
 
 class _Missing(Exception):
@@ -118,7 +125,7 @@ class _History:
     """Versions: a name is what the last cell before a moment made of it."""
 
     def __init__(self, cells: Sequence[CellRecord]) -> None:
-        ordered = sorted(cells, key=lambda cell: cell.number)
+        self._ordered = ordered = sorted(cells, key=lambda cell: cell.number)
         self.cells = {cell.number: cell for cell in ordered}
         if len(self.cells) != len(ordered):
             raise ValueError("two recorded cells have one number")
@@ -138,6 +145,24 @@ class _History:
         if name in _BUILTINS or (name not in stored and name not in self._writers):
             return False  # Named in code that did not run.
         return name not in _assigned(self.cells[number].source)
+
+    def shared(self, number: int, stored: Collection[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Names that a cell made, each with the stored variables that may have got a part of it by another cell."""
+        later = [cell for cell in self._ordered if cell.number > number]
+        found = [(name, self._reached(name, later) & set(stored)) for name in self.cells[number].writes]
+        return tuple((name, tuple(sorted(holders))) for name, holders in found if holders)
+
+    def _reached(self, name: str, later: Iterable[CellRecord]) -> set[str]:
+        """Names that may hold, in the end, what a name held before some cells."""
+        holding = {name}
+        for cell in later:
+            if holding.isdisjoint(cell.reads):
+                holding.difference_update(_bound(cell.source))
+            else:
+                holding.update(cell.writes)
+            if not holding:
+                break
+        return holding
 
     def closure(self, lost: Iterable[str], stored: Collection[str]) -> tuple[list[int], dict[int, set[str]]]:
         """Numbers of the cells to run, in order, and for each the stored names that it gets.
@@ -161,6 +186,9 @@ class _History:
             # What a cell changed in place, perhaps by another name, was made by one before.
             while writer is not None and (name, writer) not in changed:
                 changed.add((name, writer))
+                cell = self.cells[writer]
+                if not cell.source and cell.effects:
+                    raise _Missing(f"{name} {', '.join(cell.effects)}, so that it has no cells that made it")
                 if writer not in numbers:
                     numbers.add(writer)
                     waiting.append(writer)

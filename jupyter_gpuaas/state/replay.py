@@ -9,14 +9,13 @@ An effect that a recorded cell was not known to have is refused before it happen
 from __future__ import annotations
 
 import contextlib
-import gc
 import io
 import random
 import sys
-import types
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from typing import Any
 
+from .doubles import may_be, reach, shared
 from .effect_tables import INPUT, NETWORK, PROCESS, SUBPROCESS, THREADS, WRITES
 from .effects import Definition, definitions, effects
 from .planner import Plan, plan
@@ -53,7 +52,18 @@ class ReplayFailed(Exception):
     """The variables did not come out; the message says why, for a report. The namespace is as before."""
 
 
-def replay(recipe: Recipe, namespace: dict[str, Any], load: Load, *, allowed: bool = False) -> None:
+def _not_told(cell: CellRecord) -> None:
+    pass
+
+
+def replay(
+    recipe: Recipe,
+    namespace: dict[str, Any],
+    load: Load,
+    *,
+    allowed: bool = False,
+    running: Callable[[CellRecord], None] = _not_told,
+) -> None:
     """Add the lost names to a namespace in which nothing else runs.
 
     Parameters
@@ -62,6 +72,8 @@ def replay(recipe: Recipe, namespace: dict[str, Any], load: Load, *, allowed: bo
         Called before a cell with what it starts from, so that no cell sees what another did to its copy.
     allowed
         The user has said that cells with effects may run again.
+    running
+        Called before each cell; may raise to give up, and then nothing has changed.
 
     Raises
     ------
@@ -69,22 +81,74 @@ def replay(recipe: Recipe, namespace: dict[str, Any], load: Load, *, allowed: bo
     """
     aside = dict(namespace)
     hidden = {name: value for name, value in aside.items() if name.startswith("__") and name.endswith("__")}
+    hidden.setdefault("__name__", "__main__")
+    # What can change of objects that the namespace has under this name, or may have under some others.
+    copies: list[tuple[str, dict[Hashable, Any]]] = []
+    parts: list[tuple[str, tuple[str, ...], dict[Hashable, Any]]] = []
     with _random_states(), _in_place_of(namespace, aside):
         namespace.clear()
         namespace.update(hidden)
-        given: list[tuple[str, Any]] = []
         for step in recipe.steps:
+            running(step.cell)
             if step.inputs:
                 inputs = load(step.inputs, aside)
-                given += inputs.items()
+                copies += ((name, reach([value], namespace)) for name, value in inputs.items())
                 namespace.update(inputs)
             _run(step.cell, namespace, allowed)
+            parts += (
+                (name, holders, reach([namespace[name]], namespace))
+                for name, holders in step.shared
+                if name in namespace
+            )
         if missing := [name for name in recipe.lost if name not in namespace]:
             raise ReplayFailed(f"running cells again did not make {', '.join(missing)}")
         lost = {name: namespace[name] for name in recipe.lost}
-        given += [(name, namespace[name]) for name in recipe.remade if name in namespace]
-    _refuse_doubles(lost, given, aside, namespace)
+        remade = [name for name in recipe.remade if name in namespace]
+        copies += ((name, reach([namespace[name]], namespace)) for name in remade)
+        _refuse_doubles(lost, copies, aside, namespace)
+        _refuse_parts(lost, parts, aside, namespace)
     namespace.update(lost)
+
+
+def _refuse_doubles(
+    lost: Mapping[str, Any],
+    copies: list[tuple[str, dict[Hashable, Any]]],
+    aside: Mapping[str, Any],
+    namespace: Mapping[str, Any],
+) -> None:
+    """Refuse what holds a copy of something of which the namespace has the original.
+
+    Such as an instance of a class that one of the cells defined again: it would not be one of the namespace's class.
+    """
+    live: dict[Hashable, Any] | None = None
+    for name, value in lost.items():
+        own = reach([value], namespace)
+        for other, copy in copies:
+            if doubles := shared(own, copy):
+                live = reach(aside.values(), namespace) if live is None else live
+                if doubles - live.keys():
+                    raise ReplayFailed(
+                        f"{name}, made again, would have a {other} of its own, not the {other} of the notebook"
+                    )
+
+
+def _refuse_parts(
+    lost: Mapping[str, Any],
+    parts: list[tuple[str, tuple[str, ...], dict[Hashable, Any]]],
+    aside: Mapping[str, Any],
+    namespace: Mapping[str, Any],
+) -> None:
+    """Refuse what has an object in it that other cells may have given to a variable of the namespace, too."""
+    for name, value in lost.items():
+        own = reach([value], namespace)
+        for _, holders, part in parts:
+            for address in shared(own, part):
+                for holder in holders:
+                    live = reach([aside[holder]], namespace) if holder in aside else {}
+                    if any(may_be(part[address], other) for key, other in live.items() if isinstance(key, int)):
+                        raise ReplayFailed(
+                            f"{name}, made again, may have a part of its own of what {holder} has a part of"
+                        )
 
 
 @contextlib.contextmanager
@@ -108,7 +172,7 @@ def _run(cell: CellRecord, namespace: dict[str, Any], allowed: bool) -> None:
             exec(code, namespace)
     except EffectRefused as refused:
         raise ReplayFailed(f"cell {cell.number}, run again, was about to have an effect: {refused}") from refused
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ReplayFailed(f"cell {cell.number}, run again, raised {type(error).__name__}: {error}") from error
     if not allowed and (done := set(watch.seen) & set(_REFUSED)):  # It caught the refusal and went on.
         raise ReplayFailed(f"cell {cell.number}, run again, was about to have an effect: {', '.join(sorted(done))}")
@@ -129,48 +193,3 @@ def _random_states() -> Iterator[None]:
             numpy.random.set_state(of_numpy)
         if torch is not None and of_torch is not None:
             torch.set_rng_state(of_torch)
-
-
-_HARMLESS_TWICE = (
-    *(type(None), bool, int, float, complex, str, bytes, types.BuiltinFunctionType, types.ModuleType, types.CodeType),
-    *(range, type(Ellipsis)),
-)
-
-
-def _refuse_doubles(
-    lost: Mapping[str, Any], others: Sequence[tuple[str, Any]], aside: Mapping[str, Any], namespace: dict[str, Any]
-) -> None:
-    """Refuse what holds a second copy of an object that the namespace has under a name.
-
-    Such as an instance of a class that one of the cells defined again: it would not be one of the namespace's class.
-    """
-    own = {id(value) for value in lost.values()}
-    doubles = {
-        id(value): name for name, value in others if name in aside and value is not aside[name] and id(value) not in own
-    }
-    seen = {id(namespace)}
-    waiting = [(name, value) for name, value in lost.items()]
-    while waiting:
-        name, value = waiting.pop()
-        if id(value) in seen or isinstance(value, _HARMLESS_TWICE):
-            continue
-        seen.add(id(value))
-        if id(value) in doubles and not _is_like(value):
-            raise ReplayFailed(
-                f"{name}, made again, would have a {doubles[id(value)]} of its own, "
-                f"not the {doubles[id(value)]} of the notebook"
-            )
-        if isinstance(value, type) and value.__module__ != "__main__":
-            continue
-        waiting += [(name, part) for part in gc.get_referents(value)]
-
-
-def _is_like(value: Any) -> bool:
-    """Whether a second copy cannot be told from the first: a function without anything that can change."""
-    return (
-        isinstance(value, types.FunctionType)
-        and not value.__closure__
-        and not value.__dict__
-        and not any(not isinstance(item, _HARMLESS_TWICE) for item in value.__defaults__ or ())
-        and not value.__kwdefaults__
-    )
