@@ -9,6 +9,7 @@ A zygote reads requests as JSON lines, forks, and answers with JSON lines.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import json
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -79,13 +81,13 @@ class System(Protocol):
     def load(self, folder: Path) -> Restored: ...
 
 
-def run_cells(cells: list[str], after_each: Callable[[], None] | None = None) -> dict[str, Any]:
+def run_cells(cells: list[str], after_each: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Run cells in ``__main__``, as a kernel does."""
     namespace = sys.modules["__main__"].__dict__
     for number, cell in enumerate(cells):
         run_source(cell, f"<cell {number}>", namespace)
         if after_each:
-            after_each()
+            after_each(cell)
     return namespace
 
 
@@ -109,7 +111,7 @@ class Twin:
 
 
 class Ours:
-    """`jupyter_gpuaas.state`, captured once behind the last cell or behind each."""
+    """`jupyter_gpuaas.state`, captured once behind the last cell, or behind each with its source, as a kernel does."""
 
     def __init__(self, each_cell: bool) -> None:
         self._each_cell = each_cell
@@ -119,13 +121,13 @@ class Ours:
         namespace = sys.modules["__main__"].__dict__
         newest = None
 
-        def capture() -> None:
+        def capture(source: str | None) -> None:
             nonlocal newest
-            newest = checkpointer.capture(namespace, parent=newest)
+            newest = checkpointer.capture(namespace, parent=newest, source=source)
 
         run_cells(cells, capture if self._each_cell else None)
         if not self._each_cell:
-            capture()
+            capture(None)
         assert newest is not None
         (folder / "id").write_text(newest.id)
         return namespace
@@ -310,6 +312,11 @@ def zygote(system_files: list[str]) -> None:
             importlib.import_module(name)
         except ImportError:
             continue
+    if "jupyter_gpuaas.state" in sys.modules:
+        _warm_up()
+    # A collection in a child would write to, and so copy, what all of them share.
+    gc.collect()
+    gc.freeze()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
@@ -323,6 +330,18 @@ def zygote(system_files: list[str]) -> None:
         os.close(writing)
         answer = _await(pid, reading, request["timeout_s"])
         print(json.dumps(answer), file=out, flush=True)
+
+
+def _warm_up() -> None:
+    """Load what a first capture loads, and say that all this is not the notebook's, as a kernel does at its start."""
+    from jupyter_gpuaas.state import Checkpointer
+    from jupyter_gpuaas.state.hidden import mark_baseline
+    from jupyter_gpuaas.store import MemoryStore
+
+    checkpointer = Checkpointer(MemoryStore(), key=KEY)
+    # Of an installed module whose distribution has another name, which takes a search through all of them.
+    checkpointer.capture({"__name__": "__main__", "some": sys.modules.get("sklearn.pipeline", sys)})
+    mark_baseline(sys.modules["__main__"].__dict__)
 
 
 def _await(pid: int, reading: int, timeout_s: float) -> dict[str, Any]:
@@ -392,6 +411,7 @@ class Zygote:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
+        self._one_at_a_time = threading.Lock()
         self._process = subprocess.Popen(
             [python, "-c", PROGRAM, str(ROOT), *map(str, system_files)],
             env=environ,
@@ -410,9 +430,10 @@ class Zygote:
             "timeout_s": timeout_s,
         }
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        with self._one_at_a_time:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
         if not line:
             raise HarnessError("the zygote is gone")
         return json.loads(line)
@@ -429,7 +450,7 @@ class Zygote:
 
 
 class Processes:
-    """The two zygotes, and what they say of a case.
+    """The two zygotes, and what they say of a case. Two threads keep both busy.
 
     Parameters
     ----------
@@ -483,7 +504,7 @@ def _judge(loaded: dict[str, Any], case: Case) -> Verdict:
     if lost and case.kind not in BESIDE_NAMES and not any(name.isidentifier() for name in lost):
         return Verdict("wrong", f"reports something that the case does not have ({notes})")
     if lost:
-        return Verdict("reported", notes)
+        return Verdict("reported", notes + (f" (check: {loaded['check']['said']})" if loaded["check"] else ""))
     if loaded["check"]:
         kind = "gone" if loaded["check"]["kind"] == "NameError" else "wrong"
         return Verdict(kind, loaded["check"]["said"] + (f" ({notes})" if notes else ""))

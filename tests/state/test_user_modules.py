@@ -27,6 +27,9 @@ class State:
     step: int = 0
 state = State()
 other = State()
+cache = dict(a=1)
+def cached(key, store=cache):
+    return store.get(key)
 def bump():
     global count
     count += 1
@@ -42,7 +45,7 @@ def test_variables_of_a_module_are_what_they_were(tmp_path: Path) -> None:
     _with_module(tmp_path)
     cells = [
         "import sys, os\nsys.path.insert(0, os.getcwd())\nimport mine",
-        "mine.bump(); mine.settings['mode'] = 'fast'; mine.extra = [1]; mine.table[1] = 5\n"
+        "mine.bump(); mine.settings['mode'] = 'fast'; mine.extra = [1]; mine.table[1] = 5; mine.cache['b'] = 2\n"
         "mine.Config.debug = True; mine.Config.names.append('x'); mine.Config.Inner.depth = 2\n"
         "kept = mine.settings; mine.same = kept; del mine.log",
         "pass",
@@ -53,7 +56,7 @@ def test_variables_of_a_module_are_what_they_were(tmp_path: Path) -> None:
         "assert mine.table.tolist() == [0, 5, 0] and mine.state.step == 1 and mine.other.step == 0\n"
         "assert mine.Config.debug is True and mine.Config.names == ['x'] and mine.Config.Inner.depth == 2\n"
         "assert ns['kept'] is mine.settings is mine.same and mine.untouched == {'a': 1}\n"
-        "mine.bump()\nassert mine.count == 2 and mine.state.step == 2\n"
+        "mine.bump()\nassert mine.count == 2 and mine.state.step == 2 and mine.cached('b') == 2\n"
         "assert mine.Color.RED is mine.Color(1) and 'modules' not in lost, lost\n"
         "assert any('mine.lock' in text and 'mine.other' in text for text in remarks), remarks"
     )
@@ -94,4 +97,13 @@ def test_earlier_state_comes_back_in_the_same_process(tmp_path: Path) -> None:
         names=("mine",),
         here="sys.path.insert(0, '.')\nimport mine\nmine.settings['mode'] = 'fast'; mine.extra = 1\n"
         "mine.untouched = 0\nfor kind in kinds(): kind.capture(Hidden(ns, shell))",
+    )
+
+
+def test_what_stands_for_a_module_does_so_again(tmp_path: Path) -> None:
+    session(
+        tmp_path,
+        ["import sys, types\nsys.modules['colorsys'] = fake = types.SimpleNamespace(a=1)"],
+        "import colorsys\nassert colorsys is ns['fake'] and not lost",
+        names=("fake",),
     )

@@ -58,6 +58,8 @@ class UserModules(Kind):
         #: Places that were kept once, by this process or by the one before.
         self._kept: set[Place] = set()
         self._value: dict[str, Any] = {}
+        #: Objects other than modules that the notebook put among them, by the name of the module.
+        self._stand_ins: dict[str, Any] = {}
 
     def mark(self, world: Hidden) -> None:
         self._before = frozenset(sys.modules)
@@ -67,15 +69,18 @@ class UserModules(Kind):
         self._seen.clear()
         self._kept.clear()
         self._value = {}
+        self._stand_ins = {}
 
     # -- finding -----------------------------------------------------------------------------------------------
 
     def look(self, world: Hidden) -> Any:
         modules = self._modules(world)
-        if not modules:
-            return None
         if not world.full and world.cell is not None and self._value and _is_idle(world.tree):
             return self._value
+        if world.full or world.mentions("modules"):
+            self._stand_ins = _stand_ins(world)
+        if not modules and not self._stand_ins:
+            return None
         places: dict[Place, Any] = {}
         made_by_import: list[Place] = []
         for name in modules:
@@ -92,6 +97,7 @@ class UserModules(Kind):
                 places[place] = stored
         self._seen.update(modules)
         self._value = {"modules": modules, "places": places, "as imported": made_by_import}
+        self._value["stand-ins"] = self._stand_ins
         return self._value
 
     def _is_as_imported(self, place: Place, value: Any, world: Hidden) -> bool:
@@ -126,6 +132,14 @@ class UserModules(Kind):
 
     def put_back(self, value: Any, world: Hidden) -> None:
         losses = Losses()
+        for name in self._stand_ins.keys() - value["stand-ins"].keys():
+            sys.modules.pop(name, None)
+        for name, stored in value["stand-ins"].items():
+            try:
+                sys.modules[name] = kept(stored, world.namespace)
+            except NotRestorable as error:
+                losses.add(f"what stood for module {name} {error}")
+        self._stand_ins = dict(value["stand-ins"])
         for name in value["modules"]:
             try:
                 importlib.import_module(name)
@@ -133,19 +147,23 @@ class UserModules(Kind):
                 losses.add(f"variables of module {name} are not there, as it cannot be imported here: {error}")
                 continue
             self._set_back(name, value, losses)
-        for place, stored in value["places"].items():
+        places = value["places"]
+        self._kept.update(places)
+        self._value = {}
+        for place in list(places):
+            stored = places.pop(place)  # from here on, who else holds it has it from elsewhere
             owner = _owner(place)
             if owner is None:
                 if place[0] in sys.modules:
                     losses.add(f"{_told(place)} cannot be set, as {place[1]} is not there")
                 continue
             try:
-                setattr(owner, place[2], kept(stored, world.namespace))
+                if sys.getrefcount(stored) > 2 or not _filled(vars(owner).get(place[2]), stored):
+                    setattr(owner, place[2], kept(stored, world.namespace))
             except NotRestorable as error:
                 losses.add(f"{_told(place)} {error}")
             except Exception as error:
                 losses.add(f"{_told(place)} cannot be set: {error}")
-        self._kept.update(value["places"])
         if value["as imported"]:
             remark(f"as their import makes them: {', '.join(map(_told, value['as imported']))}")
         losses.told()
@@ -164,6 +182,14 @@ class UserModules(Kind):
                     delattr(owner, place[2])
                 else:
                     setattr(owner, place[2], _copy(written))
+
+
+def _stand_ins(world: Hidden) -> dict[str, Any]:
+    return {
+        name: keep(value, world)
+        for name, value in list(sys.modules.items())
+        if not isinstance(value, types.ModuleType) and id(value) in world.bound and value is not None
+    }
 
 
 def _is_idle(tree: ast.Module) -> bool:
@@ -237,6 +263,16 @@ def _owner(place: Place) -> Any:
     for part in place[1].split(".") if place[1] else ():
         found = getattr(found, part, None)
     return found
+
+
+def _filled(now: Any, stored: Any) -> bool:
+    """Give the content to the container that the import made, which functions and classes of the module may hold."""
+    if type(now) is not type(stored) or type(now) not in (list, dict, set):
+        return False
+    if not _are_same(now, stored):
+        now.clear()
+        (now.extend if type(now) is list else now.update)(stored)
+    return True
 
 
 def _told(place: Place) -> str:
