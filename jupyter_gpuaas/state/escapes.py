@@ -154,6 +154,9 @@ def is_of_the_user(module: str) -> bool:
     origin = getattr(loaded, "__file__", None) or getattr(spec, "origin", None)
     if isinstance(origin, str):
         return origin not in ("built-in", "frozen") and not origin.startswith(_installed())
+    folders = list(getattr(spec, "submodule_search_locations", None) or ())
+    if folders:  # a package without a file of its own, such as mpl_toolkits
+        return not all(folder.startswith(_installed()) for folder in folders)
     return top not in sys.builtin_module_names
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from jupyter_gpuaas.state.escapes import is_of_the_user
+
 from .hidden_session import session
 
 _MINE = """
@@ -107,3 +111,8 @@ def test_what_stands_for_a_module_does_so_again(tmp_path: Path) -> None:
         "import colorsys\nassert colorsys is ns['fake'] and not lost",
         names=("fake",),
     )
+
+
+def test_installed_package_without_a_file_is_not_the_users() -> None:
+    pytest.importorskip("mpl_toolkits.mplot3d")
+    assert not is_of_the_user("mpl_toolkits.mplot3d.axes3d") and not is_of_the_user("json")
