@@ -187,9 +187,14 @@ class UserModules(Kind):
 def _stand_ins(world: Hidden) -> dict[str, Any]:
     return {
         name: keep(value, world)
-        for name, value in list(sys.modules.items())
+        for name, value in _entries()
         if not isinstance(value, types.ModuleType) and id(value) in world.bound and value is not None
     }
+
+
+def _entries() -> list[tuple[str, Any]]:
+    """What ``sys.modules`` holds, which need not be modules."""
+    return list(sys.modules.items())
 
 
 def _is_idle(tree: ast.Module) -> bool:

@@ -6,13 +6,14 @@ did ``__init_subclass__`` and ``__set_name__``; what they left is in the classes
 
 from __future__ import annotations
 
-import _abc
+import _abc  # type: ignore[import-not-found]
 import abc
 import dataclasses
 import importlib
 import types
 import typing
 import weakref
+from functools import partial
 from typing import Any
 
 from .registry import restoring
@@ -38,7 +39,7 @@ def reduce_class(cls: type) -> tuple[Any, ...]:
     state = {key: value for key, value in own.items() if key not in _MADE and not _is_slot(value, cls)}
     if _REGISTERED in own and (registered := [found for ref in _abc._get_dump(cls)[0] if (found := ref()) is not None]):
         state[_REGISTERED] = registered
-    if issubclass(cls, typing.Generic) and "__orig_bases__" in own:  # type: ignore[arg-type]
+    if issubclass(cls, typing.Generic) and "__orig_bases__" in own:
         space["__orig_bases__"] = state.pop("__orig_bases__")  # Generic refuses to be inherited from without
     return empty_class, (type(cls), cls.__name__, cls.__bases__, space), state, None, None, fill_class
 
@@ -71,7 +72,7 @@ def fill_class(cls: type, state: dict[str, Any]) -> None:
                 _abc._abc_register(cls, registered)
         elif key == _HOOK:
             # Not before all classes are made, as it has seen them.
-            restoring().finally_.append(lambda hook=value: type.__setattr__(cls, _HOOK, hook))
+            restoring().finally_.append(partial(type.__setattr__, cls, _HOOK, value))
         else:
             type.__setattr__(cls, key, value)
 
