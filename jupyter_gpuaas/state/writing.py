@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -50,12 +51,8 @@ def write(
     new = [ref for group in draft.groups if group.entry is None for ref in group.refs() if not ref.digest]
     total = sum(ref.memory.nbytes for ref in new if ref.memory is not None)
     stored = done = 0
-    for batch in _batches(new):
-        chunks = []
-        for ref in batch:
-            assert ref.memory is not None
-            chunks.append((blake3(ref.memory).digest(), ref.memory))
-            done += ref.memory.nbytes
+    for batch, chunks in _digested(_batches(new)):
+        done += sum(memory.nbytes for _, memory in chunks)
         stored += store.put(chunks).stored_bytes
         for ref, (digest, _) in zip(batch, chunks, strict=True):
             ref.digest = digest
@@ -90,6 +87,27 @@ def write(
         manifest = msgspec.structs.replace(manifest, costs=costs)
     store.commit(manifest.id, seal(manifest, key))
     return manifest
+
+
+Chunks = list[tuple[bytes, memoryview]]
+
+
+def _digested(batches: Iterator[list[ChunkRef]]) -> Iterator[tuple[list[ChunkRef], Chunks]]:
+    """Each batch with the digests of its chunks, which are made while the batch before is written."""
+    batch = next(batches, None)
+    if batch is None:
+        return
+    chunks = _digests(batch)
+    with ThreadPoolExecutor(1, "gpuaas-digest") as ahead:
+        for following in batches:
+            coming = ahead.submit(_digests, following)
+            yield batch, chunks
+            batch, chunks = following, coming.result()
+    yield batch, chunks
+
+
+def _digests(batch: list[ChunkRef]) -> Chunks:
+    return [(blake3(ref.memory).digest(), ref.memory) for ref in batch if ref.memory is not None]
 
 
 def _batches(refs: list[ChunkRef]) -> Iterator[list[ChunkRef]]:
