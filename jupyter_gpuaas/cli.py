@@ -499,9 +499,16 @@ def checkpoints(given: dict[str, Any], session: str, as_json: bool) -> None:
 @click.argument("session")
 @click.argument("checkpoint")
 @click.option("--new", is_flag=False, flag_value="", help="Begin a new session of this name with it instead.")
+@click.option(
+    "--replay",
+    type=click.Choice(["never", "safe", "all"]),
+    default="safe",
+    show_default=True,
+    help="Which cells may run again for what could not be stored: those without visible side effects, or all.",
+)
 @as_json
 @click.pass_obj
-def restore(given: dict[str, Any], session: str, checkpoint: str, new: str | None, as_json: bool) -> None:
+def restore(given: dict[str, Any], session: str, checkpoint: str, new: str | None, replay: Any, as_json: bool) -> None:
     """Make a session's variables those of CHECKPOINT: an id or the end of one, a name, or -1 for the newest.
 
     Waits until the cells that run have ended. Ctrl-C gives it up. A session that has ended can be begun anew.
@@ -516,7 +523,7 @@ def restore(given: dict[str, Any], session: str, checkpoint: str, new: str | Non
         return await follow(
             client,
             session_id,
-            lambda request: client.restore(session_id, checkpoint, request=request),
+            lambda request: client.restore(session_id, checkpoint, replay=replay, request=request),
             _say,
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import InvalidRequest
-from ..model import CheckpointDiff, CheckpointStatus, CheckpointView, RestoreReport, check_label
+from ..model import REPLAYS, CheckpointDiff, CheckpointStatus, CheckpointView, Replay, RestoreReport, check_label
 from ..model.words import amount, diff_lines, lost_lines, restored_lines, table, taken_line
 
 COMMANDS = ("checkpoint", "checkpoints", "restore", "diff", "forget")
@@ -18,6 +18,7 @@ HELP = """\
 %remote_gpu checkpoint --every N|on|off  take one after every N cells by itself
 %remote_gpu checkpoints                what checkpoints there are, what they hold and what they cost
 %remote_gpu restore ID|NAME|-1         make the variables those of a checkpoint; -1 is the newest
+%remote_gpu restore ID --replay never|safe|all   which cells may run again for what could not be stored
 %remote_gpu restore ID --new [NAME]    begin a new session with a checkpoint
 %remote_gpu diff A B                   names that differ between two checkpoints
 %remote_gpu forget ID...               remove checkpoints
@@ -36,7 +37,7 @@ class Desk(Protocol):
 
     def listed(self) -> list[CheckpointView]: ...
 
-    def restore(self, name: str, told: Told = ...) -> RestoreReport: ...
+    def restore(self, name: str, told: Told = ..., replay: Replay = ...) -> RestoreReport: ...
 
     def restore_new(self, name: str, session: str) -> RestoreReport:
         """Raises CheckpointError where that cannot be done from here."""
@@ -64,6 +65,7 @@ def add_parsers(commands: Any) -> None:
     commands.add_parser("checkpoints", add_help=False)
     restore = commands.add_parser("restore", add_help=False)
     restore.add_argument("checkpoint")
+    restore.add_argument("--replay", choices=REPLAYS, default="safe")
     restore.add_argument("--new", nargs="?", const="", default=None)
     diff = commands.add_parser("diff", add_help=False)
     diff.add_argument("one")
@@ -103,7 +105,7 @@ def carry_out(arguments: argparse.Namespace, desk: Desk, say: Callable[[str], No
             report = desk.restore_new(arguments.checkpoint, arguments.new)
             print("\n".join([f"session {report.session}", *restored_lines(report)]))
         case "restore":
-            print("\n".join(restored_lines(desk.restore(arguments.checkpoint, told))))
+            print("\n".join(restored_lines(desk.restore(arguments.checkpoint, told, arguments.replay))))
         case "diff":
             print("\n".join(diff_lines(desk.diff(arguments.one, arguments.other))))
         case "forget":

@@ -14,6 +14,7 @@ from jupyter_gpuaas.model import (
     CheckpointDiff,
     CheckpointStatus,
     CheckpointView,
+    Replay,
     RestoreReport,
     SessionState,
 )
@@ -98,11 +99,11 @@ class RemoteDesk:
         found: list[CheckpointView] = self._wait(self._service.checkpoints(self._session))
         return found
 
-    def restore(self, name: str, told: object = None) -> RestoreReport:
+    def restore(self, name: str, told: object = None, replay: Replay = "safe") -> RestoreReport:
         """Make the session's variables those of a checkpoint."""
 
         def ask(request: str) -> Coroutine[Any, Any, RestoreReport]:
-            return self._service.restore(self._session, name, request=request)
+            return self._service.restore(self._session, name, replay=replay, request=request)
 
         found: RestoreReport = self._wait(follow(self._service, self._session, ask, self._say))
         return found

@@ -24,6 +24,7 @@ from jupyter_gpuaas.model import (
     Lease,
     NewToken,
     NodeView,
+    Replay,
     ResourceRequest,
     RestoreReport,
     SessionView,
@@ -214,10 +215,17 @@ class ServiceClient:
         return await self._call(CheckpointStatus, "PATCH", path, body={"every": every}, wait_s=LONG_S)
 
     async def restore(
-        self, session: str, checkpoint: str, *, new: str | None = None, request: str = ""
+        self, session: str, checkpoint: str, *, new: str | None = None, replay: Replay = "safe", request: str = ""
     ) -> RestoreReport:
-        """Make the session's variables those of a checkpoint, or begin the session ``new`` with it."""
-        body = {"checkpoint": checkpoint, "new": new, "request": request}
+        """Make the session's variables those of a checkpoint, or begin the session ``new`` with it.
+
+        Parameters
+        ----------
+        replay
+            Which cells may run again for what could not be stored: ``never`` any, ``safe`` those without visible side
+            effects, ``all``. Of a new session always ``safe``.
+        """
+        body = {"checkpoint": checkpoint, "new": new, "replay": replay, "request": request}
         path = f"/sessions/{_quoted(session)}/restores"
         return await self._call(RestoreReport, "POST", path, body=body, wait_s=LONG_S)
 

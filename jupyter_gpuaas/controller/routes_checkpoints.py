@@ -19,6 +19,7 @@ from jupyter_gpuaas.model import (
     CheckpointDiff,
     CheckpointStatus,
     CheckpointView,
+    Replay,
     RestoreReport,
     check_label,
     check_name,
@@ -58,6 +59,11 @@ class NewRestore(BaseModel):
     new: Annotated[Text, AfterValidator(check_name)] | None = Field(
         None, description="Name of a new session that begins with it; null restores the session itself."
     )
+    replay: Replay = Field(
+        "safe",
+        description="Which cells may run again for what could not be stored: `never`, `safe` for those without visible "
+        "side effects, `all`. A new session: always `safe`.",
+    )
     request: Request = ""
 
 
@@ -92,7 +98,7 @@ async def restored(wanted: NewRestore, controller: TheController, record: TheRec
     view = await asyncio.to_thread(desk.find, session.owner, session.id, wanted.checkpoint)
     if wanted.new is None:
         live = controller.find(user, session.id)
-        asked = {"op": "restore", "checkpoint": view.id, "request": wanted.request}
+        asked = {"op": "restore", "checkpoint": view.id, "replay": wanted.replay, "request": wanted.request}
         return Facts(await _ask(controller, live, asked))
     live = controller.begin_from(record, wanted.new, view.id)
     report = RestoreReport(

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -22,12 +23,16 @@ from typing import Any
 import msgspec
 
 from ..errors import CheckpointError, NoSuchCheckpoint, QuotaReached
-from ..model import CheckpointDiff, CheckpointPlan, CheckpointStatus, CheckpointView, RestoreReport
+from ..model import REPLAYS, CheckpointDiff, CheckpointPlan, CheckpointStatus, CheckpointView, Replay, RestoreReport
 from ..state.checkpointer import BaseGone, Checkpoint, Checkpointer, Pending
 from ..state.listing import notes, owners_address, view_of
+from ..state.lost import Lost
+from ..state.recipes import CellRecord
+from ..state.remaking import WORD
 from ..store.opening import open_store
 from ..store.retention import Kept, Retention, to_forget
 from .capture_writer import CaptureWriter, GivenUp, Job, wait
+from .cells_run import CellsRun, Run
 from .pace import Pace
 
 #: After a failure, how long no capture is tried; it doubles with each in a row.
@@ -69,6 +74,11 @@ class Checkpoints:
         self._pace = Pace(plan.share)
         self._status = CheckpointStatus(every=plan.every)
         self._lock = threading.Lock()
+        self._run = CellsRun(shell)
+        #: Names that the code of variables reads, as of the last capture.
+        self._reads: dict[str, frozenset[str]] = {}
+        #: Whether the capture that is being taken has one before it to compare with.
+        self._compares = False
         #: Sources of the cells that ran since the last capture, and how many of them count as cells.
         self._sources: list[str] = []
         self._cells = 0
@@ -92,6 +102,7 @@ class Checkpoints:
         self._tidied_s = time.monotonic()
         self._tidy_now = self._full = False
         self._progress_s = 0.0
+        self._replaying = False
         #: The request that is carried out, and those that were given up.
         self._request = ""
         self._stopped: set[str] = set()
@@ -123,6 +134,17 @@ class Checkpoints:
             while not self._writer.wait_for_room(0.5):
                 pass
         self._pace.spent(time.monotonic() - began)
+
+    def begins(self, code: str) -> Run | None:
+        """A cell of the main shell is about to run."""
+        return self._run.begin(code, self._reads)
+
+    def ended(self, run: Run | None, *, number: int, silent: bool, shipped: bool, aside: str) -> None:
+        """It has run; see ``CellsRun.ended``. None: something ran in another way."""
+        if run is None:
+            self._run.missed()
+        else:
+            self._run.ended(run, number=number, silent=silent, shipped=shipped, aside=aside)
 
     def ran(self, sources: Sequence[str], took_s: float, *, number: int, counts: bool) -> None:
         """Code of the user's has run; ``counts`` if as a cell: not what a front end asks silently."""
@@ -230,6 +252,8 @@ class Checkpoints:
         generation = self._writer.generation
         parent = self._parent if generation == self._parent_generation else self._committed
         space = self._shell.user_ns
+        tracker = self._checkpointer.tracker if self._checkpointer is not None else None
+        self._compares = tracker is not None and bool(tracker.groups)
         try:
             with self._interruptible():
                 touched = self._touched(space)
@@ -241,6 +265,7 @@ class Checkpoints:
                     epoch=self._epoch,
                     touched=touched,
                     source="\n".join(self._sources),
+                    cells=self._records,
                     stop=self._stop,
                 )
         except BaseException:
@@ -258,6 +283,21 @@ class Checkpoints:
         self._background = self._has_background()
         self._status = msgspec.structs.replace(self._status, waiting=self._writer.waiting)
         return job
+
+    def _records(self, changed: frozenset[str]) -> list[CellRecord]:
+        """The session's cells, those that ran since the last capture included; called in its middle."""
+        tracker = self.checkpointer.tracker
+        groups = tracker.groups if tracker is not None else []
+        lost = {name for group in groups if group.verdict.outcome == "lost" for name in group.names}
+        names = {name: group.known.reads for group in groups for name in group.names if not name.startswith("<")}
+        self._reads = {name: reads for name, reads in names.items() if name not in lost}
+        return self._run.settle(
+            changed if self._compares else None,
+            frozenset(lost & names.keys()),
+            [group.known for group in groups],
+            beside=self._aside or self._has_background(),
+            names=names,
+        )
 
     def _touched(self, space: dict[str, Any]) -> frozenset[str] | None:
         """Names that may have changed since the last capture; None for all."""
@@ -303,7 +343,7 @@ class Checkpoints:
             self._armed = False
             self._stop()  # the exception may have been swallowed, by a finalizer for instance
         finally:
-            self._armed = False
+            self._armed = self._replaying = False
             signal.signal(signal.SIGINT, former)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -396,7 +436,8 @@ class Checkpoints:
             if op == "take":
                 return msgspec.to_builtins(self.take(str(content.get("label", "")), self._tell_progress))
             if op == "restore":
-                return msgspec.to_builtins(self.restore(str(content["checkpoint"]), self._tell_progress))
+                replay = content.get("replay", "safe")
+                return msgspec.to_builtins(self.restore(str(content["checkpoint"]), self._tell_progress, replay))
             if op == "every":
                 return msgspec.to_builtins(self.set_every(int(content["every"])))
             if op == "forget":
@@ -413,6 +454,8 @@ class Checkpoints:
         """Give up what came as this message, or is still to come; from any thread."""
         if len(self._stopped) < MOST_STOPPED:
             self._stopped.add(request)
+        if self._replaying and self._armed and request == self._request:  # a cell of the user's asks nobody
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def _tell_progress(self, done: int, total: int) -> None:
         self._stop()
@@ -457,8 +500,13 @@ class Checkpoints:
                 raise
             return Checkpointer(self.checkpointer.store, key=bytes.fromhex(self._plan.key)).find(name)
 
-    def restore(self, name: str, told: Told = lambda done, total: None) -> RestoreReport:
+    def restore(self, name: str, told: Told = lambda done, total: None, replay: Replay = "safe") -> RestoreReport:
         """Make the variables those of a checkpoint. What they are now is captured first, if that is not done yet.
+
+        Parameters
+        ----------
+        replay
+            Which cells may run again for what could not be stored; see ``Checkpointer.restore``.
 
         Raises
         ------
@@ -467,6 +515,8 @@ class Checkpoints:
         KeyboardInterrupt
             It was given up; the variables are as they were.
         """
+        if replay not in REPLAYS:
+            raise CheckpointError(f"replay: {replay!r} is none of {', '.join(REPLAYS)}.")
         began = time.monotonic()
         checkpoint = self.find(name)
         if self._status.every and self._cells and time.monotonic() >= self._retry_s:
@@ -477,29 +527,54 @@ class Checkpoints:
         try:
             with self._interruptible():
                 result = self.checkpointer.restore(
-                    checkpoint, into=space, device_map=_device_map(checkpoint.manifest.world.devices), progress=told
+                    checkpoint,
+                    into=space,
+                    device_map=_device_map(checkpoint.manifest.world.devices),
+                    replay=replay,
+                    running=self._runs_again,
+                    progress=told,
                 )
+                cells = self.checkpointer.cells(checkpoint)
         except BaseException:
             space.clear()
             space.update(before)
             self._all_new()
             raise
+        self._run.follow(cells, checkpoint.manifest.cell, result.namespace)
+        self._reads = {}
         self._parent, self._parent_generation = checkpoint, self._writer.generation
         self._committed = checkpoint
         self._sources.clear()
         self._cells, self._background = 0, True
         self._number = checkpoint.manifest.cell
+        lost = {
+            each: note.replace(WORD, "restore with --replay all") for each, note in notes(result.report, "lost").items()
+        }
+        space.update({each: Lost(each, note) for each, note in lost.items() if type(space.get(each)) is Lost})
         report = RestoreReport(
             checkpoint=view_of(checkpoint.manifest),
             names=sum(not name.startswith("<") and found.outcome != "lost" for name, found in result.report.items()),
-            lost=notes(result.report, "lost"),
-            rebuilt=notes(result.report, "rebuilt", "replayed"),
+            lost=lost,
+            rebuilt=notes(result.report, "rebuilt"),
+            replayed=notes(result.report, "replayed"),
             remarks=list(result.remarks),
             took_s=time.monotonic() - began,
         )
         self._change(restored=checkpoint.id, restores=self._status.restores + 1)
         self._note("restored", f"the variables are those after cell {checkpoint.manifest.cell}", id=checkpoint.id)
         return report
+
+    def _runs_again(self, cell: CellRecord) -> None:
+        """A cell is about to run once more."""
+        self._stop()
+        self._replaying = True
+        if time.monotonic() - self._progress_s > 0.5:
+            self._progress_s = time.monotonic()
+            if self._request:
+                self._change(progress=f"cell {cell.number} runs again")
+                self._note("progress")
+            else:
+                print(f"[remote GPU] cell {cell.number} runs again", file=sys.stderr)
 
     def restore_new(self, name: str, session: str) -> RestoreReport:
         """Not from here: the kernel holds no token of the service's."""

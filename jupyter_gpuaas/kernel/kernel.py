@@ -110,12 +110,20 @@ class GpuKernel(IPythonKernel):
                 self.shell.showtraceback()
                 return self._refusal("KeyboardInterrupt", "", [])
         number = self.shell.execution_count if store_history else 0
+        sources = [code, *(user_expressions or {}).values()]
+        asks = _is_own_magic(code) and not user_expressions
+        run = checkpoints.begins("\n".join(sources)) if in_main and not asks else None
         began = time.monotonic()
+        reply: dict[str, Any] = {}
         try:
-            return await self._execute(code, silent, store_history, user_expressions, allow_stdin, cell_meta, cell_id)
+            reply = await self._execute(code, silent, store_history, user_expressions, allow_stdin, cell_meta, cell_id)
+            return reply
         finally:
+            if run is not None or not in_main:
+                aside = _aside(reply, cell_meta, silent)
+                shipped = bool((cell_meta or {}).get("gpuaas"))
+                checkpoints.ended(run, number=number, silent=silent, shipped=shipped, aside=aside)
             if code.strip() or user_expressions:
-                sources = [code, *(user_expressions or {}).values()]
                 counts = not silent and bool(code.strip()) and not _is_own_magic(code)
                 checkpoints.ran(sources, time.monotonic() - began, number=number, counts=counts)
             if not in_main:
@@ -299,6 +307,15 @@ class GpuKernel(IPythonKernel):
 def _is_own_magic(code: str) -> bool:
     """Whether a cell only asks about checkpoints and the like, so that there is nothing to capture after it."""
     return all(line.startswith("%remote_gpu") for line in code.strip().splitlines())
+
+
+def _aside(reply: dict[str, Any], cell_meta: dict[str, Any] | None, silent: bool) -> str:
+    """Why a cell is not one that can be run again; empty if it is."""
+    if (cell_meta or {}).get("gpuaas"):
+        return "came with %%remote_gpu"
+    if reply.get("status") != "ok":
+        return "did not come to its end"
+    return "ran silently" if silent else ""
 
 
 def _rendered(error: Exception) -> list[str]:

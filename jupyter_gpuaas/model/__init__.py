@@ -1,10 +1,12 @@
 """Facts: nodes, devices, sessions, allocations, events. No behaviour, no I/O, no clock."""
 
 from .checkpoint import (
+    REPLAYS,
     CheckpointDiff,
     CheckpointPlan,
     CheckpointStatus,
     CheckpointView,
+    Replay,
     RestoreReport,
     check_label,
 )
@@ -28,6 +30,7 @@ __all__ = [
     "CPU",
     "CUDA",
     "LIVE_STATES",
+    "REPLAYS",
     "Channel",
     "ChannelInfo",
     "CheckpointDiff",
@@ -46,6 +49,7 @@ __all__ = [
     "Node",
     "NodeState",
     "NodeView",
+    "Replay",
     "ResourceRequest",
     "RestoreReport",
     "ServiceFile",

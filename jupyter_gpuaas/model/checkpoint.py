@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import msgspec
 
 MAX_LABEL_CHARS = 64
 #: What a person is shown of an id; it tells two checkpoints of a session apart.
 SHORT_ID_CHARS = 8
+
+#: Which cells a restore may run again for what could not be stored: none; those that are known to have no visible side
+#: effects; by the user's word, others as well.
+Replay = Literal["never", "safe", "all"]
+REPLAYS: tuple[Replay, ...] = ("never", "safe", "all")
 
 
 class CheckpointPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +114,8 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
     #: Names that could not be restored -> why.
     lost: dict[str, str] = msgspec.field(default_factory=dict)
     rebuilt: dict[str, str] = msgspec.field(default_factory=dict)
+    #: Names that were made again by running cells once more -> which.
+    replayed: dict[str, str] = msgspec.field(default_factory=dict)
     remarks: list[str] = msgspec.field(default_factory=list)
     took_s: float = 0.0
     #: The new session, where it was restored into one.

@@ -80,6 +80,7 @@ def restored_lines(report: RestoreReport) -> list[str]:
         f"taken after cell {view.cell}, in {duration(report.took_s)}",
         *lost_lines(report.lost, "not restored"),
         *lost_lines(report.rebuilt, "made anew"),
+        *lost_lines(report.replayed, "replayed"),
         *report.remarks,
     ]
 

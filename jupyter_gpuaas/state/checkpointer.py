@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ..errors import CheckpointError, NoSuchCheckpoint
+from ..model import Replay
 from ..store.base import Freed, Store
 from ..store.blob import chunk_digests, read_blob
 from ..store.manifest import Costs, GroupRecord, Manifest, Verdict
@@ -22,7 +23,7 @@ from .hidden import BEFORE_NAMES, Hidden, kinds, shell_names
 from .lost import Lost
 from .memory import CopyPool
 from .recipes import CellRecord
-from .remaking import Replay, definitions_of, make_again
+from .remaking import definitions_of, make_again
 from .replay import ReplayFailed
 from .restore import only, read_records, restore_names
 from .rules.registry import NotRestorable, Restoring
@@ -512,7 +513,8 @@ class Checkpointer:
         """The cells that were given with a checkpoint."""
         manifest = self._manifest(checkpoint)
         found: dict[str, Any] = {}
-        records = [record for record in read_records(manifest, self.store) if is_block(record.names[0])]
+        blocks = tuple(entry for entry in manifest.groups if is_block(entry.names[0]))
+        records = read_records(msgspec.structs.replace(manifest, groups=blocks), self.store)
         restore_names(manifest, self.store, Restoring({}), records=records, bind=found.__setitem__)
         return unpack(found)
 

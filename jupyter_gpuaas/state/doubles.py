@@ -20,8 +20,11 @@ _HARMLESS_TWICE = (
 _TRANSPARENT = (tuple, frozenset, types.MappingProxyType)
 
 
-def reach(values: Iterable[Any], namespace: Mapping[str, Any]) -> dict[Hashable, Any]:
-    """What can change among all that the values hold: by address, kept alive so that addresses stay what they are."""
+def reach(values: Iterable[Any], namespace: Mapping[str, Any], *, most: int = 2**62) -> dict[Hashable, Any]:
+    """What can change among all that the values hold: by address, kept alive so that addresses stay what they are.
+
+    Raises OverflowError when there is more to look into than ``most`` objects.
+    """
     found: dict[Hashable, Any] = {}
     seen = {id(namespace), id(builtins.__dict__), id(sys.modules)}
     kept = []
@@ -32,6 +35,8 @@ def reach(values: Iterable[Any], namespace: Mapping[str, Any]) -> dict[Hashable,
             continue
         seen.add(id(value))
         kept.append(value)
+        if len(kept) > most:
+            raise OverflowError
         if _is_like(value):
             continue
         if type(value) not in _TRANSPARENT:

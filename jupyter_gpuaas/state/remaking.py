@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import CheckpointError
+from ..model import Replay
 from ..store.manifest import Verdict
 from .recipes import CellRecord, Recipe, Refusal, recipe
 from .replay import Load, ReplayFailed, replay
 
-#: ``safe``: only cells without visible side effects; ``all``: the user has said that others may run again as well.
-Replay = Literal["never", "safe", "all"]
-REPLAYS: tuple[Replay, ...] = ("never", "safe", "all")
 #: How the user lets cells with effects run again; callers who ask in another way replace it in notes.
 WORD = "restore with replay='all'"
 

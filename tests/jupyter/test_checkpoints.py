@@ -382,3 +382,23 @@ def test_cell_of_a_subshell_is_captured_when_it_is_quiet(opened: Callable[..., S
     session.taken(3)
     session.cell("%remote_gpu restore -2")
     assert session.value("x") == [1, 2]
+
+
+def test_what_cannot_be_stored_is_made_again_by_running_its_cells(
+    opened: Callable[..., Session], home: GpuaasHome
+) -> None:
+    session = opened("replayed.ipynb")
+    session.cell("def squares(items):\n    for item in items:\n        yield item * item")
+    session.cell("it = squares((1, 2, 3, 4, 5))")
+    session.cell("first = next(it)")
+    session.cell("with open('log', 'a') as log: log.write('x')\nnoted = squares((1, 2, 3)); a = next(noted)")
+    session.cell("second = next(it)")
+    session.taken(5)
+    session.cell("it = noted = None")
+    session.taken(6)
+    said = session.cell("%remote_gpu restore -2")
+    assert "replayed: it: made again by running cells 2, 3 and 5" in said
+    assert "not restored: noted" in said
+    assert "can be made again by running cell 4, which writes files: restore with --replay all" in said
+    assert "--replay all" in session.fails("next(noted)")
+    assert session.value("(first, second, a, next(it), open('log').read())") == (1, 4, 1, 9, "x")
