@@ -22,6 +22,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,6 +54,8 @@ WORDS = {
     "hung": "**HANGS**",
 }
 RIGHT, LOUD, WRONG = ("exact", "rebuilt", "replayed"), ("reported", "refused", "died"), ("wrong", "gone", "hung")
+#: Cases under way: one is saved while another is restored.
+AT_A_TIME = 2
 PACKAGES = ("jupyter_gpuaas", "dill", "cloudpickle", "numpy", "pandas", "polars", "torch", "scikit-learn", "numba")
 
 
@@ -126,10 +129,12 @@ def _processes(system: str) -> Iterator[Processes]:
 
 
 def _run(processes: Processes, system: str, cases: list[Case]) -> Iterator[tuple[str, Verdict]]:
-    for number, case in enumerate(cases, 1):
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{system} {number}/{len(cases)} {case.id}", end="", file=sys.stderr, flush=True)
-        yield case.id, processes.run(system, case)
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        under_way = pool.map(lambda case: processes.run(system, case), cases)
+        for number, (case, verdict) in enumerate(zip(cases, under_way, strict=True), 1):
+            if sys.stderr.isatty():
+                print(f"\r\x1b[K{system} {number}/{len(cases)} {case.id}", end="", file=sys.stderr, flush=True)
+            yield case.id, verdict
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 

@@ -43,6 +43,8 @@ class Case:
         was made anew.
     between
         Runs after the capture in the namespace that was captured: the world goes on, the checkpoint must not.
+    loses
+        Kinds of state without a name that may be reported as lost, such as ``registrations``.
     needs
         Packages without which there is no such case.
     """
@@ -55,6 +57,7 @@ class Case:
     strict: str = ""
     between: str = ""
     needs: tuple[str, ...] = ()
+    loses: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -62,14 +65,22 @@ class Case:
 
 
 def case(
-    kind: str, name: str, setup: str, check: str, allowed: frozenset[str], *, strict: str = "", between: str = ""
+    kind: str,
+    name: str,
+    setup: str,
+    check: str,
+    allowed: frozenset[str],
+    *,
+    strict: str = "",
+    between: str = "",
+    loses: tuple[str, ...] = (),
 ) -> Case:
     """A case from indented sources; what it needs is read off its imports."""
     whole = textwrap.dedent(setup).strip()
     cells = [cell.strip() + "\n" for cell in whole.split(CELL)]
     sources = [textwrap.dedent(source).strip() + "\n" if source else "" for source in (check, strict, between)]
     packages = sorted(_imported([*cells, *sources]) - sys.stdlib_module_names)
-    return Case(kind, name, cells, sources[0], allowed, sources[1], sources[2], tuple(packages))
+    return Case(kind, name, cells, sources[0], allowed, sources[1], sources[2], tuple(packages), loses)
 
 
 def _imported(sources: list[str]) -> set[str]:

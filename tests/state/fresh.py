@@ -15,6 +15,7 @@ import importlib.util
 import json
 import linecache
 import os
+import re
 import select
 import shutil
 import signal
@@ -52,8 +53,6 @@ PRELOADED = (
     "jupyter_gpuaas.state",
     "jupyter_gpuaas.store",
 )
-#: Kinds of cases whose subject may be something that has no name in the namespace.
-BESIDE_NAMES = frozenset({"code", "frame", "hidden", "log", "torch"})
 KEY = b"0123456789abcdef0123456789abcdef"
 
 #: Bound in every case: one thing that cannot be kept must not take others with it.
@@ -271,7 +270,7 @@ def _child(request: dict[str, Any], answer_fd: int) -> None:
     main = sys.modules["__main__"].__dict__
     for name in [name for name in main if not name.startswith("__")]:
         del main[name]
-    case = Case(**{**request["case"], "allowed": frozenset(), "needs": ()})
+    case = Case(**{**request["case"], "allowed": frozenset(), "needs": (), "loses": ()})
     try:
         answer = PHASES[request["phase"]](system, case, folder)
     except BaseException:
@@ -425,7 +424,7 @@ class Zygote:
         request = {
             "phase": phase,
             "system": system,
-            "case": asdict(case) | {"allowed": [], "needs": []},
+            "case": asdict(case) | {"allowed": [], "needs": [], "loses": []},
             "folder": str(folder),
             "timeout_s": timeout_s,
         }
@@ -501,10 +500,15 @@ def _judge(loaded: dict[str, Any], case: Case) -> Verdict:
         return Verdict("wrong", f"lost, but touched without a reason: {', '.join(loaded['untold'])} ({notes})")
     said = {outcome for outcome, _ in report.values()}
     lost = [name for name, (outcome, _) in report.items() if outcome == "lost"]
-    if lost and case.kind not in BESIDE_NAMES and not any(name.isidentifier() for name in lost):
+    names = {name for name in lost if name.isidentifier()}
+    beside = {name.strip("<>") for name in lost} - names
+    if beside - set(case.loses):
         return Verdict("wrong", f"reports something that the case does not have ({notes})")
     if lost:
-        return Verdict("reported", notes + (f" (check: {loaded['check']['said']})" if loaded["check"] else ""))
+        failed = loaded["check"]
+        if failed and not beside and not _is_because_of(failed, names):
+            return Verdict("wrong", f"{failed['said']} (which is not because of {', '.join(names)}; {notes})")
+        return Verdict("reported", notes + (f" (check: {failed['said']})" if failed else ""))
     if loaded["check"]:
         kind = "gone" if loaded["check"]["kind"] == "NameError" else "wrong"
         return Verdict(kind, loaded["check"]["said"] + (f" ({notes})" if notes else ""))
@@ -514,3 +518,9 @@ def _judge(loaded: dict[str, Any], case: Case) -> Verdict:
     if loaded["strict"]:
         return Verdict("wrong", f"{loaded['strict']['said']} (without a word)")
     return Verdict("exact")
+
+
+def _is_because_of(failed: dict[str, str], lost: set[str]) -> bool:
+    """Whether a check failed where it touched what is lost: by its own error, or in a line that speaks of it."""
+    _, _, line = failed["said"].rpartition(" [")
+    return failed["kind"] in ("NameLost", "NameError") or not lost.isdisjoint(re.findall(r"\w+", line))
