@@ -18,6 +18,7 @@ from jupyter_gpuaas.client.session import Message, RemoteSession
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.model import SessionView
+from jupyter_gpuaas.state.bundle import FileHead, assemble, read_head
 from tests.conftest import GpuaasHome
 from tests.service import Service, running_service
 
@@ -97,10 +98,12 @@ async def test_relayed_client_that_goes_away_is_seen_by_the_node(service: Servic
 
 async def test_relayed_bundle_arrives_unchanged_both_ways(service: Service, view: SessionView) -> None:
     assert view.channel is not None
-    sent = [os.urandom(20 * MIB), b"", os.urandom(7)]
+    contents = [os.urandom(20 * MIB), b"", os.urandom(7)]
+    sent = assemble((), [(FileHead(str(number), len(one), 0, ""), one) for number, one in enumerate(contents)])
     await put_bundle(view.channel, "b1", sent, token=service.token, relay="always")
     got = await get_bundle(view.channel, "b1", token=service.token, relay="always")
-    assert [bytes(each) for each in got] == sent
+    assert [bytes(each) for each in got] == [bytes(each) for each in sent]
+    assert [bytes(got[file.buffer]) for file in read_head(got).files] == contents
 
 
 async def test_relayed_bundle_that_is_not_there_is_refused_with_a_reason(service: Service, view: SessionView) -> None:
