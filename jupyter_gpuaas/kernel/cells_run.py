@@ -21,6 +21,7 @@ from ..state.doubles import reach, shared
 from ..state.effects import Definition, definitions, effects
 from ..state.names import CellNames, analyse
 from ..state.recipes import CellRecord
+from ..state.replay import settings
 from ..state.touched import Known, known_of, touched
 from ..state.watch import EffectWatch
 
@@ -50,6 +51,7 @@ class Run:
         #: Why it is not a cell like others, in the words of effects.
         self.aside = ""
         self.silent = False
+        self.settings = ""
         #: Names of which it cannot be told whether they change, and that share something with what it mentions.
         self.near: frozenset[str] = frozenset()
 
@@ -105,6 +107,7 @@ class CellsRun:
         run.known = known
         if self._lost and run.reads:
             run.near = self._near(run.reads, space)
+        run.settings = settings()
         run.watch.__enter__()
         return run
 
@@ -116,7 +119,7 @@ class CellsRun:
         run.aside = run.aside or aside
         self._define(run.source)
         if shipped:  # what it started from came from elsewhere
-            run.source = ""
+            run.source, run.aside = "", run.aside or "came with %%remote_gpu"
         self._waiting.append(run)
         if len(self._waiting) > MOST_WAITING:
             self._waiting.clear()
@@ -210,7 +213,7 @@ class CellsRun:
                 writes |= unsure if may is None else unsure & (may | run.near | run.reads)
             if run.silent and not writes:
                 continue
-            self._record(run.number, run.source, run.reads, writes, run.seconds, _effects(run))
+            self._record(run.number, run.source, run.reads, writes, run.seconds, _effects(run), run.settings)
         return self.records
 
     def _near(self, reads: Iterable[str], space: Mapping[str, Any]) -> frozenset[str]:
@@ -252,10 +255,11 @@ class CellsRun:
         writes: Iterable[str],
         seconds: float,
         effects: tuple[str, ...],
+        settings: str = "",
     ) -> None:
         last = self.records[-1].number if self.records else 0
         record = CellRecord(
-            max(last + 1, number), source, tuple(sorted(reads)), tuple(sorted(writes)), seconds, effects
+            max(last + 1, number), source, tuple(sorted(reads)), tuple(sorted(writes)), seconds, effects, settings
         )
         self.records.append(record)
 

@@ -32,6 +32,8 @@ class CellRecord(msgspec.Struct, frozen=True):
     seconds: float
     #: Visible side effects in words; see ``effects.effects``.
     effects: tuple[str, ...] = ()
+    #: What it ran under; see ``replay.settings``. Empty: not known.
+    settings: str = ""
 
 
 class Step(msgspec.Struct, frozen=True):

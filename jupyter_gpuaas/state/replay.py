@@ -9,6 +9,7 @@ An effect that a recorded cell was not known to have is refused before it happen
 from __future__ import annotations
 
 import contextlib
+import decimal
 import io
 import random
 import sys
@@ -52,6 +53,23 @@ class ReplayFailed(Exception):
     """The variables did not come out; the message says why, for a report. The namespace is as before."""
 
 
+def settings() -> str:
+    """Settings of the process on which results depend without a cell's naming them; to be compared only."""
+    context = decimal.getcontext()
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    of_numpy = "" if numpy is None else {**numpy.geterr(), **numpy.get_printoptions()}
+    of_torch = ("torch.float32", "cpu", True)
+    if torch is not None and hasattr(torch, "get_default_device"):
+        of_torch = (str(torch.get_default_dtype()), str(torch.get_default_device()), torch.is_grad_enabled())
+    return f"{context.prec} {context.rounding} {of_torch} {of_numpy}"
+
+
+def _ran_under(recorded: str) -> bool:
+    """Whether settings are as they were; those of numpy may not have been there yet."""
+    now = settings()
+    return not recorded or recorded == now or (recorded.endswith(") ") and now.startswith(recorded))
+
+
 def _not_told(cell: CellRecord) -> None:
     pass
 
@@ -90,6 +108,8 @@ def replay(
         namespace.update(hidden)
         for step in recipe.steps:
             running(step.cell)
+            if not _ran_under(step.cell.settings):
+                raise ReplayFailed(f"cell {step.cell.number} ran under other settings of numpy, torch or decimal")
             if step.inputs:
                 inputs = load(step.inputs, aside)
                 copies += ((name, reach([value], namespace)) for name, value in inputs.items())
