@@ -396,9 +396,19 @@ def test_what_cannot_be_stored_is_made_again_by_running_its_cells(
     session.taken(5)
     session.cell("it = noted = None")
     session.taken(6)
+    fifth = session.checkpoints()[4][0]
     said = session.cell("%remote_gpu restore -2")
     assert "replayed: it: made again by running cells 2, 3 and 5" in said
     assert "not restored: noted" in said
     assert "can be made again by running cell 4, which writes files: restore with --replay all" in said
     assert "--replay all" in session.fails("next(noted)")
     assert session.value("(first, second, a, next(it), open('log').read())") == (1, 4, 1, 9, "x")
+    said = session.cell(f"%remote_gpu restore {fifth} --replay all")
+    assert "replayed: noted: made again by running cell 4" in said
+    assert session.value("(next(noted), next(it), open('log').read())") == (4, 9, "xx")
+    never = home.cli("restore", "replayed.ipynb", fifth, "--replay", "never").stdout
+    assert "not restored: it" in never and "replayed" not in never
+    assert session.value("open('log').read()") == "xx"
+    # A session that begins with it has the generator, too.
+    home.cli("restore", "replayed.ipynb", fifth, "--new", "replayed2.ipynb")
+    assert opened("replayed2.ipynb").value("next(it)") == 9
