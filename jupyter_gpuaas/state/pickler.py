@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from .rules.definitions import of_namespace, reduce_definition
 from .rules.registry import Context, NotRestorable, Restoring, _restoring
-from .sharing import by_memo, by_search
+from .sharing import by_memo, by_search, no_collection
 
 #: Beyond this much pickle, going through its memo costs more than making it.
 LARGE_BYTES = 512 * 1024
@@ -101,7 +101,8 @@ def dump(
     pickler.begin(context, own)
     pickler.memo = {id(obj): (index, obj) for index, obj in enumerate(known)}
     try:
-        pickler.dump(values)
+        with no_collection():
+            pickler.dump(values)
     except (NotRestorable, TooLarge, MemoryError):
         raise
     except RecursionError:
@@ -117,8 +118,9 @@ def load(stream: Any, buffers: Sequence[Any]) -> Any:
     unpickler = _Unpickler(io.BytesIO(stream), buffers=buffers)
     restoring = _restoring.get()
     unpickler.known = [*anchors(restoring.namespace), *restoring.known]
-    unpickler.load()
-    return unpickler.load()
+    with no_collection():
+        unpickler.load()
+        return unpickler.load()
 
 
 def _primer(count: int) -> bytes:
@@ -205,9 +207,13 @@ class _Pickler(pickle.Pickler):
         self.context = context
         self.own = context.own = own
         self.rule_for = context.rule_for
+        #: Types whose objects go Python's own way; there may be a million of one.
+        self.plain: set[type] = set()
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
+        if kind in self.plain:
+            return NotImplemented
         if kind is types.FunctionType or issubclass(kind, type):
             reduced = reduce_definition(obj, self.context, self.own)
             if isinstance(reduced, tuple) and reduced[0] is not of_namespace:
@@ -221,6 +227,8 @@ class _Pickler(pickle.Pickler):
         else:
             if kind is types.BuiltinFunctionType:
                 self.context.builtins.append(obj)
+            else:
+                self.plain.add(kind)
             return NotImplemented
         if isinstance(reduced, tuple):
             self.context.reduced.append(reduced)

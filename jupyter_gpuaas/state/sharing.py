@@ -11,7 +11,8 @@ import gc
 import itertools
 import operator
 import types
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from sys import getrefcount
 from typing import Any
 
@@ -44,7 +45,7 @@ def by_memo(proxy: Any, kept: dict[Any, Any], by_value: Collection[int], anchors
     kept
         What rules keep for the length of the pickle.
     """
-    with _NoCollection():
+    with no_collection():
         memo: Memo = proxy.copy()
         kinds = {type(obj) for _, obj in memo.values()}
         unshared = _unshared_of(kinds)
@@ -60,7 +61,7 @@ def by_search(values: Iterable[Any], reduced: list[Any], by_value: Iterable[int]
     reduced
         What rules gave to the pickler, as references through their objects may be hidden from the collector.
     """
-    with _NoCollection():
+    with no_collection():
         seen = set(anchors) | _NOBODYS
         system = set(seen)
         frontier = [*values, *_parts(reduced)]
@@ -145,13 +146,13 @@ def _is_unshared(kind: type) -> bool:
     return found
 
 
-class _NoCollection:
+@contextmanager
+def no_collection() -> Iterator[None]:
     """No collection of garbage inside: a million objects are made there, and none of them is garbage."""
-
-    def __enter__(self) -> None:
-        self._collects = gc.isenabled()
-        gc.disable()
-
-    def __exit__(self, *exc: object) -> None:
-        if self._collects:
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
             gc.enable()
