@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import threading
 import time
@@ -386,7 +387,8 @@ class Checkpointer:
             if unknown:
                 raise CheckpointError(f"names: {', '.join(unknown)} not in checkpoint {manifest.id}.")
             records = only(records, names)
-        target = {} if into is None else into
+        # As `exec` does it: what restored functions call imports by way of their globals.
+        target: dict[str, Any] = {"__builtins__": builtins} if into is None else into
         restoring = Restoring(target, dict(device_map or {}))
         restoring.remarks = remarks
         world = Hidden(namespace=target, shell=self._shell, cell=None, full=True)
@@ -507,7 +509,7 @@ class Checkpointer:
         ):
             if len(matches) == 1:
                 return matches[0]
-        raise NoSuchCheckpoint(f"there is no checkpoint {name!r}.", hint="%remote_gpu checkpoints lists them.")
+        raise NoSuchCheckpoint(f"there is no checkpoint {name!r}.", hint="`checkpoints` lists them.")
 
     def cells(self, checkpoint: Checkpoint | str) -> list[CellRecord]:
         """The cells that were given with a checkpoint."""

@@ -122,6 +122,12 @@ def test_what_fails_at_restore_is_lost_alone(tmp_path: Path) -> None:
     assert str(source) in result.report["file"].note
 
 
+def test_restored_functions_find_the_builtins_as_compiled_code_looks_for_them() -> None:
+    space = notebook("import numpy as np\na = np.arange(5)\ndef total(): return int(a.sum())")
+    checkpointer = make()
+    assert checkpointer.restore(checkpointer.capture(space)).namespace["total"]() == 10
+
+
 def test_restored_in_place_the_names_are_those_of_that_moment() -> None:
     space = notebook("a = [1]; b = a")
     checkpointer = make()
