@@ -61,7 +61,7 @@ def add_parsers(commands: Any) -> None:
     """Add the commands to a line magic's subparsers."""
     checkpoint = commands.add_parser("checkpoint", add_help=False)
     checkpoint.add_argument("--name", default="", type=_label)
-    checkpoint.add_argument("--every", type=every_of)
+    checkpoint.add_argument("--every", type=_cells)
     commands.add_parser("checkpoints", add_help=False)
     restore = commands.add_parser("restore", add_help=False)
     restore.add_argument("checkpoint")
@@ -71,6 +71,13 @@ def add_parsers(commands: Any) -> None:
     diff.add_argument("one")
     diff.add_argument("other")
     commands.add_parser("forget", add_help=False).add_argument("checkpoints", nargs="+")
+
+
+def _cells(text: str) -> int:
+    try:
+        return every_of(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of cells nor `on` or `off`") from None
 
 
 def _label(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import threading
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from jupyter_gpuaas.cell.checkpoint_commands import add_parsers
 from jupyter_gpuaas.controller.reports import checkpoint_news
 from jupyter_gpuaas.errors import StoreError
 from jupyter_gpuaas.kernel.capture_writer import MOST_WAITING, CaptureWriter, GivenUp, Job, wait
@@ -47,6 +49,23 @@ def test_small_change_of_a_large_state_is_not_taken_for_dear() -> None:
     pace.learned(0.5, 100 * MIB)
     pace.spent(0.5)
     assert pace.due(pace.expected_s(100 * 1024))
+
+
+def test_what_captures_of_little_take_is_no_measure_of_a_byte() -> None:
+    pace = Pace(0.1)
+    pace.learned(0.2, 6000)
+    assert pace.expected_s(2000 * MIB) == pytest.approx(0.2)
+    pace.learned(2.2, 2000 * MIB)
+    assert pace.expected_s(6000) == pytest.approx(0.2)
+    assert pace.expected_s(1000 * MIB) == pytest.approx(1.2, rel=0.01)
+
+
+def test_slow_moments_are_forgotten() -> None:
+    pace = Pace(0.1)
+    pace.learned(30.0, 6000)
+    for _ in range(8):
+        pace.learned(0.002, 1000)
+    assert pace.expected_s(1000) == pytest.approx(0.002)
 
 
 def test_capture_that_takes_longer_than_all_that_can_be_earned_is_due_sometime() -> None:
@@ -222,3 +241,12 @@ async def test_host_passes_over_notes_that_are_none_and_keeps_the_last_checkpoin
     assert "%remote_gpu restore c9c22c7d" in notes.way_back() and "cell 7" in notes.way_back()
     await asyncio.sleep(0.05)
     assert len(reports) == 1  # both in one
+
+
+def test_the_magic_says_what_every_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_parsers(parser.add_subparsers())
+    assert parser.parse_args(["checkpoint", "--every", "off"]).every == 0
+    with pytest.raises(SystemExit):
+        parser.parse_args(["checkpoint", "--every", "0"])
+    assert "'0' is neither a number of cells nor `on` or `off`" in capsys.readouterr().err
