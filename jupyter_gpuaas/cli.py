@@ -498,7 +498,9 @@ def checkpoints(given: dict[str, Any], session: str, as_json: bool) -> None:
 @main.command(context_settings=_WITH_NUMBERS)
 @click.argument("session")
 @click.argument("checkpoint")
-@click.option("--new", is_flag=False, flag_value="", help="Begin a new session of this name with it instead.")
+@click.option(
+    "--new", is_flag=False, flag_value="", metavar="[NAME]", help="Begin a new session with it instead, of this name."
+)
 @click.option(
     "--replay",
     type=click.Choice(["never", "safe", "all"]),
