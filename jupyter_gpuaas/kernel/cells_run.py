@@ -236,8 +236,9 @@ class CellsRun:
             groups.append(known_of([name], codes) if is_all else Known(frozenset([name])))
         return touched(source, groups, space, background=False).names
 
-    def follow(self, records: Sequence[CellRecord], number: int, names: Collection[str]) -> None:
+    def follow(self, records: Sequence[CellRecord], number: int, names: Collection[str], lost: frozenset[str]) -> None:
         """The variables were restored: what made them are these cells, if the checkpoint has them."""
+        self._lost = lost
         self.records = list(records)
         self._waiting.clear()
         self._gap = False

@@ -137,7 +137,11 @@ class Checkpoints:
 
     def begins(self, code: str) -> Run | None:
         """A cell of the main shell is about to run."""
-        return self._run.begin(code, self._reads)
+        try:
+            return self._run.begin(code, self._reads)
+        except Exception:  # an object of the user's that cannot be looked at; the cell runs all the same
+            self._run.missed()
+            return None
 
     def ended(self, run: Run | None, *, number: int, silent: bool, shipped: bool, aside: str) -> None:
         """It has run; see ``CellsRun.ended``. None: something ran in another way."""
@@ -291,13 +295,17 @@ class Checkpoints:
         lost = {name for group in groups if group.verdict.outcome == "lost" for name in group.names}
         names = {name: group.known.reads for group in groups for name in group.names if not name.startswith("<")}
         self._reads = {name: reads for name, reads in names.items() if name not in lost}
-        return self._run.settle(
-            changed if self._compares else None,
-            frozenset(lost & names.keys()),
-            [group.known for group in groups],
-            beside=self._aside or self._has_background(),
-            names=names,
-        )
+        try:
+            return self._run.settle(
+                changed if self._compares else None,
+                frozenset(lost & names.keys()),
+                [group.known for group in groups],
+                beside=self._aside or self._has_background(),
+                names=names,
+            )
+        except Exception:  # the checkpoint is good without it
+            self._run.missed()
+            return self._run.settle(None, frozenset(), (), beside=False, names=names)
 
     def _touched(self, space: dict[str, Any]) -> frozenset[str] | None:
         """Names that may have changed since the last capture; None for all."""
@@ -517,7 +525,7 @@ class Checkpoints:
         """
         if replay not in REPLAYS:
             raise CheckpointError(f"replay: {replay!r} is none of {', '.join(REPLAYS)}.")
-        began = time.monotonic()
+        began = self._progress_s = time.monotonic()
         checkpoint = self.find(name)
         if self._status.every and self._cells and time.monotonic() >= self._retry_s:
             self._automatic(free=True)
@@ -540,7 +548,8 @@ class Checkpoints:
             space.update(before)
             self._all_new()
             raise
-        self._run.follow(cells, checkpoint.manifest.cell, result.namespace)
+        unsure = frozenset(name for name, found in result.report.items() if found.outcome in ("lost", "replayed"))
+        self._run.follow(cells, checkpoint.manifest.cell, result.namespace, unsure)
         self._reads = {}
         self._parent, self._parent_generation = checkpoint, self._writer.generation
         self._committed = checkpoint

@@ -148,7 +148,7 @@ def _refuse_doubles(
                 live = reach(aside.values(), namespace) if live is None else live
                 if doubles - live.keys():
                     raise ReplayFailed(
-                        f"{name}, made again, would have a {other} of its own, not the {other} of the notebook"
+                        f"{name}, made again, would have its own copy of {other}, not the {other} of the notebook"
                     )
 
 
@@ -166,9 +166,7 @@ def _refuse_parts(
                 for holder in holders:
                     live = reach([aside[holder]], namespace) if holder in aside else {}
                     if any(may_be(part[address], other) for key, other in live.items() if isinstance(key, int)):
-                        raise ReplayFailed(
-                            f"{name}, made again, may have a part of its own of what {holder} has a part of"
-                        )
+                        raise ReplayFailed(f"{name}, made again, may have its own copy of what {holder} has a part of")
 
 
 @contextlib.contextmanager

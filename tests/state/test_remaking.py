@@ -146,7 +146,7 @@ def test_what_would_go_on_over_a_list_of_its_own_stays_lost(notebook: Notebook) 
     notebook.cell("it = squares(data[0]); next(it)")
     result = notebook.back()
     assert result.report["it"].outcome == "lost"
-    assert "would have a data of its own, not the data of the notebook" in result.report["it"].note
+    assert "would have its own copy of data, not the data of the notebook" in result.report["it"].note
 
 
 def test_what_shares_a_list_with_a_name_that_got_it_later_stays_lost(notebook: Notebook) -> None:
@@ -155,7 +155,7 @@ def test_what_shares_a_list_with_a_name_that_got_it_later_stays_lost(notebook: N
     notebook.cell("it = squares(x); next(it)")
     notebook.cell("y = {'x': x}")
     notebook.cell("x = 5")
-    assert "may have a part of its own of what y has a part of" in notebook.back().report["it"].note
+    assert "may have its own copy of what y has a part of" in notebook.back().report["it"].note
     notebook.cell("y = 1")
     assert list(notebook.back().namespace["it"]) == [4]
 
@@ -164,7 +164,7 @@ def test_arrays_and_their_views_are_seen(notebook: Notebook) -> None:
     notebook.cell("import numpy as np\n" + SQUARES)
     notebook.cell("a = np.arange(6)")
     notebook.cell("it = squares([a[2:4], 1]); next(it)")
-    assert "would have a a of its own" in notebook.back().report["it"].note
+    assert "would have its own copy of a" in notebook.back().report["it"].note
     notebook.cell("total = np.zeros(3)")
     notebook.cell("own = squares([np.ones(2), np.ones(3)])")
     notebook.cell("first = next(own)", "own")

@@ -140,6 +140,25 @@ def test_interrupted_replay_leaves_the_variables_as_they_were(kernel: Kernel) ->
     assert all(kernel.space[name] is value for name, value in before.items())
 
 
+def test_object_that_cannot_be_looked_at_is_no_reason_not_to_run(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.cell(SQUARES)
+
+    def broken(*_: object, **__: object) -> Any:
+        raise RuntimeError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jupyter_gpuaas.kernel.cells_run._kind", broken)
+        kernel.cell("it = squares((1, 2)); next(it)")
+    with monkeypatch.context() as patch:
+        patch.setattr("jupyter_gpuaas.kernel.cells_run._effects", broken)
+        kernel.cell("x = 1")
+    assert kernel.checkpoints._writer.drain(30)
+    assert "by what is not recorded" in kernel.checkpoints.restore("-1").lost["it"]
+    assert kernel.space["x"] == 1
+
+
 def test_unknown_way_is_refused(kernel: Kernel) -> None:
     with pytest.raises(CheckpointError, match="replay"):
         kernel.checkpoints.restore("-1", replay="perhaps")  # type: ignore[arg-type]
