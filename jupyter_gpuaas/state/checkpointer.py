@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -578,8 +579,12 @@ class Checkpointer:
         return validate(self.store.manifest(checkpoint), self._key, expected_id=checkpoint)
 
 
+#: Hidden state, and names in which IPython keeps inputs and outputs.
+_OF_THE_SHELL = re.compile(r"<.*>|_+|_i{1,3}|_i?[0-9]+|__warningregistry__")
+
+
 def _by_name(manifest: Manifest) -> dict[str, Any]:
-    found: dict[str, Any] = dict.fromkeys(n for n in manifest.names if not n.startswith("<"))
+    found: dict[str, Any] = dict.fromkeys(sorted(n for n in manifest.names if not _OF_THE_SHELL.fullmatch(n)))
     for entry in manifest.groups:
         for name in entry.names:
             if name in found:

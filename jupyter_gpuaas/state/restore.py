@@ -92,11 +92,24 @@ def _restore_group(record: GroupRecord, store: Store, restoring: Restoring) -> t
             hosts.append(owner)
     stream = bytearray(record.stream.size)
     wanted.extend(destinations(record.stream, memoryview(stream)))
-    store.fetch(wanted)
+    _fetch(store, wanted)
     restoring.memo = {CONTENTS: devices}
     values = load(stream, buffers_of(record.spans, hosts))
     assert isinstance(values, tuple) and len(values) == len(record.names)
     return values
+
+
+def _fetch(store: Store, wanted: list[tuple[bytes, memoryview]]) -> None:
+    """Read each chunk once, and copy it to wherever else it belongs: memory often repeats itself, zeros above all."""
+    first: dict[bytes, memoryview] = {}
+    again: list[tuple[memoryview, memoryview]] = []
+    for digest, memory in wanted:
+        there = first.setdefault(digest, memory)
+        if there is not memory:
+            again.append((memory, there))
+    store.fetch(list(first.items()))
+    for memory, there in again:
+        memory[:] = there
 
 
 def _size(record: GroupRecord) -> int:

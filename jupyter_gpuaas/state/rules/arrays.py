@@ -43,6 +43,15 @@ def reduce_array(array: Any, context: Context) -> Any:
     return subclass_view, (kind, view), array.__dict__ or None, None, None, fill_attributes
 
 
+@rule("numpy.dtype")
+def reduce_dtype(dtype: Any, context: Context) -> Any:
+    """numpy's own dtypes are one object each; pickle would make a new one, and with it another pickle the next time."""
+    numpy = sys.modules["numpy"]
+    if dtype.isbuiltin == 1 and dtype.metadata is None and dtype.kind not in "OSUVMm":
+        return numpy.dtype, (dtype.str,)
+    return NotImplemented
+
+
 @rule("numpy.void", exact=True)
 def reduce_record(record: Any, context: Context) -> Any:
     """One record of a structured array is a view of it."""
