@@ -516,27 +516,26 @@ def restore(given: dict[str, Any], session: str, checkpoint: str, new: str | Non
     Waits until the cells that run have ended. Ctrl-C gives it up. A session that has ended can be begun anew.
     """
     from jupyter_gpuaas.client.checkpoints import follow, restore_into_new
-    from jupyter_gpuaas.model.words import restored_lines
+    from jupyter_gpuaas.model.words import begun_lines, restored_lines
 
     async def ask(client: ServiceClient) -> Any:
         session_id = await _resolve(client, session, ended=new is not None)
         if new is not None:
-            return await restore_into_new(client, session_id, checkpoint, new)
-        return await follow(
+            report, begun = await restore_into_new(client, session_id, checkpoint, new)
+            return report, begun_lines(report, begun)
+        report = await follow(
             client,
             session_id,
             lambda request: client.restore(session_id, checkpoint, replay=replay, request=request),
             _say,
         )
+        return report, restored_lines(report)
 
-    report = _ask(given, ask)
+    report, lines = _ask(given, ask)
     if as_json:
         _print_json(_plain(report))
         return
-    if report.session:
-        click.echo(f"Session {report.session[:SHORT_ID_CHARS]} begins with checkpoint {report.checkpoint.short}.")
-    else:
-        click.echo("\n".join(_line(line) for line in restored_lines(report)))
+    click.echo("\n".join(_line(line) for line in lines))
 
 
 @main.command(context_settings=_WITH_NUMBERS)

@@ -8,8 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import InvalidRequest
-from ..model import REPLAYS, CheckpointDiff, CheckpointStatus, CheckpointView, Replay, RestoreReport, check_label
-from ..model.words import amount, diff_lines, lost_lines, restored_lines, table, taken_line
+from ..model import (
+    REPLAYS,
+    CheckpointDiff,
+    CheckpointStatus,
+    CheckpointView,
+    GpuSession,
+    Replay,
+    RestoreReport,
+    check_label,
+)
+from ..model.words import amount, begun_lines, diff_lines, lost_lines, restored_lines, table, taken_line
 
 COMMANDS = ("checkpoint", "checkpoints", "restore", "diff", "forget")
 
@@ -39,7 +48,7 @@ class Desk(Protocol):
 
     def restore(self, name: str, told: Told = ..., replay: Replay = ...) -> RestoreReport: ...
 
-    def restore_new(self, name: str, session: str) -> RestoreReport:
+    def restore_new(self, name: str, session: str) -> tuple[RestoreReport, GpuSession]:
         """Raises CheckpointError where that cannot be done from here."""
 
     def diff(self, one: str, other: str) -> CheckpointDiff: ...
@@ -109,8 +118,7 @@ def carry_out(arguments: argparse.Namespace, desk: Desk, say: Callable[[str], No
             views = desk.listed()
             print(table(views) if views else "there are no checkpoints of this session yet")
         case "restore" if arguments.new is not None:
-            report = desk.restore_new(arguments.checkpoint, arguments.new)
-            print("\n".join([f"session {report.session}", *restored_lines(report)]))
+            print("\n".join(begun_lines(*desk.restore_new(arguments.checkpoint, arguments.new))))
         case "restore":
             print("\n".join(restored_lines(desk.restore(arguments.checkpoint, told, arguments.replay))))
         case "diff":

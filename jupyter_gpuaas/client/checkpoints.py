@@ -14,6 +14,7 @@ from jupyter_gpuaas.model import (
     CheckpointDiff,
     CheckpointStatus,
     CheckpointView,
+    GpuSession,
     Replay,
     RestoreReport,
     SessionState,
@@ -108,9 +109,11 @@ class RemoteDesk:
         found: RestoreReport = self._wait(follow(self._service, self._session, ask, self._say))
         return found
 
-    def restore_new(self, name: str, session: str) -> RestoreReport:
+    def restore_new(self, name: str, session: str) -> tuple[RestoreReport, GpuSession]:
         """Begin a new session with a checkpoint."""
-        found: RestoreReport = self._wait(restore_into_new(self._service, self._session, name, session))
+        found: tuple[RestoreReport, GpuSession] = self._wait(
+            restore_into_new(self._service, self._session, name, session)
+        )
         return found
 
     def diff(self, one: str, other: str) -> CheckpointDiff:
@@ -123,11 +126,20 @@ class RemoteDesk:
         return [self._wait(self._service.forget_checkpoint(self._session, name)).id for name in names]
 
 
-async def restore_into_new(service: ServiceClient, session: str, checkpoint: str, name: str) -> RestoreReport:
-    """Begin a new session with a checkpoint; without a name it gets one of the old session's."""
+async def restore_into_new(
+    service: ServiceClient, session: str, checkpoint: str, name: str
+) -> tuple[RestoreReport, GpuSession]:
+    """Begin a new session with a checkpoint; without a name it gets one of the old session's.
+
+    The session is as it stands a moment later: it may have to wait for a device, and is restored when it starts.
+    """
     if not name:
         known = {each.id: each.name for each in await service.sessions(all=True)}
         taken = {each.name for each in await service.sessions()}
         old = known.get(session, session)
         name = next(new for n in range(1, len(taken) + 2) if (new := f"{old} (restored {n})") not in taken)
-    return await service.restore(session, checkpoint, new=name)
+    report = await service.restore(session, checkpoint, new=name)
+    begun = (await service.session(report.session)).session
+    if begun.state is SessionState.QUEUED:  # for no longer than it takes to give it a device, perhaps
+        begun = (await service.session(begun.id, after=begun.last_event, wait_s=QUIET_S)).session
+    return report, begun

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -585,7 +585,7 @@ class Checkpoints:
             else:
                 print(f"[remote GPU] cell {cell.number} runs again", file=sys.stderr)
 
-    def restore_new(self, name: str, session: str) -> RestoreReport:
+    def restore_new(self, name: str, session: str) -> NoReturn:
         """Not from here: the kernel holds no token of the service's."""
         checkpoint = self.find(name)
         raise CheckpointError(

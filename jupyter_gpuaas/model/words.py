@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 
 from .checkpoint import CheckpointDiff, CheckpointStatus, CheckpointView, RestoreReport
+from .session import GpuSession, SessionState
 
 #: Names that are told one by one.
 NAMES_TOLD = 20
@@ -82,6 +84,21 @@ def restored_lines(report: RestoreReport) -> list[str]:
         *lost_lines(report.rebuilt, "made anew"),
         *lost_lines(report.replayed, "replayed"),
         *report.remarks,
+    ]
+
+
+def begun_lines(report: RestoreReport, session: GpuSession) -> list[str]:
+    """A new session that begins with a checkpoint: how it stands, and how to get to it."""
+    how, checkpoint = str(session.state), f"checkpoint {report.checkpoint.short}"
+    if session.state is SessionState.QUEUED:
+        place = f", place {session.queue_place} in the queue" if session.queue_place else ""
+        how, then = f"queued{place}", f"{checkpoint} is restored when it starts"
+    else:
+        then = f"it begins with {checkpoint}"
+    return [
+        f"session {session.name!r} is {how}; {then}",
+        f"to open it, on your own machine: jupyter gpuaas attach {shlex.quote(session.name)}",
+        *lost_lines(report.lost),
     ]
 
 

@@ -410,5 +410,6 @@ def test_what_cannot_be_stored_is_made_again_by_running_its_cells(
     assert "not restored: it" in never and "replayed" not in never
     assert session.value("open('log').read()") == "xx"
     # A session that begins with it has the generator, too.
-    home.cli("restore", "replayed.ipynb", fifth, "--new", "replayed2.ipynb")
+    begun = home.cli("restore", "replayed.ipynb", fifth, "--new", "replayed2.ipynb").stdout
+    assert "session 'replayed2.ipynb' is " in begun and "jupyter gpuaas attach replayed2.ipynb" in begun
     assert opened("replayed2.ipynb").value("next(it)") == 9

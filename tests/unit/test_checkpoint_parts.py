@@ -15,8 +15,17 @@ from jupyter_gpuaas.controller.reports import checkpoint_news
 from jupyter_gpuaas.errors import StoreError
 from jupyter_gpuaas.kernel.capture_writer import MOST_WAITING, CaptureWriter, GivenUp, Job, wait
 from jupyter_gpuaas.kernel.pace import CHEAP_S, Pace
-from jupyter_gpuaas.model import CheckpointPlan, CheckpointStatus, CheckpointView, check_label
-from jupyter_gpuaas.model.words import status_lines, table
+from jupyter_gpuaas.model import (
+    CheckpointPlan,
+    CheckpointStatus,
+    CheckpointView,
+    GpuSession,
+    ResourceRequest,
+    RestoreReport,
+    SessionState,
+    check_label,
+)
+from jupyter_gpuaas.model.words import begun_lines, status_lines, table
 from jupyter_gpuaas.node.checkpoint_notes import CheckpointNotes
 from jupyter_gpuaas.state.listing import owners_address
 
@@ -207,6 +216,24 @@ def test_table_and_status_name_what_cannot_be_restored() -> None:
     lines = status_lines(CheckpointStatus(every=1, taken=1, last=VIEW, problem="the store is full."))
     assert any("link: is a socket" in line for line in lines)
     assert any("the store is full" in line for line in lines)
+
+
+def test_new_session_that_waits_for_a_device_is_told_as_queued_and_not_as_restored() -> None:
+    session = GpuSession(
+        id="caf060d3ee0f",
+        name="a (restored 1)",
+        owner="ann",
+        state=SessionState.QUEUED,
+        epoch=0,
+        request=ResourceRequest(),
+        created_s=0.0,
+        queue_place=1,
+    )
+    said = begun_lines(RestoreReport(checkpoint=VIEW, names=12, session=session.id), session)
+    assert said == [
+        "session 'a (restored 1)' is queued, place 1 in the queue; checkpoint c9c22c7d is restored when it starts",
+        "to open it, on your own machine: jupyter gpuaas attach 'a (restored 1)'",
+    ]
 
 
 @pytest.mark.parametrize("label", ["-1", "1st", "a\nb", "a/b", "x" * 65, " "])
