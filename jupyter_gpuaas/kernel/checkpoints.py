@@ -40,6 +40,8 @@ PAUSE_S = 5.0
 MOST_PAUSE_S = 300.0
 #: A capture that would have held up the next cell is taken when nothing has happened for so long.
 QUIET_S = 1.0
+#: How long who asks for the newest ones waits for those that are being written.
+WRITING_S = 60.0
 TIDY_EVERY_S = 60.0
 #: Names that a report tells, so that it stays small.
 NAMES_TOLD = 50
@@ -496,11 +498,28 @@ class Checkpoints:
         return view_of(checkpoint.manifest)
 
     def listed(self) -> list[CheckpointView]:
-        """This session's checkpoints, oldest first."""
+        """This session's checkpoints, oldest first; those that are being written are waited for."""
+        self._await_writer()
         return [view_of(each.manifest) for each in self.checkpointer.checkpoints()]
+
+    def _await_writer(self) -> None:
+        """Wait until what was captured is in the store, or for ``WRITING_S``; a KeyboardInterrupt ends the waiting."""
+        if not self._writer.waiting:
+            return
+        with self._interruptible():
+            if self._writer.drain(1.0):
+                return
+            self._tell_doing(f"waiting for checkpoints: {self._writer.waiting} being written")
+            end_s = time.monotonic() + WRITING_S
+            while not self._writer.drain(0.5) and time.monotonic() < end_s:
+                self._stop()
+        if self._writer.waiting:
+            self._tell_doing(f"left out, as they are still being written: {self._writer.waiting}")
 
     def find(self, name: str) -> Checkpoint:
         """One of this session's, or one of another session of the same owner by its id; raises NoSuchCheckpoint."""
+        if name.startswith("-"):  # the newest may be on its way to the store
+            self._await_writer()
         try:
             return self.checkpointer.find(name)
         except NoSuchCheckpoint:
@@ -579,11 +598,15 @@ class Checkpoints:
         self._replaying = True
         if time.monotonic() - self._progress_s > 0.5:
             self._progress_s = time.monotonic()
-            if self._request:
-                self._change(progress=f"cell {cell.number} runs again")
-                self._note("progress")
-            else:
-                print(f"[remote GPU] cell {cell.number} runs again", file=sys.stderr)
+            self._tell_doing(f"cell {cell.number} runs again")
+
+    def _tell_doing(self, what: str) -> None:
+        """Tell what takes long: in the cell that asked, or through the service."""
+        if self._request:
+            self._change(progress=what)
+            self._note("progress")
+        else:
+            print(f"[remote GPU] {what}", file=sys.stderr)
 
     def restore_new(self, name: str, session: str) -> NoReturn:
         """Not from here: the kernel holds no token of the service's."""

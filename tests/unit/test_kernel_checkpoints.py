@@ -210,6 +210,43 @@ def test_newest_stays_and_unknown_ones_are_told(kernels: Any) -> None:
         kernel.checkpoints.restore_new("-1", "new")
 
 
+def test_list_and_newest_wait_for_what_is_being_written(
+    kernels: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = kernels()
+    kernel.cell("a = 1")
+    kernel.written()
+    writer, store = kernel.checkpoints._writer, kernel.checkpoints.checkpointer.store
+    go, put, drain = threading.Event(), store.put, writer.drain
+
+    def held(chunks: Any) -> Any:
+        assert go.wait(30)
+        return put(chunks)
+
+    def drained(timeout_s: float) -> bool:
+        if timeout_s != 1.0:  # a second has gone by, and the user was told
+            go.set()
+            return bool(drain(30))
+        return bool(drain(0.01))
+
+    monkeypatch.setattr(store, "put", held)
+    monkeypatch.setattr(writer, "drain", drained)
+    kernel.cell("a = [2] * 10000")
+    assert kernel.checkpoints.find("-1").manifest.cell == 2
+    assert "1 being written" in capsys.readouterr().err
+    go.clear()
+    kernel.cell("a = [3] * 10000")
+    assert [view.cell for view in kernel.checkpoints.listed()] == [1, 2, 3]
+    # One that never ends is left out, and told.
+    go.clear()
+    monkeypatch.setattr(module, "WRITING_S", 0.0)
+    monkeypatch.setattr(writer, "drain", lambda timeout_s: drain(0.01))
+    kernel.cell("a = [4] * 10000")
+    assert [view.cell for view in kernel.checkpoints.listed()] == [1, 2, 3]
+    assert "still being written: 1" in capsys.readouterr().err
+    go.set()
+
+
 def test_request_that_was_given_up_before_it_began_is_refused(kernels: Any) -> None:
     kernel = kernels()
     kernel.cell("a = 1")
