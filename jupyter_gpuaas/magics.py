@@ -44,6 +44,14 @@ HELP = """\
 """
 
 
+class Interrupted(KeyboardInterrupt):
+    """The user interrupted one of our commands."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: a word for the user, not our stack."""
+        return ["KeyboardInterrupt: given up"]
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"%remote_gpu: {message}. `%remote_gpu --help` tells what there is.")
@@ -119,17 +127,19 @@ class RemoteGpuMagics(Magics):
             print(HELP.format(checkpoints=checkpoint_commands.HELP))
             return
         # Asked each time: a kernel that was started ahead learns only later whose it is.
-        if os.environ.get(SESSION_ID):
-            _in_session(self.shell, words, cell)
+        here = bool(os.environ.get(SESSION_ID))
+        if here and cell is not None:
+            _cell_in_session(self.shell, words, cell)
             return
-        if cell is None:
-            arguments = _line_parser().parse_args(words)
-            if arguments.command in checkpoint_commands.COMMANDS:
-                checkpoint_commands.carry_out(arguments, self._connection(self._current).checkpoints, _say)
+        try:
+            if here:
+                _in_session(self.shell, words)
+            elif cell is None:
+                self._line(_line_parser().parse_args(words))
             else:
-                getattr(self, f"_{arguments.command}")(arguments)
-        else:
-            self._cell(_cell_parser().parse_args(words), cell)
+                self._cell(_cell_parser().parse_args(words), cell)
+        except KeyboardInterrupt:
+            raise Interrupted from None
 
     # -- cells -----------------------------------------------------------------------------------
 
@@ -146,6 +156,14 @@ class RemoteGpuMagics(Magics):
             raise
 
     # -- line magics -----------------------------------------------------------------------------
+
+    def _line(self, arguments: argparse.Namespace) -> None:
+        from jupyter_gpuaas.cell import checkpoint_commands
+
+        if arguments.command in checkpoint_commands.COMMANDS:
+            checkpoint_commands.carry_out(arguments, self._connection(self._current).checkpoints, _say)
+        else:
+            getattr(self, f"_{arguments.command}")(arguments)
 
     def _connect(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.model import ResourceRequest
@@ -246,17 +264,18 @@ class RemoteGpuMagics(Magics):
         connection.detach()
 
 
-def _in_session(shell: Any, words: list[str], cell: str | None) -> None:
-    """The magics inside a session's own kernel.
+def _cell_in_session(shell: Any, words: list[str], cell: str) -> None:
+    _cell_parser().parse_args(words)
+    _say("this notebook runs in the session already; the cell runs here")
+    shell.run_cell(cell).raise_error()
+
+
+def _in_session(shell: Any, words: list[str]) -> None:
+    """The line magics inside a session's own kernel.
 
     The kernel holds no token of the service's, so that a notebook cannot act for its owner: what it can tell is what
     its host told it.
     """
-    if cell is not None:
-        _cell_parser().parse_args(words)
-        _say("this notebook runs in the session already; the cell runs here")
-        shell.run_cell(cell).raise_error()
-        return
     from jupyter_gpuaas.cell import checkpoint_commands
 
     arguments = _line_parser().parse_args(words)
