@@ -86,6 +86,14 @@ def _cell_parser() -> _Parser:
     return parser
 
 
+def _help(command: Sequence[str]) -> str:
+    """The lines about a command; about all if there is none of this name."""
+    from jupyter_gpuaas.cell import checkpoint_commands
+
+    whole = HELP.format(checkpoints=checkpoint_commands.HELP)
+    return "\n".join(line for line in whole.splitlines() if line.split()[:2] == ["%remote_gpu", *command]) or whole
+
+
 def _words(line: str) -> list[str]:
     try:
         return shlex.split(line)
@@ -120,11 +128,9 @@ class RemoteGpuMagics(Magics):
     @line_cell_magic
     def remote_gpu(self, line: str, cell: str | None = None) -> None:
         """Use a remote GPU session; ``%remote_gpu --help`` tells how."""
-        from jupyter_gpuaas.cell import checkpoint_commands
-
         words = _words(line)
         if "--help" in words or "-h" in words or (cell is None and not words):
-            print(HELP.format(checkpoints=checkpoint_commands.HELP))
+            print(_help(words[:1] if cell is None else []))
             return
         # Asked each time: a kernel that was started ahead learns only later whose it is.
         here = bool(os.environ.get(SESSION_ID))

@@ -39,3 +39,15 @@ def test_interrupted_command_is_one_line(inside: Magic) -> None:
         inside("checkpoint")
     assert isinstance(caught.value, Interrupted)
     assert caught.value._render_traceback_() == ["KeyboardInterrupt: given up"]
+
+
+def test_help_of_a_command_is_about_that_command(inside: Magic, capsys: pytest.CaptureFixture[str]) -> None:
+    inside("restore --help")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(line.startswith("%remote_gpu restore ") for line in lines)
+    inside("--help")
+    whole = capsys.readouterr().out
+    assert "%%remote_gpu" in whole and "%remote_gpu forget" in whole
+    for unknown in ("", "nothing -h"):
+        inside(unknown)
+        assert capsys.readouterr().out == whole
