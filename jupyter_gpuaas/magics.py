@@ -44,6 +44,9 @@ HELP = """\
 """
 
 
+NOT_CONNECTED = "not connected to a session; `%remote_gpu connect` or a %%remote_gpu cell connects"
+
+
 class Interrupted(KeyboardInterrupt):
     """The user interrupted one of our commands."""
 
@@ -166,7 +169,9 @@ class RemoteGpuMagics(Magics):
     def _line(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.cell import checkpoint_commands
 
-        if arguments.command in checkpoint_commands.COMMANDS:
+        if arguments.command in checkpoint_commands.OF_OLD and self._current not in self._connections:
+            print(NOT_CONNECTED)  # a new session would have none
+        elif arguments.command in checkpoint_commands.COMMANDS:
             checkpoint_commands.carry_out(arguments, self._connection(self._current).checkpoints, _say)
         else:
             getattr(self, f"_{arguments.command}")(arguments)
@@ -191,7 +196,7 @@ class RemoteGpuMagics(Magics):
         from jupyter_gpuaas.model.words import status_lines
 
         if not self._connections:
-            print("not connected; `%remote_gpu connect` or a %%remote_gpu cell connects")
+            print(NOT_CONNECTED)
             return
         for connection in self._connections.values():
             view = connection.view()

@@ -21,6 +21,8 @@ from ..model import (
 from ..model.words import amount, begun_lines, diff_lines, lost_lines, restored_lines, table, taken_line
 
 COMMANDS = ("checkpoint", "checkpoints", "restore", "diff", "forget")
+#: Those that are about checkpoints that there are, and need no session to go on with.
+OF_OLD = ("checkpoints", "diff", "forget")
 
 HELP = """\
 %remote_gpu checkpoint [--name NAME]   take a checkpoint of all variables now

@@ -21,8 +21,9 @@ class Desk:
 
 
 @pytest.fixture
-def local() -> Magic:
+def local(monkeypatch: pytest.MonkeyPatch) -> Magic:
     """The magic in a local notebook."""
+    monkeypatch.delenv(SESSION_ID, raising=False)
     shell = SimpleNamespace(kernel=SimpleNamespace(checkpoints=Desk()))
     return RemoteGpuMagics(shell).remote_gpu
 
@@ -51,3 +52,12 @@ def test_help_of_a_command_is_about_that_command(inside: Magic, capsys: pytest.C
     for unknown in ("", "nothing -h"):
         inside(unknown)
         assert capsys.readouterr().out == whole
+
+
+@pytest.mark.parametrize("line", ["checkpoints", "diff -2 -1", "forget 1234", "status"])
+def test_command_that_only_looks_starts_no_session(
+    line: str, local: Magic, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(RemoteGpuMagics, "_open", lambda *_: pytest.fail("a session was asked for"))
+    local(line)
+    assert "not connected to a session" in capsys.readouterr().out
