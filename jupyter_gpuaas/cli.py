@@ -575,7 +575,7 @@ def forget(given: dict[str, Any], session: str, checkpoint: Sequence[str], as_js
         _print_json([_plain(each) for each in gone])
         return
     for each in gone:
-        click.echo(f"Checkpoint {each.id} removed.")
+        click.echo(f"Checkpoint {each.short} removed.")
 
 
 def _say(text: str) -> None:

@@ -17,6 +17,7 @@ from ..model import (
     Replay,
     RestoreReport,
     check_label,
+    short_id,
 )
 from ..model.words import amount, begun_lines, diff_lines, lost_lines, restored_lines, table, taken_line
 
@@ -127,7 +128,7 @@ def carry_out(arguments: argparse.Namespace, desk: Desk, say: Callable[[str], No
             print("\n".join(diff_lines(desk.diff(arguments.one, arguments.other))))
         case "forget":
             for checkpoint in desk.forget(arguments.checkpoints):
-                print(f"checkpoint {checkpoint} removed")
+                print(f"checkpoint {short_id(checkpoint)} removed")
 
 
 def _every(every: int) -> str:

@@ -9,7 +9,7 @@ from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.errors import CheckpointError
-from jupyter_gpuaas.model import CheckpointDiff, CheckpointPlan, CheckpointView
+from jupyter_gpuaas.model import CheckpointDiff, CheckpointPlan, CheckpointView, short_id
 
 if TYPE_CHECKING:
     from jupyter_gpuaas.state.checkpointer import Checkpointer
@@ -80,7 +80,7 @@ class CheckpointDesk:
         checkpointer = self._checkpointer(owner, session)
         found = checkpointer.find(name)
         if lives and checkpointer.checkpoints()[-1].id == found.id:
-            raise CheckpointError(f"{found.id} is the newest checkpoint of a session that lives, and stays.")
+            raise CheckpointError(f"{short_id(found.id)} is the newest checkpoint of a session that lives, and stays.")
         checkpointer.forget(found)
         checkpointer.collect()
         return view_of(found.manifest)

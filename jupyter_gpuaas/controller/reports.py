@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jupyter_gpuaas.lifecycle.session import SessionEvent
-from jupyter_gpuaas.model import CheckpointStatus, HostReport, HostState, SessionState
+from jupyter_gpuaas.model import CheckpointStatus, HostReport, HostState, SessionState, short_id
 
 Happened = tuple[SessionEvent, str]
 
@@ -83,7 +83,6 @@ def checkpoint_news(before: CheckpointStatus | None, now: CheckpointStatus) -> l
     if now.forgotten > before.forgotten:
         news.append(("checkpoint_forgotten", f"{now.forgotten - before.forgotten} removed by the user", {}))
     if now.restores > before.restores:
-        news.append(
-            ("checkpoint_restored", f"the variables are those of checkpoint {now.restored}", {"id": now.restored})
-        )
+        cause = f"the variables are those of checkpoint {short_id(now.restored)}"
+        news.append(("checkpoint_restored", cause, {"id": now.restored}))
     return news

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import CheckpointError
+from ..model import short_id
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ class CaptureWriter:
                     given_up = list(self._jobs)
                     self._jobs.clear()
             for other in given_up:
-                other.error = GivenUp(f"checkpoint {job.capture.id}, which it follows, was not written.")
+                other.error = GivenUp(f"checkpoint {short_id(job.capture.id)}, which it follows, was not written.")
             for ended in (job, *given_up):
                 self._tell(ended)
             with self._changed:

@@ -23,7 +23,16 @@ from typing import Any, NoReturn
 import msgspec
 
 from ..errors import CheckpointError, NoSuchCheckpoint, QuotaReached
-from ..model import REPLAYS, CheckpointDiff, CheckpointPlan, CheckpointStatus, CheckpointView, Replay, RestoreReport
+from ..model import (
+    REPLAYS,
+    CheckpointDiff,
+    CheckpointPlan,
+    CheckpointStatus,
+    CheckpointView,
+    Replay,
+    RestoreReport,
+    short_id,
+)
 from ..state.checkpointer import BaseGone, Checkpoint, Checkpointer, Pending
 from ..state.listing import notes, owners_address, view_of
 from ..state.lost import Lost
@@ -610,10 +619,10 @@ class Checkpoints:
 
     def restore_new(self, name: str, session: str) -> NoReturn:
         """Not from here: the kernel holds no token of the service's."""
-        checkpoint = self.find(name)
+        checkpoint = short_id(self.find(name).id)
         raise CheckpointError(
             "a session cannot make another one.",
-            hint=f"On your own machine: jupyter gpuaas restore {self._session[:12]} {checkpoint.id} --new NAME",
+            hint=f"On your own machine: jupyter gpuaas restore {self._session[:12]} {checkpoint} --new NAME",
         )
 
     def diff(self, one: str, other: str) -> CheckpointDiff:
@@ -627,7 +636,7 @@ class Checkpoints:
         newest = self.checkpointer.checkpoints()[-1:]
         for checkpoint in found:
             if newest and checkpoint.id == newest[0].id:
-                raise CheckpointError(f"{checkpoint.id} is the newest checkpoint of this session, and stays.")
+                raise CheckpointError(f"{short_id(checkpoint.id)} is the newest checkpoint of this session, and stays.")
         for checkpoint in found:
             self.checkpointer.forget(checkpoint)
         self._change(forgotten=self._status.forgotten + len(found))

@@ -9,6 +9,7 @@ from .checkpoint import (
     Replay,
     RestoreReport,
     check_label,
+    short_id,
 )
 from .event import Event
 from .host import HostReport, HostSpec, HostState
@@ -57,4 +58,5 @@ __all__ = [
     "SessionView",
     "check_label",
     "check_name",
+    "short_id",
 ]

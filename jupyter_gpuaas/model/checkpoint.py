@@ -17,6 +17,11 @@ Replay = Literal["never", "safe", "all"]
 REPLAYS: tuple[Replay, ...] = ("never", "safe", "all")
 
 
+def short_id(checkpoint: str) -> str:
+    """What a person is shown of an id, and may type; programs get the whole."""
+    return checkpoint[-SHORT_ID_CHARS:]
+
+
 class CheckpointPlan(msgspec.Struct, frozen=True, kw_only=True):
     """How a session's kernel takes checkpoints. Goes from the controller to the host and on to the kernel."""
 
@@ -74,7 +79,7 @@ class CheckpointView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def short(self) -> str:
         """What a person types to mean it."""
-        return self.id[-SHORT_ID_CHARS:]
+        return short_id(self.id)
 
 
 class CheckpointStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ import msgspec
 
 from ..config import Settings, load
 from ..errors import GpuaasError, NoSuchSession, RemoteProtocolError
-from ..model import CPU, Channel, Device, HostReport, HostSpec, RestoreReport
+from ..model import CPU, Channel, Device, HostReport, HostSpec, RestoreReport, short_id
 from ..model.words import restored_lines
 from ..wire import ticket
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
@@ -140,7 +140,7 @@ class Host:
         reply = await kernel.ask(Channel.SHELL, "gpuaas_checkpoint_request", asked)
         if reply["status"] != "ok":
             raise RuntimeError(
-                f"checkpoint {checkpoint} cannot be restored: {reply['message']} {reply['hint']}".strip()
+                f"checkpoint {short_id(checkpoint)} cannot be restored: {reply['message']} {reply['hint']}".strip()
             )
         report = msgspec.convert(reply["result"], RestoreReport)
         session.notice("".join(f"[remote GPU] {line}\n" for line in restored_lines(report)))

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..errors import CheckpointError, NoSuchCheckpoint
-from ..model import Replay
+from ..model import Replay, short_id
 from ..store.base import Freed, Store
 from ..store.blob import chunk_digests, read_blob
 from ..store.manifest import Costs, GroupRecord, Manifest, Verdict
@@ -338,7 +338,7 @@ class Checkpointer:
                 self.store.manifest(self._base)
             except NoSuchCheckpoint:
                 raise BaseGone(
-                    f"checkpoint {self._base}, which this one builds on, was removed meanwhile.",
+                    f"checkpoint {short_id(self._base)}, which this one builds on, was removed meanwhile.",
                     hint="The next one is taken whole.",
                 ) from None
 

@@ -132,7 +132,8 @@ def test_named_diff_and_forget(opened: Callable[..., Session]) -> None:
     assert [row[3] for row in rows if "first" in row] == ["first"]
     assert session.cell("%remote_gpu diff first -1").splitlines() == ["added: c", "removed: a", "changed: b"]
     assert "newest" in session.fails("%remote_gpu forget -1")
-    session.cell("%remote_gpu forget first")
+    (first,) = [row[0] for row in rows if "first" in row]
+    assert session.cell("%remote_gpu forget first") == f"checkpoint {first} removed\n"
     assert "NoSuchCheckpoint" in session.fails("%remote_gpu restore first")
     assert "UsageError" in session.fails("%remote_gpu checkpoint --name 1st")
 
@@ -184,7 +185,8 @@ def test_cli_lists_compares_and_removes_while_the_kernel_is_busy(
     assert "NOT RESTORABLE" in home.cli("checkpoints", "cli.ipynb").stdout
     assert home.cli("diff", "cli.ipynb", "-2", "-1").stdout.strip() == "added: c"
     assert "newest" in home.cli("forget", "cli.ipynb", "-1", check=False).stderr
-    home.cli("forget", "cli.ipynb", listed[0]["id"])
+    said = home.cli("forget", "cli.ipynb", listed[0]["id"]).stdout
+    assert said == f"Checkpoint {listed[0]['id'][-8:]} removed.\n"
     assert len(json.loads(home.cli("checkpoints", "cli.ipynb", "--json").stdout)) == 2
     # This needs the kernel, so it waits for the cell, and says so.
     command = [sys.executable, "-m", "jupyter_gpuaas", "checkpoint", "cli.ipynb", "--name", "from outside"]

@@ -211,6 +211,11 @@ def test_news_tell_how_many_checkpoints_one_report_stands_for() -> None:
     assert detail["lost"] == ["link"]
 
 
+def test_news_of_a_restore_tell_people_the_short_id_and_programs_the_whole() -> None:
+    news = checkpoint_news(None, CheckpointStatus(restores=1, restored=VIEW.id))
+    assert news == [("checkpoint_restored", "the variables are those of checkpoint c9c22c7d", {"id": VIEW.id})]
+
+
 def test_table_and_status_name_what_cannot_be_restored() -> None:
     assert table([VIEW]).splitlines()[1].endswith("link")
     lines = status_lines(CheckpointStatus(every=1, taken=1, last=VIEW, problem="the store is full."))
