@@ -362,7 +362,7 @@ class Checkpoints:
             self._armed = False
             self._stop()  # the exception may have been swallowed, by a finalizer for instance
         finally:
-            self._armed = self._replaying = False
+            self._armed = self._replaying = self._interrupted = False
             signal.signal(signal.SIGINT, former)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

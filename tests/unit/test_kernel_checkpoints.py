@@ -257,6 +257,15 @@ def test_request_that_was_given_up_before_it_began_is_refused(kernels: Any) -> N
     assert kernel.checkpoints.listed()[-1].label == "later"
 
 
+def test_interrupted_capture_is_no_reason_to_refuse_the_next_request(kernels: Any) -> None:
+    kernel = kernels()
+    kernel.space["interrupt"] = lambda: os.kill(os.getpid(), signal.SIGINT)
+    kernel.cell("class Slow:\n    def __reduce__(self):\n        interrupt()\n        return Slow, ()\nslow = Slow()")
+    assert "interrupted" in kernel.checkpoints.status().problem
+    del kernel.space["slow"]
+    assert kernel.checkpoints.request({"op": "take", "label": "later"})["label"] == "later"
+
+
 def test_store_that_cannot_be_opened_is_a_reason_and_not_an_error(tmp_path: Path) -> None:
     blocked = tmp_path / "store"
     blocked.write_text("a file, not a folder")
