@@ -36,6 +36,13 @@ OF_A_SESSION = {
     Route("PUT", "/sessions/{session}/bundles/{bundle_id}"),
     Route("GET", "/sessions/{session}/bundles/{bundle_id}"),
     Route(WEBSOCKET, "/sessions/{session}/channel"),
+    Route("GET", "/sessions/{session}/checkpoints"),
+    Route("POST", "/sessions/{session}/checkpoints"),
+    Route("PATCH", "/sessions/{session}/checkpoints"),
+    Route("DELETE", "/sessions/{session}/checkpoints/{checkpoint}"),
+    Route("GET", "/sessions/{session}/checkpoints/{one}/diff/{other}"),
+    Route("POST", "/sessions/{session}/restores"),
+    Route("DELETE", "/sessions/{session}/requests/{request}"),
 }
 OF_ADMINS = {Route("POST", "/tokens"), Route("POST", "/stop")}
 OF_ANY_USER = {
@@ -44,6 +51,7 @@ OF_ANY_USER = {
     Route("GET", "/nodes"),
     Route("GET", "/allocations"),
     Route("GET", "/events"),
+    Route("GET", "/metrics"),
     Route(WEBSOCKET, "/events/stream"),
 }
 
