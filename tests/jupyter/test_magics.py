@@ -480,6 +480,10 @@ def test_interrupted_wait_for_a_device_leaves_nothing_in_the_queue(
     for session in sessions():  # All four devices are wanted; detached sessions hold theirs.
         module_gpuaas_home.cli("release", session["id"])
     notebook.ok("%remote_gpu connect --session taken27 --devices 4")
+    notebook.ok("%remote_gpu checkpoint")
+    said = notebook.ok("%remote_gpu restore -1 --new waits27").out
+    assert "session 'waits27' is queued, place 1 in the queue;" in said and "attach waits27" in said
+    module_gpuaas_home.cli("release", "waits27")
 
     def interrupt(message: dict[str, Any]) -> None:
         if "place 1 in the queue" in message["content"].get("text", ""):
