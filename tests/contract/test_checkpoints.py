@@ -36,7 +36,11 @@ async def service(gpuaas_home: GpuaasHome) -> AsyncIterator[Service]:
 async def run(service: Service, client: ServiceClient, name: str, *cells: str) -> str:
     """Run cells in a session, which is found or made; returns its id."""
     view = await client.create_session(name, wait_s=30)
-    assert view.session.state is SessionState.IDLE, view.session.cause
+
+    async def idle() -> bool:  # what ran before may still be reported as running
+        return (await client.session(view.session.id)).session.state is SessionState.IDLE
+
+    await eventually(idle)
     session = RemoteSession(client, view.session.id, quick_settings(service.controller.settings.folder))
     await session.open(view.channel)
     try:
