@@ -290,7 +290,7 @@ class Checkpoints:
         if job is None:
             # What it counts on was not written, so it must not be either.
             self._all_new()
-            raise GivenUp("the one before it could not be written.")
+            raise GivenUp(self._status.problem or "the one before it could not be written.")
         self._parent, self._parent_generation = pending, generation
         self._sources.clear()
         self._cells = 0
