@@ -74,7 +74,7 @@ def checkpoint_news(before: CheckpointStatus | None, now: CheckpointStatus) -> l
         others = f", and {more} before it" if more else ""
         news.append(("checkpoint_taken", f"checkpoint {last.short} after cell {last.cell}{others}", detail))
     if now.failed > before.failed:
-        news.append(("checkpoint_failed", now.problem or "it was taken later", {"failed": now.failed - before.failed}))
+        news.append(("checkpoint_failed", now.last_problem, {"failed": now.failed - before.failed}))
     if now.remark and now.remark != before.remark:
         news.append(("checkpoint_rarer", now.remark, {}))
     if now.every != before.every:

@@ -433,7 +433,8 @@ class Checkpoints:
 
     def _failed(self, reason: str, error: BaseException | None = None) -> None:
         hint = getattr(error, "hint", "")
-        self._change(failed=self._status.failed + 1, problem=f"{reason} {hint}".strip())
+        told = f"{reason} {hint}".strip()
+        self._change(failed=self._status.failed + 1, problem=told, last_problem=told)
         self._note("failed", self._status.problem)
 
     def _change(self, **fields: Any) -> None:

@@ -99,6 +99,8 @@ class CheckpointStatus(msgspec.Struct, frozen=True, kw_only=True):
     last: CheckpointView | None = None
     #: Why the newest one could not be taken; empty when it could.
     problem: str = ""
+    #: The reason of the last failure; stays when a later capture succeeds.
+    last_problem: str = ""
     #: What the user should know of how they are taken; empty as a rule.
     remark: str = ""
     #: What takes long at the moment, with how far it is; empty as a rule.
