@@ -4,7 +4,7 @@
 #   make demo            the same without a browser: a notebook whose connection is cut on the way
 #   make check           lint, format, types, layers
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
-#   make test-faults     the long trials: cuts and kills at random moments, random notebooks against a twin
+#   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make bench-state     how fast states are saved and restored, beside other systems (BENCH_ARGS as above)
 #   make clean           remove what these made
@@ -72,10 +72,11 @@ check: $(STAMPS)/dev
 	$(BIN)/lint-imports --no-cache
 
 test: $(STAMPS)/test
-	$(BIN)/python -m pytest -m 'not slow and not gpu' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not fault' $(PYTEST_ARGS)
 
 test-faults: $(STAMPS)/test
-	GPUAAS_TRIALS=25 GPUAAS_TWINS=1000 GPUAAS_STORE_TRIALS=50 GPUAAS_KILLS=300 $(BIN)/python -m pytest -m 'trials and not gpu' $(PYTEST_ARGS)
+	GPUAAS_TRIALS=25 GPUAAS_TWINS=1000 GPUAAS_STORE_TRIALS=50 GPUAAS_KILLS=30 \
+	  $(BIN)/python -m pytest -m '(fault or trials) and not slow and not gpu' $(PYTEST_ARGS)
 
 bench: $(STAMPS)/test
 	$(BIN)/python benchmarks/channel.py $(BENCH_ARGS)
