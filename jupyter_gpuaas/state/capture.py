@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from ..store.manifest import Blob, GroupEntry, GroupRecord, Region, Span, Verdict
+from ..store.seal import NAME_CHARS
 from .device.memory import memories
 from .groups import Ids, circles, connected
-from .lost import Lost, told
+from .lost import Lost, clear, told
 from .memory import Chunked, ChunkRef, CopyPool, Layout, Place, lay_out, look, look_at_device
 from .pickler import Pickled, dump
 from .retained import held_by_modules
@@ -25,8 +26,7 @@ from .touched import Known, known_of
 
 #: Names that every namespace has of its own.
 NOT_STATE = frozenset(
-    "__builtins__ __builtin__ __name__ __doc__ __package__ __loader__ __spec__ __file__ __cached__ "
-    "__annotations__".split()
+    "__builtins__ __builtin__ __name__ __doc__ __package__ __loader__ __spec__ __file__ __cached__".split()
 )
 _NO_IDS = Ids([])
 
@@ -154,7 +154,7 @@ class Tracker:
                 self._beside[name] = value, group
 
     def _look(self, touched: frozenset[str] | None, extra: dict[str, Any], skip: frozenset[str]) -> Draft:
-        values = {name: value for name, value in self.namespace.items() if name not in skip}
+        values = _named(self.namespace, skip)
         values.update(extra)
         fresh = frozenset(name for name, value in extra.items() if self._extra.get(name) is not value)
         self._extra = extra
@@ -220,7 +220,7 @@ class Tracker:
         try:
             pickled = dump(members, context, own=frozenset(names))
         except NotRestorable as error:
-            return _Unit(names, members, None, _NO_IDS, None, str(error))
+            return _Unit(names, members, None, _NO_IDS, None, clear(str(error)))
         layout = lay_out(pickled.buffers, context.owners)
         return _Unit(names, members, pickled, Ids(pickled.shareable()), layout)
 
@@ -304,7 +304,7 @@ class Tracker:
         )
         group.modules = frozenset(module.partition(".")[0] for module in context.modules)
         if context.rebuilds:
-            group.verdict = Verdict("rebuilt", "; ".join(context.rebuilds))
+            group.verdict = Verdict("rebuilt", clear("; ".join(context.rebuilds)))
         known = {
             (device, *place): region
             for past in set(before.values())
@@ -332,6 +332,32 @@ class Tracker:
         if same and old is not None:
             group.entry = old.entry
         return group, not same
+
+
+def _named(namespace: dict[str, Any], skip: frozenset[str]) -> dict[str, Any]:
+    """What is captured; a key that no manifest can hold is there under a name that says what it is, as lost."""
+    values: dict[str, Any] = {}
+    for key, value in list(namespace.items()):  # a list, as threads may bind names meanwhile
+        if isinstance(key, str) and _is_storable(key):
+            name = str.__str__(key)  # it may be of a subclass
+            if name not in skip:
+                values[name] = value
+        else:
+            shown = f"({clear(repr(key))[:200]})" if isinstance(key, (str, int, tuple)) else f"({type(key).__name__})"
+            values[shown] = Lost(shown, "is bound to a key that cannot be stored")
+    return values
+
+
+def _is_storable(key: str) -> bool:
+    if not 0 < len(key) <= NAME_CHARS or key.startswith("<"):  # so hidden state is called
+        return False
+    if key.isascii():
+        return True
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def record(group: Group) -> GroupRecord:

@@ -388,8 +388,8 @@ class Checkpointer:
             if unknown:
                 raise CheckpointError(f"names: {', '.join(unknown)} not in checkpoint {manifest.id}.")
             records = only(records, names)
-        # As `exec` does it: what restored functions call imports by way of their globals.
-        target: dict[str, Any] = {"__builtins__": builtins} if into is None else into
+        # As in a notebook: restored functions import by way of their globals, and may ask for their name.
+        target: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins} if into is None else into
         restoring = Restoring(target, dict(device_map or {}))
         restoring.remarks = remarks
         world = Hidden(namespace=target, shell=self._shell, cell=None, full=True)

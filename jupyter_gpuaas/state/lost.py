@@ -6,6 +6,9 @@ from typing import Any
 
 from ..errors import CheckpointError
 
+#: Of a reason; it is part of the manifest, and what a user's exception says may be anything.
+_REASON_CHARS = 2000
+
 
 class NameLost(CheckpointError):
     """A name was touched whose object is not there; the message says why."""
@@ -33,6 +36,21 @@ class Lost:
 def told(lost: Lost) -> tuple[str, str]:
     """Name and reason."""
     return object.__getattribute__(lost, "_gpuaas_name"), object.__getattribute__(lost, "_gpuaas_reason")
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, whatever its class makes of that, as text that a manifest takes."""
+    try:
+        text = str(error) or type(error).__name__
+    except Exception:
+        text = type(error).__name__
+    return clear(text)
+
+
+def clear(text: str) -> str:
+    """The text without what cannot be encoded, and not longer than a note may be."""
+    clean = text[:_REASON_CHARS].encode("utf-8", "backslashreplace").decode()
+    return clean if len(text) <= _REASON_CHARS else f"{clean} …"
 
 
 def _raised(lost: Lost) -> NameLost:

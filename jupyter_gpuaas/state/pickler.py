@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, cast
 
+from .lost import said
 from .rules.definitions import of_namespace, reduce_definition
 from .rules.registry import Context, NotRestorable, Restoring, _restoring
 from .sharing import by_memo, by_search, no_collection
@@ -103,13 +104,13 @@ def dump(
     try:
         with no_collection():
             pickler.dump(values)
-    except (NotRestorable, TooLarge, MemoryError):
+    except (NotRestorable, TooLarge, MemoryError, KeyboardInterrupt):
         raise
     except RecursionError:
         raise NotRestorable("is nested too deeply for pickle") from None
-    except Exception as error:
-        # A rule's own NotRestorable may come wrapped by a __reduce__ of the user's.
-        raise NotRestorable(f"cannot be pickled: {str(error) or type(error).__name__}") from error
+    except BaseException as error:  # a __reduce__ of the user's may raise anything, SystemExit too
+        # A rule's own NotRestorable may come wrapped by it.
+        raise NotRestorable(f"cannot be pickled: {said(error)}") from error
     return Pickled(values, sink.getbuffer(), sink.views, context, pickler.memo, known)
 
 

@@ -12,7 +12,7 @@ from ..store.manifest import GroupRecord, Manifest, Verdict
 from ..store.seal import validate_record
 from .device.memory import CONTENTS, HostContent
 from .groups import circles
-from .lost import Lost
+from .lost import Lost, said
 from .owners import allocate, buffers_of
 from .pickler import load, under
 from .rules.registry import NotRestorable, Restoring
@@ -59,9 +59,9 @@ def restore_names(
             remarks = len(restoring.remarks)
             try:
                 values = _restore_group(record, store, restoring)
-            except (StoreError, MemoryError):
+            except (StoreError, MemoryError, KeyboardInterrupt):
                 raise
-            except Exception as error:
+            except BaseException as error:  # a __setstate__ of the user's may raise anything, SystemExit too
                 reason = _reason(error)
                 for name in record.names:
                     verdicts[name] = Verdict("lost", reason)
@@ -69,13 +69,16 @@ def restore_names(
             else:
                 for name, value in zip(record.names, values, strict=True):
                     bind(name, value)
-                    said = restoring.remarks[remarks:]
-                    if said:
-                        verdicts[name] = Verdict("rebuilt", "; ".join(filter(None, [verdicts[name].note, *said])))
+                    new = restoring.remarks[remarks:]
+                    if new:
+                        verdicts[name] = Verdict("rebuilt", "; ".join(filter(None, [verdicts[name].note, *new])))
             done += _size(record)
             progress(done, total)
         for finish in restoring.finally_:
-            finish()
+            try:
+                finish()
+            except Exception as error:  # of a group that failed half way, too
+                restoring.remark(f"something could not be completed: {type(error).__name__}: {said(error)}")
     return verdicts
 
 
@@ -123,10 +126,10 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, KeyError) and error.args:
         return f"needs {error.args[0]!r}, which was not restored"
     if isinstance(error, (ImportError, AttributeError)):
-        return f"needs what is not here: {error}"
+        return f"needs what is not here: {said(error)}"
     if isinstance(error, GpuaasError):
         return f"cannot be read: {error}"
-    return f"cannot be rebuilt: {type(error).__name__}: {error}"
+    return f"cannot be rebuilt: {type(error).__name__}: {said(error)}"
 
 
 def only(records: list[GroupRecord], names: Collection[str]) -> list[GroupRecord]:

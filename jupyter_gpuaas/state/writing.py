@@ -13,7 +13,7 @@ from blake3 import blake3
 from ..store.base import Store
 from ..store.blob import blob
 from ..store.manifest import Costs, GroupEntry, Manifest
-from ..store.seal import seal, seal_record
+from ..store.seal import seal, seal_record, validate, validate_record
 from .capture import Draft, Group, record
 from .memory import ChunkRef, CopyPool
 from .world import world_of
@@ -62,7 +62,7 @@ def write(
         progress(done, total)
     for group in draft.groups:
         if group.entry is None and group.stream is not None:
-            content, parts = blob(seal_record(record(group)))
+            content, parts = blob(_readable(seal_record(record(group))))
             stored += store.put(parts).stored_bytes
             group.entry = GroupEntry(group.names, content)
     names = {name: group.verdict for group in draft.groups for name in group.names}
@@ -85,8 +85,16 @@ def write(
     if stall_s is None:
         costs = msgspec.structs.replace(manifest.costs, stall_s=manifest.costs.capture_s)
         manifest = msgspec.structs.replace(manifest, costs=costs)
-    store.commit(manifest.id, seal(manifest, key))
+    sealed = seal(manifest, key)
+    validate(sealed, key)  # no checkpoint is committed that could not be read
+    store.commit(manifest.id, sealed)
     return manifest
+
+
+def _readable(data: bytes) -> bytes:
+    """The record, or the error that its readers would get."""
+    validate_record(data)
+    return data
 
 
 Chunks = list[tuple[bytes, memoryview]]

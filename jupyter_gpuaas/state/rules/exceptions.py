@@ -6,6 +6,7 @@ Tracebacks hold the frames of the code that ran, and go.
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 from .registry import Context, rule
@@ -20,7 +21,7 @@ def reduce_exception(error: Any, context: Context) -> Any:
         return made
     function, args, *state = made
     kind = type(error)
-    base = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    base = next(base for base in kind.__mro__ if getattr(builtins, base.__name__, None) is base)
     own = set().union(*(vars(cls) for cls in kind.__mro__[: kind.__mro__.index(base)]))
     if function is kind and own & {"__init__", "__new__"} and not own & {"__reduce__", "__reduce_ex__"}:
         function, args = make_exception, (kind, base, args)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import sys
 from typing import Any
 
 from .definitions import of_namespace
@@ -14,7 +14,7 @@ from .registry import Context, rule
 def reduce_typing(obj: Any, context: Context) -> Any:
     name = obj.__name__
     kind = type(obj)
-    if getattr(importlib.import_module(obj.__module__), name, None) is obj and obj.__module__ != "__main__":
+    if obj.__module__ != "__main__" and getattr(sys.modules.get(obj.__module__), name, None) is obj:
         return NotImplemented
     if name not in context.own and context.namespace.get(name) is obj:
         context.references.add(name)

@@ -1,0 +1,141 @@
+"""What a hostile or unlucky notebook may hold: none of it may break a checkpoint, or come back otherwise unsaid."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import pytest
+
+from jupyter_gpuaas.state import Checkpointer, NameLost
+from jupyter_gpuaas.store import MemoryStore
+
+KEY = b"a key that nobody else has"
+
+
+def notebook(source: str = "", name: str | None = "__main__") -> dict[str, Any]:
+    namespace: dict[str, Any] = {"__builtins__": builtins.__dict__}
+    if name is not None:
+        namespace["__name__"] = name
+    exec(compile(source, "<cell>", "exec", dont_inherit=True), namespace)  # without the future of this file
+    return namespace
+
+
+def make() -> Checkpointer:
+    return Checkpointer(MemoryStore(), key=KEY, hidden=False)
+
+
+def again(source: str, name: str | None = "__main__") -> tuple[dict[str, Any], dict[str, Any]]:
+    """The namespace that comes back, and its report."""
+    checkpointer = make()
+    restored = checkpointer.restore(checkpointer.capture(notebook(source, name)).id)
+    return restored.namespace, restored.report
+
+
+# -- what a manifest cannot hold: a checkpoint that was committed must be readable ----------------
+
+
+@pytest.mark.parametrize("key", [5, ("a", 1), "", "\ud800", "x" * 5000, "<cwd>"], ids=repr)
+def test_key_that_no_manifest_holds_is_reported_and_harms_nobody(key: Any) -> None:
+    space = notebook("good = [1]")
+    space[key] = "value"
+    checkpointer = make()
+    restored = checkpointer.restore(checkpointer.capture(space).id)
+    assert restored.namespace["good"] == [1]
+    (lost,) = [name for name, verdict in restored.report.items() if verdict.outcome == "lost"]
+    with pytest.raises(NameLost, match="cannot be stored"):
+        restored.namespace[lost].anything  # noqa: B018
+
+
+def test_name_of_a_subclass_of_str_is_kept() -> None:
+    space = notebook()
+    space[type("S", (str,), {})("abc")] = 4
+    checkpointer = make()
+    assert checkpointer.restore(checkpointer.capture(space).id).namespace["abc"] == 4
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "class E(Exception):\n    def __str__(self): raise RuntimeError\ndef fail(): raise E",
+        "def fail(): raise ValueError('x' * 100_000 + '\\ud800')",
+        "def fail(): raise ValueError('\\ud800')",
+        "def fail(): raise SystemExit(3)",
+        "def fail(): raise type('B', (BaseException,), {})",
+    ],
+)
+@pytest.mark.parametrize("method", ["__reduce__(self)", "__setstate__(self, state)"])
+def test_whatever_a_method_raises_is_a_reason_to_report(hostile: str, method: str) -> None:
+    space, report = again(f"{hostile}\nclass A:\n    def {method}: fail()\na = A(); a.x = 1; good = [1]")
+    assert space["good"] == [1] and report["a"].outcome == "lost" and report["good"].outcome == "stored"
+
+
+@pytest.mark.parametrize("wrong", [{"label": 5}, {"label": "x" * 5000}, {"cell": -1}, {"epoch": "one"}])
+def test_nothing_is_committed_that_cannot_be_read(wrong: dict[str, Any]) -> None:
+    checkpointer = make()
+    with pytest.raises(Exception):  # noqa: B017
+        checkpointer.capture(notebook("a = 1"), **wrong)
+    assert checkpointer.store.manifests() == []
+    assert checkpointer.restore(checkpointer.capture(notebook("a = 1")).id).namespace["a"] == 1
+
+
+# -- names ----------------------------------------------------------------------------------------
+
+
+def test_restored_functions_find_the_name_of_their_module() -> None:
+    space, _ = again("def f(): return __name__")
+    assert space["f"]() == "__main__"
+
+
+def test_annotations_of_variables_are_kept() -> None:
+    space, _ = again("x: int = 3\ny: 'later'")
+    assert space["__annotations__"] == {"x": int, "y": "later"}
+
+
+def test_exception_of_a_namespace_without_a_name() -> None:
+    source = "class My(Exception):\n    def __init__(self, a, *, b): super().__init__('m'); self.b = b\nm = My(1, b=2)"
+    space, _ = again(source, None)
+    assert (space["m"].b, space["m"].args) == (2, ("m",))
+
+
+# -- classes --------------------------------------------------------------------------------------
+
+
+def test_qualified_names_of_inner_classes_are_kept() -> None:
+    space, _ = again("class A:\n    class B:\n        class C: pass\nb = A.B()")
+    assert space["A"].B.C.__qualname__ == "A.B.C" and type(space["b"]) is space["A"].B
+
+
+def test_enums_whose_members_were_made_by_code_of_their_own() -> None:
+    space, _ = again(
+        "import enum\n"
+        "class Coordinate(bytes, enum.Enum):\n"
+        "    def __new__(cls, value, label):\n"
+        "        made = bytes.__new__(cls, [value]); made._value_ = value; made.label = label\n"
+        "        return made\n"
+        "    X = 0, 'x'\n    Y = 1, 'y'\n"
+        "class Kept(enum.Flag, boundary=enum.KEEP):\n    A = 1\n"
+        "class Plain(enum.Enum):\n    R = [1]\n"
+        "Plain.R.note = Plain.R.value; Plain.extra = 'set later'; x = Coordinate.X; kept = Kept(9)"
+    )
+    kind = space["Coordinate"]
+    assert space["x"] is kind.X is kind(0) and (kind.Y.label, bytes(kind.Y)) == ("y", b"\1")
+    assert space["kept"] == space["Kept"](9)
+    assert space["Plain"].R.note is space["Plain"].R.value and space["Plain"].extra == "set later"
+
+
+def test_typed_dicts_keep_what_is_required() -> None:
+    space, _ = again(
+        "import typing\nclass A(typing.TypedDict, total=False):\n    'doc'\n    a: int\n    b: typing.Required[str]\n"
+        "class B(A):\n    c: int"
+    )
+    assert space["A"].__required_keys__ == {"b"} and space["B"].__required_keys__ == {"b", "c"}
+    assert space["A"].__doc__ == "doc"
+
+
+def test_what_typing_names_is_kept() -> None:
+    space, _ = again(
+        "import typing\nP = typing.ParamSpec('P'); V = typing.TypeVarTuple('V'); N = typing.NewType('N', int)\n"
+        "T = typing.TypeVar('T'); call = typing.Callable[P, T]"
+    )
+    assert space["call"].__args__ == (space["P"], space["T"]) and space["N"].__supertype__ is int
