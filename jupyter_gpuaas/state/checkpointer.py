@@ -17,7 +17,8 @@ from ..model import Replay, short_id
 from ..store.base import Freed, Store
 from ..store.blob import chunk_digests, read_blob
 from ..store.manifest import Costs, GroupRecord, Manifest, Verdict
-from ..store.seal import KEY_BYTES, validate, validate_record
+from ..store.seal import validate, validate_record
+from .arguments import check_number, check_replay, check_text, devices_of, key_of, names_of, namespace_of
 from .capture import NOT_STATE, Draft, Tracker
 from .cell_log import CellLog, is_block, is_whole, unpack
 from .device.training import compiler_names
@@ -153,9 +154,7 @@ class Checkpointer:
         hidden: bool = True,
     ) -> None:
         self.store = store
-        self._key = key.encode() if isinstance(key, str) else bytes(key)
-        if len(self._key) < KEY_BYTES:
-            raise ValueError(f"key: has {len(self._key)} bytes; it needs at least {KEY_BYTES}")
+        self._key = key_of(key)
         self._owner, self._session = owner, session
         self._shell, self._skip, self._hidden = shell, skip, hidden
         self._tracker: Tracker | None = None
@@ -264,8 +263,15 @@ class Checkpointer:
         source: str | None,
         cells: Cells,
     ) -> tuple[Draft, dict[str, Any]]:
+        namespace_of("namespace", namespace)
+        check_text("label", label)
+        check_number("cell", cell)
+        check_number("epoch", epoch)
+        if not isinstance(parent, (Checkpoint, Pending, str, type(None))):
+            raise TypeError(f"parent: is of type {type(parent).__name__}; it must be a Checkpoint or its id")
         if isinstance(parent, str) and parent:
             self.store.manifest(parent)  # raises NoSuchCheckpoint
+        touched = None if touched is None else names_of("touched", touched)
         parent_id = parent if isinstance(parent, str) else "" if parent is None else parent.id
         if self._tracker is None or self._tracker.namespace is not namespace:
             self._tracker, self._base = Tracker(namespace), ""
@@ -380,17 +386,22 @@ class Checkpointer:
         NoSuchCheckpoint, ManifestError, WorldMismatch, StoreError
             Nothing was changed.
         """
+        check_replay(replay)
+        devices = devices_of(device_map)
+        if into is not None:
+            namespace_of("into", into)
         manifest = self._manifest(checkpoint)
         remarks = check(manifest.world, exact=exact)
         records = read_records(manifest, self.store)
         if names is not None:
+            names = names_of("names", names)
             unknown = sorted(names - manifest.names.keys())
             if unknown:
                 raise CheckpointError(f"names: {', '.join(unknown)} not in checkpoint {manifest.id}.")
             records = only(records, names)
         # As in a notebook: restored functions import by way of their globals, and may ask for their name.
         target: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins} if into is None else into
-        restoring = Restoring(target, dict(device_map or {}))
+        restoring = Restoring(target, devices)
         restoring.remarks = remarks
         world = Hidden(namespace=target, shell=self._shell, cell=None, full=True)
         hidden: dict[str, Any] = {}
@@ -576,6 +587,8 @@ class Checkpointer:
     def _manifest(self, checkpoint: Checkpoint | str) -> Manifest:
         if isinstance(checkpoint, Checkpoint):
             checkpoint = checkpoint.id
+        if not isinstance(checkpoint, str):
+            raise TypeError(f"checkpoint: is of type {type(checkpoint).__name__}; it must be a Checkpoint or its id")
         return validate(self.store.manifest(checkpoint), self._key, expected_id=checkpoint)
 
 

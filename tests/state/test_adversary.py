@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,3 +142,51 @@ def test_what_typing_names_is_kept() -> None:
         "T = typing.TypeVar('T'); call = typing.Callable[P, T]"
     )
     assert space["call"].__args__ == (space["P"], space["T"]) and space["N"].__supertype__ is int
+
+
+# -- arguments ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("key", lambda c, done: Checkpointer(c.store, key=20)),  # type: ignore[arg-type]  # bytes(20) is a key of zeros
+        ("key", lambda c, done: Checkpointer(c.store, key=None)),  # type: ignore[arg-type]
+        ("namespace", lambda c, done: c.capture([1])),
+        ("parent", lambda c, done: c.capture({}, parent=5)),
+        ("touched", lambda c, done: c.capture({}, touched="a")),
+        ("label", lambda c, done: c.capture({}, label=None)),
+        ("cell", lambda c, done: c.capture({}, cell="1")),
+        ("checkpoint", lambda c, done: c.restore(None)),
+        ("names", lambda c, done: c.restore(done, names="a")),
+        ("device_map", lambda c, done: c.restore(done, device_map={"cpu": 5})),
+        ("into", lambda c, done: c.restore(done, into=[])),
+        ("replay", lambda c, done: c.restore(done, replay="perhaps")),
+    ],
+)
+def test_wrong_argument_is_named(name: str, call: Any) -> None:
+    checkpointer = make()
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: "):
+        call(checkpointer, checkpointer.capture(notebook("a = 1")))
+
+
+# -- library objects ------------------------------------------------------------------------------
+
+
+def test_class_of_a_part_of_a_library_that_nobody_imported_is_the_librarys() -> None:
+    script = """
+import sys; sys.path.insert(0, {root!r})
+import numpy as np
+from jupyter_gpuaas.state import Checkpointer
+from jupyter_gpuaas.store import MemoryStore
+assert "numpy.rec" not in sys.modules
+space = {{"records": np.zeros(3, [("x", "i4")]).view(np.recarray)}}
+space["one"] = space["records"][1]
+c = Checkpointer(MemoryStore(), key="0123456789abcdef")
+back = c.restore(c.capture(space).id).namespace
+assert type(back["records"]) is np.recarray
+back["one"].x = 5
+assert back["records"].x[1] == 5
+"""
+    root = str(Path(__file__).resolve().parents[2])
+    subprocess.run([sys.executable, "-c", script.format(root=root)], check=True, timeout=60)

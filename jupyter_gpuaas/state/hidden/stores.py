@@ -10,7 +10,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from .world import Hidden
+from .world import Hidden, of_notebook
 
 #: Words in a cell that may mean that something is set without an assignment.
 _WORDS = ("setattr", "delattr", "patch", "register", "__dict__", "vars(")
@@ -104,7 +104,7 @@ def _codes(value: Any, namespace: dict[str, Any]) -> Iterator[types.CodeType]:
             yield value.__code__
         return
     kind = value if issubclass(type(value), type) else type(value)
-    if kind.__module__ == namespace.get("__name__", "__main__"):
+    if of_notebook(kind, namespace):
         for part in vars(kind).values():
             part = getattr(part, "__func__", part)
             if type(part) is types.FunctionType:

@@ -169,6 +169,8 @@ def remark(text: str) -> None:
         restoring.remark(text)
 
 
+#: Of a type's flags: made by a class statement (``Py_TPFLAGS_HEAPTYPE``).
+_BY_STATEMENT = 1 << 9
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 #: Objects that have been tried, and the reason where they cannot be kept; holds none of them alive.
 _tried: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -273,10 +275,10 @@ def made_by_notebook(value: Any, namespace: dict[str, Any], depth: int = 2) -> b
             return any(made_by_notebook(_content(cell), namespace, depth - 1) for cell in value.__closure__)
         return False
     if kind is types.MethodType:
-        return made_by_notebook(value.__func__, namespace, depth) or _of_notebook(type(value.__self__), namespace)
+        return made_by_notebook(value.__func__, namespace, depth) or of_notebook(type(value.__self__), namespace)
     if issubclass(kind, type):
-        return _of_notebook(value, namespace)
-    if _of_notebook(kind, namespace):
+        return of_notebook(value, namespace)
+    if of_notebook(kind, namespace):
         return True
     if not depth:
         return False
@@ -293,8 +295,12 @@ def made_by_notebook(value: Any, namespace: dict[str, Any], depth: int = 2) -> b
     return any(made_by_notebook(part, namespace, depth - 1) for part in parts)
 
 
-def _of_notebook(kind: type, namespace: dict[str, Any]) -> bool:
-    return type.__getattribute__(kind, "__module__") in ("__main__", namespace.get("__name__", "__main__"))
+def of_notebook(kind: type, namespace: dict[str, Any]) -> bool:
+    """Whether a class was defined in the namespace, as far as its module tells."""
+    module = type.__getattribute__(kind, "__module__")
+    if module == "builtins":  # so are called classes of a namespace that has no name
+        return "__name__" not in namespace and bool(kind.__flags__ & _BY_STATEMENT)
+    return module in ("__main__", namespace.get("__name__"))
 
 
 def _content(cell: Any) -> Any:

@@ -52,11 +52,11 @@ def reduce_dtype(dtype: Any, context: Context) -> Any:
     return NotImplemented
 
 
-@rule("numpy.void", exact=True)
+@rule("numpy.void", "numpy.record", exact=True)
 def reduce_record(record: Any, context: Context) -> Any:
     """One record of a structured array is a view of it."""
     base = record.base
-    if type(base) is not sys.modules["numpy"].ndarray:
+    if not isinstance(base, sys.modules["numpy"].ndarray):
         return NotImplemented
     return record_of, (base, record.dtype, record.__array_interface__["data"][0] - _low(base)[0])
 

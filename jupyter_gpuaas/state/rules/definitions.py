@@ -6,6 +6,7 @@ closures go on sharing one.
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import sys
@@ -42,9 +43,9 @@ def reduce_definition(obj: Any, context: Context, own: frozenset[str]) -> Any:
 def is_importable(obj: Any) -> bool:
     """Whether an import of the module and a look along the qualified name give this very object."""
     module = getattr(obj, "__module__", None)
-    if module is None or module == "__main__":
+    if not isinstance(module, str) or module == "__main__":
         return False
-    found = sys.modules.get(module)
+    found = sys.modules.get(module) or _imported(module)
     if found is None or not is_everywhere(found):
         return False
     for part in obj.__qualname__.split("."):
@@ -52,6 +53,17 @@ def is_importable(obj: Any) -> bool:
         if found is None:
             return False
     return found is obj
+
+
+@functools.cache
+def _imported(module: str) -> Any:
+    """A part of a loaded package that nobody imported yet, though something says that it is from there."""
+    if module.partition(".")[0] not in sys.modules:
+        return None
+    try:
+        return importlib.import_module(module)
+    except Exception:
+        return None
 
 
 def is_everywhere(module: Any) -> bool:
