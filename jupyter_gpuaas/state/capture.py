@@ -22,6 +22,7 @@ from .memory import Chunked, ChunkRef, CopyPool, Layout, Place, lay_out, look, l
 from .pickler import Pickled, dump
 from .retained import held_by_modules
 from .rules.registry import Context, NotRestorable
+from .sharing import no_collection
 from .touched import Known, known_of
 
 #: Names that every namespace has of its own.
@@ -29,6 +30,8 @@ NOT_STATE = frozenset(
     "__builtins__ __builtin__ __name__ __doc__ __package__ __loader__ __spec__ __file__ __cached__".split()
 )
 _NO_IDS = Ids([])
+#: Device, first address and size of a region.
+_Where = tuple[str, int, int]
 
 
 class Group:
@@ -80,7 +83,7 @@ class Draft(msgspec.Struct):
         """Copy what is new, so that the objects may change. ``stop`` is called often and may raise."""
         for group in self.changed:
             for ref in group.refs():
-                if ref.memory is not None and ref.owner is not None:
+                if ref.is_borrowed:
                     self.copied_bytes += pool.copy(ref)
                     stop()
 
@@ -133,7 +136,8 @@ class Tracker:
         """
         with self._lock:
             try:
-                return self._look(touched, dict(extra or {}), skip)
+                with no_collection():  # of many names much is kept, and none of it is garbage
+                    return self._look(touched, dict(extra or {}), skip)
             except BaseException:
                 self.forget()
                 raise
@@ -147,7 +151,7 @@ class Tracker:
                 if before is not None and before[0] is value:
                     group = before[1]
                 else:
-                    group, _ = self._compare(self._dump((name,), {name: value}), {}, _NO_IDS)
+                    group, _ = self._compare(self._dump((name,), {name: value}), {}, {}, _NO_IDS)
                     draft.changed.append(group)
                     draft.looked_bytes += group.nbytes
                 draft.groups.append(group)
@@ -169,8 +173,13 @@ class Tracker:
         names = {name for unit in units for name in unit.names}
         held = held_by_modules(self.namespace) if names - extra.keys() else frozenset()
         held_ids = None if held is None else Ids(list(held))
+        known = {
+            (device, *place): region
+            for group in self.groups
+            for place, region, device in zip(group.places, group.regions, group.devices, strict=True)
+        }
         for unit in units:
-            group, differs = self._compare(unit, before, held_ids)
+            group, differs = self._compare(unit, before, known, held_ids)
             looked += group.nbytes
             groups.append(group)
             if differs:
@@ -259,9 +268,9 @@ class Tracker:
                 return units, kept
             gone: set[int] = set()
             made: list[_Unit] = []
+            order = {name: place for place, name in enumerate(values)}
             for members in joint:
                 names = [name for number in members for name in units[number].names]
-                order = {name: place for place, name in enumerate(values)}
                 unit = self._dump(tuple(sorted(names, key=order.__getitem__)), values)
                 gone |= set(members)
                 made.append(unit)
@@ -282,8 +291,16 @@ class Tracker:
 
     # -- comparing ---------------------------------------------------------------------------------------------
 
-    def _compare(self, unit: _Unit, before: Mapping[str, Group], held: Ids | None) -> tuple[Group, bool]:
-        """The unit as a group, and whether it is another than before; ``held`` by the user's modules."""
+    def _compare(
+        self, unit: _Unit, before: Mapping[str, Group], known: Mapping[_Where, Chunked], held: Ids | None
+    ) -> tuple[Group, bool]:
+        """The unit as a group, and whether it is another than before; ``held`` by the user's modules.
+
+        Parameters
+        ----------
+        known
+            Regions of the groups before, wherever they belong now.
+        """
         group = Group(unit.names, unit.values)
         old = before.get(unit.names[0])
         if unit.pickled is None or unit.layout is None:
@@ -305,11 +322,6 @@ class Tracker:
         group.modules = frozenset(module.partition(".")[0] for module in context.modules)
         if context.rebuilds:
             group.verdict = Verdict("rebuilt", clear("; ".join(context.rebuilds)))
-        known = {
-            (device, *place): region
-            for past in set(before.values())
-            for place, region, device in zip(past.places, past.regions, past.devices, strict=True)
-        }
         # The stream is bytes of our own, so it needs no copy.
         group.stream, _ = look(pickled.stream, old.stream if old else None)
         for place, content in zip(unit.layout.places, unit.layout.contents, strict=True):

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -196,10 +197,10 @@ class Checkpointer:
         draft, head = self._look(namespace, parent, label, cell, epoch, touched, source, cells)
         with self._writing:
             try:
-                return self._write(draft, head, started, None, progress, copied=False)
+                return self._write(draft, head, started, None, progress)
             except BaseGone:
                 draft, head = self._look(namespace, parent, label, cell, epoch, None, source, cells)
-                return self._write(draft, head, started, None, progress, copied=False)
+                return self._write(draft, head, started, None, progress)
 
     def begin(
         self,
@@ -232,7 +233,7 @@ class Checkpointer:
 
         def finish(progress: Progress) -> Checkpoint:
             with self._writing:
-                return self._write(draft, head, started, stall_s, progress, copied=True)
+                return self._write(draft, head, started, stall_s, progress)
 
         return Pending(finish, head["id"], stall_s, draft.copied_bytes)
 
@@ -316,8 +317,6 @@ class Checkpointer:
         started_s: float,
         stall_s: float | None,
         progress: Progress,
-        *,
-        copied: bool,
     ) -> Checkpoint:
         try:
             self._check_base(draft)
@@ -328,7 +327,7 @@ class Checkpointer:
                 head,
                 stall_s=stall_s,
                 started_s=started_s,
-                pool=self._pool if copied else None,
+                pool=self._pool,
                 progress=progress,
             )
         except BaseException:
@@ -384,7 +383,7 @@ class Checkpointer:
         Raises
         ------
         NoSuchCheckpoint, ManifestError, WorldMismatch, StoreError
-            Nothing was changed.
+            The namespace is what it was; of hidden state, what names need may have been restored.
         """
         check_replay(replay)
         devices = devices_of(device_map)
@@ -405,41 +404,47 @@ class Checkpointer:
         restoring.remarks = remarks
         world = Hidden(namespace=target, shell=self._shell, cell=None, full=True)
         hidden: dict[str, Any] = {}
+        wanted = None if names is None else names.union(*(record.names for record in records))
 
         def bind(name: str, value: Any) -> None:
             if name.startswith("<"):
                 hidden[name] = value
-            else:
+            elif wanted is None or name in wanted:
                 target[name] = value
 
-        if into is not None and names is None:
-            keep = manifest.names.keys() | self._not_the_users(target)
-            for name in [name for name in target if name not in keep]:
-                del target[name]
-        early = {HIDDEN.format(kind) for kind in BEFORE_NAMES}
-        first = [record for record in records if early.issuperset(record.names)]
-        verdicts = restore_names(manifest, self.store, restoring, records=first, bind=bind)
-        self._restore_hidden(hidden, early, world, verdicts)
-        rest = [record for record in records if record not in first]
-        verdicts |= {
-            name: verdict
-            for name, verdict in restore_names(
-                manifest, self.store, restoring, records=rest, bind=bind, progress=progress
-            ).items()
-            if name not in early
-        }
-        if names is None:
-            self._restore_hidden(hidden, set(hidden) - early, world, verdicts)
-            lost = {name: found.note for name, found in verdicts.items() if found.outcome == "lost" and name[:1] != "<"}
-            if lost and replay != "never" and is_whole(verdicts):
-                stored = {name for name in verdicts if name not in lost and name[:1] != "<"}
-                load = self._copies(manifest, records, restoring)
-                made = make_again(lost, unpack(hidden), stored, target, load, how=replay, running=running)
-                target.update({name: Lost(name, found.note) for name, found in made.items() if found.outcome == "lost"})
-                verdicts |= made
-        else:
-            verdicts = {name: verdicts[name] for name in names}
         self._tracker, self._base = None, ""
+        with _unless_it_fails(target):
+            if into is not None and names is None:
+                keep = manifest.names.keys() | self._not_the_users(target)
+                for name in [name for name in target if name not in keep]:
+                    del target[name]
+            early = {HIDDEN.format(kind) for kind in BEFORE_NAMES}
+            first = [record for record in records if early.issuperset(record.names)]
+            verdicts = restore_names(manifest, self.store, restoring, records=first, bind=bind)
+            self._restore_hidden(hidden, early, world, verdicts)
+            rest = [record for record in records if record not in first]
+            verdicts |= {
+                name: verdict
+                for name, verdict in restore_names(
+                    manifest, self.store, restoring, records=rest, bind=bind, progress=progress
+                ).items()
+                if name not in early
+            }
+            if names is None:
+                self._restore_hidden(hidden, set(hidden) - early, world, verdicts)
+                lost = {
+                    name: found.note for name, found in verdicts.items() if found.outcome == "lost" and name[:1] != "<"
+                }
+                if lost and replay != "never" and is_whole(verdicts):
+                    stored = {name for name in verdicts if name not in lost and name[:1] != "<"}
+                    load = self._copies(manifest, records, restoring)
+                    made = make_again(lost, unpack(hidden), stored, target, load, how=replay, running=running)
+                    target.update(
+                        {name: Lost(name, found.note) for name, found in made.items() if found.outcome == "lost"}
+                    )
+                    verdicts |= made
+            else:
+                verdicts = {name: verdicts[name] for name in names}
         return RestoreResult(target, verdicts, restoring.remarks)
 
     def _copies(
@@ -594,6 +599,18 @@ class Checkpointer:
 
 #: Hidden state, and names in which IPython keeps inputs and outputs.
 _OF_THE_SHELL = re.compile(r"<.*>|_+|_i{1,3}|_i?[0-9]+|__warningregistry__")
+
+
+@contextmanager
+def _unless_it_fails(namespace: dict[str, Any]) -> Iterator[None]:
+    """Names that are deleted or bound inside are as they were if that ends with an error, of the store for one."""
+    before = dict(namespace)
+    try:
+        yield
+    except BaseException:
+        namespace.clear()
+        namespace.update(before)
+        raise
 
 
 def _by_name(manifest: Manifest) -> dict[str, Any]:

@@ -33,8 +33,13 @@ class ChunkRef:
         self.digest = b""
         #: The bytes, as long as they are still to be written.
         self.memory = memory
-        #: Keeps borrowed memory alive.
+        #: Keeps borrowed memory alive; of a copy, the slot of the pool.
         self.owner = owner
+
+    @property
+    def is_borrowed(self) -> bool:
+        """Whether the bytes are an object's own, which changes them when it likes."""
+        return self.owner is not None and not isinstance(self.owner, memoryview)
 
 
 class Chunked:
@@ -174,7 +179,10 @@ class CopyPool:
     def copy(self, ref: ChunkRef) -> int:
         """Replace borrowed memory by a copy; returns the bytes copied."""
         assert ref.memory is not None
-        slot = self._free.pop() if self._free else memoryview(bytearray(CHUNK_BYTES))
+        try:
+            slot = self._free.pop()
+        except IndexError:
+            slot = memoryview(bytearray(CHUNK_BYTES))
         copied = slot[: ref.memory.nbytes]
         copied[:] = ref.memory
         ref.memory, ref.owner = copied, slot

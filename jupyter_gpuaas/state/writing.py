@@ -33,7 +33,7 @@ def write(
     *,
     stall_s: float | None,
     started_s: float,
-    pool: CopyPool | None = None,
+    pool: CopyPool,
     progress: Progress = lambda done, total: None,
 ) -> Manifest:
     """Bring a draft into a store and commit it.
@@ -51,14 +51,12 @@ def write(
     new = [ref for group in draft.groups if group.entry is None for ref in group.refs() if not ref.digest]
     total = sum(ref.memory.nbytes for ref in new if ref.memory is not None)
     stored = done = 0
-    for batch, chunks in _digested(_batches(new)):
+    for batch, chunks in _digested(_batches(new), pool):
         done += sum(memory.nbytes for _, memory in chunks)
         stored += store.put(chunks).stored_bytes
         for ref, (digest, _) in zip(batch, chunks, strict=True):
             ref.digest = digest
-            if pool is not None:
-                pool.give_back(ref)
-            ref.memory = ref.owner = None
+            pool.give_back(ref)
         progress(done, total)
     for group in draft.groups:
         if group.entry is None and group.stream is not None:
@@ -100,21 +98,25 @@ def _readable(data: bytes) -> bytes:
 Chunks = list[tuple[bytes, memoryview]]
 
 
-def _digested(batches: Iterator[list[ChunkRef]]) -> Iterator[tuple[list[ChunkRef], Chunks]]:
+def _digested(batches: Iterator[list[ChunkRef]], pool: CopyPool) -> Iterator[tuple[list[ChunkRef], Chunks]]:
     """Each batch with the digests of its chunks, which are made while the batch before is written."""
     batch = next(batches, None)
     if batch is None:
         return
-    chunks = _digests(batch)
+    chunks = _digests(batch, pool)
     with ThreadPoolExecutor(1, "gpuaas-digest") as ahead:
         for following in batches:
-            coming = ahead.submit(_digests, following)
+            coming = ahead.submit(_digests, following, pool)
             yield batch, chunks
             batch, chunks = following, coming.result()
     yield batch, chunks
 
 
-def _digests(batch: list[ChunkRef]) -> Chunks:
+def _digests(batch: list[ChunkRef], pool: CopyPool) -> Chunks:
+    for ref in batch:
+        # A thread of the user's may write to borrowed memory between this and the store: the digest would be wrong.
+        if ref.is_borrowed:
+            pool.copy(ref)
     return [(blake3(ref.memory).digest(), ref.memory) for ref in batch if ref.memory is not None]
 
 

@@ -28,7 +28,7 @@ class MemoryStore:
         done = Written()
         new: dict[bytes, bytes] = {}
         with self._lock:
-            held = self._stored_bytes()
+            held = self._stored_bytes() if self._quota_bytes else 0
             for digest, data in chunks:
                 if digest in self._chunks or digest in new:
                     continue

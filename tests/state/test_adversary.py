@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +192,66 @@ assert back["records"].x[1] == 5
 """
     root = str(Path(__file__).resolve().parents[2])
     subprocess.run([sys.executable, "-c", script.format(root=root)], check=True, timeout=60)
+
+
+# -- point in time, and all or nothing ------------------------------------------------------------
+
+
+def test_thread_that_writes_meanwhile_cannot_damage_a_checkpoint() -> None:
+    space = notebook("import numpy as np\na = np.zeros(1 << 20); d = {}")
+    checkpointer, stop = make(), threading.Event()
+
+    def write_on() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            space["a"][::4096] = number
+            space["d"][number % 100] = space[f"new{number % 50}"] = number
+            space.pop(f"new{number * 3 % 50}", None)
+
+    thread = threading.Thread(target=write_on)
+    thread.start()
+    try:
+        for _ in range(12):
+            checkpointer.verify(checkpointer.capture(space))
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_restore_that_fails_leaves_the_namespace_as_it_was() -> None:
+    space = notebook("a = [1]; gone = 2\ndef f(): return a")
+    checkpointer = make()
+    done = checkpointer.capture(space)
+    exec("a = [3]; del gone; later = 4", space)
+    before = dict(space)
+
+    def give_up(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.restore(done, into=space, progress=give_up)
+    assert space == before and space["a"] is before["a"]
+    assert checkpointer.restore(done, into=space).namespace["f"]() == [1] and "later" not in space
+
+
+def test_restoring_some_names_touches_no_others() -> None:
+    space = notebook("a = 1; lost = (n for n in [1, 2] for _ in [0]); next(lost)")
+    checkpointer = make()
+    done = checkpointer.capture(space)
+    assert done.report["lost"].outcome == "lost"
+    space["lost"] = "made again"
+    checkpointer.restore(done, into=space, names=frozenset({"a"}))
+    assert space["lost"] == "made again"
+
+
+def test_many_names_are_no_square_of_names() -> None:
+    spent = []
+    for count in (500, 4000):
+        space = notebook(f"for i in range({count}): globals()[f'v{{i}}'] = [i]")
+        checkpointer = make()
+        checkpointer.capture(space)
+        started = time.process_time()
+        checkpointer.capture(space)
+        spent.append(time.process_time() - started)
+    assert spent[1] < 8 * 3 * spent[0], spent
