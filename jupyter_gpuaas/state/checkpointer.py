@@ -16,8 +16,8 @@ import msgspec
 from ..errors import CheckpointError, NoSuchCheckpoint
 from ..model import Replay, short_id
 from ..store.base import Freed, Store
-from ..store.blob import chunk_digests, read_blob
-from ..store.manifest import Costs, GroupRecord, Manifest, Verdict
+from ..store.blob import TOGETHER_BYTES, chunk_digests, chunk_sizes, read_blobs
+from ..store.manifest import Blob, Costs, GroupEntry, GroupRecord, Manifest, Verdict
 from ..store.seal import validate, validate_record
 from .arguments import check_number, check_replay, check_text, devices_of, key_of, names_of, namespace_of
 from .capture import NOT_STATE, Draft, Tracker
@@ -558,18 +558,21 @@ class Checkpointer:
         """
         manifest = self._manifest(checkpoint)
         done = 0
-        records = [validate_record(read_blob(self.store, entry.record)) for entry in manifest.groups]
-        blobs = [blob for record in records for blob in (record.stream, *(region.content for region in record.regions))]
+        blobs = [blob for record in self._records(manifest.groups) for blob in _blobs(record)]
         total = sum(blob.size for blob in blobs)
-        for blob in blobs:
-            digests = chunk_digests(blob)
-            for start in range(0, len(digests), 64):
-                part = digests[start : start + 64]
-                size = min(blob.size - start * _chunk(), len(part) * _chunk())
-                memory = memoryview(bytearray(size))
-                self.store.fetch([(digest, memory[n * _chunk() : (n + 1) * _chunk()]) for n, digest in enumerate(part)])
-                done += size
+        memory = memoryview(bytearray(TOGETHER_BYTES))
+        wanted: list[tuple[bytes, memoryview]] = []
+        room = memory
+        for digest, size in (chunk for blob in blobs for chunk in chunk_sizes(blob)):
+            if size > len(room):
+                self.store.fetch(wanted)
                 progress(done, total)
+                wanted, room = [], memory
+            wanted.append((digest, room[:size]))
+            room = room[size:]
+            done += size
+        self.store.fetch(wanted)
+        progress(done, total)
         return done
 
     def forget(self, checkpoint: Checkpoint | str) -> None:
@@ -582,12 +585,13 @@ class Checkpointer:
 
     def _references(self, data: bytes) -> Iterator[bytes]:
         manifest = validate(data, self._key)
-        for entry in (*manifest.groups, *manifest.hidden):
-            yield from chunk_digests(entry.record)
-            record = validate_record(read_blob(self.store, entry.record))
-            yield from chunk_digests(record.stream)
-            for region in record.regions:
-                yield from chunk_digests(region.content)
+        entries = (*manifest.groups, *manifest.hidden)
+        for entry, record in zip(entries, self._records(entries), strict=True):
+            for blob in (entry.record, *_blobs(record)):
+                yield from chunk_digests(blob)
+
+    def _records(self, entries: Sequence[GroupEntry]) -> Iterator[GroupRecord]:
+        return map(validate_record, read_blobs(self.store, [entry.record for entry in entries]))
 
     def _manifest(self, checkpoint: Checkpoint | str) -> Manifest:
         if isinstance(checkpoint, Checkpoint):
@@ -622,7 +626,5 @@ def _by_name(manifest: Manifest) -> dict[str, Any]:
     return found
 
 
-def _chunk() -> int:
-    from ..store.base import CHUNK_BYTES
-
-    return CHUNK_BYTES
+def _blobs(record: GroupRecord) -> list[Blob]:
+    return [record.stream, *(region.content for region in record.regions)]

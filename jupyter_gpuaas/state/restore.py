@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from ..errors import GpuaasError, StoreError
 from ..store.base import Store
-from ..store.blob import destinations, read_blob
+from ..store.blob import TOGETHER_BYTES, destinations, read_blobs
 from ..store.manifest import GroupRecord, Manifest, Verdict
 from ..store.seal import validate_record
 from .device.memory import CONTENTS, HostContent
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 def read_records(manifest: Manifest, store: Store) -> list[GroupRecord]:
     """The records of all groups, each after those that it refers to."""
-    records = [validate_record(read_blob(store, entry.record)) for entry in manifest.groups]
+    records = [validate_record(data) for data in read_blobs(store, [entry.record for entry in manifest.groups])]
     number_of = {name: number for number, record in enumerate(records) for name in record.names}
     references = [
         {number_of[name] for name in record.references if name in number_of} - {number}
@@ -55,10 +55,10 @@ def restore_names(
     total = sum(_size(record) for record in records)
     done = 0
     with under(restoring):
-        for record in records:
+        for record, room in _read(records, store):
             remarks = len(restoring.remarks)
             try:
-                values = _restore_group(record, store, restoring)
+                values = _load(record, room, restoring)
             except (StoreError, MemoryError, KeyboardInterrupt):
                 raise
             except BaseException as error:  # a __setstate__ of the user's may raise anything, SystemExit too
@@ -82,22 +82,51 @@ def restore_names(
     return verdicts
 
 
-def _restore_group(record: GroupRecord, store: Store, restoring: Restoring) -> tuple[Any, ...]:
-    hosts: list[Any] = []
-    devices: list[HostContent] = []
-    wanted: list[tuple[bytes, memoryview]] = []
-    for region in record.regions:
-        owner, memory = allocate(region.content.size, region.maker)
-        wanted.extend(destinations(region.content, memory))
-        if region.maker == ("device",):
-            devices.append(HostContent(memory))
-        else:
-            hosts.append(owner)
-    stream = bytearray(record.stream.size)
-    wanted.extend(destinations(record.stream, memoryview(stream)))
-    _fetch(store, wanted)
-    restoring.memo = {CONTENTS: devices}
-    values = load(stream, buffers_of(record.spans, hosts))
+class _Room:
+    """Memory for what a group needs from the store."""
+
+    def __init__(self, record: GroupRecord) -> None:
+        self.hosts: list[Any] = []
+        self.devices: list[HostContent] = []
+        self.wanted: list[tuple[bytes, memoryview]] = []
+        self.stream = bytearray(record.stream.size)
+        #: Why there is none.
+        self.error: Exception | None = None
+        try:
+            for region in record.regions:
+                owner, memory = allocate(region.content.size, region.maker)
+                self.wanted.extend(destinations(region.content, memory))
+                if region.maker == ("device",):
+                    self.devices.append(HostContent(memory))
+                else:
+                    self.hosts.append(owner)
+        except MemoryError:
+            raise
+        except Exception as error:
+            self.error, self.wanted = error, []
+        self.wanted.extend(destinations(record.stream, memoryview(self.stream)))
+
+
+def _read(records: list[GroupRecord], store: Store) -> Iterator[tuple[GroupRecord, _Room]]:
+    """Each group with its memory; small ones are read together, as each call of a store may be a journey."""
+    at = 0
+    while at < len(records):
+        batch = [records[at]]
+        size = _size(batch[0])
+        while at + len(batch) < len(records) and size + _size(records[at + len(batch)]) <= TOGETHER_BYTES:
+            batch.append(records[at + len(batch)])
+            size += _size(batch[-1])
+        rooms = [_Room(record) for record in batch]
+        _fetch(store, [pair for room in rooms for pair in room.wanted])
+        yield from zip(batch, rooms, strict=True)
+        at += len(batch)
+
+
+def _load(record: GroupRecord, room: _Room, restoring: Restoring) -> tuple[Any, ...]:
+    if room.error is not None:
+        raise room.error
+    restoring.memo = {CONTENTS: room.devices}
+    values = load(room.stream, buffers_of(record.spans, room.hosts))
     assert isinstance(values, tuple) and len(values) == len(record.names)
     return values
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from blake3 import blake3
 
@@ -12,6 +12,8 @@ from .manifest import Blob
 
 #: A group's record, and its stream read in one piece, are not larger.
 RECORD_BYTES = 64 * 1024**2
+#: Small blobs are read together up to this much.
+TOGETHER_BYTES = 8 * 1024**2
 
 
 def blob(data: Buffer) -> tuple[Blob, list[tuple[bytes, memoryview]]]:
@@ -30,6 +32,12 @@ def chunk_digests(content: Blob) -> list[bytes]:
     return [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
 
 
+def chunk_sizes(content: Blob) -> Iterator[tuple[bytes, int]]:
+    """The digest and length of each chunk of a blob, in order."""
+    for number, digest in enumerate(chunk_digests(content)):
+        yield digest, min(CHUNK_BYTES, content.size - number * CHUNK_BYTES)
+
+
 def destinations(content: Blob, memory: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """What ``Store.fetch`` wants to bring a blob into memory of its size."""
     for number, digest in enumerate(chunk_digests(content)):
@@ -46,6 +54,23 @@ def read_blob(store: Store, content: Blob, *, most: int = RECORD_BYTES) -> bytea
     data = bytearray(content.size)
     store.fetch(list(destinations(content, memoryview(data))))
     return data
+
+
+def read_blobs(store: Store, contents: Sequence[Blob], *, most: int = RECORD_BYTES) -> Iterator[bytearray]:
+    """Read many, as ``read_blob`` does, with few calls of the store: each may be a journey."""
+    at = 0
+    while at < len(contents):
+        batch: list[bytearray] = []
+        wanted: list[tuple[bytes, memoryview]] = []
+        size = 0
+        while at < len(contents) and (not batch or size + contents[at].size <= TOGETHER_BYTES):
+            check_blob(contents[at], "blob", most=most)
+            batch.append(bytearray(contents[at].size))
+            wanted.extend(destinations(contents[at], memoryview(batch[-1])))
+            size += contents[at].size
+            at += 1
+        store.fetch(wanted)
+        yield from batch
 
 
 def check_blob(content: Blob, what: str, *, most: int | None = None) -> None:

@@ -95,7 +95,7 @@ class FsspecStore:
         wanted = set(digests)
         with self._locked():
             self._begin()
-            absent = wanted - self._shelf.places.keys()
+            absent = {digest for digest in wanted if digest not in self._shelf.places}
             self._relied |= wanted - absent
             return absent
 
@@ -374,10 +374,11 @@ class FsspecStore:
             if deep or not wanted.keys() <= self._shelf.places.keys():
                 self._shelf.sync()
             places = self._shelf.places
-            absent = wanted.keys() - places.keys()
+            # Not by subtracting views of keys: that goes through all of the second.
+            absent = {digest for digest in wanted if digest not in places}
             if absent:
-                places = {**places, **self._shelf.search(set(absent))}
-                absent = wanted.keys() - places.keys()
+                places = {**places, **self._shelf.search(absent)}
+                absent = {digest for digest in wanted if digest not in places}
         if absent:
             name = min(absent).hex()
             if absent & damaged:

@@ -255,3 +255,15 @@ def test_many_names_are_no_square_of_names() -> None:
         checkpointer.capture(space)
         spent.append(time.process_time() - started)
     assert spent[1] < 8 * 3 * spent[0], spent
+
+
+def test_restore_of_many_names_makes_few_journeys_to_the_store() -> None:
+    space = notebook("for i in range(3000): globals()[f'v{i}'] = [i]")
+    checkpointer = make()
+    done = checkpointer.capture(space)
+    calls = []
+    fetch = checkpointer.store.fetch
+    checkpointer.store.fetch = lambda wanted: calls.append(len(wanted)) or fetch(wanted)  # type: ignore[method-assign,func-returns-value]
+    assert checkpointer.restore(done).namespace["v2999"] == [2999]
+    checkpointer.verify(done)
+    assert len(calls) < 20 < 3000 < sum(calls)
