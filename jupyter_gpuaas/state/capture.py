@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from ..store.blob import chunk_digests
 from ..store.manifest import Blob, GroupEntry, GroupRecord, Region, Span, Verdict
 from ..store.seal import NAME_CHARS
 from .device.memory import memories
@@ -86,6 +87,14 @@ class Draft(msgspec.Struct):
                 if ref.is_borrowed:
                     self.copied_bytes += pool.copy(ref)
                     stop()
+
+    def written_digests(self) -> set[bytes]:
+        """Of all chunks that are taken for written."""
+        found = {ref.digest for group in self.groups for ref in group.refs() if ref.digest}
+        for group in self.groups:
+            if group.entry is not None:
+                found.update(chunk_digests(group.entry.record))
+        return found
 
 
 class _Unit(msgspec.Struct):

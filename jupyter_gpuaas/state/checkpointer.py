@@ -162,6 +162,8 @@ class Checkpointer:
         self._pool = CopyPool(POOL_BYTES)
         self._cells = CellLog()
         self._writing = threading.Lock()
+        #: A write was interrupted: what later captures take for written may not be.
+        self._doubtful = False
         #: The last checkpoint of this tracker: what has not changed is in it, so it must still be there.
         self._base = ""
 
@@ -330,13 +332,21 @@ class Checkpointer:
                 pool=self._pool,
                 progress=progress,
             )
-        except BaseException:
+        except BaseException as error:
             self.forget_changes()  # what was to be written may not be there
+            self._doubtful = self._doubtful or not isinstance(error, Exception)
             raise
         self._base = manifest.id
         return Checkpoint(manifest)
 
     def _check_base(self, draft: Draft) -> None:
+        if self._doubtful:
+            if self.store.missing(draft.written_digests()):
+                raise BaseGone(
+                    "the checkpoint before this one was interrupted, and something of it is not there.",
+                    hint="The next one is taken whole.",
+                )
+            self._doubtful = False
         if self._base and any(group.entry is not None for group in draft.groups):
             self.store.missing(())  # from here to the commit, nothing that a manifest names is collected
             try:

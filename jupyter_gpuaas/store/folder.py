@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import threading
 import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ChunkCorrupt, ChunkMissing, QuotaReached, StoreError
@@ -81,7 +83,7 @@ class FolderStore:
 
     def missing(self, digests: Iterable[bytes]) -> set[bytes]:
         wanted = set(digests)
-        with self._writing, store_errors("looking for chunks"):
+        with self._undisturbed(), store_errors("looking for chunks"):
             self._begin()
             absent = _without(wanted, self._shelf.places)
             self._relied |= wanted - absent
@@ -89,7 +91,7 @@ class FolderStore:
 
     def put(self, chunks: Iterable[tuple[bytes, Buffer]]) -> Written:
         done = Written()
-        with self._writing, store_errors("writing chunks"):
+        with self._undisturbed(), store_errors("writing chunks"):
             self._begin()
             sizes = {writer.name: writer.size for writer in self._open}
             pool: ThreadPoolExecutor | None = None
@@ -124,7 +126,7 @@ class FolderStore:
 
     def commit(self, manifest_id: str, manifest: bytes) -> None:
         check_manifest(manifest_id, manifest)
-        with self._writing, store_errors(f"committing checkpoint {manifest_id}"):
+        with self._undisturbed(), store_errors(f"committing checkpoint {manifest_id}"):
             lease = self._begin()
             self._check_quota(len(manifest))
             try:
@@ -165,17 +167,18 @@ class FolderStore:
                     "a checkpoint is being written to this store, so nothing can be removed from it now.",
                     hint="Try again when it is done.",
                 )
-            self._end()  # our own, when it is so old that it was just taken away
-            needed: set[bytes] = set()
-            for name in self._manifests.files().values():
-                try:
-                    needed.update(references(self._manifests.read_file(name)))
-                except FileNotFoundError:  # forgotten since
-                    continue
-            self._close_packs()
-            with self._seeing:
-                self._shelf.sync()
-                return sweep(self._shelf, needed, self._pack_bytes)
+            with self._undisturbed():
+                self._end()  # our own, when it is so old that it was just taken away
+                needed: set[bytes] = set()
+                for name in self._manifests.files().values():
+                    try:
+                        needed.update(references(self._manifests.read_file(name)))
+                    except FileNotFoundError:  # forgotten since
+                        continue
+                self._close_packs()
+                with self._seeing:
+                    self._shelf.sync()
+                    return sweep(self._shelf, needed, self._pack_bytes)
 
     def usage(self) -> Usage:
         with self._seeing, store_errors("measuring the store"):
@@ -183,7 +186,7 @@ class FolderStore:
             return Usage(len(self._manifests.files()), len(self._shelf.places), self._stored_bytes())
 
     def close(self) -> None:
-        with self._writing, store_errors("closing the store"):
+        with self._undisturbed(), store_errors("closing the store"):
             self._end()
             self._close_packs()
 
@@ -202,9 +205,30 @@ class FolderStore:
     def _end(self) -> None:
         self._relied = set()
         self._doubtful = False
-        if self._lease is not None:
-            self._lease.end()
-            self._lease = None
+        self._end_lease()
+
+    def _end_lease(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.end()
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """One writer at a time; an interrupt (Ctrl-C) may come anywhere inside: then only the disk is believed."""
+        with self._writing:
+            try:
+                yield
+            except Exception:
+                raise
+            except BaseException:
+                self._relied, self._doubtful, self._folder_synced = set(), False, False
+                with contextlib.suppress(OSError):
+                    self._close_packs()
+                with contextlib.suppress(OSError):
+                    self._end_lease()
+                with self._seeing:
+                    self._shelf = Shelf(self._packs)
+                raise
 
     def _new(self, chunks: Iterable[tuple[bytes, Buffer]]) -> Iterator[list[tuple[bytes, Buffer]]]:
         """Chunks that are not here yet, in batches."""
@@ -274,9 +298,9 @@ class FolderStore:
         self._close_packs()
 
     def _close_packs(self) -> None:
-        for writer in self._open:
+        packs, self._open = self._open, []
+        for writer in packs:
             writer.close()
-        self._open = []
 
     def _check_relied(self) -> None:
         """The lease was taken away: see that nothing of what the manifest may name went with it."""

@@ -57,11 +57,18 @@ class Lease:
 
     def end(self) -> None:
         self._path.unlink(missing_ok=True)
-        os.close(self._file)
+        self.drop()
 
     def drop(self) -> None:
         """Close this process's copy and leave the lease to the process that it was inherited from."""
-        os.close(self._file)
+        # An interrupt may come in between; closing twice could close the file of somebody else.
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", -1) >= 0:  # an interrupt came before anybody knew of it
+            self.end()
 
 
 class Leases:

@@ -98,13 +98,17 @@ class PackWriter:
     def close(self) -> None:
         """Give the pack up; what is not durable yet is left to whoever looks at it next."""
         self._join()
-        fcntl.flock(self._file, fcntl.LOCK_UN)  # a forked process may have a copy that would keep the lock
+        if self._file >= 0:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # a forked process may have a copy that would keep the lock
         self.drop()
 
     def drop(self) -> None:
         """Close this process's copy and leave the pack to the process that it was inherited from."""
-        os.close(self._file)
-        os.close(self._index)
+        # An interrupt may come in between; closing twice could close the file of somebody else.
+        files, self._file, self._index = (self._file, self._index), -1, -1
+        for file in files:
+            if file >= 0:
+                os.close(file)
 
     def _write_behind(self) -> None:
         if self.size - self._behind < _WRITE_BEHIND_BYTES or (self._syncer is not None and self._syncer.is_alive()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import random
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from jupyter_gpuaas.state import Checkpointer, NameLost
-from jupyter_gpuaas.store import MemoryStore
+from jupyter_gpuaas.store import FolderStore, MemoryStore
 
 KEY = b"a key that nobody else has"
 
@@ -180,7 +181,7 @@ def test_class_of_a_part_of_a_library_that_nobody_imported_is_the_librarys() -> 
 import sys; sys.path.insert(0, {root!r})
 import numpy as np
 from jupyter_gpuaas.state import Checkpointer
-from jupyter_gpuaas.store import MemoryStore
+from jupyter_gpuaas.store import FolderStore, MemoryStore
 assert "numpy.rec" not in sys.modules
 space = {{"records": np.zeros(3, [("x", "i4")]).view(np.recarray)}}
 space["one"] = space["records"][1]
@@ -267,3 +268,52 @@ def test_restore_of_many_names_makes_few_journeys_to_the_store() -> None:
     assert checkpointer.restore(done).namespace["v2999"] == [2999]
     checkpointer.verify(done)
     assert len(calls) < 20 < 3000 < sum(calls)
+
+
+class _Interrupt:
+    """Raises KeyboardInterrupt at one line of this package, or counts its lines."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.lines, self._at = 0, at
+
+    def __call__(self, frame: Any, event: str, _: Any) -> Any:
+        if "/jupyter_gpuaas/" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            self.lines += 1
+            if self.lines == self._at:
+                raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize("how", ["capture", "begin"])
+def test_interrupt_at_any_line_leaves_everything_usable(how: str, tmp_path: Path) -> None:
+    space = notebook("import numpy as np\na = np.zeros(4); b = a[1:]; x = [1]; y = [x]; d = {'number': 0}")
+    store = FolderStore(tmp_path)
+    checkpointer = Checkpointer(store, key=KEY, hidden=False)
+
+    def take() -> Any:
+        return checkpointer.capture(space) if how == "capture" else checkpointer.begin(space).write()
+
+    newest = take()
+    lines, chance = 0, random.Random(3)
+    for number in range(120):
+        space["a"][0] = space["d"]["number"] = number
+        tracer = _Interrupt(chance.randint(1, lines) if lines else 0)
+        sys.settrace(tracer)
+        try:
+            newest = take()
+            lines = tracer.lines
+        except KeyboardInterrupt:
+            newest = take()
+        finally:
+            sys.settrace(None)
+        back = Checkpointer(FolderStore(tmp_path), key=KEY, hidden=False).restore(newest).namespace
+        assert back["d"]["number"] == back["a"][0] == number
+        assert back["b"].base is back["a"] and back["y"][0] is back["x"]
+    for one in checkpointer.checkpoints():
+        checkpointer.verify(one)
+    for one in checkpointer.checkpoints()[:-1]:
+        checkpointer.forget(one)
+    checkpointer.collect()
+    checkpointer.verify(newest)
