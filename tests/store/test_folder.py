@@ -211,7 +211,7 @@ def test_a_lease_that_was_abandoned_is_taken_away(tmp_path: Path, monkeypatch: p
 
 
 def test_lease_ends_with_its_process(tmp_path: Path) -> None:
-    code = "import os; from jupyter_gpuaas.store import FolderStore; store = FolderStore('.'); store.missing([]); os._exit(0)"
+    code = "import os; from jupyter_gpuaas.store import FolderStore as F; f = F('.'); f.missing([]); os._exit(0)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30, cwd=tmp_path)
     assert list((tmp_path / "leases").iterdir())
     FolderStore(tmp_path).collect(references)
