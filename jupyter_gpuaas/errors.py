@@ -29,6 +29,9 @@
     │   │   ├─ ChunkMissing
     │   │   └─ ChunkCorrupt     its bytes are not those of its digest
     │   └─ ManifestError        a manifest that must not be used; one class a defect, in ``store/manifest.py``
+    ├─ MigrationError           a session could not be moved; it goes on where it was
+    │   ├─ QuiesceTimeout       the cell that runs did not end in time
+    │   └─ Diverged             it changes faster than it can be sent
     ├─ InvalidRequest           a request to the service names a field that is not usable
     └─ SettingError             a setting's value is not usable
 
@@ -231,6 +234,22 @@ class ManifestError(CheckpointError):
     """A manifest is damaged, forged, or of a version that this program does not read; nothing of it was used."""
 
     status = 422
+
+
+class MigrationError(GpuaasError):
+    """A session could not be moved; it goes on where it was."""
+
+    status = 409
+
+
+class QuiesceTimeout(MigrationError):
+    """The cell that runs did not come to its end in time."""
+
+    retryable = True
+
+
+class Diverged(MigrationError):
+    """The session changes its state faster than it can be sent."""
 
 
 class InvalidRequest(GpuaasError):

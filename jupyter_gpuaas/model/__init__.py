@@ -13,6 +13,19 @@ from .checkpoint import (
 )
 from .event import Event
 from .host import HostReport, HostSpec, HostState
+from .migration import (
+    VIAS,
+    Handover,
+    HeldRequest,
+    Loaded,
+    MigrationPlan,
+    MigrationView,
+    Peer,
+    Phase,
+    Quiet,
+    Round,
+    Via,
+)
 from .node import CPU, CUDA, Device, DeviceSample, Node, NodeState, NodeView
 from .service import NewToken, ServiceFile
 from .session import (
@@ -32,6 +45,7 @@ __all__ = [
     "CUDA",
     "LIVE_STATES",
     "REPLAYS",
+    "VIAS",
     "Channel",
     "ChannelInfo",
     "CheckpointDiff",
@@ -42,20 +56,30 @@ __all__ = [
     "DeviceSample",
     "Event",
     "GpuSession",
+    "Handover",
+    "HeldRequest",
     "HostReport",
     "HostSpec",
     "HostState",
     "Lease",
+    "Loaded",
+    "MigrationPlan",
+    "MigrationView",
     "NewToken",
     "Node",
     "NodeState",
     "NodeView",
+    "Peer",
+    "Phase",
+    "Quiet",
     "Replay",
     "ResourceRequest",
     "RestoreReport",
+    "Round",
     "ServiceFile",
     "SessionState",
     "SessionView",
+    "Via",
     "check_label",
     "check_name",
     "short_id",

@@ -6,6 +6,7 @@ import msgspec
 
 from ._compat import StrEnum
 from .checkpoint import CheckpointPlan, CheckpointStatus
+from .migration import Peer
 from .session import Lease
 
 
@@ -13,6 +14,8 @@ class HostState(StrEnum):
     """A host's session as its node sees it (``SessionState`` is the controller's view)."""
 
     STARTING = "starting"
+    #: It waits to take a session over from another host.
+    STANDBY = "standby"
     IDLE = "idle"
     BUSY = "busy"
     #: The host process is gone; ``HostReport.cause`` says why.
@@ -40,6 +43,8 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = msgspec.field(default_factory=dict)
     #: None: no checkpoints.
     checkpoints: CheckpointPlan | None = None
+    #: Stand by to take the session over from there, instead of beginning it.
+    peer: Peer | None = None
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,144 @@
+"""Sessions on the move: what is asked for, how far it is, and what one host tells the next."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ._compat import StrEnum
+from .checkpoint import CheckpointView
+
+#: How a session travels: its checkpoint, the image of its process, or whichever loses nothing.
+Via = Literal["auto", "portable", "image"]
+VIAS: tuple[Via, ...] = ("auto", "portable", "image")
+
+
+class Phase(StrEnum):
+    """Phases of a migration; ``lifecycle.migration`` says which event leads where."""
+
+    #: Devices on the target are asked for, and a kernel is started there.
+    RESERVE = "reserve"
+    #: State goes to the target while the user works on.
+    PRE_COPY = "pre_copy"
+    #: The cell that runs comes to its end; further ones wait.
+    QUIESCE = "quiesce"
+    #: What has changed since the last round goes to the target.
+    STOP_COPY = "stop_copy"
+    #: The target makes the objects.
+    RESTORE = "restore"
+    #: What the target has is compared with what the source had.
+    VERIFY = "verify"
+    #: The session is the target's, whatever happens now.
+    CUTOVER = "cutover"
+    DONE = "done"
+    #: It stays where it was.
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """One round of copying."""
+
+    checkpoint: str
+    #: Bytes that the target lacked and was sent.
+    sent_bytes: int
+    took_s: float
+
+
+class MigrationView(msgspec.Struct, frozen=True, kw_only=True):
+    """A migration as it is shown."""
+
+    id: str
+    session_id: str
+    source: str
+    target: str
+    phase: Phase
+    via: Via = "portable"
+    #: What it is doing, or why it ended so, in words for the user.
+    cause: str = ""
+    started_s: float = 0.0
+    rounds: tuple[Round, ...] = ()
+    #: All bytes that went to the target: memory, outputs and files.
+    bytes_sent: int = 0
+    #: From the moment that cells had to wait until the target could run the next one; 0 before.
+    downtime_s: float = 0.0
+    total_s: float = 0.0
+    #: Seconds of each phase that is over.
+    phases_s: dict[str, float] = msgspec.field(default_factory=dict)
+    #: Names that do not survive -> why.
+    lost: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class MigrationPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a migration would do (``--dry-run``, and the first lines of a real one)."""
+
+    source: str
+    target: str
+    #: Names that move as they are, and those that are made anew -> how.
+    moves: int
+    rebuilt: dict[str, str] = msgspec.field(default_factory=dict)
+    lost: dict[str, str] = msgspec.field(default_factory=dict)
+    #: Of memory, outputs and files; an estimate.
+    bytes_estimate: int = 0
+    total_s_estimate: float = 0.0
+    downtime_s_estimate: float = 0.0
+    remarks: tuple[str, ...] = ()
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a host in standby gets the state of the session that it will take over."""
+
+    #: ``http://host:port/v1/sessions/<id>/transfer`` at the source's agent.
+    url: str
+    #: Opens it; see ``wire.ticket``. Never in logs, events, arguments or environments.
+    ticket: str
+
+    def __repr__(self) -> str:
+        return f"Peer(url={self.url!r})"
+
+
+class HeldRequest(msgspec.Struct, frozen=True):
+    """A request that arrived and was not given to the kernel yet."""
+
+    channel: str
+    #: Address, header, parent, metadata, content and buffers.
+    parts: tuple[bytes, ...]
+
+
+class Handover(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host tells its successor, beside the journal and the kernel's state. Travels as msgpack."""
+
+    #: Identity of the journal, which goes on with the session.
+    journal: str
+    #: Number of its last record, and of the last one that clients acknowledged or may have seen.
+    last: int
+    acknowledged: int
+    sent: int
+    #: Client -> number of the last request that arrived from it.
+    inboxes: dict[str, int]
+    #: Digests of the requests that were passed on, oldest first; none of them runs again.
+    seen: tuple[bytes, ...]
+    held: tuple[HeldRequest, ...]
+    kernel_starts: int
+
+
+class Quiet(msgspec.Struct, frozen=True, kw_only=True):
+    """A source that stands still: the checkpoint of its present state, already durable."""
+
+    checkpoint: CheckpointView
+    #: How long the running cell was waited for, and how long the checkpoint took.
+    waited_s: float
+    took_s: float
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host in standby has done with a checkpoint."""
+
+    checkpoint: str
+    sent_bytes: int
+    took_s: float
+    #: Of the whole state; less than that was sent where the rest was there.
+    state_bytes: int = 0
+    #: Names that could not be restored -> why. Only after the last round.
+    lost: dict[str, str] = msgspec.field(default_factory=dict)
