@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import atexit
-import concurrent.futures
 import importlib.metadata
 import os
 import platform
+import queue
 import signal
 import sys
 import threading
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from jupyter_gpuaas.cell.outputs import Collected, GaveUpWaiting, LocalOutputs, failure, read_input
 from jupyter_gpuaas.cell.ship import Shipper
-from jupyter_gpuaas.client.blocking import Blocking
+from jupyter_gpuaas.client.blocking import LOOK_UP_S, Blocking, outcome
 from jupyter_gpuaas.client.checkpoints import RemoteDesk
 from jupyter_gpuaas.client.embedded import find_service
 from jupyter_gpuaas.client.service import ServiceClient
@@ -239,12 +239,7 @@ class Connection:
             "allow_stdin": bool(getattr(kernel, "_allow_stdin", True)),
             "stop_on_error": False,
         }
-        collected = Collected()
-        future = self._runner.submit(
-            self._session.request("execute_request", content, metadata=shipped.metadata, listener=collected)
-        )
-        future.add_done_callback(collected.finished)
-        reply = self._follow(future, collected, LocalOutputs(shell))
+        reply = self._follow(content, shipped.metadata, LocalOutputs(shell))
         notices = self.shipper.bind(shipped, reply, space)
         if reply.get("status") != "ok":
             for notice in notices:
@@ -252,15 +247,14 @@ class Connection:
             raise failure(reply, self.root)
         return notices
 
-    def _follow(
-        self, future: concurrent.futures.Future[dict[str, Any]], collected: Collected, outputs: LocalOutputs
-    ) -> dict[str, Any]:
-        """Show outputs until the cell is over. The first Ctrl-C interrupts the cell, the second the waiting.
+    def _follow(self, content: Mapping[str, Any], metadata: Mapping[str, Any], outputs: LocalOutputs) -> dict[str, Any]:
+        """Send a cell and show outputs until it is over.
 
-        The first is noted in the signal's handler: raised as an exception it could land in code of a display hook
-        that swallows it.
+        The first Ctrl-C interrupts the cell, the second the waiting. The first is noted in the signal's handler: raised
+        as an exception it could land in code of a display hook that swallows it.
         """
         assert self._session is not None
+        collected = Collected()
         presses = 0
         asking = False
 
@@ -271,12 +265,20 @@ class Connection:
                 raise KeyboardInterrupt
             collected.items.put(("interrupt", None))
 
+        # Before the cell is sent: from then on an interrupt is for the cell.
         former = signal.signal(signal.SIGINT, pressed) if _in_main_thread() else None
         try:
+            future = self._runner.submit(
+                self._session.request("execute_request", content, metadata=metadata, listener=collected)
+            )
+            future.add_done_callback(collected.finished)
             while True:
                 if collected.items.empty():
                     outputs.flush()
-                what, message = collected.items.get()
+                try:
+                    what, message = collected.items.get(timeout=LOOK_UP_S)
+                except queue.Empty:
+                    continue
                 if what == "finished":
                     outputs.flush()
                     return future.result()
@@ -288,14 +290,15 @@ class Connection:
                 else:
                     assert message is not None
                     outputs.flush()
-                    asking = True
                     try:
+                        asking = True
                         self._soon(self._session.answer, read_input(message.content))
+                        asking = False
                     except KeyboardInterrupt:
+                        asking = False
                         if presses > 1:
                             raise
                         self._interrupt_cell()
-                    asking = False
         except KeyboardInterrupt:
             raise GaveUpWaiting(
                 "no longer waiting",
@@ -320,7 +323,7 @@ class Connection:
         """Wait for client work; Ctrl-C cancels it."""
         future = self._runner.submit(work)
         try:
-            return future.result()
+            return outcome(future)
         except KeyboardInterrupt:
             future.cancel()
             raise

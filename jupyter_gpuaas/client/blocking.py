@@ -5,11 +5,34 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
+import time
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+#: A signal that arrives when a thread is about to wait, but does not wait yet, wakes nobody: Python lets go of its
+#: interpreter lock first, and on a busy machine that takes milliseconds. So the main thread looks up that often.
+LOOK_UP_S = 0.2
+
+
+def outcome(future: concurrent.futures.Future[T], timeout: float | None = None) -> T:
+    """Wait for a future's result; a KeyboardInterrupt ends the waiting wherever it comes.
+
+    Raises
+    ------
+    concurrent.futures.TimeoutError
+        There was none in ``timeout`` seconds, and the future is not done.
+    """
+    end_s = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left_s = LOOK_UP_S if end_s is None else min(LOOK_UP_S, end_s - time.monotonic())
+        concurrent.futures.wait([future], max(0.0, left_s))
+        if future.done():
+            return future.result()
+        if end_s is not None and time.monotonic() >= end_s:
+            raise concurrent.futures.TimeoutError
 
 
 class Blocking:
@@ -45,7 +68,7 @@ class Blocking:
             raise RuntimeError("Blocking.run called from its own event loop would wait for ever")
         future = self.submit(work)
         try:
-            return future.result(timeout)
+            return outcome(future, timeout)
         except concurrent.futures.TimeoutError:
             if future.done():  # The coroutine itself raised it.
                 raise
@@ -56,7 +79,7 @@ class Blocking:
         """Cancel what still runs and end the thread."""
         if self._loop.is_closed():
             return
-        self.submit(_cancel_others()).result()
+        outcome(self.submit(_cancel_others()))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

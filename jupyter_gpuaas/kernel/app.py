@@ -32,6 +32,11 @@ class GpuKernelApp(IPKernelApp):
         else:
             super().init_poller()
 
+    def init_signal(self) -> None:
+        """Let the host end what the main thread waits for in the system, so that it sees a signal it has slept over."""
+        super().init_signal()
+        signal.signal(signal.SIGURG, lambda number, frame: None)
+
     def _bind_socket(self, s: Any, port: int) -> Any:
         """Block iopub at its high-water mark instead of dropping; the host always reads on, to its journal."""
         if s.socket_type == zmq.XPUB:

@@ -272,7 +272,7 @@ class Exchange:
         """What the cell did to the notebook's names, for the reply. Never raises."""
         try:
             returned = self._returned(msgspec.convert(meta, Shipment))
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             returned = Returned(failure=f"{type(error).__name__}: {error}")
         finally:
             self._inputs.clear()

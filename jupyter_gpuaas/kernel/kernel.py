@@ -17,6 +17,7 @@ from ..errors import CheckpointError, GpuaasError, to_wire
 from ..model import CheckpointPlan
 from .bundles import BundleStore
 from .exchange import Exchange
+from .interrupts import Held
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoints
@@ -73,7 +74,7 @@ class GpuKernel(IPythonKernel):
         """Carry out one operation of the client half that is not a cell."""
         try:
             content = {"status": "ok", **await self.exchange.request(parent["content"])}
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             content = {
                 "status": "error",
                 "ename": type(error).__name__,
@@ -107,27 +108,35 @@ class GpuKernel(IPythonKernel):
             try:
                 checkpoints.before_cell(self._say)
             except KeyboardInterrupt:
-                self.shell.showtraceback()
-                return self._refusal("KeyboardInterrupt", "", [])
+                return self._interrupted()
         number = self.shell.execution_count if store_history else 0
         sources = [code, *(user_expressions or {}).values()]
         asks = _is_own_magic(code) and not user_expressions
-        run = checkpoints.begins("\n".join(sources)) if in_main and not asks else None
+        run = None
         began = time.monotonic()
         reply: dict[str, Any] = {}
         try:
-            reply = await self._execute(code, silent, store_history, user_expressions, allow_stdin, cell_meta, cell_id)
-            return reply
+            with Held() as held:
+                if in_main and not asks:
+                    run = checkpoints.begins("\n".join(sources))
+            if held.pressed:
+                reply = self._interrupted()
+            else:
+                reply = await self._execute(
+                    code, silent, store_history, user_expressions, allow_stdin, cell_meta, cell_id
+                )
         finally:
-            if run is not None or not in_main:
-                aside = _aside(reply, cell_meta, silent)
-                shipped = bool((cell_meta or {}).get("gpuaas"))
-                checkpoints.ended(run, number=number, silent=silent, shipped=shipped, aside=aside)
-            if code.strip() or user_expressions:
-                counts = not silent and bool(code.strip()) and not _is_own_magic(code)
-                checkpoints.ran(sources, time.monotonic() - began, number=number, counts=counts)
-            if not in_main:
-                checkpoints.background()
+            with Held():  # the cell is over, so there is nothing to interrupt
+                if run is not None or not in_main:
+                    aside = _aside(reply, cell_meta, silent)
+                    shipped = bool((cell_meta or {}).get("gpuaas"))
+                    checkpoints.ended(run, number=number, silent=silent, shipped=shipped, aside=aside)
+                if code.strip() or user_expressions:
+                    counts = not silent and bool(code.strip()) and not _is_own_magic(code)
+                    checkpoints.ran(sources, time.monotonic() - began, number=number, counts=counts)
+                if not in_main:
+                    checkpoints.background()
+        return reply
 
     async def _execute(
         self,
@@ -143,22 +152,32 @@ class GpuKernel(IPythonKernel):
         if shipped:
             try:
                 self.exchange.before(shipped)
-            except Exception as error:
+            except (Exception, KeyboardInterrupt) as error:
                 assert self.shell is not None
                 self.shell.showtraceback()
                 return self._refusal(type(error).__name__, str(error), _rendered(error))
-        reply: dict[str, Any] = await super().do_execute(
-            code,
-            silent,
-            store_history,
-            user_expressions,
-            allow_stdin,
-            cell_meta=cell_meta,
-            cell_id=cell_id,
-        )
+        try:
+            reply: dict[str, Any] = await super().do_execute(
+                code,
+                silent,
+                store_history,
+                user_expressions,
+                allow_stdin,
+                cell_meta=cell_meta,
+                cell_id=cell_id,
+            )
+        except KeyboardInterrupt:  # before or after the cell's own code, where IPython expects none
+            reply = self._interrupted()
         if shipped:
             reply["gpuaas"] = self.exchange.after(shipped, reply)
         return reply
+
+    def _interrupted(self) -> dict[str, Any]:
+        """The reply to a cell that was interrupted; without one, who asked would wait for ever."""
+        with Held():
+            assert self.shell is not None
+            self.shell.showtraceback((KeyboardInterrupt, KeyboardInterrupt(), None))
+            return self._refusal("KeyboardInterrupt", "", self.shell._last_traceback or [])
 
     def _refusal(self, name: str, value: str, trace: list[str]) -> dict[str, Any]:
         return {
@@ -318,7 +337,7 @@ def _aside(reply: dict[str, Any], cell_meta: dict[str, Any] | None, silent: bool
     return "ran silently" if silent else ""
 
 
-def _rendered(error: Exception) -> list[str]:
+def _rendered(error: BaseException) -> list[str]:
     """The error as the shell shows it: ours in words, others with their stack."""
     if isinstance(error, GpuaasError):
         return error._render_traceback_()

@@ -23,6 +23,8 @@ from ..wire.zmqport import Message, ZmqPort
 #: Answered by the host itself and never shown to a client.
 OWN_SESSION = "gpuaas"
 IOPUB_HIGH_WATER = 256
+#: How long after an interrupt the kernel is reminded of it; see ``KernelProcess.remind``.
+REMIND_S = (0.1, 0.4, 1.5, 5.0)
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
 
 
@@ -162,6 +164,24 @@ class KernelProcess:
         """SIGINT to the kernel and the processes of its group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGINT)
+        self.remind()
+
+    def remind(self) -> None:
+        """Make the kernel carry out an interrupt that it got, wherever it was when it came.
+
+        A signal that comes when Python has decided to wait in the system, but does not wait yet (it lets go of the
+        interpreter's lock first, which takes milliseconds on a busy machine), is noted and then slept over: the cell's
+        ``sleep(3600)`` goes on. SIGURG, for which the kernel has a handler that does nothing, ends such a wait; Python
+        then does what it has noted, once, and waits on if that was nothing.
+        """
+        loop = asyncio.get_running_loop()
+        for after_s in REMIND_S:
+            loop.call_later(after_s, self._remind)
+
+    def _remind(self) -> None:
+        if self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGURG)
 
     def kill(self) -> None:
         """SIGKILL to the kernel's process group."""

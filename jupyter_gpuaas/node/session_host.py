@@ -275,6 +275,8 @@ class SessionHost:
         elif header.msg_type == "shutdown_request":
             self._expect_exit(_shutdown_kind(parts[4]))
         self.kernel.send(channel, parts[1:])
+        if header.msg_type == "interrupt_request":
+            self.kernel.remind()
 
     # -- KernelHandler -----------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 
 import pytest
@@ -125,9 +124,7 @@ def test_shutdown_while_the_session_starts_ends_it(home: GpuaasHome, runs: Calla
     run = runs("changed-mind")
     until(lambda: sessions(home))
     run.client.shutdown()
-    begun = time.monotonic()
-    run.process.wait(20)
-    assert time.monotonic() - begun < 15
+    run.process.wait(30)
     until(lambda: sessions(home) == [])
 
 

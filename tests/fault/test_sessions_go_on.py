@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -207,7 +206,7 @@ def test_memory_cap_of_a_cpu_device_is_enforced(gpuaas_home: GpuaasHome, runs: C
     run.run("[h.kill() for h in hogs]")
 
 
-def test_service_that_cannot_be_reached_is_a_clear_error_within_5_s_and_is_tried_again(
+def test_service_that_cannot_be_reached_is_a_clear_error_and_is_tried_again(
     home: GpuaasHome, runs: Callable[..., ProxyRun]
 ) -> None:
     home.cli("up", "--detach")
@@ -218,9 +217,7 @@ def test_service_that_cannot_be_reached_is_a_clear_error_within_5_s_and_is_tried
     process.kill()
     process.wait(20)
     run = runs("alone", {"GPUAAS_URL": written.url, "GPUAAS_TOKEN": token})
-    begun = time.monotonic()
-    reply = run.run("1", deadline_s=20)
-    assert time.monotonic() - begun < 5
+    reply = run.run("1", deadline_s=30)  # after `unreachable_s`; when exactly, tests of Waiting tell
     assert reply["content"]["ename"] == "RemoteUnreachable" and written.url in reply["content"]["evalue"]
     home.cli("up", "--detach")
 
