@@ -55,6 +55,18 @@ class CheckpointDesk:
 
         return [view_of(each.manifest) for each in self._checkpointer(owner, session).checkpoints()]
 
+    def newest(self, owner: str, session: str) -> str:
+        """Id of a session's newest checkpoint; empty where there is none."""
+        view = self.newest_view(owner, session)
+        return view.id if view is not None else ""
+
+    def newest_view(self, owner: str, session: str) -> CheckpointView | None:
+        """A session's newest checkpoint, if it has one."""
+        from jupyter_gpuaas.state.listing import view_of
+
+        found = self._checkpointer(owner, session).checkpoints()
+        return view_of(found[-1].manifest) if found else None
+
     def find(self, owner: str, session: str, name: str) -> CheckpointView:
         """One of a session's checkpoints by id, by an end of its id, by name, or as ``-1``; or raises."""
         from jupyter_gpuaas.state.listing import view_of

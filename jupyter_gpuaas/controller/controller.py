@@ -14,6 +14,7 @@ from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
+from jupyter_gpuaas.controller.migrations import Migrations
 from jupyter_gpuaas.controller.reports import HOSTED_STATES
 from jupyter_gpuaas.controller.scheduler import Scheduler
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
@@ -39,7 +40,9 @@ log = logging.getLogger(__name__)
 #: What a restarted controller orders again; every command may be carried out twice.
 _UNFINISHED: Mapping[SessionState, tuple[Command, ...]] = {
     SessionState.STARTING: (Command.START_HOST,),
+    SessionState.PARKED: (Command.STOP_HOST, Command.RELEASE_LEASE),
     SessionState.LOST: (Command.STOP_HOST, Command.RECOVER),
+    SessionState.RESTORING: (Command.RELEASE_LEASE, Command.PLACE),
     SessionState.CLOSING: (Command.STOP_HOST, Command.RELEASE_LEASE),
 }
 
@@ -57,11 +60,16 @@ class Controller:
         self.tokens.ensure_file(folder / "token")
         self.sessions = Sessions(self.database, settings)
         self.checkpoints = CheckpointDesk(self.database, settings)
-        self.commands = Commands(self.sessions, engine, self.agents, settings, self.checkpoints.plan)
+        plan, newest = self.checkpoints.plan, self.checkpoints.newest
+        self.commands = Commands(self.sessions, engine, self.agents, settings, plan, newest)
         self.scheduler = Scheduler(self.sessions, engine)
+        self.migrations = Migrations(
+            self.sessions, self.commands, engine, self.agents, settings, self.checkpoints.newest_view
+        )
         self.unattended = Unattended(self.sessions, settings.unattended_s, self._end)
         self.watcher = Watcher(self.sessions, self.commands, engine, self.agents, settings)
         self.sessions.order = self.commands.order
+        self.commands.place = self.scheduler.submit
         self.sessions.on_report = self.unattended.look
         #: Ends the process that serves; set by the server.
         self.on_stop: Callable[[], None] = lambda: None
@@ -72,7 +80,7 @@ class Controller:
         await self.engine.open()
         self.sessions.load()
         held = {lease.id: lease for lease in self.engine.leases()}
-        wanted = {live.lease.id for live in self.sessions.all() if live.lease is not None}
+        wanted = {lease.id for live in self.sessions.all() for lease in _needed(live.record)}
         for lease_id, lease in held.items():
             if lease_id not in wanted:
                 self.commands.give_back(lease)
@@ -85,10 +93,12 @@ class Controller:
         state = live.session.state
         if state is SessionState.QUEUED:
             self.scheduler.submit(live)
-        elif state in HOSTED_STATES and (live.lease is None or live.lease.id not in held):
+        elif state in HOSTED_STATES | {SessionState.MIGRATING} and (live.lease is None or live.lease.id not in held):
             self.sessions.advance(live, SessionEvent.HOST_DIED, "the engine has lost its lease")
         elif state in _UNFINISHED:
             self.commands.order(live, _UNFINISHED[state])
+        if live.record.move is not None:
+            self.migrations.take_up(live)
 
     async def close(self, *, end_sessions: bool) -> None:
         """Stop; sessions and agents go on unless ``end_sessions``."""
@@ -96,6 +106,7 @@ class Controller:
         try:
             if end_sessions:
                 await self._end_all()
+            await self.migrations.close()
             await self.watcher.close()
             await self.scheduler.close()
             await self.commands.close()
@@ -225,9 +236,10 @@ class Controller:
 
     def _end(self, live: LiveSession, cause: str) -> None:
         state = live.session.state
-        if state is SessionState.QUEUED:
+        if state in (SessionState.QUEUED, SessionState.RESTORING):
             self.scheduler.forget(live)
         if state in LIVE_STATES:
+            self.migrations.give_up(live, cause)
             self.sessions.advance(live, SessionEvent.RELEASE, cause)
 
     # -- what clients see ----------------------------------------------------------------------------
@@ -240,7 +252,13 @@ class Controller:
                 channel = self.channel(live, user, base_url)
             except GpuaasError:
                 channel = None
-        return SessionView(session=live.session, channel=channel, checkpoints=live.checkpoints)
+        move = live.record.move
+        return SessionView(
+            session=live.session,
+            channel=channel,
+            checkpoints=live.checkpoints,
+            migration=move.view if move is not None else live.record.last_migration,
+        )
 
     def channel(self, live: LiveSession, user: User, base_url: str, *, inside: bool = False) -> ChannelInfo:
         """Addresses and a fresh ticket.
@@ -293,6 +311,12 @@ class Controller:
     def list_events(self, user: User, *, after: int, limit: int, session_id: str) -> list[Event]:
         """Events that concern the user; for threads."""
         return self.database.events(after=after, limit=limit, session_id=session_id, owner=user.sees)
+
+
+def _needed(record: SessionRecord) -> list[Lease]:
+    """Leases that a session counts on."""
+    former = record.incoming.lease if record.incoming is not None else None
+    return [lease for lease in (record.session.lease, former) if lease is not None]
 
 
 def _websocket(url: str) -> str:

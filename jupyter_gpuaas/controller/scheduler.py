@@ -54,16 +54,17 @@ class Scheduler:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, live: LiveSession) -> None:
-        meta = LeaseMeta(live.session.id, live.session.epoch + 1)
         while True:
             lease: Lease | None = None
             try:
                 try:
+                    meta = LeaseMeta(live.session.id, live.next_epoch)
                     lease = await self._engine.acquire(live.session.request, meta)
                 except AllocationError as error:
                     self._sessions.advance(live, SessionEvent.START_FAILED, str(error))
                     break
                 where = f"on {lease.node_id} with {', '.join(lease.device_ids)}"
+                live.hosted = False
                 self._sessions.advance(live, SessionEvent.PLACED, where, lease=lease, epoch=lease.epoch)
                 break
             except CatalogueError as error:

@@ -24,6 +24,7 @@ from jupyter_gpuaas.model import (
     CheckpointStatus,
     GpuSession,
     HostReport,
+    HostState,
     Lease,
     ResourceRequest,
     SessionState,
@@ -56,6 +57,11 @@ class LiveSession:
     @property
     def lease(self) -> Lease | None:
         return self.record.session.lease
+
+    @property
+    def next_epoch(self) -> int:
+        """An epoch that no host of this session has had."""
+        return max(self.session.epoch, self.record.epochs) + 1
 
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
@@ -157,11 +163,24 @@ class Sessions:
         self.news.ring()
         return live
 
-    def advance(self, live: LiveSession, event: SessionEvent, cause: str = "", **changes: Any) -> None:
+    def advance(
+        self,
+        live: LiveSession,
+        event: SessionEvent,
+        cause: str = "",
+        *,
+        record: Mapping[str, Any] | None = None,
+        swap: bool = False,
+        **changes: Any,
+    ) -> None:
         """Let an event happen to a session, and order what follows from it.
 
         Parameters
         ----------
+        record
+            Fields of its record that change in the same transaction.
+        swap
+            Only if nothing has happened to it in the database that is not known here.
         changes
             Fields of the session that change with its state.
 
@@ -169,6 +188,8 @@ class Sessions:
         ------
         InvalidTransition
             The event is not possible now. Nothing has changed.
+        StaleEpoch
+            With ``swap``: something else has happened to it. Nothing has changed.
         """
         before = live.session
         target, commands = step(before.state, event)
@@ -183,6 +204,8 @@ class Sessions:
             target=target.value,
             cause=cause,
             detail={"event": event.value},
+            more=record,
+            swap=swap,
         )
         if live.ended() and not live.lease:
             self._live.pop(session.id, None)
@@ -211,7 +234,7 @@ class Sessions:
         lease = live.lease
         if lease is None or report.lease.epoch != lease.epoch:
             return  # Of a host that the session has left.
-        if live.session.state not in HOSTED_STATES:
+        if live.session.state not in HOSTED_STATES or report.state is HostState.STANDBY:
             return
         live.hosted = True
         starts = live.record.kernel_starts
@@ -254,9 +277,24 @@ class Sessions:
             return
         self.news.ring()
 
-    def _store(self, live: LiveSession, session: GpuSession, **news: Any) -> None:
-        record = msgspec.structs.replace(live.record, session=session)
-        live.record = self._database.store(record, **news)
+    def keep(self, live: LiveSession, **fields: Any) -> None:
+        """Change fields of a session's record that its story does not tell of."""
+        record = msgspec.structs.replace(live.record, **fields)
+        self._database.keep(record)
+        live.record = record
+
+    def _store(
+        self,
+        live: LiveSession,
+        session: GpuSession,
+        *,
+        more: Mapping[str, Any] | None = None,
+        swap: bool = False,
+        **news: Any,
+    ) -> None:
+        record = msgspec.structs.replace(live.record, session=session, **(more or {}))
+        expected = live.session.last_event if swap else None
+        live.record = self._database.store(record, expected_event=expected, **news)
         log.debug("session %s: %s %s", session.id, session.state, news.get("cause", ""))
         live.bell.ring()
         self.news.ring()

@@ -121,6 +121,9 @@ class Watcher:
 
     def _heard(self, report: HostReport) -> None:
         live = self._sessions.get(report.session_id)
+        former = live.record.incoming.lease if live is not None and live.record.incoming is not None else None
+        if former is not None and former.epoch == report.lease.epoch:
+            return  # What it has is needed until its successor is live.
         if live is not None and live.lease is not None and live.lease.epoch <= report.lease.epoch:
             self._sessions.reported(live, report)
         else:

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from jupyter_gpuaas.engine.base import AgentEndpoint
-from jupyter_gpuaas.errors import RemoteProtocolError, TransportError, from_wire
+from jupyter_gpuaas.errors import NoSuchSession, RemoteProtocolError, TransportError, from_wire
 from jupyter_gpuaas.model import DeviceSample, HostReport, HostSpec, Node
 
 T = TypeVar("T")
@@ -70,15 +70,46 @@ class AgentClient:
         body = msgspec.json.encode(spec)
         return await self._call(HostReport, "POST", "/v1/hosts", body=body)
 
-    async def stop_host(self, session_id: str, *, epoch: int, reason: str) -> None:
+    async def stop_host(self, session_id: str, *, epoch: int, reason: str, keep: bool = False) -> None:
         """End the session's host and every process of it; ``reason`` is told to its clients.
+
+        With ``keep``, what a successor needs of it stays on the node's disk: journal, handover, working folder.
 
         Raises
         ------
         NoSuchSession
             The agent has no such host.
         """
-        await self._call(dict[str, Any], "DELETE", f"/v1/hosts/{session_id}", query={"epoch": epoch, "reason": reason})
+        query: dict[str, str | int] = {"epoch": epoch, "reason": reason} | ({"keep": 1} if keep else {})
+        await self._call(dict[str, Any], "DELETE", f"/v1/hosts/{session_id}", query=query)
+
+    async def has_remains(self, session_id: str, *, epoch: int) -> bool:
+        """Whether the node still has what the session's host of this epoch left."""
+        try:
+            await self._call(dict[str, Any], "GET", f"/v1/hosts/{session_id}/remains", query={"epoch": epoch})
+        except NoSuchSession:
+            return False
+        return True
+
+    async def drop_remains(self, session_id: str) -> None:
+        """Remove what a host of the session has left; where there is nothing, this does nothing."""
+        await self._call(dict[str, Any], "DELETE", f"/v1/hosts/{session_id}/remains")
+
+    async def op(self, session_id: str, epoch: int, op: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Let the session's host of this epoch do something that moving a session needs (``docs/migration.md``).
+
+        It answers when that is done, however long it takes.
+
+        Raises
+        ------
+        StaleEpoch, NoSuchSession, MigrationError
+        GpuaasError
+            What the host or its kernel answered with.
+        """
+        path = f"/v1/hosts/{session_id}/ops/{op}"
+        timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=None)
+        body = msgspec.json.encode(content)
+        return await self._call(dict[str, Any], "POST", path, query={"epoch": epoch}, body=body, timeout=timeout)
 
     async def interrupt(self, session_id: str) -> None:
         """Interrupt the cell that runs."""

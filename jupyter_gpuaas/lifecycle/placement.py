@@ -56,6 +56,17 @@ def why_never(request: ResourceRequest, nodes: Sequence[Node]) -> str:
     )
 
 
+def targets(request: ResourceRequest, nodes: Sequence[Node], taken: Taken) -> list[str]:
+    """Ids of the nodes that could serve the request now, best first: the emptiest, as ``place`` has it."""
+    found: list[tuple[int, str]] = []
+    for node in nodes:
+        used = taken.get(node.id, frozenset())
+        free = [device for device in fitting(request, node) if device.id not in used]
+        if node.state is NodeState.UP and len(free) >= request.devices:
+            found.append((len(used), node.id))
+    return [node_id for _, node_id in sorted(found)]
+
+
 def place(queue: Iterable[Waiting], nodes: Sequence[Node], taken: Taken) -> list[Placement]:
     """Serve the queue in order and stop at the first that must wait, so that nobody is overtaken.
 

@@ -32,6 +32,18 @@ class SessionEvent(StrEnum):
     RESTARTED = "restarted"
     #: Host process, or the whole node, is gone.
     HOST_DIED = "host_died"
+    #: It stands still on its node, and is about to become another's.
+    MOVING = "moving"
+    #: It did not become another's, and goes on where it was.
+    STAYED = "stayed"
+    #: It is another node's: the cutover.
+    MOVED = "moved"
+    #: It is in the store; its host is no longer needed.
+    PARKED = "parked"
+    #: A parked one is wanted again.
+    WAKE = "wake"
+    #: There is something to restore it from.
+    RESTORABLE = "restorable"
     #: Nothing is left to restore it from.
     GIVEN_UP = "given_up"
     #: Its user, or a rule, ends it.
@@ -48,6 +60,10 @@ class Command(StrEnum):
     RELEASE_LEASE = "release_lease"
     #: Ask what can be restored, and give up where nothing can.
     RECOVER = "recover"
+    #: Ask the scheduler for devices.
+    PLACE = "place"
+    #: Remove what its former host has left on disk.
+    DROP_REMAINS = "drop_remains"
 
 
 E = SessionEvent
@@ -67,6 +83,7 @@ TABLE: Mapping[SessionState, Mapping[SessionEvent, SessionState]] = {
         E.CELL_STARTED: S.BUSY,
         E.KERNEL_DIED: S.STARTING,
         E.RESTARTED: S.STARTING,
+        E.MOVING: S.MIGRATING,
         **_LOSS,
         **_RELEASE,
     },
@@ -74,10 +91,14 @@ TABLE: Mapping[SessionState, Mapping[SessionEvent, SessionState]] = {
         E.CELL_ENDED: S.IDLE,
         E.KERNEL_DIED: S.STARTING,
         E.RESTARTED: S.STARTING,
+        E.MOVING: S.MIGRATING,
         **_LOSS,
         **_RELEASE,
     },
-    S.LOST: {E.GIVEN_UP: S.FAILED, E.RELEASE: S.CLOSING},
+    S.MIGRATING: {E.STAYED: S.IDLE, E.MOVED: S.STARTING, E.PARKED: S.PARKED, **_LOSS, **_RELEASE},
+    S.PARKED: {E.WAKE: S.RESTORING, **_RELEASE},
+    S.LOST: {E.RESTORABLE: S.RESTORING, E.GIVEN_UP: S.FAILED, **_RELEASE},
+    S.RESTORING: {E.PLACED: S.STARTING, E.START_FAILED: S.FAILED, **_RELEASE},
     S.CLOSING: {E.RELEASED: S.CLOSED, E.HOST_DIED: S.CLOSING},
     S.CLOSED: {},
     S.FAILED: {},
@@ -86,10 +107,14 @@ TABLE: Mapping[SessionState, Mapping[SessionEvent, SessionState]] = {
 #: What follows from arriving in a state by an event; absent means nothing.
 COMMANDS: Mapping[tuple[SessionState, SessionEvent], tuple[Command, ...]] = {
     (S.STARTING, E.PLACED): (Command.START_HOST,),
-    (S.FAILED, E.START_FAILED): (Command.STOP_HOST, Command.RELEASE_LEASE),
+    (S.STARTING, E.MOVED): (Command.START_HOST,),
+    (S.FAILED, E.START_FAILED): (Command.STOP_HOST, Command.DROP_REMAINS, Command.RELEASE_LEASE),
+    (S.PARKED, E.PARKED): (Command.STOP_HOST, Command.RELEASE_LEASE),
+    (S.RESTORING, E.WAKE): (Command.PLACE,),
     (S.LOST, E.HOST_DIED): (Command.STOP_HOST, Command.RECOVER),
-    (S.FAILED, E.GIVEN_UP): (Command.RELEASE_LEASE,),
-    (S.CLOSING, E.RELEASE): (Command.STOP_HOST, Command.RELEASE_LEASE),
+    (S.RESTORING, E.RESTORABLE): (Command.RELEASE_LEASE, Command.PLACE),
+    (S.FAILED, E.GIVEN_UP): (Command.DROP_REMAINS, Command.RELEASE_LEASE),
+    (S.CLOSING, E.RELEASE): (Command.STOP_HOST, Command.DROP_REMAINS, Command.RELEASE_LEASE),
 }
 
 

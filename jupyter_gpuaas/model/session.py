@@ -8,6 +8,7 @@ import msgspec
 
 from ._compat import StrEnum
 from .checkpoint import CheckpointStatus
+from .migration import MigrationView
 
 MAX_NAME_CHARS = 1024
 
@@ -21,8 +22,14 @@ class SessionState(StrEnum):
     STARTING = "starting"
     IDLE = "idle"
     BUSY = "busy"
+    #: Between two nodes, or on its way into the store: what it had is safe, and its requests wait.
+    MIGRATING = "migrating"
+    #: Its devices are given back; the next cell brings it back.
+    PARKED = "parked"
     #: Its host is gone.
     LOST = "lost"
+    #: Waits for devices on which its newest checkpoint is restored.
+    RESTORING = "restoring"
     #: Is being ended; devices are still held.
     CLOSING = "closing"
     CLOSED = "closed"
@@ -36,7 +43,10 @@ LIVE_STATES = frozenset(
         SessionState.STARTING,
         SessionState.IDLE,
         SessionState.BUSY,
+        SessionState.MIGRATING,
+        SessionState.PARKED,
         SessionState.LOST,
+        SessionState.RESTORING,
     }
 )
 
@@ -120,6 +130,8 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     channel: ChannelInfo | None = None
     #: What its host last said of its checkpoints.
     checkpoints: CheckpointStatus | None = None
+    #: Its migration: the one under way, else the last one.
+    migration: MigrationView | None = None
 
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")

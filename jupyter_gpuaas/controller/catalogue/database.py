@@ -23,7 +23,7 @@ from sqlalchemy.pool import QueuePool
 
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord, TokenRecord
 from jupyter_gpuaas.controller.catalogue.tables import events, keys, metadata, sessions, tokens
-from jupyter_gpuaas.errors import CatalogueError
+from jupyter_gpuaas.errors import CatalogueError, StaleEpoch
 from jupyter_gpuaas.model import Event, SessionState
 
 _ENDED = (SessionState.CLOSED, SessionState.FAILED)
@@ -62,11 +62,15 @@ class Database:
 
     # -- sessions and their story ------------------------------------------------------------------
 
-    def store(self, record: SessionRecord, *, new: bool = False, **news: Any) -> SessionRecord:
+    def store(
+        self, record: SessionRecord, *, new: bool = False, expected_event: int | None = None, **news: Any
+    ) -> SessionRecord:
         """Write a session and the event that changed it in one transaction.
 
         Parameters
         ----------
+        expected_event
+            Write only if this is still the number of the session's newest event (compare and swap).
         news
             Fields of the event beyond session, epoch and time.
 
@@ -74,6 +78,11 @@ class Database:
         -------
         SessionRecord
             With the number of the event as its ``last_event``.
+
+        Raises
+        ------
+        StaleEpoch
+            Something else has happened to the session since ``expected_event``. Nothing was written.
         """
         with self._writing() as connection:
             session = record.session
@@ -97,8 +106,18 @@ class Database:
             if new:
                 connection.execute(insert(sessions).values(row))
             else:
-                connection.execute(update(sessions).where(sessions.c.id == session.id).values(row))
+                this = update(sessions).where(sessions.c.id == session.id)
+                if expected_event is not None:
+                    this = this.where(sessions.c.last_event == expected_event)
+                if connection.execute(this.values(row)).rowcount != 1 and expected_event is not None:
+                    raise StaleEpoch(session.epoch, session.epoch)
         return record
+
+    def keep(self, record: SessionRecord) -> None:
+        """Write what only the service knows of a session; nothing has happened that its story would tell."""
+        with self._writing() as connection:
+            row = {"record": msgspec.json.encode(record)}
+            connection.execute(update(sessions).where(sessions.c.id == record.session.id).values(row))
 
     def unfinished(self) -> list[SessionRecord]:
         """Sessions that have not ended, in the order of their creation."""

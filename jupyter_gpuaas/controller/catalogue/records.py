@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from jupyter_gpuaas.model import GpuSession
+from jupyter_gpuaas.model import GpuSession, Lease, MigrationView
 from jupyter_gpuaas.model._compat import StrEnum
 
 
@@ -28,6 +28,28 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_s: float = 0.0
 
 
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a session's next host gets what its former one had."""
+
+    #: Id of the checkpoint that is restored.
+    checkpoint: str
+    #: Node and epoch of the former host, which gives journal, files and requests; empty where nothing is left there.
+    node: str = ""
+    epoch: int = 0
+    #: What the former host still holds; given back when the new one is live.
+    lease: Lease | None = None
+    #: The new host has everything already, and only has to begin.
+    ready: bool = False
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """A migration that is under way, or must be led back."""
+
+    view: MigrationView
+    #: What is held on the target; None before there is anything.
+    lease: Lease | None = None
+
+
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A session with what only the service may know of it."""
 
@@ -41,3 +63,9 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     kernel_starts: int = 0
     #: Id of the checkpoint that it begins with; empty for none.
     restore: str = ""
+    #: The highest epoch that was ever given to a host of it, be it for a migration that failed.
+    epochs: int = 0
+    move: Move | None = None
+    incoming: Incoming | None = None
+    #: Its last migration that has ended.
+    last_migration: MigrationView | None = None

@@ -1,0 +1,127 @@
+"""A migration, decision by decision. Rule 1: every transition is in ``TABLE``. Rule 2: an absent cell is an error.
+
+Before the cutover each failure leads back: the target is dropped and the source goes on. The cutover is the change of
+(host, epoch) in the catalogue; behind it the only way is forward, and the death of the target is the loss of a node
+like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ..errors import InvalidTransition
+from ..model import Phase
+from ..model._compat import StrEnum
+
+P = Phase
+
+
+class MigrationEvent(StrEnum):
+    """What can happen to a migration."""
+
+    #: The target's host stands by.
+    RESERVED = "reserved"
+    #: Another round would not make the stop shorter.
+    SETTLED = "settled"
+    #: The source stands still, and its state is durable.
+    QUIET = "quiet"
+    #: The cell that runs goes on for longer than the stop is worth.
+    STILL_BUSY = "still_busy"
+    COPIED = "copied"
+    RESTORED = "restored"
+    #: The target has everything, and the source lets nobody in.
+    VERIFIED = "verified"
+    #: The target runs cells.
+    LIVE = "live"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+E = MigrationEvent
+_BACK = {E.FAILED: P.FAILED, E.CANCELLED: P.CANCELLED}
+
+TABLE: Mapping[Phase, Mapping[MigrationEvent, Phase]] = {
+    P.RESERVE: {E.RESERVED: P.PRE_COPY, **_BACK},
+    P.PRE_COPY: {E.SETTLED: P.QUIESCE, **_BACK},
+    P.QUIESCE: {E.QUIET: P.STOP_COPY, E.STILL_BUSY: P.PRE_COPY, **_BACK},
+    P.STOP_COPY: {E.COPIED: P.RESTORE, **_BACK},
+    P.RESTORE: {E.RESTORED: P.VERIFY, **_BACK},
+    P.VERIFY: {E.VERIFIED: P.CUTOVER, **_BACK},
+    P.CUTOVER: {E.LIVE: P.DONE},
+    P.DONE: {},
+    P.FAILED: {},
+    P.CANCELLED: {},
+}
+
+#: Phases in which nothing has been decided yet, so that a restarted controller leads the session back.
+REVERSIBLE = frozenset(phase for phase, row in TABLE.items() if E.CANCELLED in row)
+ENDED = frozenset(phase for phase, row in TABLE.items() if not row)
+
+
+def step(phase: Phase, event: MigrationEvent) -> Phase:
+    """The next phase; pure. Raises InvalidTransition where the table has no such cell."""
+    try:
+        return TABLE[phase][event]
+    except KeyError:
+        raise InvalidTransition(phase, event) from None
+
+
+class Pass(msgspec.Struct, frozen=True):
+    """One round of pre-copy: what it sent, and how long it took."""
+
+    sent_bytes: int
+    took_s: float
+
+
+#: A stop that copies for less than this is short enough.
+SHORT_STOP_S = 0.05
+#: More rounds than this are never worth it: the state changes as fast as it is sent.
+MOST_ROUNDS = 10
+#: A round must shrink the next by this much to have been worth it.
+SHRINKS = 0.8
+
+
+def settled(passes: Sequence[Pass], dirty: bool) -> tuple[bool, str]:
+    """Whether to stop the session now, and why, in words.
+
+    Parameters
+    ----------
+    passes
+        The rounds so far, oldest first.
+    dirty
+        Whether the session has a newer checkpoint than the last round copied.
+    """
+    if not passes:
+        return False, ""
+    last = passes[-1]
+    if not dirty:
+        return True, "the target has the newest checkpoint"
+    if last.took_s <= SHORT_STOP_S:
+        return True, f"the last round took {last.took_s * 1000:.0f} ms"
+    if len(passes) >= MOST_ROUNDS:
+        return True, f"{len(passes)} rounds were copied, and the session goes on changing"
+    if len(passes) >= 3 and last.sent_bytes > SHRINKS * passes[-2].sent_bytes:
+        return True, (
+            f"the session changes {last.sent_bytes / 1e6:.0f} MB while as much is sent: another round would not help"
+        )
+    return False, ""
+
+
+def expected_stop_s(passes: Sequence[Pass]) -> float:
+    """How long copying will hold the session up, by the last round."""
+    return passes[-1].took_s if passes else 0.0
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram, for ``docs/migration.md``."""
+    lines = ["stateDiagram-v2", "    [*] --> reserve"]
+    for source, row in TABLE.items():
+        targets: dict[Phase, list[str]] = {}
+        for event, target in row.items():
+            targets.setdefault(target, []).append(event.value)
+        lines += [f"    {source} --> {target}: {', '.join(events)}" for target, events in targets.items()]
+        if not row:
+            lines.append(f"    {source} --> [*]")
+    return "\n".join(lines) + "\n"
