@@ -80,7 +80,9 @@ class AgentClient:
         NoSuchSession
             The agent has no such host.
         """
-        query: dict[str, str | int] = {"epoch": epoch, "reason": reason} | ({"keep": 1} if keep else {})
+        query: dict[str, str | int] = {"epoch": epoch, "reason": reason}
+        if keep:
+            query["keep"] = 1
         await self._call(dict[str, Any], "DELETE", f"/v1/hosts/{session_id}", query=query)
 
     async def has_remains(self, session_id: str, *, epoch: int) -> bool:
