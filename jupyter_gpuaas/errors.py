@@ -291,7 +291,8 @@ def from_wire(body: object, *, status: int) -> GpuaasError:
     if not isinstance(body, Mapping) or not isinstance(body.get("error"), str):
         return RemoteProtocolError(f"the service answered with status {status} and no reason.")
     message, hint = str(body.get("message", "")), str(body.get("hint", ""))
-    kind = _BY_NAME.get(body["error"])
+    # Defects of manifests are in a file of their own, which need not be imported.
+    kind = _BY_NAME.get(body["error"]) or _tree(GpuaasError).get(body["error"])
     if kind is None:
         return RemoteProtocolError(f"{body['error']}: {message}", hint=hint)
     # Not through the constructor of the class: some make their message from other arguments.

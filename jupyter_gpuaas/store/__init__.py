@@ -6,6 +6,7 @@ from .cache import CachedStore
 from .folder import FolderStore
 from .memory import MemoryStore
 from .opening import open_store
+from .peer import PeerStore
 from .remote import FsspecStore
 from .retention import Kept, Retention, to_forget
 from .seal import seal, seal_record, validate, validate_record
@@ -19,6 +20,7 @@ __all__ = [
     "FsspecStore",
     "Kept",
     "MemoryStore",
+    "PeerStore",
     "Retention",
     "Store",
     "Usage",
