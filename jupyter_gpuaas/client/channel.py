@@ -30,6 +30,7 @@ from ..wire.link import Link, connect
 from ..wire.record import MAX_PARTS, Buffer, Kind, Record, RecordReader
 from ..wire.resume import Inbox, Outbox
 
+MOVING = "the session is moving to another node"
 #: A ticket is not used when it has less than this left.
 TICKET_MARGIN_S = 5.0
 
@@ -44,7 +45,10 @@ class ChannelHandler(Protocol):
         """The link stands (again). ``welcome`` holds ``state`` and ``kernel_starts`` of the host."""
 
     def channel_unlinked(self, reason: str, retry_s: float) -> None:
-        """The link is down, or was not to be had; the next try is in ``retry_s``."""
+        """The link is down, or was not to be had; the next try is in ``retry_s``.
+
+        At once (0.0) when the session moves to another node: that is no trouble, only a pause.
+        """
 
     def host_changed(self, op: dict[str, Any]) -> None:
         """The host says that its state has changed: ``state``, ``cause``, ``kernel_starts``."""
@@ -85,6 +89,7 @@ class Channel:
         self._link: Link | None = None
         self._opening = False
         self._doubt = False  # the ticket's addresses did not work
+        self._moved = False  # the session is on its way to another host
         self._most_bytes = settings.message_bytes
         self._unlinked: asyncio.Event = asyncio.Event()
         self._reason = ""
@@ -135,6 +140,10 @@ class Channel:
                         self._relayed = not self._relayed
             if self._ended or self._closed:
                 return self._ended
+            if self._moved:
+                self._moved = False
+                self._handler.channel_unlinked(self._reason, 0.0)
+                continue
             self._handler.channel_unlinked(self._reason, pause_s)
             # Spread the clients of a service that comes back.
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
@@ -233,6 +242,10 @@ class Channel:
             self._outbox.acknowledge(op["number"])
         elif op["op"] == "ended":
             self._ended = op.get("reason") or "the session has ended"
+        elif op["op"] == "moved":
+            # Whatever else this link says is true of the former host only.
+            self._info, self._moved = None, True
+            link.abort(MOVING)
         elif op["op"] == "state":
             self._handler.host_changed(op)
 

@@ -221,7 +221,7 @@ class RemoteSession:
             self._notice("connected again")
 
     def channel_unlinked(self, reason: str, retry_s: float) -> None:
-        if not self._lost:
+        if retry_s and not self._lost:
             self._lost = True
             self._notice(f"the connection to the session is lost ({reason}); trying again, the session goes on")
 

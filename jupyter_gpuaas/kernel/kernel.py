@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from ipykernel import subshell_manager
 from ipykernel.ipkernel import IPythonKernel
 
-from ..errors import CheckpointError, GpuaasError, to_wire
+from ..errors import CheckpointError, GpuaasError, MigrationError, to_wire
 from ..model import CheckpointPlan
 from .bundles import BundleStore
 from .exchange import Exchange
 from .interrupts import Held
+from .returning import NOTE as STAND_NOTE
+from .returning import RETURNED, Returning
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoints
@@ -28,6 +33,7 @@ NOTE = "gpuaas_checkpoint"
 WARM_UP_S = 0.2
 #: Until replies have left, before a capture may hold up the threads that send them.
 SENDING_S = 0.05
+SUBSHELL_S = 5.0
 #: Of the time that a kernel has to end by itself, what goes into writing the last checkpoints.
 CLOSING_S = 2.0
 
@@ -41,6 +47,8 @@ class GpuKernel(IPythonKernel):
         self.shell_handlers["gpuaas_request"] = self.gpuaas_request
         self.shell_handlers["gpuaas_checkpoint_request"] = self.gpuaas_checkpoint_request
         self.control_handlers["gpuaas_checkpoint_stop_request"] = self.gpuaas_checkpoint_stop_request
+        self.control_handlers["gpuaas_stand_request"] = self.gpuaas_stand_control_request
+        self.shell_handlers["gpuaas_stand_request"] = self.gpuaas_stand_shell_request
         for kind in ("comm_open", "comm_msg", "comm_close"):
             self.shell_handlers[kind] = self._beside_cells(self.shell_handlers[kind])
         # A debugger can change variables.
@@ -48,6 +56,7 @@ class GpuKernel(IPythonKernel):
         self.exchange = Exchange(self.shell, BundleStore(os.environ.get(DATA_SOCKET, "")))
         #: None before a session has taken this kernel, and where it takes no checkpoints.
         self.checkpoints: Checkpoints | None = None
+        self.returning = Returning()
         #: What the session told of its checkpoints, until they have begun.
         self._adopted: dict[str, Any] | None = None
         self._beginning = threading.Lock()
@@ -61,6 +70,7 @@ class GpuKernel(IPythonKernel):
         try:
             os.chdir(content["cwd"])
             os.environ.update(content["env"])
+            self.returning.still = bool(content.get("standby"))
             if content.get("checkpoints"):
                 # Not here: the session can be used before this is done.
                 self._adopted = content
@@ -225,10 +235,14 @@ class GpuKernel(IPythonKernel):
     async def dispatch_shell(self, msg: Any, /, subshell_id: str | None = None, **more: Any) -> None:
         """Handle a message, and then, before the next one is handled, take the checkpoint that is due.
 
-        The lock of the main shell is still held, and the idle status has been published.
+        The lock of the main shell is still held, and the idle status has been published. While the session is being
+        brought to a standstill, the message goes back to the host instead.
         """
+        # What comes beside a running cell belongs to it.
+        if self.returning.active and not more.get("concurrent") and self._returned(msg, subshell_id):
+            return
         await super().dispatch_shell(msg, subshell_id, **more)
-        if self.checkpoints is None or more.get("concurrent"):
+        if self.checkpoints is None or more.get("concurrent") or self.returning.still:
             return
         if subshell_id is not None:
             if self._main_loop is not None:
@@ -263,7 +277,7 @@ class GpuKernel(IPythonKernel):
     def _is_quiet(self) -> None:
         self._quiet = None
         # A cell that awaits something lets this run in its middle; after it, the question comes anyway.
-        if self.checkpoints is not None and not self._main_asyncio_lock.locked():
+        if self.checkpoints is not None and not self.returning.still and not self._main_asyncio_lock.locked():
             self.checkpoints.quiet()
 
     def _let_replies_go(self) -> None:
@@ -297,6 +311,8 @@ class GpuKernel(IPythonKernel):
         content: dict[str, Any]
         try:
             self._begin_checkpoints()
+            if self.returning.frozen:
+                raise MigrationError("the session has been handed over to another host.")
             if self.checkpoints is None:
                 raise CheckpointError("this session takes no checkpoints.")
             content = {"status": "ok", "result": self.checkpoints.request(parent["content"])}
@@ -316,11 +332,101 @@ class GpuKernel(IPythonKernel):
         assert self.session is not None
         self.session.send(stream, "gpuaas_checkpoint_stop_reply", {"status": "ok"}, parent, ident=ident)
 
+    # -- standstill --------------------------------------------------------------------------------------------
+
+    def _returned(self, msg: Any, subshell_id: str | None) -> bool:
+        """Send a message back to the host; False when it is to be handled."""
+        session, threads = self.session, self.shell_channel_thread
+        if session is None or len(msg) == 1:  # one of ipykernel's own
+            return False
+        idents, frames = session.feed_identities(msg, copy=False)
+        try:
+            header = session.deserialize(frames, content=False, copy=False)["header"]
+        except Exception:
+            return False  # ipykernel says what is wrong with it
+        stream, aborting = self.shell_stream, self._aborting
+        if threads is not None:
+            stream = threads.manager.get_subshell_to_shell_channel_socket(subshell_id)
+            if subshell_id is not None:
+                aborting = threads.manager.get_subshell_aborting(subshell_id)
+        kind, of_session, subshell = header["msg_type"], header["session"], subshell_id is not None
+        if not self.returning.takes(kind, of_session, subshell=subshell, aborting=aborting):
+            return False
+        buffers: Any = [frame.buffer for frame in frames[1:]]  # type: ignore[union-attr]  # without the signature
+        # On the channel of replies, so that whoever has the reply to a later message has this.
+        session.send(stream, RETURNED, {}, {"header": header}, ident=idents, buffers=buffers)
+        return True
+
+    def _abort_queues(self, subshell_id: str | None = None) -> None:
+        """What waits behind a failed cell is answered as aborted; a part of it may wait at the host."""
+        super()._abort_queues(subshell_id)
+        if self.returning.active:
+            self._tell_stand({"kind": "aborting", "subshell": subshell_id})
+
+    def _tell_stand(self, content: dict[str, Any]) -> None:
+        if self.session is not None:
+            self.session.send(self.iopub_socket, STAND_NOTE, content, parent={}, ident=STAND_NOTE.encode())
+
+    async def gpuaas_stand_control_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Begin or end a standstill; see ``returning``."""
+        op = parent["content"]["op"]
+        content: dict[str, Any] = {"status": "ok"}
+        if op == "return":
+            self.returning.begin()
+            threads = self.shell_channel_thread
+            content["subshells"] = threads.manager.list_subshell() if threads is not None else []
+        elif op == "go_on":
+            for subshell in parent["content"].get("subshells", ()):
+                self._make_subshell(subshell)
+            content["done"] = self.returning.end(in_order=False)
+        elif op == "freeze":
+            self.returning.frozen = True
+        assert self.session is not None
+        self.session.send(stream, "gpuaas_stand_reply", content, parent, ident=ident)
+
+    async def gpuaas_stand_shell_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """What has its place among the other messages of a shell."""
+        content = parent["content"]
+        if content["op"] == "go_on":
+            self.returning.end(in_order=True)
+        elif content["op"] == "mark":
+            for output in (sys.stdout, sys.stderr):
+                output.flush()
+            self._tell_stand({"kind": "mark", "mark": content["mark"]})
+        assert self.session is not None
+        self.session.send(stream, "gpuaas_stand_reply", {"status": "ok"}, parent, ident=ident)
+
+    def _make_subshell(self, subshell_id: str) -> None:
+        """A shell of this id, as the session had one elsewhere: clients go on using it."""
+        threads = self.shell_channel_thread
+        if threads is None or subshell_id in threads.manager.list_subshell():
+            return
+        made = threading.Event()
+
+        def make() -> None:
+            add_subshell(threads.manager, subshell_id)
+            made.set()
+
+        threads.io_loop.add_callback(make)
+        made.wait(SUBSHELL_S)
+
     def do_shutdown(self, restart: bool) -> Any:
         """Write the last checkpoints before the end."""
         if self.checkpoints is not None:
             self.checkpoints.close(CLOSING_S)
         return super().do_shutdown(restart)
+
+
+def add_subshell(manager: Any, subshell_id: str) -> None:
+    """Start a subshell whose id is known already; runs in the thread of the shell channel, where they are made."""
+    # ipykernel gives each one a random id, and offers no other way.
+    module: Any = subshell_manager
+    random = module.uuid
+    module.uuid = SimpleNamespace(uuid4=lambda: subshell_id)
+    try:
+        manager._create_subshell()
+    finally:
+        module.uuid = random
 
 
 def _is_own_magic(code: str) -> bool:

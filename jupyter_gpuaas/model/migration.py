@@ -121,6 +121,8 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     seen: tuple[bytes, ...]
     held: tuple[HeldRequest, ...]
     kernel_starts: int
+    #: Ids of the kernel's subshells; clients go on using them.
+    subshells: tuple[str, ...] = ()
 
 
 class Quiet(msgspec.Struct, frozen=True, kw_only=True):

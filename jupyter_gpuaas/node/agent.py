@@ -168,6 +168,11 @@ class Agent:
                 body = await http.read_body(connection, request, self._settings.request_body_bytes)
                 content = msgspec.json.decode(body, type=dict[str, Any])
                 return http.response(200, (await handle.ask("checkpoints", content=content))["reply"])
+            case ("POST", "hosts", session_id, "ops", op):
+                self._check_epoch(session_id, request.query.get("epoch", ""))
+                body = await http.read_body(connection, request, self._settings.request_body_bytes)
+                content = msgspec.json.decode(body or b"{}", type=dict[str, Any])
+                return http.response(200, await self._handle(session_id).move(op, content))
             case ("GET", "hosts", session_id, "log"):
                 return self._log(self._handle(session_id), request, connection)
             case ("GET", "watch"):
@@ -281,6 +286,8 @@ class Agent:
                         hint="Setting bundle_bytes.",
                     )
                 passed |= {"kind": "bundle", "bundle": bundle, "length": request.length}
+            case (("GET" | "POST"), "transfer", *what) if what:
+                passed |= {"kind": "transfer", "path": "/".join(what), "query": request.query, "length": request.length}
             case _:
                 raise NoSuchSession(f"path: there is no {request.method} {request.path}.")
         return self._hand_over(self._handle_for_client(session_id), connection, passed)

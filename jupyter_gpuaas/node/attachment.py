@@ -53,6 +53,7 @@ class Attachment:
         self._ack: asyncio.TimerHandle | None = None
         self._link: Link | None = None
         self._live = False  # the reader stands at the journal's end
+        self._deaf = False
 
     @property
     def sent(self) -> int:
@@ -93,12 +94,16 @@ class Attachment:
             self._link.send_op(op)
 
     def close(self, reason: str, code: int = 1000) -> None:
+        """End the link; what still comes on it counts as not received, so that its client sends it again."""
+        self._deaf = True
         if self._link is not None:
             self._link.close(reason, code)
 
     # -- LinkHandler -------------------------------------------------------------------------------------------
 
     def binary_received(self, link: Link, data: Buffer) -> None:
+        if self._deaf:
+            return
         accepted: list[Record] = []
         problem: GpuaasError | None = None
         try:
@@ -118,6 +123,8 @@ class Attachment:
             self._ack = asyncio.get_running_loop().call_later(ACK_DELAY_S, self._acknowledge)
 
     def op_received(self, link: Link, op: dict[str, Any]) -> None:
+        if self._deaf:
+            return
         number = op.get("number")
         if op["op"] == "ack" and isinstance(number, int):
             try:

@@ -7,6 +7,7 @@ next client; when the kernel dies, everybody who waits is told.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import msgspec
 import xxhash
@@ -66,6 +67,17 @@ class Dialogue:
             self._seen.popitem(last=False)
         return header
 
+    @property
+    def seen(self) -> tuple[bytes, ...]:
+        """Digests of the requests that have come, oldest first."""
+        return tuple(self._seen)
+
+    def remember(self, seen: Iterable[bytes]) -> None:
+        """Requests that came to the session's former host."""
+        self._seen.update(dict.fromkeys(seen))
+        while len(self._seen) > self._remembered:
+            self._seen.popitem(last=False)
+
     def passed_on(self, channel: Channel, header: Header, parts: list[Buffer]) -> None:
         """The kernel has this request now."""
         if channel is Channel.STDIN:
@@ -90,6 +102,18 @@ class Dialogue:
             if channel is Channel.SHELL and self._prompt_parent == parent:
                 self.prompt = None
         return addressed
+
+    def returned(self, channel: Channel, parts: list[Buffer]) -> tuple[Header, list[Buffer]]:
+        """The kernel has not begun this request (header, ...) and gives it back: nobody waits for its answer now.
+
+        Returns
+        -------
+        Its header, and its parts with the asker's address before them.
+        """
+        header = read_header(parts[0])
+        asked = self._asked.pop((channel, header.msg_id), None)
+        self._executing.pop((channel, header.msg_id), None)
+        return header, [asked.address if asked is not None else b"", *parts]
 
     def kernel_died(self, why: str) -> list[tuple[Channel, list[Buffer]]]:
         """What to tell those who wait for a kernel that is gone: an error, a reply and an idle each."""

@@ -22,7 +22,15 @@ import click
 import msgspec
 
 from ..config import Settings, load
-from ..errors import GpuaasError, NoSuchSession, RemoteProtocolError
+from ..errors import (
+    GpuaasError,
+    MigrationError,
+    NoSuchSession,
+    RemoteProtocolError,
+    TransportError,
+    Unauthorized,
+    to_wire,
+)
 from ..model import CPU, Channel, Device, HostReport, HostSpec, RestoreReport, short_id
 from ..model.words import restored_lines
 from ..wire import ticket
@@ -33,9 +41,14 @@ from .journal import Journal
 from .kernel_process import KernelProcess
 from .processes import RUN_MARK, end_marked, memory_bytes, tree
 from .session_host import SessionHost, kernel_environment
+from .standby import Standby
+from .succession import serve_handover, serve_journal
+from .threads import in_thread
 from .transcript import as_text
 
 MEASURE_S = 2.0
+#: Connections of a successor that are served at a time.
+TRANSFERS_MOST = 16
 
 
 class Host:
@@ -47,6 +60,9 @@ class Host:
         self.node = node
         self.settings = settings
         self.session: SessionHost | None = None
+        self.standby: Standby | None = None
+        self._kernel_given = asyncio.Event()
+        self._transfers = 0
         self._spare: asyncio.Task[KernelProcess] | None = None
         self._devices: list[Device] = []
         self._writers: set[asyncio.StreamWriter] = set()
@@ -119,6 +135,7 @@ class Host:
             env = kernel_environment(session.spec, self.node, labels, self._work)
             content: dict[str, Any] = {"env": env, "cwd": str(self._work)}
             plan = session.spec.checkpoints
+            content["standby"] = session.stands_by
             if plan is not None:
                 content["checkpoints"] = msgspec.to_builtins(plan)
                 content |= {"session": session.spec.session_id, "epoch": session.spec.lease.epoch}
@@ -126,12 +143,15 @@ class Host:
             reply = await asyncio.wait_for(asking, self.settings.start_timeout_s)
             if reply["status"] != "ok":
                 raise RuntimeError(reply["evalue"])
-            if plan is not None and plan.restore and session.is_new:
+            if plan is not None and plan.restore and session.is_new and not session.stands_by:
                 await self._restore(session, kernel, plan.restore)
         except Exception as error:
             session.failed(str(error) or type(error).__name__)
             return
-        session.kernel_ready(kernel)
+        else:
+            session.kernel_ready(kernel)
+        finally:
+            self._kernel_given.set()
 
     @staticmethod
     async def _restore(session: SessionHost, kernel: KernelProcess, checkpoint: str) -> None:
@@ -162,12 +182,45 @@ class Host:
             start_kernel=lambda: self._give_kernel(self._new_kernel()),
             changed=self._report,
         )
+        if spec.peer is not None:
+            most = self.settings.message_bytes
+            self.standby = Standby(self.session, spec.peer, most, ready=self._kernel_given.wait, fetch_files=lambda: 0)
         spare, self._spare = self._spare, None
         assert spare is not None
         given = self._task(self._give_kernel(spare))
         if spare.done():
             await given
         return self.session.report()
+
+    async def operate(self, op: str, content: dict[str, Any]) -> dict[str, Any]:
+        """One step of a move; see ``standstill`` and ``standby``.
+
+        Raises
+        ------
+        MigrationError
+            Not with this session, or not now.
+        """
+        session, standby = self.session, self.standby
+        assert session is not None
+        if standby is not None:
+            if op == "preload":
+                return _plain(await standby.preload(content["checkpoint"]))
+            if op == "load":
+                return _plain(await standby.load(content["checkpoint"]))
+            if op == "succeed":
+                return {"bytes": await standby.succeed()}
+            if op == "live":
+                await standby.live()
+                return _plain(session.report())
+        if not session.stands_by:
+            if op == "quiesce":
+                return _plain(await session.standstill.quiesce(content.get("wait_s")))
+            if op == "hand_over":
+                return await session.standstill.hand_over()
+            if op == "resume":
+                await session.standstill.resume()
+                return {}
+        raise MigrationError(f"op: {op!r} is not possible with this host.")
 
     async def _measure(self) -> None:
         """Watch the memory of the session's processes; what passes the cap is ended, and said."""
@@ -232,10 +285,15 @@ class Host:
                 self.session.restart()
             elif op == "checkpoints":
                 answer["reply"] = await self.session.checkpoints(command["content"])
+            elif op == "move":
+                answer["reply"] = await self.operate(command["move"], command["content"])
             else:
                 raise RemoteProtocolError(f"op: {op!r} is unknown.")
-        except (GpuaasError, OSError, msgspec.MsgspecError) as error:
+        except GpuaasError as error:
             answer["error"] = str(error)
+            answer["failure"] = to_wire(error)
+        except (OSError, msgspec.MsgspecError, LookupError, TypeError) as error:
+            answer["error"] = f"{type(error).__name__}: {error}"
         with contextlib.suppress(ConnectionError):
             writer.write(msgspec.json.encode(answer) + b"\n")
             await writer.drain()
@@ -277,17 +335,21 @@ class Host:
                 await self._send_log(connection, session, passed)
                 return
             spec = session.spec
-            ticket.check(
+            user = ticket.check(
                 passed["ticket"],
                 spec.secret,
                 session_id=spec.session_id,
                 epoch=spec.lease.epoch,
                 now_s=time.time(),
             )
-            if kind == "channel":
+            if (user == ticket.TRANSFER_USER) != (kind == "transfer"):
+                raise Unauthorized("ticket: is not for this.")
+            if kind == "transfer":
+                await self._serve_transfer(connection, session, passed)
+            elif kind == "channel":
                 head, rest = (base64.b64decode(passed[name]) for name in ("head", "rest"))
                 await session.attach(connection, head, rest, passed["client"], passed["after"])
-            elif session.kernel is None:
+            elif session.kernel is None or not session.is_here:
                 raise NoSuchSession("the session has no kernel at the moment.")
             else:
                 await asyncio.to_thread(_pass_on, session.kernel.data_socket, passed, connection)
@@ -297,6 +359,32 @@ class Host:
             with contextlib.suppress(OSError):
                 await asyncio.get_running_loop().sock_sendall(connection, http.error_response(known))
             connection.close()
+
+    async def _serve_transfer(self, connection: socket.socket, session: SessionHost, passed: dict[str, Any]) -> None:
+        """Serve the successor of this host, in a thread of its own."""
+        method, path, query = passed["method"], passed["path"], passed["query"]
+        if session.stands_by:
+            raise MigrationError("the session has not arrived here yet.")
+        if self._transfers >= TRANSFERS_MOST:
+            raise TransportError("too many connections of a successor are open already.")
+        self._transfers += 1
+        try:
+            if (method, path) == ("GET", "journal"):
+                after = query.get("after", "0")
+                if not after.isdecimal():
+                    raise RemoteProtocolError("after: is not a number.")
+                await session.settled()
+                await in_thread(serve_journal, connection, session.journal.copy(int(after)), name="serve-journal")
+            elif (method, path) == ("GET", "handover"):
+                handover = session.standstill.handover
+                if handover is None:
+                    raise MigrationError("the session has not been handed over.")
+                await in_thread(serve_handover, connection, handover, name="serve-handover")
+            else:
+                raise NoSuchSession(f"path: there is no {method} transfer/{path}.")
+            connection.close()
+        finally:
+            self._transfers -= 1
 
     async def _send_log(self, connection: socket.socket, session: SessionHost, passed: dict[str, Any]) -> None:
         """What the session printed, as text; with ``follow`` until the reader goes away."""
@@ -341,6 +429,11 @@ class _Relay:
     def kernel_exited(self, status: int) -> None:
         if self._host.session is not None and self._host.session.kernel is not None:
             self._host.session.kernel_exited(status)
+
+
+def _plain(value: msgspec.Struct) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(value)
+    return plain
 
 
 def _pass_on(path: Path, passed: dict[str, Any], connection: socket.socket) -> None:

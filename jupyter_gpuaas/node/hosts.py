@@ -20,7 +20,7 @@ import msgspec
 import psutil
 
 from ..config import Settings
-from ..errors import GpuaasError, TransportError
+from ..errors import GpuaasError, TransportError, from_wire
 from ..model import Device, HostReport, HostSpec, HostState
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from .processes import RUN_MARK, below, end_marked
@@ -99,16 +99,28 @@ class HostHandle:
 
     async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Send a command and wait for its answer; raises TransportError when the host is gone or refuses."""
+        answer = await self._ask(op, **fields)
+        if "error" in answer:
+            raise TransportError(str(answer["error"]))
+        return answer
+
+    async def move(self, op: str, content: dict[str, Any]) -> dict[str, Any]:
+        """One step of a move; raises what the host raised."""
+        answer = await self._ask("move", move=op, content=content)
+        if "failure" in answer:
+            raise from_wire(answer["failure"], status=500)
+        if "error" in answer:
+            raise TransportError(str(answer["error"]))
+        return dict(answer["reply"])
+
+    async def _ask(self, op: str, **fields: Any) -> dict[str, Any]:
         if self._writer is None or self.gone.is_set():
             raise TransportError(f"host {self.record.run_id} is gone.")
         number = next(self._ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[number] = future
         self._writer.write(msgspec.json.encode({"id": number, "op": op, **fields}) + b"\n")
-        answer = await future
-        if "error" in answer:
-            raise TransportError(str(answer["error"]))
-        return answer
+        return await future
 
     def pass_client(self, connection: socket.socket, passed: dict[str, Any]) -> None:
         """Hand a client's connection to the host; raises OSError when it is gone."""

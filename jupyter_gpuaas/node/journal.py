@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ MEMORY_BYTES = 64 * 1024**2
 READ_BYTES = 256 * 1024
 PIECE_BYTES = 1024**2
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+ID_FILE = "id"
 
 
 class Journal:
@@ -58,6 +60,10 @@ class Journal:
         #: Why the newest segment is in memory; empty while it is on disk.
         self.no_room = ""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        #: Which journal this is, wherever it goes: numbers of one mean nothing in another.
+        self.id = _read_id(folder)
+        if not self.id:
+            self._set_id(os.urandom(16).hex())
         self._segments: list[Segment] = _recover(folder, message_bytes)
         #: Number of the last record that was appended, and of the last that was flushed.
         self.last = self.written = self._segments[-1].last if self._segments else 0
@@ -154,6 +160,64 @@ class Journal:
             raise RemoteProtocolError(f"after: {after} is not between 0 and {self.last}.")
         return Reader(self, after)
 
+    def copy(self, after: int) -> JournalCopy:
+        """What is written so far behind the record ``after``, to be read by another thread while this goes on.
+
+        Not while a batch is being written in pieces.
+        """
+        if after > self.written or after < 0:
+            raise RemoteProtocolError(f"after: {after} is not between 0 and {self.written}.")
+        runs = []
+        for segment in self._segments:
+            if segment.last > after:
+                # One in memory cannot be read while it grows.
+                held = segment.read(0, segment.size) if isinstance(segment, MemorySegment) else None
+                runs.append(Run(segment, held, segment.size))
+        first = max(after + 1, runs[0].segment.first) if runs else after + 1
+        return JournalCopy(self.id, first, self.written, runs)
+
+    def extend(self, data: Buffer, time_us: int) -> None:
+        """Append whole records of the journal that this is a copy of, with their numbers.
+
+        Where the first of them is not the next one, what lies between was dropped there; so is what is older here.
+
+        Raises
+        ------
+        RemoteProtocolError
+            They are not whole and sound records without a gap; nothing was appended.
+        """
+        if self._pending:
+            raise RemoteProtocolError("this journal has records of its own.")
+        records = RecordReader(self._message_bytes).feed(data)
+        if not records or sum(HEAD.size + record.body_bytes for record in records) != len(data):
+            raise RemoteProtocolError("the copy of a journal ends within a record.")
+        first = records[0].number
+        numbers = [record.number for record in records]
+        if first <= self.last or numbers != list(range(first, first + len(numbers))):
+            raise RemoteProtocolError(f"the copy of a journal goes on with {first} after {self.last}: not in order.")
+        if first > self.last + 1:
+            for segment in self._segments:
+                segment.remove()
+            self._segments.clear()
+            self.last = self.written = first - 1
+            self.acknowledged = max(self.acknowledged, first - 1)
+        self.last = numbers[-1]
+        self._make_room(time_us, first)
+        self._write([data], time_us, self.last)
+
+    def become(self, identity: str) -> None:
+        """Go on as the journal of this identity, whose records have been appended."""
+        self._set_id(identity)
+
+    def _set_id(self, identity: str) -> None:
+        self.id = identity
+        try:
+            temporary = self._folder / f"{ID_FILE}.new"
+            temporary.write_text(identity, "ascii")
+            temporary.replace(self._folder / ID_FILE)
+        except OSError:
+            pass  # it is needed only by whoever opens the folder later, and takes another one then
+
     def segment_with(self, number: int) -> Segment | None:
         """The segment that holds a record, or the oldest one behind it; None when there is none yet."""
         starts = [segment.first for segment in self._segments]
@@ -168,6 +232,7 @@ class Journal:
         for segment in self._segments:
             segment.remove()
         self._segments.clear()
+        (self._folder / ID_FILE).unlink(missing_ok=True)
         if self._folder.exists():
             self._folder.rmdir()
 
@@ -239,6 +304,44 @@ class Journal:
                 if oldest is doomed:
                     break
         self._segments.append(MemorySegment(first))
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A segment up to a size that it had; ``held`` is its content where that is not in a file."""
+
+    segment: Segment
+    held: bytes | None
+    size: int
+
+    def read(self, offset: int, most: int) -> bytes:
+        most = max(0, min(most, self.size - offset))
+        return self.segment.read(offset, most) if self.held is None else self.held[offset : offset + most]
+
+
+class JournalCopy:
+    """Records ``first`` to ``last`` of a journal as they were at one moment; read by one thread, once."""
+
+    def __init__(self, journal: str, first: int, last: int, runs: Sequence[Run]) -> None:
+        self.journal = journal
+        self.first = first
+        self.last = last
+        self._runs = runs
+
+    def pieces(self) -> Iterator[bytes]:
+        """The records' bytes, in pieces of any size."""
+        for run in self._runs:
+            offset = 0
+            while run.segment.first <= self.first:
+                head = run.read(offset, HEAD.size)
+                if len(head) < HEAD.size:
+                    break
+                _, _, _, _, number, _, length, _ = HEAD.unpack(head)
+                if number >= self.first:
+                    break
+                offset += HEAD.size + length
+            while data := run.read(offset, PIECE_BYTES):
+                offset += len(data)
+                yield data
 
 
 class Reader:
@@ -319,6 +422,13 @@ class Reader:
                     return b""
                 walked = HEAD.size + head[6]
             self._offset += walked
+
+
+def _read_id(folder: Path) -> str:
+    try:
+        return (folder / ID_FILE).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _pieces(buffers: Sequence[Buffer]) -> Iterator[memoryview]:

@@ -16,12 +16,10 @@ import msgspec
 import zmq
 
 from ..model import Channel
-from ..wire.jupyter import DELIMITER, make_parts, read_header, split_frames
+from ..wire.jupyter import DELIMITER, OWN_SESSION, make_parts, read_header, split_frames
 from ..wire.record import Buffer
 from ..wire.zmqport import Message, ZmqPort
 
-#: Answered by the host itself and never shown to a client.
-OWN_SESSION = "gpuaas"
 IOPUB_HIGH_WATER = 256
 #: How long after an interrupt the kernel is reminded of it; see ``KernelProcess.remind``.
 REMIND_S = (0.1, 0.4, 1.5, 5.0)
@@ -57,6 +55,8 @@ class KernelProcess:
         self._ports: dict[Channel, ZmqPort] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        #: Requests of our own whose idle status has not come yet.
+        self._echoes: set[str] = set()
         self._iopub_heard = asyncio.Event()
         self.data_socket = folder / "data"
 
@@ -125,17 +125,20 @@ class KernelProcess:
                 raise RuntimeError(f"the kernel process ended while starting: {describe_exit(self._watch.result())}")
             raise RuntimeError(f"the kernel did not answer within {timeout_s:g} s")
 
-    async def ask(self, channel: Channel, msg_type: str, content: dict[str, Any]) -> dict[str, Any]:
-        """Send a request of our own and return the content of its reply.
+    async def ask(
+        self, channel: Channel, msg_type: str, content: dict[str, Any], *, subshell: str = ""
+    ) -> dict[str, Any]:
+        """Send a request of our own, which no client is shown anything of, and return the content of its reply.
 
         Raises RuntimeError when the kernel process has ended, or does.
         """
         if self._watch.done():
             raise RuntimeError(f"the kernel process ended: {describe_exit(self._watch.result())}")
-        parts = make_parts(b"", msg_type, b"{}", content)
+        parts = make_parts(b"", msg_type, b"{}", content, subshell=subshell)
         msg_id = read_header(parts[1]).msg_id
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[msg_id] = future
+        self._echoes.add(msg_id)
         self.send(channel, parts[1:])
         try:
             return await future
@@ -160,10 +163,19 @@ class KernelProcess:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(self.pid, resource.RLIMIT_DATA, (limit, limit))
 
+    def pause(self) -> None:
+        """Stop every process of the kernel's group where it is, and take no more of what it has said."""
+        self.hold_outputs()
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after ``pause``."""
+        self._signal(signal.SIGCONT)
+        self.take_outputs()
+
     def interrupt(self) -> None:
         """SIGINT to the kernel and the processes of its group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGINT)
+        self._signal(signal.SIGINT)
         self.remind()
 
     def remind(self) -> None:
@@ -186,8 +198,11 @@ class KernelProcess:
     def kill(self) -> None:
         """SIGKILL to the kernel's process group."""
         if self.pid:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
 
     async def ended(self, timeout_s: float | None = None) -> bool:
         """Wait for the end of the process; False when it has not ended in time."""
@@ -222,7 +237,7 @@ class KernelProcess:
                 idents, _, parts = split_frames(frames)
             except ValueError:
                 continue  # iopub's welcome message, which is for us
-            if not (self._waiting and self._is_own(channel, parts)):
+            if not ((self._waiting or self._echoes) and self._is_own(channel, parts)):
                 said.append((idents[0] if idents else b"", parts))
         if said:
             self._handler.kernel_said(channel, said)
@@ -231,6 +246,8 @@ class KernelProcess:
         parent = read_header(parts[1])
         if parent.session != OWN_SESSION or not parent.msg_id.startswith(OWN_SESSION):
             return False
+        if channel is Channel.IOPUB and read_header(parts[0]).msg_type == "status" and b"idle" in bytes(parts[3]):
+            self._echoes.discard(parent.msg_id)
         future = self._waiting.get(parent.msg_id)
         if future is not None and channel is not Channel.IOPUB and not future.done():
             future.set_result(msgspec.json.decode(parts[3]))

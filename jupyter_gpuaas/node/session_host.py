@@ -13,18 +13,21 @@ from typing import Any
 import msgspec
 
 from ..config import Settings
-from ..errors import JournalError, NoSuchSession, RemoteProtocolError, TransportError
-from ..model import Channel, HostReport, HostSpec, HostState, RestoreReport
+from ..errors import JournalError, MigrationError, NoSuchSession, RemoteProtocolError, TransportError
+from ..model import Channel, Handover, HeldRequest, HostReport, HostSpec, HostState, RestoreReport
 from ..model.words import restored_lines
-from ..wire.jupyter import Header, make_parts
+from ..wire.jupyter import Header, make_parts, read_header
 from ..wire.link import adopt
 from ..wire.record import Buffer, Kind, Record
 from ..wire.resume import Inbox
 from .attachment import Attachment
 from .checkpoint_notes import TOPIC, CheckpointNotes
 from .dialogue import Dialogue
+from .held import Held, HeldRequests
 from .journal import Journal
 from .kernel_process import KernelProcess, describe_exit
+from .standstill import RETURNED, Standstill
+from .standstill import TOPIC as STAND_TOPIC
 
 CLIENTS_REMEMBERED = 1000
 #: A batch above this is written in pieces.
@@ -33,6 +36,7 @@ LARGE_BYTES = 4 * 1024**2
 PENDING_BYTES = 64 * 1024**2
 #: A kernel that dies this often without a cell in between is not started again.
 DEATHS_IN_A_ROW = 3
+MOVING = "the session is moving to another node."
 KINDS = {Channel.SHELL: Kind.SHELL, Channel.IOPUB: Kind.IOPUB, Channel.STDIN: Kind.STDIN, Channel.CONTROL: Kind.CONTROL}
 CHANNELS = {kind: channel for channel, kind in KINDS.items()}
 
@@ -79,12 +83,15 @@ class SessionHost:
         self._kernel_starts = 0
         self._deaths = 0
         self._expected_exit = ""  # why the kernel's end is no accident: restart, end, stop
-        self._held: list[tuple[Channel, Header, list[Buffer]]] = []  # requests that wait for the kernel
+        self._held = HeldRequests()  # for the kernel
+        self.standstill = Standstill(self)
+        #: Whether it waits to take the session over from another host.
+        self.stands_by = spec.peer is not None
         self._busy_timer: asyncio.TimerHandle | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._full_disk_told = False
-        self._flushing = False
+        self._flushing: asyncio.Task[None] | None = None
         self._notes = CheckpointNotes(settings.busy_report_s, lambda: self._changed(self.report()))
         self._sent = 0  # highest record number that ever went out to a client
 
@@ -118,7 +125,10 @@ class SessionHost:
         ------
         NoSuchSession, TransportError
             There is no kernel, or it ended.
+        MigrationError
+            The session has been handed over, or has not arrived yet.
         """
+        self._refuse_elsewhere()
         if self.kernel is None:
             raise NoSuchSession("the session has no kernel at the moment.")
         try:
@@ -135,13 +145,14 @@ class SessionHost:
     def kernel_ready(self, kernel: KernelProcess) -> None:
         """A kernel process belongs to the session now and takes its requests."""
         self.kernel = kernel
+        if self.stands_by:
+            self._set_state(HostState.STANDBY, "")
+            return
         self._kernel_starts += 1
         if self.state is HostState.ENDING:
             return
         self._expected_exit = ""
-        held, self._held = self._held, []
-        for channel, header, parts in held:
-            self._pass_on(channel, header, parts)
+        self.release_held()
         self._set_state(HostState.BUSY if self._dialogue.busy else HostState.IDLE, self.cause)
 
     def failed(self, why: str) -> None:
@@ -150,12 +161,14 @@ class SessionHost:
         self._set_state(HostState.FAILED, why)
 
     def interrupt(self) -> None:
-        """Interrupt what runs, out of band."""
-        if self.kernel is not None:
+        """Interrupt what runs, out of band; MigrationError when the session is not here to be interrupted."""
+        self._refuse_elsewhere()
+        if self.kernel is not None and not self.standstill.interrupted():
             self.kernel.interrupt()
 
     def restart(self) -> None:
         """A fresh kernel for the same session."""
+        self._refuse_elsewhere()
         self._expect_exit("restart")
         if self.kernel is not None:
             self.kernel.kill()
@@ -163,18 +176,17 @@ class SessionHost:
     async def close(self, reason: str) -> None:
         """End kernel and links, and remove what is on disk."""
         self._expected_exit = "stop"
+        self.standstill.close()
         if self.kernel is not None:
             kernel, self.kernel = self.kernel, None
-            if self.state is not HostState.BUSY:
+            if self.state is not HostState.BUSY and not self.standstill.frozen:
                 # Idle: let its exit handlers run.
                 kernel.send(Channel.CONTROL, make_parts(b"", "shutdown_request", b"{}", {"restart": False})[1:])
                 await kernel.ended(self.settings.stop_timeout_s)
             kernel.kill()
             await kernel.ended()
             kernel.close()
-        for attachment in list(self._attachments.values()):
-            attachment.send_op({"op": "ended", "reason": reason})
-            attachment.close(reason, 1001)
+        self.let_clients_go({"op": "ended", "reason": reason}, reason)
         for task in self._tasks:
             task.cancel()
         self.journal.remove()
@@ -183,6 +195,9 @@ class SessionHost:
 
     async def attach(self, connection: Any, head: bytes, rest: bytes, client: str, after: int | None) -> None:
         """A client opens its link, for the first time or again; its former link is closed."""
+        if not self.is_here:
+            # With this answer a client asks the service where it is.
+            raise NoSuchSession(MOVING)
         self._flush()
         known = client in self._inboxes
         inbox = self._inboxes.setdefault(client, Inbox())
@@ -196,6 +211,9 @@ class SessionHost:
             connection, head, rest, attachment, frame_bytes=s.frame_bytes, ping_s=s.ping_s, silence_s=s.silence_s
         )
         if link.closed:
+            return
+        if self.standstill.frozen:
+            link.close(MOVING, 1001)
             return
         # Handshakes that a stalled network held back arrive together, so another link of this client may have come
         # during the adoption. Only one is fed; the other is closed, and its client, if there is one, opens a new one.
@@ -211,6 +229,7 @@ class SessionHost:
             {
                 "session": self.spec.session_id,
                 "epoch": self.spec.lease.epoch,
+                "journal": self.journal.id,
                 "kernel_starts": self._kernel_starts,
                 "state": self.state,
                 "sent": self._sent,
@@ -255,8 +274,13 @@ class SessionHost:
             return
         if header.msg_type == "execute_request":
             self._append(Kind.REQUEST, parts)
-        if self.kernel is not None and not self._expected_exit:
-            self._pass_on(channel, header, parts)
+        if self.takes_requests:
+            if channel is Channel.SHELL and self.standstill.holds:
+                self._held.add(Held(channel, header, parts))
+            elif header.msg_type == "interrupt_request" and self.standstill.interrupted():
+                self._append(KINDS[channel], make_parts(parts[0], "interrupt_reply", parts[1], {"status": "ok"}))
+            else:
+                self._pass_on(channel, header, parts)
         elif header.msg_type == "shutdown_request":
             # There is no kernel that could answer.
             content = {"status": "ok", "restart": _shutdown_kind(parts[4]) == "restart"}
@@ -264,7 +288,7 @@ class SessionHost:
             if _shutdown_kind(parts[4]) == "end":
                 self._expect_exit("end")
         else:
-            self._held.append((channel, header, parts))
+            self._held.add(Held(channel, header, parts))
 
     def _pass_on(self, channel: Channel, header: Header, parts: list[Buffer]) -> None:
         assert self.kernel is not None
@@ -281,13 +305,20 @@ class SessionHost:
     # -- KernelHandler -----------------------------------------------------------------------------------------
 
     def kernel_said(self, channel: Channel, batch: list[tuple[Buffer, list[Buffer]]]) -> None:
+        if self.stands_by:
+            return
         kind = KINDS[channel]
         for topic, parts in batch:
             if channel is Channel.IOPUB:
                 if topic == TOPIC:
                     self._notes.heard(parts[3])
+                elif topic == STAND_TOPIC:
+                    self.standstill.heard(parts[3])
                 else:
                     self._append(kind, [topic, *parts])
+                continue
+            if channel is Channel.SHELL and read_header(parts[0]).msg_type == RETURNED:
+                self._returned(parts[4:])
                 continue
             addressed = self._dialogue.answer(channel, parts)
             if addressed[0] or channel is Channel.STDIN:
@@ -299,6 +330,8 @@ class SessionHost:
             self.kernel.hold_outputs()  # the disk is slower than the cell; now the cell waits
 
     def kernel_exited(self, status: int) -> None:
+        if self.standstill.kernel_exited(status):
+            return
         expected, self._expected_exit = self._expected_exit, ""
         if expected == "stop":
             return
@@ -308,6 +341,11 @@ class SessionHost:
             self._kill_timer = None
         if kernel is not None:
             kernel.close()
+        if self.stands_by:
+            self._set_state(
+                HostState.FAILED, f"the kernel that was to take the session over ended: {describe_exit(status)}"
+            )
+            return
         if expected == "end":
             self._set_state(HostState.ENDING, "shut down by its client")
             return
@@ -330,8 +368,95 @@ class SessionHost:
 
     def notice(self, text: str) -> None:
         """Say something to the user in the stream of outputs."""
+        if not self.is_here:
+            return
         self._append(Kind.IOPUB, make_parts(b"stream.stderr", "stream", b"{}", {"name": "stderr", "text": text}))
         self._flush()
+
+    # -- standing still, and going on elsewhere ----------------------------------------------------------------
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether there is a kernel, and it is not about to end."""
+        return self.kernel is not None and not self._expected_exit
+
+    @property
+    def is_here(self) -> bool:
+        """Whether clients may use the session here."""
+        return not (self.stands_by or self.standstill.frozen)
+
+    @property
+    def executing(self) -> bool:
+        return self._dialogue.busy
+
+    async def settled(self) -> None:
+        """Return when everything that was said is in the journal."""
+        self._flush()
+        while self._flushing is not None:
+            await asyncio.wait({self._flushing})
+
+    def let_clients_go(self, op: dict[str, Any], reason: str) -> None:
+        """Tell all clients, and end their links."""
+        for attachment in list(self._attachments.values()):
+            attachment.send_op(op)
+            attachment.close(reason, 1001)
+
+    def release_held(self) -> None:
+        """Give the kernel what waits, unless it has to wait on."""
+        if self.standstill.holds:
+            return
+        for held in self._held.take():
+            self._pass_on(held.channel, held.header, held.parts)
+
+    def abort_held(self, subshell: str | None) -> None:
+        """Answer the cells that wait as the kernel does behind one that failed."""
+        for held in self._held.take_cells(subshell):
+            self._tell(held.aborted())
+
+    def cancel_held(self) -> None:
+        """The user interrupts: the first cell that waits is told so, those behind it as behind one that failed."""
+        for index, held in enumerate(self._held.take_cells()):
+            self._tell(held.aborted() if index else held.interrupted())
+
+    def handover(self, subshells: tuple[str, ...]) -> Handover:
+        """What a successor has to know, beside journal and kernel."""
+        return Handover(
+            journal=self.journal.id,
+            last=self.journal.last,
+            acknowledged=self.journal.acknowledged,
+            sent=max([self._sent, *(attachment.sent for attachment in self._attachments.values())]),
+            inboxes={client: inbox.last for client, inbox in self._inboxes.items()},
+            seen=self._dialogue.seen,
+            held=tuple(HeldRequest(held.channel, tuple(map(bytes, held.parts))) for held in self._held),
+            kernel_starts=self._kernel_starts,
+            subshells=subshells,
+        )
+
+    def take_over(self, handover: Handover) -> None:
+        """Go on with a session whose journal and variables are here."""
+        self.stands_by = False
+        self._dialogue.remember(handover.seen)
+        self._inboxes = OrderedDict((client, Inbox(last)) for client, last in handover.inboxes.items())
+        self._sent = handover.sent
+        self._kernel_starts = handover.kernel_starts
+        self._unattended_since_s = time.time()
+        self.journal.acknowledge(handover.acknowledged)
+        for each in handover.held:
+            self._held.add(Held(Channel(each.channel), read_header(each.parts[1]), list(each.parts)))
+        self.release_held()
+        self._set_state(HostState.BUSY if self._dialogue.busy else HostState.IDLE, "")
+
+    def _returned(self, parts: list[Buffer]) -> None:
+        """The kernel gives back a request that it has not begun."""
+        held = Held(Channel.SHELL, *self._dialogue.returned(Channel.SHELL, parts))
+        if self.standstill.holds or not self.takes_requests:
+            self._held.put_before(held)
+        else:
+            self._pass_on(held.channel, held.header, held.parts)
+
+    def _refuse_elsewhere(self) -> None:
+        if not self.is_here:
+            raise MigrationError(MOVING)
 
     # -- inside ------------------------------------------------------------------------------------------------
 
@@ -348,8 +473,7 @@ class SessionHost:
         if self._flushing:
             return  # it goes on with what came meanwhile
         if self.journal.pending_bytes > LARGE_BYTES:
-            self._flushing = True
-            self._run(self._flush_slowly())
+            self._flushing = self._run(self._flush_slowly())
             return
         try:
             data = self.journal.flush(time.time_ns() // 1000)
@@ -380,7 +504,7 @@ class SessionHost:
         except JournalError as error:
             self._set_state(self.state, str(error))
         finally:
-            self._flushing = False
+            self._flushing = None
         for attachment in list(self._attachments.values()):
             if self.journal.torn != torn:
                 attachment.start_anew("the disk filled up while a message was written")
@@ -424,10 +548,11 @@ class SessionHost:
         elif why == "end":
             self._set_state(HostState.ENDING, "shut down by its client")
 
-    def _run(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
+    def _run(self, coroutine: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _shutdown_kind(content: Buffer) -> str:

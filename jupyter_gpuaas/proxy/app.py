@@ -210,6 +210,10 @@ class Proxy:
             self._pass(held)
 
     def channel_unlinked(self, reason: str, retry_s: float) -> None:
+        if not retry_s:
+            log.info("%s", reason)
+            self._waiting.status(f"{reason}; this cell runs when it is there")
+            return
         log.warning("no link: %s; next try in %.1f s", reason, retry_s)
         if self._ever_linked:
             self._waiting.status(f"no link to the session ({reason}); this cell runs when it is back")

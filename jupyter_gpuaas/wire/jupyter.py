@@ -12,6 +12,8 @@ from .record import Buffer
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.4"
+#: Session in the headers of messages that we say ourselves, and beginning of their ids.
+OWN_SESSION = "gpuaas"
 
 
 class Header(msgspec.Struct):
@@ -39,17 +41,25 @@ def read_json(data: Buffer) -> Any:
 
 
 def make_parts(
-    address: Buffer, msg_type: str, parent: Buffer, content: dict[str, Any], metadata: dict[str, Any] | None = None
+    address: Buffer,
+    msg_type: str,
+    parent: Buffer,
+    content: dict[str, Any],
+    metadata: dict[str, Any] | None = None,
+    *,
+    subshell: str = "",
 ) -> list[Buffer]:
     """Parts of a message that we have to say ourselves, as an answer to the message with header ``parent``."""
     header = {
-        "msg_id": f"gpuaas-{os.urandom(12).hex()}",
+        "msg_id": f"{OWN_SESSION}-{os.urandom(12).hex()}",
         "msg_type": msg_type,
         "username": "gpuaas",
-        "session": "gpuaas",
+        "session": OWN_SESSION,
         "date": datetime.now(timezone.utc).isoformat(),
         "version": PROTOCOL_VERSION,
     }
+    if subshell:
+        header["subshell_id"] = subshell
     encode = msgspec.json.encode
     return [address, encode(header), parent, encode(metadata or {}), encode(content)]
 

@@ -13,6 +13,9 @@ import hmac
 
 from ..errors import StaleEpoch, Unauthorized
 
+#: User of the tickets that open what a host hands to its successor, and nothing else.
+TRANSFER_USER = "gpuaas-transfer"
+
 
 def issue(secret: str, *, session_id: str, epoch: int, user: str, expires_s: float) -> str:
     """Make a ticket; ``expires_s`` is seconds since the epoch."""

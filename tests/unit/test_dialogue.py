@@ -118,3 +118,24 @@ def test_death_tells_everybody_who_waits_and_nobody_twice() -> None:
     assert told[1][1][0] == b"client-a"
     assert "out of memory" in msgspec.json.decode(told[0][1][4])["evalue"]
     assert dialogue.kernel_died("again") == [] and not dialogue.busy
+
+
+def test_request_that_the_kernel_gives_back_is_under_way_no_more_and_stays_known() -> None:
+    dialogue, cell = Dialogue(10), ask()
+    request(dialogue, Channel.SHELL, cell)
+    assert dialogue.busy
+    header, parts = dialogue.returned(Channel.SHELL, cell[1:])
+    assert (header.msg_type, parts) == ("execute_request", cell)
+    assert not dialogue.busy
+    assert dialogue.kernel_died("it died") == []
+    assert dialogue.accept(cell) is None
+
+
+def test_successor_knows_what_its_predecessor_has_seen_and_forgets_the_oldest() -> None:
+    dialogue, cells, successor = Dialogue(10), [ask() for _ in range(3)], Dialogue(2)
+    for cell in cells:
+        request(dialogue, Channel.SHELL, cell)
+    successor.remember(dialogue.seen)
+    assert successor.accept(cells[2]) is None
+    assert successor.accept(cells[1]) is None
+    assert successor.accept(cells[0]) is not None

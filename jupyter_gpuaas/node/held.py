@@ -1,0 +1,98 @@
+"""Requests that wait at the host for the kernel, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from ..model import Channel
+from ..wire.jupyter import Header, make_parts
+from ..wire.record import Buffer
+
+Told = list[tuple[Channel, list[Buffer]]]
+
+
+class _WithSubshell(msgspec.Struct):
+    subshell_id: str | None = None
+
+
+class Held(msgspec.Struct):
+    """One request: address, header, parent, metadata, content, *buffers."""
+
+    channel: Channel
+    header: Header
+    parts: list[Buffer]
+
+    @property
+    def subshell(self) -> str | None:
+        """The shell of the kernel that it is for; None for the main one."""
+        return msgspec.json.decode(self.parts[1], type=_WithSubshell).subshell_id
+
+    def aborted(self) -> Told:
+        """What a kernel says of a cell that it does not run, because one before it failed."""
+        return self._answer({"status": "aborted"}, None)
+
+    def interrupted(self) -> Told:
+        """What it says of a cell that was interrupted."""
+        error: dict[str, object] = {
+            "ename": "KeyboardInterrupt",
+            "evalue": "cancelled before it began",
+            "traceback": ["\x1b[31mKeyboardInterrupt\x1b[0m: cancelled before it began"],
+        }
+        return self._answer(
+            {"status": "error", **error, "execution_count": 0, "user_expressions": {}, "payload": []}, error
+        )
+
+    def _answer(self, content: dict[str, object], error: dict[str, object] | None) -> Told:
+        parent = self.parts[1]
+
+        def status(state: str) -> tuple[Channel, list[Buffer]]:
+            return Channel.IOPUB, make_parts(b"status", "status", parent, {"execution_state": state})
+
+        told = [status("busy")]
+        if error is not None:
+            told.append((Channel.IOPUB, make_parts(b"error", "error", parent, error)))
+        metadata = {"status": content["status"]}
+        told.append((self.channel, make_parts(self.parts[0], "execute_reply", parent, content, metadata)))
+        told.append(status("idle"))
+        return told
+
+
+class HeldRequests:
+    """The waiting requests; those that a kernel gave back come before those that it never had."""
+
+    def __init__(self) -> None:
+        self._held: list[Held] = []
+        self._given_back = 0
+
+    def add(self, held: Held) -> None:
+        """A request has come."""
+        self._held.append(held)
+
+    def put_before(self, held: Held) -> None:
+        """The kernel gives a request back."""
+        self._held.insert(self._given_back, held)
+        self._given_back += 1
+
+    def take(self) -> list[Held]:
+        """All of them."""
+        held, self._held, self._given_back = self._held, [], 0
+        return held
+
+    def take_cells(self, *shell: str | None) -> list[Held]:
+        """Those that would run a cell; in this shell, if one is given."""
+        cells: list[Held] = []
+        rest: list[Held] = []
+        given_back = self._given_back
+        for index, held in enumerate(self._held):
+            if held.header.msg_type == "execute_request" and (not shell or held.subshell == shell[0]):
+                cells.append(held)
+                self._given_back -= index < given_back
+            else:
+                rest.append(held)
+        self._held = rest
+        return cells
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self._held)

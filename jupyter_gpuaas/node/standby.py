@@ -1,0 +1,177 @@
+"""A host that takes a session over from another one: the target's part of a move.
+
+``preload`` (any number of times) and ``load`` bring the variables, ``succeed`` the rest of the journal and who has
+asked what; ``live`` makes this the session's host. Before that nothing of the session happens here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from ..errors import MigrationError, TransportError, from_wire
+from ..model import Channel, Handover, HostState, Loaded, Peer
+from .journal import Journal
+from .kernel_process import KernelProcess
+from .succession import fetch_handover, fetch_journal
+from .threads import in_thread
+
+GO_ON_S = 5.0
+
+
+class StandbySession(Protocol):
+    """The session's host, as its standby needs it."""
+
+    journal: Journal
+    kernel: KernelProcess | None
+    state: HostState
+    cause: str
+
+    def take_over(self, handover: Handover) -> None: ...
+
+
+class Standby:
+    """The way of one session to this host.
+
+    Parameters
+    ----------
+    ready
+        Awaited before the kernel is asked for anything.
+    fetch_files
+        Brings the files of the session's own working folder, and answers with their bytes; blocks.
+    """
+
+    def __init__(
+        self,
+        session: StandbySession,
+        peer: Peer,
+        most_bytes: int,
+        *,
+        ready: Callable[[], Awaitable[object]],
+        fetch_files: Callable[[], int],
+        variables_from_peer: bool = True,
+    ) -> None:
+        self._session = session
+        self._peer = peer
+        self._most_bytes = most_bytes
+        self._ready = ready
+        self._fetch_files = fetch_files
+        self._variables_from_peer = variables_from_peer
+        self._loaded = False
+        self._handover: Handover | None = None
+        self._live = False
+        self._turn = asyncio.Lock()
+
+    async def preload(self, checkpoint: str) -> Loaded:
+        """Bring over what is lacking of a checkpoint, and the journal so far; no object is made.
+
+        Raises
+        ------
+        GpuaasError
+            It cannot be had; what came is kept.
+        """
+        async with self._turn:
+            began = time.monotonic()
+            fetching = in_thread(self._bring_beside, name="fetch-journal")
+            beside, loaded = await _both(fetching, self._ask("preload", checkpoint))
+            return msgspec.structs.replace(
+                loaded, sent_bytes=loaded.sent_bytes + beside, took_s=time.monotonic() - began
+            )
+
+    async def load(self, checkpoint: str) -> Loaded:
+        """Make the variables those of a checkpoint. After a failure this host cannot take the session over.
+
+        Raises
+        ------
+        GpuaasError
+            They cannot be made.
+        """
+        async with self._turn:
+            began = time.monotonic()
+            files = await in_thread(self._fetch_files, name="fetch-files")
+            loaded = await self._ask("load", checkpoint)
+            self._loaded = True
+            return msgspec.structs.replace(
+                loaded, sent_bytes=loaded.sent_bytes + files, took_s=time.monotonic() - began
+            )
+
+    async def succeed(self) -> int:
+        """Fetch the rest of the journal and what the source has to hand over; answers with the bytes that came.
+
+        Raises
+        ------
+        GpuaasError
+            The source has not handed over yet, or does not answer.
+        MigrationError
+            What came is not what the source had.
+        """
+        async with self._turn:
+            if self._live:
+                return 0
+            handover, received = await in_thread(self._bring_rest, name="fetch-handover")
+            self._handover = handover
+            return received
+
+    async def live(self) -> None:
+        """Be the session's host from now on.
+
+        Raises
+        ------
+        MigrationError
+            ``load`` or ``succeed`` has not been done.
+        """
+        async with self._turn:
+            if self._live:
+                return
+            kernel = self._session.kernel
+            if not self._loaded or self._handover is None or kernel is None:
+                raise MigrationError("the session has not arrived here yet.")
+            subshells = list(self._handover.subshells)
+            asking = kernel.ask(Channel.CONTROL, "gpuaas_stand_request", {"op": "go_on", "subshells": subshells})
+            try:
+                await asyncio.wait_for(asking, GO_ON_S)
+            except (asyncio.TimeoutError, RuntimeError) as error:
+                raise MigrationError(
+                    f"the kernel that was to take the session over does not answer: {error}."
+                ) from error
+            self._live = True
+            self._session.take_over(self._handover)
+
+    def _bring_beside(self) -> int:
+        return fetch_journal(self._peer, self._session.journal) + self._fetch_files()
+
+    def _bring_rest(self) -> tuple[Handover, int]:
+        journal = self._session.journal
+        handover = fetch_handover(self._peer, self._most_bytes)
+        received = fetch_journal(self._peer, journal, identity=handover.journal, last=handover.last)
+        journal.become(handover.journal)
+        return handover, received + sum(len(part) for held in handover.held for part in held.parts)
+
+    async def _ask(self, op: str, checkpoint: str) -> Loaded:
+        await self._ready()
+        kernel = self._session.kernel
+        if kernel is None:
+            raise MigrationError(f"the kernel that was to take the session over is gone: {self._session.cause}.")
+        peer = {"url": self._peer.url, "ticket": self._peer.ticket} if self._variables_from_peer else None
+        content: dict[str, Any] = {"op": op, "checkpoint": checkpoint, "peer": peer}
+        try:
+            reply = await kernel.ask(Channel.SHELL, "gpuaas_standby_request", content)
+        except RuntimeError as error:
+            raise TransportError(f"{error}.") from error
+        if reply["status"] != "ok":
+            raise from_wire(reply, status=500)
+        return msgspec.convert(reply["result"], Loaded)
+
+
+async def _both(one: Awaitable[int], other: Awaitable[Loaded]) -> tuple[int, Loaded]:
+    """Both to their ends, also where one fails: what they write to must not be used by a next call meanwhile."""
+    first, second = await asyncio.gather(one, other, return_exceptions=True)
+    for result in (first, second):
+        if isinstance(result, BaseException):
+            raise result
+    assert isinstance(first, int) and isinstance(second, Loaded)
+    return first, second
