@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 
 from jupyter_gpuaas.client.channel import Channel
@@ -53,14 +52,7 @@ class Place:
         return ticket.issue(SECRET, session_id=SESSION, epoch=self.epoch, user=user, expires_s=expires_s)
 
     async def op(self, op: str, **content: Any) -> dict[str, Any]:
-        return await self.agent._call(
-            dict[str, Any],
-            "POST",
-            f"/v1/hosts/{SESSION}/ops/{op}",
-            query={"epoch": self.epoch},
-            body=msgspec.json.encode(content),
-            timeout=httpx.Timeout(3, read=None),
-        )
+        return await self.agent.op(SESSION, self.epoch, op, content)
 
     async def report(self) -> HostReport | None:
         found = [report for report in await self.agent.hosts() if report.session_id == SESSION]

@@ -133,7 +133,9 @@ async def _stands_by(nodes: Nodes) -> bool:
 STEPS = ("stand_by", "quiesce", "preload", "load", "hand_over", "succeed")
 
 
-@pytest.mark.parametrize("last", STEPS)
+@pytest.mark.parametrize(
+    "last", [step if step in ("quiesce", "succeed") else pytest.param(step, marks=pytest.mark.fault) for step in STEPS]
+)
 async def test_move_given_up_after_any_step_leaves_the_source_working(
     nodes: Nodes, notebook: Notebook, last: str
 ) -> None:
