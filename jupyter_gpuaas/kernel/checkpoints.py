@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from ..errors import CheckpointError, NoSuchCheckpoint, QuotaReached
+from ..errors import CheckpointError, NoSuchCheckpoint, QuotaReached, StaleEpoch
 from ..model import (
     REPLAYS,
     CheckpointDiff,
@@ -107,6 +107,8 @@ class Checkpoints:
         self._committed: Checkpoint | None = None
         self._jobs: dict[str, str] = {}
         self._armed = self._interrupted = False
+        #: The session has gone on elsewhere, so nothing of here is to be kept any more.
+        self._stale: StaleEpoch | None = None
         self._retry_s = 0.0
         self._pause_s = PAUSE_S
         self._rarer_told = False
@@ -181,7 +183,7 @@ class Checkpoints:
     @property
     def wants_one(self) -> bool:
         """Whether enough cells have run since the last one."""
-        return 0 < self._status.every <= self._cells
+        return 0 < self._status.every <= self._cells and self._stale is None
 
     def between_messages(self) -> bool:
         """Take the checkpoint that is due. False: not now, so ask again when it is quiet."""
@@ -203,7 +205,7 @@ class Checkpoints:
 
     def quiet(self) -> None:
         """Nothing has happened for a while: take what was put off."""
-        wanted = self.wants_one or (self._status.every and self._aside)
+        wanted = self.wants_one or (self._status.every and self._aside and self._stale is None)
         if wanted and time.monotonic() >= self._retry_s:
             self._automatic(free=True)
 
@@ -264,6 +266,8 @@ class Checkpoints:
 
     def _begin(self, label: str = "") -> Job:
         """Capture into memory and hand it to the writer."""
+        if self._stale is not None:
+            raise self._stale
         generation = self._writer.generation
         parent = self._parent if generation == self._parent_generation else self._committed
         space = self._shell.user_ns
@@ -379,6 +383,8 @@ class Checkpoints:
 
     def _ended(self, job: Job) -> None:
         if job.error is not None:
+            if isinstance(job.error, StaleEpoch):
+                self._stale = job.error
             if isinstance(job.error, QuotaReached):
                 self._full = True
             if not isinstance(job.error, GivenUp):
@@ -407,7 +413,7 @@ class Checkpoints:
     def _between(self) -> None:
         """Remove what need not be kept."""
         due = self._full or self._tidy_now or time.monotonic() - self._tidied_s > TIDY_EVERY_S
-        if not due or self._checkpointer is None:
+        if not due or self._checkpointer is None or self._stale is not None:
             return
         full, self._full, self._tidy_now = self._full, False, False
         self._tidied_s = time.monotonic()
@@ -696,6 +702,8 @@ def _device_map(devices: Sequence[str]) -> dict[str, str]:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, StaleEpoch):
+        return f"the session has gone on at another host since, so this one takes no more checkpoints: {error}."
     if isinstance(error, MemoryError):
         return "there is not enough memory to copy what has changed."
     message = getattr(error, "message", "")

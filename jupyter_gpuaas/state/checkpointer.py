@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import os
 import re
 import threading
 import time
@@ -23,6 +22,7 @@ from .arguments import check_number, check_replay, check_text, devices_of, key_o
 from .capture import NOT_STATE, Draft, Tracker
 from .cell_log import CellLog, is_block, is_whole, unpack
 from .device.training import compiler_names
+from .fence import new_id
 from .hidden import BEFORE_NAMES, Hidden, kinds, shell_names
 from .lost import Lost
 from .memory import CopyPool
@@ -280,7 +280,7 @@ class Checkpointer:
             self._tracker, self._base = Tracker(namespace), ""
         extra = self._capture_hidden(namespace, source, full=touched is None)
         head = {
-            "id": f"{time.time_ns():016x}-{os.urandom(4).hex()}",
+            "id": new_id(self._session, epoch),
             "parent": parent_id,
             "created_s": time.time(),
             "owner": self._owner,

@@ -15,6 +15,7 @@ from ..store.blob import blob
 from ..store.manifest import Costs, GroupEntry, Manifest
 from ..store.seal import seal, seal_record, validate, validate_record
 from .capture import Draft, Group, record
+from .fence import unless_stale
 from .memory import ChunkRef, CopyPool
 from .world import world_of
 
@@ -85,7 +86,7 @@ def write(
         manifest = msgspec.structs.replace(manifest, costs=costs)
     sealed = seal(manifest, key)
     validate(sealed, key)  # no checkpoint is committed that could not be read
-    store.commit(manifest.id, sealed)
+    store.commit(manifest.id, sealed, unless=unless_stale(manifest.session, manifest.epoch))
     return manifest
 
 

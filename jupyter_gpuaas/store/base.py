@@ -19,6 +19,13 @@ CHUNK_BYTES = 1024**2
 DIGEST_BYTES = 32
 
 
+Objection = Callable[[Iterable[str]], None]
+
+
+def no_objection(ids: Iterable[str]) -> None:
+    """Nothing stands against a commit."""
+
+
 class Written(msgspec.Struct):
     """What a ``put`` did."""
 
@@ -63,8 +70,15 @@ class Store(Protocol):
         Raises ``ChunkMissing`` or ``ChunkCorrupt``; the memory's content is then undefined.
         """
 
-    def commit(self, manifest_id: str, manifest: bytes) -> None:
-        """Make all chunks put so far durable, then the manifest; afterwards the checkpoint exists, crash or not."""
+    def commit(self, manifest_id: str, manifest: bytes, *, unless: Objection = no_objection) -> None:
+        """Make all chunks put so far durable, then the manifest; afterwards the checkpoint exists, crash or not.
+
+        Parameters
+        ----------
+        unless
+            Called with the ids of all manifests when only this one is left to be written. What it raises ends the
+            attempt: nothing is committed, and what was put for it is garbage.
+        """
 
     def manifest(self, manifest_id: str) -> bytes:
         """A manifest's bytes as they were committed. Raises ``NoSuchCheckpoint``."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..errors import NoSuchCheckpoint, StoreError
-from .base import DIGEST_BYTES, Buffer, Freed, Store, Usage, Written
+from .base import DIGEST_BYTES, Buffer, Freed, Objection, Store, Usage, Written, no_objection
 
 #: The one manifest of the near store: the digests of what it is to keep, the most recently used last.
 _KEPT = "cache"
@@ -74,8 +74,8 @@ class CachedStore:
         for batch in _batches(far):
             self._keep(batch)
 
-    def commit(self, manifest_id: str, manifest: bytes) -> None:
-        self.far.commit(manifest_id, manifest)
+    def commit(self, manifest_id: str, manifest: bytes, *, unless: Objection = no_objection) -> None:
+        self.far.commit(manifest_id, manifest, unless=unless)
         with self._lock:
             self._settle()
 

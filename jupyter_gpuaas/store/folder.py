@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import ChunkCorrupt, ChunkMissing, QuotaReached, StoreError
-from .base import CHUNK_BYTES, DIGEST_BYTES, Buffer, Freed, Usage, Written
+from ..errors import ChunkCorrupt, ChunkMissing, GpuaasError, QuotaReached, StoreError
+from .base import CHUNK_BYTES, DIGEST_BYTES, Buffer, Freed, Objection, Usage, Written, no_objection
 from .codec import Encoded, encode
 from .collecting import sweep
 from .faults import store_errors
@@ -124,7 +124,7 @@ class FolderStore:
                 raise ChunkCorrupt("one chunk was asked for in two lengths.")
             target[:] = source
 
-    def commit(self, manifest_id: str, manifest: bytes) -> None:
+    def commit(self, manifest_id: str, manifest: bytes, *, unless: Objection = no_objection) -> None:
         check_manifest(manifest_id, manifest)
         with self._undisturbed(), store_errors(f"committing checkpoint {manifest_id}"):
             lease = self._begin()
@@ -141,7 +141,11 @@ class FolderStore:
             with self._leases.shared():
                 if self._doubtful or not lease.stands():
                     self._check_relied()
-                self._manifests.write(manifest_id, manifest)
+                try:
+                    self._manifests.write(manifest_id, manifest, unless)
+                except GpuaasError:
+                    self._end()
+                    raise
             self._end()
             for writer in self._open[:-1]:
                 writer.close()

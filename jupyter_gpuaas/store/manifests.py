@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 from ..errors import NoSuchCheckpoint, StoreError
+from .base import Objection, no_objection
 from .lease import FILE_MODE
 from .packwriter import NEW_SUFFIX, write_all
 
@@ -71,9 +72,10 @@ class Manifests:
                 continue
         raise no_such(manifest_id)
 
-    def write(self, manifest_id: str, manifest: bytes) -> None:
+    def write(self, manifest_id: str, manifest: bytes, unless: Objection = no_objection) -> None:
         """The commit: afterwards the manifest is there for good."""
         files = self.files()
+        unless(files)
         last = parse_name(next(reversed(files.values()))) if files else None
         name = file_name(last[0] + 1 if last else 1, manifest_id)
         new = self.folder / (uuid.uuid4().hex + NEW_SUFFIX)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import ChunkCorrupt, ChunkMissing, QuotaReached
-from .base import Buffer, Freed, Usage, Written
+from .base import Buffer, Freed, Objection, Usage, Written, no_objection
 from .codec import matches
 from .manifests import check_manifest, no_such
 
@@ -54,9 +54,10 @@ class MemoryStore:
                 raise ChunkCorrupt(f"chunk {digest.hex()} is damaged.")
             flat[:] = data
 
-    def commit(self, manifest_id: str, manifest: bytes) -> None:
+    def commit(self, manifest_id: str, manifest: bytes, *, unless: Objection = no_objection) -> None:
         check_manifest(manifest_id, manifest)
         with self._lock:
+            unless(list(self._manifests))
             self._manifests.pop(manifest_id, None)
             self._manifests[manifest_id] = bytes(manifest)
 

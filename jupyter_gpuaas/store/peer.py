@@ -11,7 +11,7 @@ from typing import NoReturn
 from ..errors import ChunkCorrupt, RemoteProtocolError, StoreError, TransportError
 from ..model import Peer
 from ..wire.transfer import CHUNK, Frame, PeerLink
-from .base import CHUNK_BYTES, DIGEST_BYTES, Buffer, Freed, Usage, Written
+from .base import CHUNK_BYTES, DIGEST_BYTES, Buffer, Freed, Objection, Usage, Written, no_objection
 from .codec import RAW, decode, matches
 from .manifests import MANIFEST_BYTES, no_such
 
@@ -99,7 +99,7 @@ class PeerStore:
     def put(self, chunks: Iterable[tuple[bytes, Buffer]]) -> Written:
         self._refuse()
 
-    def commit(self, manifest_id: str, manifest: bytes) -> None:
+    def commit(self, manifest_id: str, manifest: bytes, *, unless: Objection = no_objection) -> None:
         self._refuse()
 
     def manifests(self) -> list[str]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..errors import ChunkCorrupt, ChunkMissing, QuotaReached, StoreError
-from .base import CHUNK_BYTES, DIGEST_BYTES, Buffer, Freed, Usage, Written
+from .base import CHUNK_BYTES, DIGEST_BYTES, Buffer, Freed, Objection, Usage, Written, no_objection
 from .codec import Encoded, decode, encode, matches
 from .manifests import MANIFEST_BYTES, check_manifest, file_name, no_such, parse_name
 from .objects import Objects
@@ -137,7 +137,7 @@ class FsspecStore:
                     raise ChunkCorrupt("one chunk was asked for in two lengths.")
                 memory[:] = source
 
-    def commit(self, manifest_id: str, manifest: bytes) -> None:
+    def commit(self, manifest_id: str, manifest: bytes, *, unless: Objection = no_objection) -> None:
         check_manifest(manifest_id, manifest)
         with self._locked():
             lease = self._begin()
@@ -147,6 +147,11 @@ class FsspecStore:
             if not lease.stands():
                 self._check_relied()
             files = self._files()
+            try:
+                unless(files)
+            except BaseException:
+                self._end()
+                raise
             last = parse_name(next(reversed(files.values()))) if files else None
             self._objects.write(f"manifests/{file_name(last[0] + 1 if last else 1, manifest_id)}", manifest)
             if manifest_id in files:

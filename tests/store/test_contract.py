@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
-from jupyter_gpuaas.errors import ChunkMissing, NoSuchCheckpoint, QuotaReached, StoreError
+from jupyter_gpuaas.errors import ChunkMissing, NoSuchCheckpoint, QuotaReached, StaleEpoch, StoreError
 from jupyter_gpuaas.store import CHUNK_BYTES, CachedStore, FolderStore, FsspecStore, MemoryStore, Store
 
 Chunk = tuple[bytes, bytes]
@@ -342,3 +342,25 @@ def test_threads(store: Store) -> None:
     store.commit("a", names(*chunks))
     read(store, *chunks)
     assert store.usage().chunks == 64
+
+
+def test_commit_that_is_objected_to_is_not_there_and_the_next_is(store: Store) -> None:
+    one, two = noise(1000, 1), noise(1000, 2)
+    store.put([one])
+    store.commit("a", names(one))
+    seen: list[list[str]] = []
+
+    def refuse(ids: Iterable[str]) -> None:
+        seen.append(list(ids))
+        raise StaleEpoch(1, 2)
+
+    store.put([two])
+    with pytest.raises(StaleEpoch):
+        store.commit("b", names(two), unless=refuse)
+    assert seen == [["a"]] and store.manifests() == ["a"]
+    store.collect(references)  # nothing is being written any more
+    store.put([two])
+    store.commit("c", names(two), unless=lambda ids: None)
+    assert store.manifests() == ["a", "c"]
+    store.collect(references)
+    read(store, one, two)

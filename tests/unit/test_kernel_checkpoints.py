@@ -13,10 +13,11 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from jupyter_gpuaas.errors import CheckpointError, NoSuchCheckpoint, StoreError
+from jupyter_gpuaas.errors import CheckpointError, NoSuchCheckpoint, StaleEpoch, StoreError
 from jupyter_gpuaas.kernel import checkpoints as module
 from jupyter_gpuaas.kernel.checkpoints import Checkpoints
 from jupyter_gpuaas.model import CheckpointPlan
+from jupyter_gpuaas.state.checkpointer import Checkpointer
 
 
 class Kernel:
@@ -274,3 +275,21 @@ def test_store_that_cannot_be_opened_is_a_reason_and_not_an_error(tmp_path: Path
     assert kernel.checkpoints.status().problem
     assert kernel.kinds() == ["failed"]
     kernel.checkpoints.close(1)
+
+
+def test_kernel_whose_session_goes_on_elsewhere_takes_no_more_and_says_why(kernels: Any) -> None:
+    kernel = kernels()
+    kernel.cell("a = 1")
+    assert kernel.written() == [1]
+    store = kernel.checkpoints.checkpointer.store
+    Checkpointer(store, key=bytes.fromhex("ab" * 32), session="s").capture({"a": 2}, epoch=4, cell=7)
+    kernel.cell("a = 3")
+    assert kernel.written() == [1, 7]
+    status = kernel.checkpoints.status()
+    assert status.failed == 1 and "another host" in status.problem and "3" in status.problem
+    kernel.cell("a = 4")
+    kernel.checkpoints.background()
+    kernel.checkpoints.quiet()
+    assert kernel.written() == [1, 7] and kernel.checkpoints.status().failed == 1
+    with pytest.raises(StaleEpoch):
+        kernel.checkpoints.take("mine")

@@ -1,0 +1,49 @@
+"""Checkpoints of hosts that are not their session's any more."""
+
+from __future__ import annotations
+
+import pytest
+
+from jupyter_gpuaas.errors import StaleEpoch
+from jupyter_gpuaas.model import short_id
+from jupyter_gpuaas.state.checkpointer import Checkpointer
+from jupyter_gpuaas.state.fence import new_id, newest_epoch, unless_stale
+from jupyter_gpuaas.store import MemoryStore
+
+KEY = b"k" * 16
+
+
+def test_ids_tell_session_and_epoch_and_sort_by_time() -> None:
+    ids = [new_id("s", 3), new_id("s", 17), new_id("t", 200), new_id("", 5), "anything", "0" * 64]
+    assert newest_epoch("s", ids) == 17
+    assert newest_epoch("t", ids) == 200
+    assert newest_epoch("u", ids) == 0
+    assert ids[:4] == sorted(ids[:4])
+    assert len({short_id(each) for each in ids[:4]}) == 4
+    assert len(new_id("s", (1 << 64) - 1)) <= 64
+
+
+def test_only_a_later_epoch_of_the_same_session_stands_against_a_commit() -> None:
+    unless_stale("s", 3)([new_id("s", 3), new_id("s", 2), new_id("t", 9)])
+    unless_stale("", 0)([new_id("s", 3)])
+    with pytest.raises(StaleEpoch) as error:
+        unless_stale("s", 3)([new_id("s", 4)])
+    assert (error.value.offered, error.value.current) == (3, 4)
+
+
+def test_checkpoint_of_an_older_host_is_refused_once_a_later_one_has_committed() -> None:
+    store = MemoryStore()
+    old, new = (Checkpointer(store, key=KEY, session="s") for _ in range(2))
+    other = Checkpointer(store, key=KEY, session="t")
+    space = {"a": [1]}
+    before = old.capture(space, epoch=1)
+    late = old.begin(space, epoch=1)
+    after = new.capture(dict(space), epoch=2)
+    with pytest.raises(StaleEpoch):
+        late.write()
+    with pytest.raises(StaleEpoch):
+        old.capture(space, epoch=1)
+    other.capture(space, epoch=1)
+    new.capture({"a": 3}, epoch=2)
+    assert [each.id for each in old.checkpoints()][:2] == [before.id, after.id]
+    assert [each.manifest.epoch for each in old.checkpoints()] == [1, 2, 2]
