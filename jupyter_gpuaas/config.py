@@ -126,6 +126,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Bytes, about("Memory for copies that wait to be written; when it is full, the next cell waits.")
     ] = 4 * GIB
 
+    # -- sessions that move ------------------------------------------------------------------------------------
+    park_idle_s: Annotated[
+        Annotated[float, Meta(ge=0)],
+        about("A session without a cell for this long gives its devices back until its next cell; 0 means never."),
+    ] = 0.0
+    park_for_waiting_s: Annotated[
+        Annotated[float, Meta(ge=0)],
+        about(
+            "The same while another session waits for a device that it holds: so long idle, and it gives it back; "
+            "0 means never."
+        ),
+    ] = 30.0
+
     # -- cells shipped by %%remote_gpu -------------------------------------------------------------------------
     small_value_bytes: Annotated[Count, about("Values up to this size come back from a shipped cell.")] = MIB
     bundle_bytes: Annotated[Bytes, about("Most bytes of variables shipped with one cell.")] = 64 * GIB

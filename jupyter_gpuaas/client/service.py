@@ -19,15 +19,20 @@ from jupyter_gpuaas.model import (
     CheckpointDiff,
     CheckpointStatus,
     CheckpointView,
+    DrainView,
     Event,
     GpuSession,
     Lease,
+    MigrationPlan,
+    MigrationView,
     NewToken,
     NodeView,
+    Proposal,
     Replay,
     ResourceRequest,
     RestoreReport,
     SessionView,
+    Via,
 )
 
 T = TypeVar("T")
@@ -242,6 +247,64 @@ class ServiceClient:
     async def give_up(self, session: str, request: str) -> None:
         """Give up what was asked for under this name and is not done yet."""
         await self._call(dict[str, Any], "DELETE", f"/sessions/{_quoted(session)}/requests/{_quoted(request)}")
+
+    # -- migrations --------------------------------------------------------------------------------
+
+    async def plan_migration(self, session: str, target: str | None = None) -> MigrationPlan:
+        """What a migration would do; nothing is done."""
+        body = {"target": target, "dry_run": True}
+        return await self._call(MigrationPlan, "POST", f"/sessions/{_quoted(session)}/migrations", body=body)
+
+    async def migrate(
+        self, session: str, target: str | None = None, *, via: Via = "auto", accept_loss: bool = False
+    ) -> MigrationView:
+        """Begin to move a session to another node; returns at once, see `follow_migration`."""
+        body = {"target": target, "via": via, "accept_loss": accept_loss}
+        return await self._call(MigrationView, "POST", f"/sessions/{_quoted(session)}/migrations", body=body)
+
+    async def migration(
+        self, session: str, migration: str, *, phase: str = "", rounds: int = 0, wait_s: float = 0.0
+    ) -> MigrationView:
+        """How a migration stands; with ``wait_s``, as soon as it is not as the caller knows it."""
+        path = f"/sessions/{_quoted(session)}/migrations/{_quoted(migration)}"
+        query = {"phase": phase, "rounds": rounds, "wait_s": wait_s}
+        return await self._call(MigrationView, "GET", path, query=query, wait_s=wait_s)
+
+    async def cancel_migration(self, session: str, migration: str) -> MigrationView:
+        """Give a migration up, if the session is not on its new node yet."""
+        path = f"/sessions/{_quoted(session)}/migrations/{_quoted(migration)}"
+        return await self._call(MigrationView, "DELETE", path)
+
+    async def park(self, session: str, *, accept_loss: bool = False) -> SessionView:
+        """Give a session's devices back; answers when they are."""
+        path, query = f"/sessions/{_quoted(session)}/park", {"accept_loss": accept_loss}
+        return await self._call(SessionView, "POST", path, query=query, wait_s=LONG_S)
+
+    async def wake(self, session: str) -> SessionView:
+        """Bring a parked session back; any other is left alone."""
+        return await self._call(SessionView, "POST", f"/sessions/{_quoted(session)}/wake")
+
+    async def cordon(self, node: str, *, cordoned: bool) -> None:
+        """Take no new sessions on a node, or take them again."""
+        method = "POST" if cordoned else "DELETE"
+        await self._call(dict[str, Any], method, f"/nodes/{_quoted(node)}/cordon")
+
+    async def drain(self, node: str, *, deadline_s: float, accept_loss: bool = False) -> DrainView:
+        """Begin to move all sessions off a node; returns at once."""
+        body = {"deadline_s": deadline_s, "accept_loss": accept_loss}
+        return await self._call(DrainView, "POST", f"/nodes/{_quoted(node)}/drain", body=body)
+
+    async def drain_view(self, node: str) -> DrainView:
+        """How far the emptying of a node is."""
+        return await self._call(DrainView, "GET", f"/nodes/{_quoted(node)}/drain")
+
+    async def stop_drain(self, node: str) -> DrainView:
+        """Move no further session off a node."""
+        return await self._call(DrainView, "DELETE", f"/nodes/{_quoted(node)}/drain")
+
+    async def proposals(self) -> list[Proposal]:
+        """Moves that would make room for who waits."""
+        return await self._call(list[Proposal], "GET", "/rebalance")
 
     # -- events ----------------------------------------------------------------------------------
 

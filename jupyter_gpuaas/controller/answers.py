@@ -13,11 +13,15 @@ from jupyter_gpuaas.model import (
     CheckpointDiff,
     CheckpointStatus,
     CheckpointView,
+    DrainView,
     Event,
     GpuSession,
     Lease,
+    MigrationPlan,
+    MigrationView,
     NewToken,
     NodeView,
+    Proposal,
     RestoreReport,
     SessionView,
 )
@@ -35,6 +39,10 @@ _FACTS = (
     CheckpointStatus,
     CheckpointDiff,
     RestoreReport,
+    MigrationView,
+    MigrationPlan,
+    DrainView,
+    Proposal,
 )
 
 

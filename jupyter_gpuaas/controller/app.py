@@ -16,6 +16,7 @@ from jupyter_gpuaas.controller import (
     routes_checkpoints,
     routes_events,
     routes_metrics,
+    routes_migrations,
     routes_pool,
     routes_sessions,
 )
@@ -37,7 +38,15 @@ def make_app(controller: Controller) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.controller = controller
-    for module in (routes_sessions, routes_checkpoints, routes_metrics, routes_pool, routes_events, relay):
+    for module in (
+        routes_sessions,
+        routes_checkpoints,
+        routes_migrations,
+        routes_metrics,
+        routes_pool,
+        routes_events,
+        relay,
+    ):
         app.include_router(module.router)
     app.add_exception_handler(GpuaasError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

@@ -14,7 +14,9 @@ from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
+from jupyter_gpuaas.controller.drains import Drains
 from jupyter_gpuaas.controller.migrations import Migrations
+from jupyter_gpuaas.controller.parking import Parking
 from jupyter_gpuaas.controller.reports import HOSTED_STATES
 from jupyter_gpuaas.controller.scheduler import Scheduler
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
@@ -68,6 +70,8 @@ class Controller:
         )
         self.unattended = Unattended(self.sessions, settings.unattended_s, self._end)
         self.watcher = Watcher(self.sessions, self.commands, engine, self.agents, settings)
+        self.parking = Parking(self.sessions, engine, self.agents, settings)
+        self.drains = Drains(self.sessions, self.migrations, engine)
         self.sessions.order = self.commands.order
         self.commands.place = self.scheduler.submit
         self.sessions.on_report = self.unattended.look
@@ -88,6 +92,7 @@ class Controller:
         for live in self.sessions.all():
             self._take_up(live, held)
         self.watcher.open()
+        self.parking.open()
 
     def _take_up(self, live: LiveSession, held: Mapping[str, Lease]) -> None:
         state = live.session.state
@@ -99,6 +104,8 @@ class Controller:
             self.commands.order(live, _UNFINISHED[state])
         if live.record.move is not None:
             self.migrations.take_up(live)
+        elif state is SessionState.MIGRATING:
+            self.parking.take_up(live)
 
     async def close(self, *, end_sessions: bool) -> None:
         """Stop; sessions and agents go on unless ``end_sessions``."""
@@ -106,6 +113,8 @@ class Controller:
         try:
             if end_sessions:
                 await self._end_all()
+            await self.drains.close()
+            await self.parking.close()
             await self.migrations.close()
             await self.watcher.close()
             await self.scheduler.close()

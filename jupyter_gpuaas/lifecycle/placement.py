@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from ..model import CUDA, Device, Node, NodeState, ResourceRequest
+from ..model import CUDA, Device, GpuSession, Lease, Node, NodeState, Proposal, ResourceRequest
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -91,3 +91,113 @@ def place(queue: Iterable[Waiting], nodes: Sequence[Node], taken: Taken) -> list
         used[node_id].update(device_ids)
         placements.append(Placement(waiting.session_id, node_id, device_ids))
     return placements
+
+
+class Idle(msgspec.Struct, frozen=True):
+    """A session that holds devices and runs no cell."""
+
+    session_id: str
+    lease: Lease
+    idle_s: float
+
+
+def whom_to_park(
+    waiting: Sequence[ResourceRequest],
+    idle: Sequence[Idle],
+    nodes: Sequence[Node],
+    *,
+    idle_s: float,
+    waiting_s: float,
+) -> list[tuple[str, str]]:
+    """Sessions to park now, each with the reason in words.
+
+    Those that have been idle for ``idle_s``, and, for the first request that waits, as few as it needs of those idle
+    for ``waiting_s``, the longest idle first. 0 seconds mean never.
+    """
+    parked = {
+        each.session_id: f"idle for {each.idle_s:.0f} s (setting park_idle_s)"
+        for each in idle
+        if idle_s and each.idle_s >= idle_s
+    }
+    if waiting and waiting_s and not parked:
+        request = waiting[0]
+        rested = sorted((each for each in idle if each.idle_s >= waiting_s), key=lambda each: -each.idle_s)
+        best: list[Idle] = []
+        for node in nodes:
+            fits = {device.id for device in fitting(request, node)}
+            chosen: list[Idle] = []
+            freed: set[str] = set()
+            for each in rested:
+                if each.lease.node_id == node.id and len(freed) < request.devices and fits & set(each.lease.device_ids):
+                    chosen.append(each)
+                    freed |= fits & set(each.lease.device_ids)
+            if freed and len(freed) >= request.devices and (not best or len(chosen) < len(best)):
+                best = chosen
+        for each in best:
+            parked[each.session_id] = (
+                f"idle for {each.idle_s:.0f} s while another session waits for a device (setting park_for_waiting_s)"
+            )
+    return list(parked.items())
+
+
+class Leaving(msgspec.Struct, frozen=True):
+    """A session on a node that is to be emptied."""
+
+    session_id: str
+    state_bytes: int
+    busy: bool
+
+
+def leaving_order(sessions: Iterable[Leaving]) -> list[str]:
+    """Ids in the order in which to move them: the largest first, as they take longest; of these the idle ones first."""
+    ordered = sorted(sessions, key=lambda each: (-each.state_bytes, each.busy, each.session_id))
+    return [each.session_id for each in ordered]
+
+
+def room_for(
+    waiting: Sequence[GpuSession], held: Sequence[GpuSession], nodes: Sequence[Node], leases: Sequence[Lease]
+) -> list[Proposal]:
+    """The fewest moves after which the first session that waits could be placed; none where moves do not help."""
+    if not waiting:
+        return []
+    first = waiting[0]
+    taken: dict[str, frozenset[str]] = {}
+    for lease in leases:
+        taken[lease.node_id] = taken.get(lease.node_id, frozenset()) | set(lease.device_ids)
+    best: list[Proposal] | None = None
+    for node in nodes:
+        fits = {device.id for device in fitting(first.request, node)}
+        if node.state is not NodeState.UP or len(fits) < first.request.devices:
+            continue
+        free = fits - taken.get(node.id, frozenset())
+        moves: list[Proposal] = []
+        then = dict(taken)
+        # Who frees most first, so that few have to move.
+        here = [each for each in held if each.lease is not None and each.lease.node_id == node.id]
+        for session in sorted(here, key=lambda each: -len(fits & set(each.lease.device_ids if each.lease else ()))):
+            if len(free) >= first.request.devices:
+                break
+            assert session.lease is not None
+            request = msgspec.structs.replace(session.request, node=None)
+            others = [other for other in nodes if other.id != node.id]
+            found = targets(request, others, then)
+            if not found or not fits & set(session.lease.device_ids):
+                continue
+            target = next(other for other in others if other.id == found[0])
+            used = then.get(target.id, frozenset())
+            chosen = [device.id for device in fitting(request, target) if device.id not in used][: request.devices]
+            then[target.id] = used | set(chosen)
+            free |= fits & set(session.lease.device_ids)
+            moves.append(
+                Proposal(
+                    session_id=session.id,
+                    session_name=session.name,
+                    source=node.id,
+                    target=target.id,
+                    makes_room_for=first.id,
+                    why=f"frees {', '.join(session.lease.device_ids)} of {node.id} for {first.name!r}, which waits",
+                )
+            )
+        if len(free) >= first.request.devices and moves and (best is None or len(moves) < len(best)):
+            best = moves
+    return best or []

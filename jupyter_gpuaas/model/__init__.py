@@ -15,6 +15,7 @@ from .event import Event
 from .host import HostReport, HostSpec, HostState
 from .migration import (
     VIAS,
+    DrainView,
     Handover,
     HeldRequest,
     Loaded,
@@ -22,6 +23,7 @@ from .migration import (
     MigrationView,
     Peer,
     Phase,
+    Proposal,
     Quiet,
     Round,
     Via,
@@ -54,6 +56,7 @@ __all__ = [
     "CheckpointView",
     "Device",
     "DeviceSample",
+    "DrainView",
     "Event",
     "GpuSession",
     "Handover",
@@ -71,6 +74,7 @@ __all__ = [
     "NodeView",
     "Peer",
     "Phase",
+    "Proposal",
     "Quiet",
     "Replay",
     "ResourceRequest",

@@ -144,3 +144,29 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     state_bytes: int = 0
     #: Names that could not be restored -> why. Only after the last round.
     lost: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class DrainView(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that is being emptied."""
+
+    node: str
+    #: Until when, in seconds since the epoch.
+    deadline_s: float
+    #: Ids of the sessions that are still there.
+    left: tuple[str, ...] = ()
+    #: Of these, those that could not be moved at the last try -> why.
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
+    done: bool = False
+    cause: str = ""
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """A move that would make room."""
+
+    session_id: str
+    session_name: str
+    source: str
+    target: str
+    #: The session that could be placed then.
+    makes_room_for: str
+    why: str

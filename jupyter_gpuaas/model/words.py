@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .checkpoint import CheckpointDiff, CheckpointStatus, CheckpointView, RestoreReport
+from .event import Event
+from .migration import MigrationPlan, MigrationView, Phase
 from .session import GpuSession, SessionState
 
 #: Names that are told one by one.
@@ -132,6 +135,58 @@ def status_lines(status: CheckpointStatus | None) -> list[str]:
         lines.append(f"    the newest one could not be taken: {status.problem}")
     if status.progress:
         lines.append(f"    under way: {status.progress}")
+    return lines
+
+
+_DOING = {
+    Phase.RESERVE: "making room on {target}",
+    Phase.PRE_COPY: "copying to {target} while it is used",
+    Phase.QUIESCE: "letting the cell that runs come to its end",
+    Phase.STOP_COPY: "copying the last changes",
+    Phase.RESTORE: "making the variables on {target}",
+    Phase.VERIFY: "handing over",
+    Phase.CUTOVER: "beginning on {target}",
+}
+
+
+def phase_line(view: MigrationView) -> str:
+    """What a migration is doing."""
+    doing = _DOING.get(view.phase, str(view.phase)).format(target=view.target)
+    return f"{doing} ({amount(view.bytes_sent)} sent)" if view.bytes_sent else doing
+
+
+def plan_lines(plan: MigrationPlan) -> list[str]:
+    """What a migration would do."""
+    return [
+        f"from {plan.source} to {plan.target}: {plan.moves} variables, about {amount(plan.bytes_estimate)}, "
+        f"about {duration(plan.total_s_estimate)}, of which it stands still for about "
+        f"{duration(plan.downtime_s_estimate)} (estimates)",
+        *lost_lines(plan.lost, "would be lost"),
+        *lost_lines(plan.rebuilt, "made anew there"),
+        *plan.remarks,
+    ]
+
+
+def story_lines(events: Sequence[Event], when: Callable[[float], str]) -> list[str]:
+    """What happened to a session, one line for each event, with how long each state lasted.
+
+    Parameters
+    ----------
+    when
+        A time, in seconds since the epoch, in words.
+    """
+    lines = []
+    changes = [event for event in events if event.kind == "transition"]
+    until = {one.seq: other.time_s for one, other in itertools.pairwise(changes)}
+    for event in events:
+        if event.kind == "transition":
+            lasted = f" ({duration(until[event.seq] - event.time_s)})" if event.seq in until else ""
+            what = f"{event.target}{lasted}"
+        elif event.kind == "migration":
+            what = f"  {event.detail.get('phase', 'migration')}"
+        else:
+            what = f"  {event.kind.replace('_', ' ')}"
+        lines.append(f"{when(event.time_s)}  {what:<24}  {event.cause}".rstrip())
     return lines
 
 

@@ -43,8 +43,22 @@ OF_A_SESSION = {
     Route("GET", "/sessions/{session}/checkpoints/{one}/diff/{other}"),
     Route("POST", "/sessions/{session}/restores"),
     Route("DELETE", "/sessions/{session}/requests/{request}"),
+    Route("POST", "/sessions/{session}/migrations"),
+    Route("GET", "/sessions/{session}/migrations/{migration}"),
+    Route("DELETE", "/sessions/{session}/migrations/{migration}"),
+    Route("POST", "/sessions/{session}/park"),
+    Route("POST", "/sessions/{session}/wake"),
 }
-OF_ADMINS = {Route("POST", "/tokens"), Route("POST", "/stop")}
+OF_ADMINS = {
+    Route("POST", "/tokens"),
+    Route("POST", "/stop"),
+    Route("POST", "/nodes/{node}/cordon"),
+    Route("DELETE", "/nodes/{node}/cordon"),
+    Route("POST", "/nodes/{node}/drain"),
+    Route("GET", "/nodes/{node}/drain"),
+    Route("DELETE", "/nodes/{node}/drain"),
+    Route("GET", "/rebalance"),
+}
 OF_ANY_USER = {
     Route("POST", "/sessions"),
     Route("GET", "/sessions"),

@@ -10,21 +10,28 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jupyter_gpuaas import __version__
-from jupyter_gpuaas.errors import (
-    GpuaasError,
-    InvalidRequest,
-    NoSuchSession,
-    ServiceUnreachable,
-    SessionEnded,
-    SettingError,
+from jupyter_gpuaas.cli import checkpoints, moves
+from jupyter_gpuaas.cli.asking import (
+    SHORT_ID_CHARS,
+    age,
+    as_json,
+    ask_service,
+    count_of,
+    gib,
+    one_line,
+    plain,
+    print_json,
+    print_table,
+    resolve,
+    settings_of,
 )
+from jupyter_gpuaas.errors import GpuaasError, ServiceUnreachable
 
 if TYPE_CHECKING:
     from jupyter_gpuaas.client.embedded import Endpoint
@@ -32,9 +39,6 @@ if TYPE_CHECKING:
     from jupyter_gpuaas.config import Settings
     from jupyter_gpuaas.model import Event
 
-T = TypeVar("T")
-
-SHORT_ID_CHARS = 12
 STOP_TIMEOUT_S = 60.0
 STOP_POLL_S = 0.02
 
@@ -66,9 +70,6 @@ def main(context: click.Context, home: str | None, url: str | None) -> None:
     context.obj = {"home": home, "url": url}
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
 # -- the service ---------------------------------------------------------------------------------------------
 
 
@@ -96,7 +97,7 @@ def up(
     """
     from jupyter_gpuaas.client.embedded import find_running, read_service_file, start_service
 
-    settings = _settings(given, nodes=nodes, devices=devices, port=port)
+    settings = settings_of(given, nodes=nodes, devices=devices, port=port)
     running = asyncio.run(find_running(settings.folder))
     news = "already runs" if running else "runs"
     if running is None and not detach:
@@ -122,9 +123,9 @@ def _announce(settings: Settings, news: str, as_json: bool, *, hint: bool = Fals
     written = read_service_file(settings.folder)
     assert written is not None
     if as_json:
-        _print_json({**_plain(written), "home": str(settings.folder)})
+        print_json({**plain(written), "home": str(settings.folder)})
         return
-    count = _count(written.nodes, "node")
+    count = count_of(written.nodes, "node")
     click.echo(f"The service {news} at {written.url} ({count}, home {settings.folder}).")
     if hint:
         click.echo("Ctrl-C ends it and its sessions.")
@@ -149,7 +150,7 @@ def down(given: dict[str, Any], as_json: bool) -> None:
     from jupyter_gpuaas.client.embedded import find_running, read_service_file
     from jupyter_gpuaas.client.service import ServiceClient
 
-    settings = _settings(given)
+    settings = settings_of(given)
     written = read_service_file(settings.folder)
     running = asyncio.run(find_running(settings.folder))
     if running is not None and written is not None:
@@ -162,7 +163,7 @@ def down(given: dict[str, Any], as_json: bool) -> None:
         _wait_for_end(written.pid)
     ended = _end_leftovers(settings) or running is not None
     if as_json:
-        _print_json({"ended": ended, "home": str(settings.folder)})
+        print_json({"ended": ended, "home": str(settings.folder)})
     elif ended:
         click.echo("The service has ended, with its sessions and nodes.")
     else:
@@ -222,19 +223,19 @@ def status(given: dict[str, Any], as_json: bool) -> None:
         }
 
     try:
-        told = _ask(given, ask)
+        told = ask_service(given, ask)
     except ServiceUnreachable as error:
         if not as_json:
             raise
-        _print_json({"running": False, "reason": error.message})
+        print_json({"running": False, "reason": error.message})
         sys.exit(1)
     if as_json:
-        _print_json(told)
+        print_json(told)
         return
     click.echo(f"The service runs at {told['url']} (version {told['version']}).")
     click.echo(
-        f"{_count(told['nodes'], 'node')}, {told['devices_leased']} of {_count(told['devices'], 'device')} leased, "
-        f"{_count(told['sessions'], 'live session')}."
+        f"{count_of(told['nodes'], 'node')}, {told['devices_leased']} of {count_of(told['devices'], 'device')} leased, "
+        f"{count_of(told['sessions'], 'live session')}."
     )
 
 
@@ -243,9 +244,9 @@ def status(given: dict[str, Any], as_json: bool) -> None:
 @click.pass_obj
 def nodes(given: dict[str, Any], as_json: bool) -> None:
     """List the nodes and what their devices do."""
-    found = _ask(given, lambda client: client.nodes())
+    found = ask_service(given, lambda client: client.nodes())
     if as_json:
-        _print_json([_plain(node) for node in found])
+        print_json([plain(node) for node in found])
         return
     rows = []
     for node in found:
@@ -259,13 +260,13 @@ def nodes(given: dict[str, Any], as_json: bool) -> None:
                     node.state,
                     device.id,
                     device.label,
-                    _gib(device.memory_bytes),
-                    _gib(sample.used_bytes) if sample else "?",
+                    gib(device.memory_bytes),
+                    gib(sample.used_bytes) if sample else "?",
                     f"{sample.utilisation:.0%}" if sample and busy else "?",
                     "leased" if device.id in node.leased else "free",
                 )
             )
-    _print_table(("NODE", "STATE", "DEVICE", "LABEL", "MEMORY", "USED", "LOAD", "LEASE"), rows)
+    print_table(("NODE", "STATE", "DEVICE", "LABEL", "MEMORY", "USED", "LOAD", "LEASE"), rows)
 
 
 @main.group()
@@ -281,9 +282,9 @@ def token() -> None:
 @click.pass_obj
 def create(given: dict[str, Any], user: str, role: str, ttl: float, as_json: bool) -> None:
     """Make a token and print it; it cannot be shown again."""
-    made = _ask(given, lambda client: client.create_token(user, role=role, ttl_s=ttl))
+    made = ask_service(given, lambda client: client.create_token(user, role=role, ttl_s=ttl))
     if as_json:
-        _print_json(_plain(made))
+        print_json(plain(made))
     else:
         click.echo(made.token)
 
@@ -297,9 +298,9 @@ def create(given: dict[str, Any], user: str, role: str, ttl: float, as_json: boo
 @click.pass_obj
 def sessions(given: dict[str, Any], all_: bool, as_json: bool) -> None:
     """List the sessions."""
-    found = _ask(given, lambda client: client.sessions(all=all_))
+    found = ask_service(given, lambda client: client.sessions(all=all_))
     if as_json:
-        _print_json([_plain(session) for session in found])
+        print_json([plain(session) for session in found])
         return
     rows = []
     for session in found:
@@ -311,11 +312,11 @@ def sessions(given: dict[str, Any], all_: bool, as_json: bool) -> None:
                 f"{session.state} (place {place})" if place else session.state,
                 f"{lease.node_id} {','.join(lease.device_ids)}" if lease else "-",
                 session.clients,
-                _age(time.time() - session.created_s),
+                age(time.time() - session.created_s),
                 session.cause,
             )
         )
-    _print_table(("ID", "NAME", "STATE", "ON", "CLIENTS", "AGE", "WHY"), rows)
+    print_table(("ID", "NAME", "STATE", "ON", "CLIENTS", "AGE", "WHY"), rows)
 
 
 @main.command()
@@ -332,8 +333,8 @@ def attach(given: dict[str, Any], session: str) -> None:
 
     if find_spec("jupyter_console") is None:
         raise GpuaasError("jupyter_console is not installed.", hint="`pip install jupyter_console`")
-    settings = _settings(given)
-    session_id = _ask(given, lambda client: _resolve(client, session))
+    settings = settings_of(given)
+    session_id = ask_service(given, lambda client: resolve(client, session))
     environ = os.environ | settings.environment()
     environ |= {PREFIX + "SESSION": session_id, PREFIX + "ON_SHUTDOWN": "detach"}
     command = [sys.executable, "-m", "jupyter_console", "--kernel", "remote_gpu"]
@@ -349,11 +350,11 @@ def release(given: dict[str, Any], session: Sequence[str], as_json: bool) -> Non
     """End sessions, by id or name; what their kernels hold is gone."""
 
     async def end(client: ServiceClient) -> list[Any]:
-        return [(await client.release(await _resolve(client, each))).session for each in session]
+        return [(await client.release(await resolve(client, each))).session for each in session]
 
-    ended = _ask(given, end)
+    ended = ask_service(given, end)
     if as_json:
-        _print_json([_plain(each) for each in ended])
+        print_json([plain(each) for each in ended])
         return
     for each in ended:
         click.echo(f"Session {each.id[:SHORT_ID_CHARS]} ({each.name}) has ended.")
@@ -369,14 +370,14 @@ def logs(given: dict[str, Any], session: str, follow: bool, system: bool, tail: 
     """Print what a session said."""
 
     async def show(client: ServiceClient) -> None:
-        session_id = await _resolve(client, session)
+        session_id = await resolve(client, session)
         kind = "system" if system else "output"
         pieces = client.follow_log(session_id, kind=kind, tail=tail, follow=follow)
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
                 click.echo(piece, nl=False)
 
-    _ask(given, show)
+    ask_service(given, show)
 
 
 @main.command()
@@ -389,14 +390,14 @@ def events(given: dict[str, Any], follow: bool, session: str, after: int, as_jso
     """Print the story of sessions, nodes and service."""
 
     async def show(client: ServiceClient) -> None:
-        only = await _resolve(client, session, ended=True) if session else ""
+        only = await resolve(client, session, ended=True) if session else ""
         stored = _stored_events(client, after, only)
         async with contextlib.aclosing(client.stream_events(after=after) if follow else stored) as source:
             async for event in source:
                 if only in ("", event.session_id):
                     _print_event(event, as_json)
 
-    _ask(given, show)
+    ask_service(given, show)
 
 
 async def _stored_events(client: ServiceClient, after: int, session: str) -> AsyncGenerator[Event, None]:
@@ -419,250 +420,9 @@ def _print_event(event: Event, as_json: bool) -> None:
     about = event.session_id[:SHORT_ID_CHARS] or event.kind
     what = f"{event.source or '-'} → {event.target}" if event.target else event.kind
     epoch = f"epoch {event.epoch}" if event.epoch else ""
-    line = f"{event.seq:>6}  {when}  {about:<{SHORT_ID_CHARS}}  {what:<22}  {epoch:<8}  {_line(event.cause)}"
+    line = f"{event.seq:>6}  {when}  {about:<{SHORT_ID_CHARS}}  {what:<22}  {epoch:<8}  {one_line(event.cause)}"
     click.echo(line.rstrip())
 
 
-# -- checkpoints ---------------------------------------------------------------------------------------------
-
-#: So that `-1`, the newest checkpoint, is not taken for an option.
-_WITH_NUMBERS = {"ignore_unknown_options": True}
-
-
-@main.command()
-@click.argument("session")
-@click.option("--name", default="", help="A name to find it by; named ones are kept.")
-@click.option("--every", help="Take none now, but one after every so many cells by itself; `on` (1) or `off`.")
-@as_json
-@click.pass_obj
-def checkpoint(given: dict[str, Any], session: str, name: str, every: str | None, as_json: bool) -> None:
-    """Take a checkpoint of a session's variables, or say how often it takes them by itself.
-
-    Waits until the cells that run have ended. Ctrl-C gives it up.
-    """
-    from jupyter_gpuaas.cell.checkpoint_commands import every_of
-    from jupyter_gpuaas.client.checkpoints import follow
-    from jupyter_gpuaas.model.words import lost_lines, status_lines, taken_line
-
-    if every is not None:
-        if name:
-            raise InvalidRequest("--name and --every do not go together.")
-        try:
-            count = every_of(every)
-        except ValueError:
-            raise InvalidRequest(f"--every: {every!r} is neither a number of cells nor `on` or `off`.") from None
-
-        async def set_pace(client: ServiceClient) -> Any:
-            session_id = await _resolve(client, session)
-            return await follow(client, session_id, lambda _: client.checkpoint_every(session_id, count), _say)
-
-        told = _ask(given, set_pace)
-        lines = status_lines(told)
-    else:
-
-        async def take(client: ServiceClient) -> Any:
-            session_id = await _resolve(client, session)
-            return await follow(
-                client,
-                session_id,
-                lambda request: client.take_checkpoint(session_id, name=name, request=request),
-                _say,
-            )
-
-        told = _ask(given, take)
-        lines = [taken_line(told), *lost_lines(told.lost)]
-    if as_json:
-        _print_json(_plain(told))
-        return
-    click.echo("\n".join(_line(line) for line in lines))
-
-
-@main.command()
-@click.argument("session")
-@as_json
-@click.pass_obj
-def checkpoints(given: dict[str, Any], session: str, as_json: bool) -> None:
-    """List a session's checkpoints, also of one that is busy or has ended."""
-    from jupyter_gpuaas.model.words import HEAD, rows
-
-    async def ask(client: ServiceClient) -> Any:
-        return await client.checkpoints(await _resolve(client, session, ended=True))
-
-    found = _ask(given, ask)
-    if as_json:
-        _print_json([_plain(each) for each in found])
-        return
-    _print_table(HEAD, rows(found))
-
-
-@main.command(context_settings=_WITH_NUMBERS)
-@click.argument("session")
-@click.argument("checkpoint")
-@click.option(
-    "--new", is_flag=False, flag_value="", metavar="[NAME]", help="Begin a new session with it instead, of this name."
-)
-@click.option(
-    "--replay",
-    type=click.Choice(["never", "safe", "all"]),
-    default="safe",
-    show_default=True,
-    help="Which cells may run again for what could not be stored: those without visible side effects, or all.",
-)
-@as_json
-@click.pass_obj
-def restore(given: dict[str, Any], session: str, checkpoint: str, new: str | None, replay: Any, as_json: bool) -> None:
-    """Make a session's variables those of CHECKPOINT: an id or the end of one, a name, or -1 for the newest.
-
-    Waits until the cells that run have ended. Ctrl-C gives it up. A session that has ended can be begun anew.
-    """
-    from jupyter_gpuaas.client.checkpoints import follow, restore_into_new
-    from jupyter_gpuaas.model.words import begun_lines, restored_lines
-
-    async def ask(client: ServiceClient) -> Any:
-        session_id = await _resolve(client, session, ended=new is not None)
-        if new is not None:
-            report, begun = await restore_into_new(client, session_id, checkpoint, new)
-            return report, begun_lines(report, begun)
-        report = await follow(
-            client,
-            session_id,
-            lambda request: client.restore(session_id, checkpoint, replay=replay, request=request),
-            _say,
-        )
-        return report, restored_lines(report)
-
-    report, lines = _ask(given, ask)
-    if as_json:
-        _print_json(_plain(report))
-        return
-    click.echo("\n".join(_line(line) for line in lines))
-
-
-@main.command(context_settings=_WITH_NUMBERS)
-@click.argument("session")
-@click.argument("one")
-@click.argument("other")
-@as_json
-@click.pass_obj
-def diff(given: dict[str, Any], session: str, one: str, other: str, as_json: bool) -> None:
-    """Tell which names differ between two checkpoints of a session."""
-    from jupyter_gpuaas.model.words import diff_lines
-
-    async def ask(client: ServiceClient) -> Any:
-        return await client.diff_checkpoints(await _resolve(client, session, ended=True), one, other)
-
-    found = _ask(given, ask)
-    if as_json:
-        _print_json(_plain(found))
-        return
-    click.echo("\n".join(_line(line) for line in diff_lines(found)))
-
-
-@main.command(context_settings=_WITH_NUMBERS)
-@click.argument("session")
-@click.argument("checkpoint", nargs=-1, required=True)
-@as_json
-@click.pass_obj
-def forget(given: dict[str, Any], session: str, checkpoint: Sequence[str], as_json: bool) -> None:
-    """Remove checkpoints of a session. The newest one of a session that lives stays."""
-
-    async def ask(client: ServiceClient) -> list[Any]:
-        session_id = await _resolve(client, session, ended=True)
-        return [await client.forget_checkpoint(session_id, each) for each in checkpoint]
-
-    gone = _ask(given, ask)
-    if as_json:
-        _print_json([_plain(each) for each in gone])
-        return
-    for each in gone:
-        click.echo(f"Checkpoint {each.short} removed.")
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-# -- what the commands share ---------------------------------------------------------------------------------
-
-
-def _settings(given: dict[str, Any], **more: Any) -> Settings:
-    from jupyter_gpuaas.config import load
-
-    return load(**given, **more)
-
-
-def _ask(given: dict[str, Any], work: Callable[[ServiceClient], Coroutine[Any, Any, T]]) -> T:
-    """Run one command against the service, which must run already."""
-    from jupyter_gpuaas.client.embedded import find_service
-    from jupyter_gpuaas.client.service import ServiceClient
-
-    async def run() -> T:
-        endpoint = await find_service(_settings(given), start=False)
-        async with ServiceClient(endpoint.url, endpoint.token) as client:
-            return await work(client)
-
-    return asyncio.run(run())
-
-
-async def _resolve(client: ServiceClient, session: str, *, ended: bool = False) -> str:
-    """The id that an id, a name, the beginning of an id or the file name of a notebook means."""
-    try:
-        return (await client.session(session)).session.id
-    except SessionEnded:
-        if ended:
-            return session
-        raise
-    except NoSuchSession:
-        known = await client.sessions(all=ended)
-        found = [
-            each.id
-            for each in known
-            if each.id.startswith(session) or PurePath(each.name).name == session or (ended and each.name == session)
-        ]
-        if not found:
-            raise
-        if len(found) > 1 and not ended:
-            raise SettingError(
-                f"{session!r} means {len(found)} sessions; `jupyter gpuaas sessions` shows their ids."
-            ) from None
-        return found[-1]
-
-
-def _plain(fact: Any) -> Any:
-    import msgspec
-
-    return msgspec.to_builtins(fact)
-
-
-def _print_json(content: Any) -> None:
-    import json
-
-    click.echo(json.dumps(content, indent=2))
-
-
-def _print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    table = [tuple(head), *(tuple(_line(str(cell)) for cell in row) for row in rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
-
-
-def _line(text: str) -> str:
-    """The text in one line, without what could steer a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def _gib(count: int) -> str:
-    return f"{count / 1024**3:.1f} GiB"
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
+for _command in (*checkpoints.COMMANDS, *moves.COMMANDS):
+    main.add_command(_command)

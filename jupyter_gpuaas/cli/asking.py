@@ -1,0 +1,109 @@
+"""How commands ask the service, and how they print what it answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from jupyter_gpuaas.errors import NoSuchSession, SessionEnded, SettingError
+
+if TYPE_CHECKING:
+    from jupyter_gpuaas.client.service import ServiceClient
+    from jupyter_gpuaas.config import Settings
+
+T = TypeVar("T")
+
+SHORT_ID_CHARS = 12
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def settings_of(given: dict[str, Any], **more: Any) -> Settings:
+    from jupyter_gpuaas.config import load
+
+    return load(**given, **more)
+
+
+def ask_service(given: dict[str, Any], work: Callable[[ServiceClient], Coroutine[Any, Any, T]]) -> T:
+    """Run one command against the service, which must run already."""
+    from jupyter_gpuaas.client.embedded import find_service
+    from jupyter_gpuaas.client.service import ServiceClient
+
+    async def run() -> T:
+        endpoint = await find_service(settings_of(given), start=False)
+        async with ServiceClient(endpoint.url, endpoint.token) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
+async def resolve(client: ServiceClient, session: str, *, ended: bool = False) -> str:
+    """The id that an id, a name, the beginning of an id or the file name of a notebook means."""
+    try:
+        return (await client.session(session)).session.id
+    except SessionEnded:
+        if ended:
+            return session
+        raise
+    except NoSuchSession:
+        known = await client.sessions(all=ended)
+        found = [
+            each.id
+            for each in known
+            if each.id.startswith(session) or PurePath(each.name).name == session or (ended and each.name == session)
+        ]
+        if not found:
+            raise
+        if len(found) > 1 and not ended:
+            raise SettingError(
+                f"{session!r} means {len(found)} sessions; `jupyter gpuaas sessions` shows their ids."
+            ) from None
+        return found[-1]
+
+
+def plain(fact: Any) -> Any:
+    import msgspec
+
+    return msgspec.to_builtins(fact)
+
+
+def print_json(content: Any) -> None:
+    import json
+
+    click.echo(json.dumps(content, indent=2))
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    table = [tuple(head), *(tuple(one_line(str(cell)) for cell in row) for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def one_line(text: str) -> str:
+    """The text in one line, without what could steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def count_of(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def gib(count: int) -> str:
+    return f"{count / 1024**3:.1f} GiB"
+
+
+def age(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def say(text: str) -> None:
+    click.echo(text, err=True)

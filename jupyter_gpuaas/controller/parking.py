@@ -1,0 +1,183 @@
+"""Parks sessions: what they had is kept, their devices are given back, and the next cell brings them back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+import msgspec
+
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.agents import Agents
+from jupyter_gpuaas.controller.catalogue.records import Incoming
+from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.engine.base import Engine
+from jupyter_gpuaas.errors import GpuaasError, MigrationError, NoSuchSession, StaleEpoch
+from jupyter_gpuaas.lifecycle.placement import Idle, whom_to_park
+from jupyter_gpuaas.lifecycle.session import SessionEvent
+from jupyter_gpuaas.model import Quiet, SessionState
+
+log = logging.getLogger(__name__)
+
+#: How long a cell that runs is waited for.
+PATIENCE_S = 2.0
+STEP_S = 60.0
+#: How often idle times are looked at.
+LOOK_S = 1.0
+#: A session that could not be parked is left alone for this long.
+AGAIN_S = 60.0
+
+
+class Parking:
+    """Parks by hand, after idle time, and for those who wait."""
+
+    def __init__(self, sessions: Sessions, engine: Engine, agents: Agents, settings: Settings) -> None:
+        self._sessions = sessions
+        self._engine = engine
+        self._agents = agents
+        self._settings = settings
+        #: Since when each session is idle, by the monotonic clock.
+        self._idle_since: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
+        self._busy: set[str] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Begin to look after idle sessions."""
+        self._looking = asyncio.create_task(self._look_after(), name="park idle sessions")
+
+    async def close(self) -> None:
+        """Stop."""
+        tasks = [task for task in (self._looking, *self._tasks) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def park(self, live: LiveSession, cause: str, *, accept_loss: bool = False) -> None:
+        """Park a session; returns when it is.
+
+        Raises
+        ------
+        MigrationError
+            It cannot be parked. It goes on.
+        """
+        session, lease = live.session, live.lease
+        if session.state is SessionState.PARKED:
+            return
+        if live.record.move is not None or session.id in self._busy:
+            raise MigrationError(f"session {session.name!r} is being moved or parked already.")
+        if session.state not in (SessionState.IDLE, SessionState.BUSY) or lease is None:
+            raise MigrationError(f"session {session.name!r} is {session.state}: only one that runs can be parked.")
+        self._busy.add(session.id)
+        try:
+            client = self._agents.of(lease.node_id)
+            asked = client.op(session.id, lease.epoch, "quiesce", {"wait_s": PATIENCE_S})
+            quiet = msgspec.convert(await asyncio.wait_for(asked, PATIENCE_S + STEP_S), Quiet)
+            view = quiet.checkpoint
+            if view.lost and not accept_loss:
+                told = "; ".join(f"{name}: {why}" for name, why in view.lost.items())
+                raise MigrationError(
+                    f"{', '.join(view.lost)} would be lost: {told}.", hint="--accept-loss parks the session without."
+                )
+            self._sessions.advance(live, SessionEvent.MOVING, cause)
+            await asyncio.wait_for(client.op(session.id, lease.epoch, "hand_over", {}), STEP_S)
+            incoming = Incoming(checkpoint=view.id, node=lease.node_id, epoch=lease.epoch)
+            told = f"{cause}; its devices are free, and checkpoint {view.short} is what it goes on from"
+            self._sessions.advance(live, SessionEvent.PARKED, told, record={"incoming": incoming}, swap=True)
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError) and live.session.state is not SessionState.PARKED:
+                await self.lead_back(live, str(error) or type(error).__name__)
+            if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+                raise MigrationError("its host takes too long.") from error
+            raise
+        finally:
+            self._busy.discard(session.id)
+
+    async def lead_back(self, live: LiveSession, cause: str) -> None:
+        """Let a session go on that was about to be parked."""
+        lease = live.lease
+        pause_s = self._settings.retry_first_s
+        while lease is not None and live.session.state in (
+            SessionState.IDLE,
+            SessionState.BUSY,
+            SessionState.MIGRATING,
+        ):
+            try:
+                asked = self._agents.of(lease.node_id).op(live.session.id, lease.epoch, "resume", {})
+                await asyncio.wait_for(asked, STEP_S)
+                if live.session.state is SessionState.MIGRATING:
+                    self._sessions.advance(live, SessionEvent.STAYED, f"not parked: {cause}")
+                return
+            except (NoSuchSession, StaleEpoch):
+                if live.session.state is SessionState.MIGRATING:
+                    self._sessions.advance(live, SessionEvent.HOST_DIED, "its host is gone")
+                return
+            except (GpuaasError, asyncio.TimeoutError, TimeoutError) as error:
+                log.warning("session %s does not go on yet: %s", live.session.id, error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, self._settings.retry_most_s)
+
+    def take_up(self, live: LiveSession) -> None:
+        """A session that stands still, and that nobody moves: an earlier service was about to park it."""
+        self._spawn(self.lead_back(live, "the service was restarted"))
+
+    def wake(self, live: LiveSession, cause: str) -> None:
+        """Bring a parked session back; any other is left alone."""
+        if live.session.state is SessionState.PARKED:
+            self._sessions.advance(live, SessionEvent.WAKE, cause, record={"kernel_starts": 0})
+
+    # -- by itself -------------------------------------------------------------------------------------------
+
+    async def _look_after(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                self._look(time.monotonic())
+            except GpuaasError as error:
+                log.error("idle sessions: %s", error)
+
+    def _look(self, now_s: float) -> None:
+        idle: list[Idle] = []
+        waiting = []
+        present = set()
+        for live in self._sessions.all():
+            session = live.session
+            present.add(session.id)
+            if session.state in (SessionState.QUEUED, SessionState.RESTORING):
+                waiting.append(session.request)
+            if session.state is not SessionState.IDLE or live.lease is None or live.record.move is not None:
+                self._idle_since.pop(session.id, None)
+                continue
+            since_s = self._idle_since.setdefault(session.id, now_s)
+            if now_s >= self._not_before.get(session.id, 0.0) and session.id not in self._busy:
+                idle.append(Idle(session.id, live.lease, now_s - since_s))
+        for gone in self._idle_since.keys() - present:
+            del self._idle_since[gone]
+        settings = self._settings
+        for session_id, why in whom_to_park(
+            waiting,
+            idle,
+            self._engine.nodes(),
+            idle_s=settings.park_idle_s,
+            waiting_s=settings.park_for_waiting_s,
+        ):
+            found = self._sessions.get(session_id)
+            if found is not None:
+                self._spawn(self._try(found, why))
+
+    async def _try(self, live: LiveSession, why: str) -> None:
+        self._not_before[live.session.id] = time.monotonic() + AGAIN_S
+        with contextlib.suppress(NoSuchSession):
+            try:
+                await self.park(live, why)
+                self._not_before.pop(live.session.id, None)
+            except GpuaasError as error:
+                log.info("session %s is not parked: %s", live.session.id, error)
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,99 @@
+"""Who is parked for whom, who leaves a node first, and which moves make room."""
+
+from __future__ import annotations
+
+from jupyter_gpuaas.lifecycle.placement import Idle, Leaving, leaving_order, room_for, targets, whom_to_park
+from jupyter_gpuaas.model import Device, GpuSession, Lease, Node, NodeState, ResourceRequest, SessionState
+
+GIB = 1024**3
+
+
+def node(name: str, devices: int = 1, state: NodeState = NodeState.UP) -> Node:
+    made = tuple(Device(id=f"cpu:{number}", kind="cpu", label="CPU", memory_bytes=GIB) for number in range(devices))
+    return Node(name, state, made)
+
+
+def lease(session: str, on: str, *devices: str) -> Lease:
+    return Lease(f"l-{session}", session, on, devices or ("cpu:0",), 1)
+
+
+def idle(session: str, on: str, seconds: float, *devices: str) -> Idle:
+    return Idle(session, lease(session, on, *devices), seconds)
+
+
+def session(
+    name: str, on: str = "", *devices: str, state: SessionState = SessionState.IDLE, wants: int = 1
+) -> GpuSession:
+    return GpuSession(
+        id=name,
+        name=name,
+        owner="o",
+        state=state,
+        epoch=1,
+        request=ResourceRequest(devices=wants),
+        created_s=0.0,
+        lease=lease(name, on, *devices) if on else None,
+    )
+
+
+NODES = [node("a"), node("b", 2)]
+
+
+def test_targets_full_cordoned_and_lost_nodes_are_none() -> None:
+    nodes = [node("a"), node("b", 2), node("c", state=NodeState.CORDONED), node("d", state=NodeState.LOST), node("e")]
+    taken = {"a": frozenset({"cpu:0"}), "b": frozenset({"cpu:0"})}
+    assert targets(ResourceRequest(), nodes, taken) == ["e", "b"]
+    assert targets(ResourceRequest(node="b"), nodes, taken) == ["b"]
+    assert targets(ResourceRequest(devices=2), nodes, taken) == []
+
+
+def test_park_nobody_waits_only_the_long_idle_ones() -> None:
+    found = whom_to_park([], [idle("x", "a", 50), idle("y", "b", 5)], NODES, idle_s=10, waiting_s=1)
+    assert [each for each, _ in found] == ["x"]
+    assert "park_idle_s" in found[0][1]
+
+
+def test_park_zero_means_never() -> None:
+    assert whom_to_park([ResourceRequest()], [idle("x", "a", 1e9)], NODES, idle_s=0, waiting_s=0) == []
+
+
+def test_park_for_who_waits_the_longest_idle_one_and_no_more() -> None:
+    present = [idle("x", "a", 40), idle("y", "b", 90, "cpu:0"), idle("z", "b", 60, "cpu:1")]
+    found = whom_to_park([ResourceRequest()], present, NODES, idle_s=0, waiting_s=30)
+    assert len(found) == 1
+    assert "park_for_waiting_s" in found[0][1]
+
+
+def test_park_for_who_waits_as_many_as_it_needs_on_one_node() -> None:
+    present = [idle("x", "a", 40), idle("y", "b", 90, "cpu:0"), idle("z", "b", 60, "cpu:1")]
+    found = whom_to_park([ResourceRequest(devices=2)], present, NODES, idle_s=0, waiting_s=30)
+    assert sorted(each for each, _ in found) == ["y", "z"]
+
+
+def test_park_who_would_not_help_is_left_alone() -> None:
+    present = [idle("x", "a", 40)]
+    assert whom_to_park([ResourceRequest(node="b")], present, NODES, idle_s=0, waiting_s=30) == []
+    assert whom_to_park([ResourceRequest(devices=2)], present, NODES, idle_s=0, waiting_s=30) == []
+    assert whom_to_park([ResourceRequest()], [idle("x", "a", 20)], NODES, idle_s=0, waiting_s=30) == []
+
+
+def test_leaving_large_ones_first_and_of_these_idle_ones() -> None:
+    order = leaving_order([Leaving("small", 1, False), Leaving("busy", 9, True), Leaving("large", 9, False)])
+    assert order == ["large", "busy", "small"]
+
+
+def test_room_nobody_waits_nothing_is_proposed() -> None:
+    assert room_for([], [session("x", "a")], NODES, [lease("x", "a")]) == []
+
+
+def test_room_one_move_makes_it_for_two_devices_on_one_node() -> None:
+    held = [session("x", "b", "cpu:0")]
+    waiting = [session("w", state=SessionState.QUEUED, wants=2)]
+    (found,) = room_for(waiting, held, NODES, [each.lease for each in held if each.lease])
+    assert (found.session_id, found.source, found.target, found.makes_room_for) == ("x", "b", "a", "w")
+
+
+def test_room_moves_that_cannot_help_are_not_proposed() -> None:
+    held = [session("x", "b", "cpu:0"), session("y", "a")]
+    waiting = [session("w", state=SessionState.QUEUED, wants=2)]
+    assert room_for(waiting, held, NODES, [each.lease for each in held if each.lease]) == []
