@@ -166,9 +166,9 @@ async def test_every_route_of_admins_refuses_a_user(service: Service) -> None:
     async with httpx.AsyncClient(
         base_url=service.url, headers={"Authorization": f"Bearer {user}"}, trust_env=False
     ) as http:
-        bodies = {"/tokens": {"user": "eve", "role": "admin"}, "/stop": {}}
+        bodies = {"/tokens": {"user": "eve", "role": "admin"}}
         for route in OF_ADMINS:
-            answer = await http.request(route.method, route.path, json=bodies[route.path])
+            answer = await http.request(route.method, route.path, json=bodies.get(route.path, {}))
             assert answer.status_code == 403, route
     assert (await service.admin.health())["status"] == "ok"
 
