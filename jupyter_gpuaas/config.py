@@ -113,6 +113,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "until the session is quiet."
         ),
     ] = 0.1
+    checkpoint_together_s: Annotated[
+        Annotated[float, Meta(ge=0)],
+        about(
+            "Many short cells in a row, each sent so soon after the one before, share checkpoints; 0 means they do not."
+        ),
+    ] = 0.05
     checkpoint_keep: Annotated[
         Count, about("So many of the newest checkpoints of a session are kept, beside the named ones; 0 means all.")
     ] = 200

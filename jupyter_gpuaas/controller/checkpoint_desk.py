@@ -42,6 +42,7 @@ class CheckpointDesk:
             owner=owner,
             every=settings.checkpoint_every,
             share=settings.checkpoint_share,
+            together_s=settings.checkpoint_together_s,
             keep=settings.checkpoint_keep,
             keep_s=settings.checkpoint_keep_s,
             quota_bytes=settings.checkpoint_quota_bytes,

@@ -40,6 +40,7 @@ from ..state.recipes import CellRecord
 from ..state.remaking import WORD
 from ..store.opening import open_store
 from ..store.retention import Kept, Retention, to_forget
+from .burst import Burst
 from .capture_writer import CaptureWriter, GivenUp, Job, wait
 from .cells_run import CellsRun, Run
 from .pace import Pace
@@ -83,6 +84,7 @@ class Checkpoints:
         self._checkpointer: Checkpointer | None = None
         self._writer = CaptureWriter(_waiting_bytes(plan), self._ended, self._between)
         self._pace = Pace(plan.share)
+        self._burst = Burst(plan.together_s)
         self._status = CheckpointStatus(every=plan.every)
         self._lock = threading.Lock()
         self._run = CellsRun(shell)
@@ -92,6 +94,8 @@ class Checkpoints:
         self._compares = False
         #: Sources of the cells that ran since the last capture, and how many of them count as cells.
         self._sources: list[str] = []
+        #: The same sources without magics.
+        self._plain: dict[str, str] = {}
         self._cells = 0
         #: Something may have changed variables that no source tells of.
         self._background = True
@@ -139,9 +143,10 @@ class Checkpoints:
 
     def before_cell(self, say: Callable[[str], None]) -> None:
         """Wait while too much waits to be written. A KeyboardInterrupt ends the waiting."""
+        began = time.monotonic()
+        self._burst.begins(began)
         if self._writer.has_room():
             return
-        began = time.monotonic()
         if not self._writer.wait_for_room(1.0):
             say("[remote GPU] This cell waits until earlier checkpoints are written.\n")
             while not self._writer.wait_for_room(0.5):
@@ -167,7 +172,7 @@ class Checkpoints:
         """Code of the user's has run; ``counts`` if as a cell: not what a front end asks silently."""
         self._sources += sources
         if len(self._sources) > MOST_SOURCES:
-            self._sources.clear()
+            self._forget_sources()
             self._background = True
         if counts:
             self._cells += 1
@@ -175,6 +180,7 @@ class Checkpoints:
             # A shipped cell has no number here.
             self._number = number or self._number + 1
             self._pace.cell(took_s)
+            self._burst.ended(time.monotonic(), took_s)
 
     def background(self) -> None:
         """Something may have changed variables beside the cells: a callback of a widget, a cell of a subshell."""
@@ -185,17 +191,27 @@ class Checkpoints:
         """Whether enough cells have run since the last one."""
         return 0 < self._status.every <= self._cells and self._stale is None
 
+    def wait_s(self) -> float:
+        """How long the checkpoint that is due waits for another cell to share it; asked after each message."""
+        return self._burst.wait_s(time.monotonic()) if self.wants_one else 0.0
+
+    def catch_up(self) -> None:
+        """Take the checkpoint that waits for another cell: somebody is about to look at checkpoints."""
+        if self.wants_one:
+            self.between_messages()
+
     def between_messages(self) -> bool:
         """Take the checkpoint that is due. False: not now, so ask again when it is quiet."""
         if not self.wants_one:
             return not (self._status.every and self._aside)
         if time.monotonic() < self._retry_s:
             return False
-        expected_s = self._pace.expected_s(self._bytes_at_stake())
+        at_stake = self._bytes_at_stake()
+        expected_s = self._pace.expected_s(at_stake)
         if not self._pace.due(expected_s):
             self._put_off(expected_s)
             return False
-        self._automatic(free=False)
+        self._automatic(at_stake, free=False)
         return True
 
     def is_fresh(self) -> bool:
@@ -207,7 +223,7 @@ class Checkpoints:
         """Nothing has happened for a while: take what was put off."""
         wanted = self.wants_one or (self._status.every and self._aside and self._stale is None)
         if wanted and time.monotonic() >= self._retry_s:
-            self._automatic(free=True)
+            self._automatic(self._bytes_at_stake(), free=True)
 
     @property
     def quiet_s(self) -> float:
@@ -227,8 +243,8 @@ class Checkpoints:
             self._change(remark=remark)
             self._note("rarer", remark)
 
-    def _automatic(self, *, free: bool) -> None:
-        looked = self._bytes_at_stake()
+    def _automatic(self, looked: int, *, free: bool) -> None:
+        """Take one by itself that has to look at about so many bytes; ``free`` if it holds up no cell."""
         began = time.monotonic()
         try:
             self._begin()
@@ -296,8 +312,9 @@ class Checkpoints:
             self._all_new()
             raise GivenUp(self._status.problem or "the one before it could not be written.")
         self._parent, self._parent_generation = pending, generation
-        self._sources.clear()
+        self._forget_sources()
         self._cells = 0
+        self._burst.captured(time.monotonic())
         self._aside = False
         self._background = self._has_background()
         self._status = msgspec.structs.replace(self._status, waiting=self._writer.waiting)
@@ -327,16 +344,23 @@ class Checkpoints:
         if self._background or self._has_background():
             return None
         try:
-            sources = [self._shell.transform_cell(source) for source in self._sources]
+            for source in self._sources:
+                if source not in self._plain:
+                    self._plain[source] = self._shell.transform_cell(source)
+            sources = [self._plain[source] for source in self._sources]
             return self.checkpointer.touched_by(sources, space).names
         except Exception:  # an input transformer of the user's may raise anything
             return None
 
     def _all_new(self) -> None:
         self._background = True
-        self._sources.clear()
+        self._forget_sources()
         if self._checkpointer is not None:
             self._checkpointer.forget_changes()
+
+    def _forget_sources(self) -> None:
+        self._sources.clear()
+        self._plain.clear()
 
     def _has_background(self) -> bool:
         """Whether threads or tasks of the user run, which may change anything at any time."""
@@ -563,7 +587,7 @@ class Checkpoints:
         began = self._progress_s = time.monotonic()
         checkpoint = self.find(name)
         if self._status.every and self._cells and time.monotonic() >= self._retry_s:
-            self._automatic(free=True)
+            self._automatic(self._bytes_at_stake(), free=True)
         self._writer.drain(60.0)
         space = self._shell.user_ns
         before = dict(space)
@@ -588,7 +612,7 @@ class Checkpoints:
         self._reads = {}
         self._parent, self._parent_generation = checkpoint, self._writer.generation
         self._committed = checkpoint
-        self._sources.clear()
+        self._forget_sources()
         self._cells, self._background = 0, True
         self._number = checkpoint.manifest.cell
         lost = {

@@ -116,6 +116,8 @@ class GpuKernel(IPythonKernel):
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and not silent:
             try:
+                if "remote_gpu" in code:
+                    checkpoints.catch_up()
                 checkpoints.before_cell(self._say)
             except KeyboardInterrupt:
                 return self._interrupted()
@@ -249,6 +251,15 @@ class GpuKernel(IPythonKernel):
                 self._main_loop.call_soon_threadsafe(self._ask_when_quiet)
             return
         self._main_loop = asyncio.get_running_loop()
+        if (wait_s := self.checkpoints.wait_s()) > 0:
+            self._not_when_quiet()
+            self._quiet = self._main_loop.call_later(wait_s, self._no_other_came)
+        else:
+            self._take_due()
+
+    def _take_due(self) -> None:
+        """Take the checkpoint that is due, or see to it that the question comes again."""
+        assert self.checkpoints is not None
         try:
             if self.checkpoints.wants_one:
                 self._let_replies_go()
@@ -261,6 +272,12 @@ class GpuKernel(IPythonKernel):
             self._not_when_quiet()
         else:
             self._ask_when_quiet()
+
+    def _no_other_came(self) -> None:
+        """No cell has come to share the checkpoint."""
+        self._quiet = None
+        if not self._main_asyncio_lock.locked():  # else the end of the message asks again
+            self._take_due()
 
     def _not_when_quiet(self) -> None:
         if self._quiet is not None:
@@ -315,6 +332,7 @@ class GpuKernel(IPythonKernel):
                 raise MigrationError("the session has been handed over to another host.")
             if self.checkpoints is None:
                 raise CheckpointError("this session takes no checkpoints.")
+            self.checkpoints.catch_up()
             content = {"status": "ok", "result": self.checkpoints.request(parent["content"])}
         except KeyboardInterrupt:
             content = {"status": "error", **to_wire(CheckpointError("it was interrupted."))}
@@ -413,8 +431,26 @@ class GpuKernel(IPythonKernel):
     def do_shutdown(self, restart: bool) -> Any:
         """Write the last checkpoints before the end."""
         if self.checkpoints is not None:
+            self._catch_up()
             self.checkpoints.close(CLOSING_S)
         return super().do_shutdown(restart)
+
+    def _catch_up(self) -> None:
+        """Take the checkpoint that waits for another cell; from any thread."""
+        done = threading.Event()
+
+        def act() -> None:
+            if not self._main_asyncio_lock.locked() and self.checkpoints is not None:
+                self.checkpoints.catch_up()
+            done.set()
+
+        if self._quiet is None or self._main_loop is None:
+            return
+        if threading.current_thread() is threading.main_thread():
+            act()
+        else:
+            self._main_loop.call_soon_threadsafe(act)
+            done.wait(CLOSING_S / 2)
 
 
 def add_subshell(manager: Any, subshell_id: str) -> None:

@@ -34,6 +34,8 @@ class CheckpointPlan(msgspec.Struct, frozen=True, kw_only=True):
     every: int = 1
     #: Of the cells' time, how much their captures may take.
     share: float = 0.1
+    #: Cells in a row that follow each other within so many seconds share checkpoints; 0 for one after each.
+    together_s: float = 0.05
     #: So many of the newest automatic ones stay; 0 for all.
     keep: int = 0
     #: For so many seconds they stay; 0 for ever.

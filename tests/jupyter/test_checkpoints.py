@@ -95,6 +95,20 @@ def test_each_cell_leaves_a_checkpoint_in_the_table(opened: Callable[..., Sessio
     assert "next cell held up" in status
 
 
+def test_burst_of_short_cells_shares_checkpoints_and_the_last_one_is_there_when_somebody_looks(
+    opened: Callable[..., Session],
+) -> None:
+    session = opened("burst.ipynb")
+    cells = [session.run.client.execute(f"n = {number}") for number in range(1, 61)]
+    session.run.wait_done(cells[-1])
+    rows = session.checkpoints()
+    numbers = [int(row[2]) for row in rows]
+    assert numbers[:5] == [1, 2, 3, 4, 5] and numbers == sorted(numbers)
+    assert numbers[-1] == 60 and len(numbers) < 60
+    session.cell(f"%remote_gpu restore {rows[-2][0]}")
+    assert session.value("n") == numbers[-2]
+
+
 def test_restore_in_place_brings_back_changed_and_deleted_variables_with_their_aliases(
     opened: Callable[..., Session],
 ) -> None:

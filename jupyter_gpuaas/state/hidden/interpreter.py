@@ -16,6 +16,7 @@ from ..rules.registry import NotRestorable
 from .world import Hidden, Kind, Losses, keep, kept, loaded, made_by_notebook, needed, remark
 
 _HOOKS = (("sys", "displayhook"), ("sys", "excepthook"), ("sys", "unraisablehook"), ("threading", "excepthook"))
+_SIGNALS = tuple(signal.valid_signals())  # slow: Python makes each an enum's member anew
 #: Signals that the kernel handles itself while cells run.
 _OF_KERNEL = frozenset({signal.SIGINT})
 
@@ -41,7 +42,7 @@ class Interpreter(Kind):
             if made_by_notebook(hook, space):
                 hooks[module, name] = keep(hook, world)
         handlers = {}
-        for number in signal.valid_signals():
+        for number in _SIGNALS:
             handler = signal.getsignal(number)
             if callable(handler) and number not in _OF_KERNEL and made_by_notebook(handler, space):
                 handlers[int(number)] = keep(handler, world)
@@ -93,7 +94,7 @@ class Interpreter(Kind):
     def _restore_signals(self, value: Any, world: Hidden, losses: Losses) -> None:
         present = [
             number
-            for number in signal.valid_signals()
+            for number in _SIGNALS
             if callable(handler := signal.getsignal(number)) and made_by_notebook(handler, world.namespace)
         ]
         for number in {*value["handlers"], *present}:
