@@ -18,9 +18,10 @@ from ..store.manifest import Blob, GroupEntry, GroupRecord, Region, Span, Verdic
 from ..store.seal import NAME_CHARS
 from .device.memory import memories
 from .groups import Ids, circles, connected
+from .looking import Looker, look_at_device
 from .lost import Lost, clear, told
-from .memory import Chunked, ChunkRef, CopyPool, Layout, Place, lay_out, look, look_at_device
-from .pickler import Pickled, dump
+from .memory import Chunked, ChunkRef, CopyPool, Layout, Place, lay_out
+from .pickler import LARGE_BYTES, Pickled, dump
 from .retained import held_by_modules
 from .rules.registry import Context, NotRestorable
 from .sharing import no_collection
@@ -160,7 +161,7 @@ class Tracker:
                 if before is not None and before[0] is value:
                     group = before[1]
                 else:
-                    group, _ = self._compare(self._dump((name,), {name: value}), {}, {}, _NO_IDS)
+                    group, _ = self._compare(self._dump((name,), {name: value}), {}, {}, _NO_IDS, Looker())
                     draft.changed.append(group)
                     draft.looked_bytes += group.nbytes
                 draft.groups.append(group)
@@ -187,12 +188,14 @@ class Tracker:
             for group in self.groups
             for place, region, device in zip(group.places, group.regions, group.devices, strict=True)
         }
-        for unit in units:
-            group, differs = self._compare(unit, before, known, held_ids)
-            looked += group.nbytes
-            groups.append(group)
-            if differs:
-                changed.append(group)
+        # Who says what was touched knows that nothing else runs, which could write unseen between two looks.
+        with Looker(watch=touched is not None) as looker:
+            for unit in units:
+                group, differs = self._compare(unit, before, known, held_ids, looker)
+                looked += group.nbytes
+                groups.append(group)
+                if differs:
+                    changed.append(group)
         self.groups = kept + groups
         return Draft(list(self.groups), changed, looked)
 
@@ -229,7 +232,8 @@ class Tracker:
 
     # -- pickling ----------------------------------------------------------------------------------------------
 
-    def _dump(self, names: tuple[str, ...], values: Mapping[str, Any]) -> _Unit:
+    def _dump(self, names: tuple[str, ...], values: Mapping[str, Any], parts: Sequence[_Unit] = ()) -> _Unit:
+        """Pickle names together; ``parts`` are units that were just made of the same names."""
         context = Context(self.namespace)
         members = tuple(values[name] for name in names)
         for value in members:
@@ -240,7 +244,10 @@ class Tracker:
         except NotRestorable as error:
             return _Unit(names, members, None, _NO_IDS, None, clear(str(error)))
         layout = lay_out(pickled.buffers, context.owners)
-        return _Unit(names, members, pickled, Ids(pickled.shareable()), layout)
+        # What the parts hold was found at a price.
+        known = bool(parts) and pickled.stream.nbytes > LARGE_BYTES
+        ids = Ids.joined(part.ids for part in parts) if known else Ids(pickled.shareable())
+        return _Unit(names, members, pickled, ids, layout)
 
     def _parts(self, unit: _Unit, values: Mapping[str, Any]) -> list[_Unit]:
         """The unit, or its names one by one where they cannot be pickled together."""
@@ -280,7 +287,8 @@ class Tracker:
             order = {name: place for place, name in enumerate(values)}
             for members in joint:
                 names = [name for number in members for name in units[number].names]
-                unit = self._dump(tuple(sorted(names, key=order.__getitem__)), values)
+                parts = [units[number] for number in members]
+                unit = self._dump(tuple(sorted(names, key=order.__getitem__)), values, parts)
                 gone |= set(members)
                 made.append(unit)
             units = [unit for number, unit in enumerate(units) if number not in gone] + made
@@ -301,7 +309,12 @@ class Tracker:
     # -- comparing ---------------------------------------------------------------------------------------------
 
     def _compare(
-        self, unit: _Unit, before: Mapping[str, Group], known: Mapping[_Where, Chunked], held: Ids | None
+        self,
+        unit: _Unit,
+        before: Mapping[str, Group],
+        known: Mapping[_Where, Chunked],
+        held: Ids | None,
+        looker: Looker,
     ) -> tuple[Group, bool]:
         """The unit as a group, and whether it is another than before; ``held`` by the user's modules.
 
@@ -332,10 +345,11 @@ class Tracker:
         if context.rebuilds:
             group.verdict = Verdict("rebuilt", clear("; ".join(context.rebuilds)))
         # The stream is bytes of our own, so it needs no copy.
-        group.stream, _ = look(pickled.stream, old.stream if old else None)
+        group.stream = looker.look(pickled.stream, old.stream if old else None)
         for place, content in zip(unit.layout.places, unit.layout.contents, strict=True):
             group.devices.append("cpu")
-            group.regions.append(look(content, known.get(("cpu", *place)), (unit.layout.views, unit.values))[0])
+            was = known.get(("cpu", *place))
+            group.regions.append(looker.look(content, was, (unit.layout.views, unit.values), place[0]))
         for memory in memories(context):
             place = (memory.address, memory.nbytes)
             group.makers.append(("device",))

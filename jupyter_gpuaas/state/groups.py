@@ -56,8 +56,13 @@ class Ids:
         else:
             self.many = array("Q", sorted(ids))
 
+    @classmethod
+    def joined(cls, parts: Iterable[Ids]) -> Ids:
+        """Those of several groups that have become one."""
+        return cls(list({key for part in parts for key in part}))
+
     def __iter__(self) -> Iterator[int]:
-        return iter(self.few) if self.many is None else (int(found) for found in self.many)
+        return iter(self.few if self.many is None else self.many.tolist())
 
     def meets(self, other: Ids) -> bool:
         """Whether the two have an object in common."""

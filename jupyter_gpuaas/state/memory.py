@@ -1,8 +1,8 @@
-"""Memory of a group: out-of-band buffers laid together into regions, and what of them has changed since last time.
+"""Memory of a group: out-of-band buffers laid together into regions, and copies of what is to be written.
 
 Whatever views a group holds, overlapping buffers are one region, so that what shared memory shares it again. A region
-is looked at in chunks, by a fast digest; only chunks that differ from last time are copied or written. The digest
-that addresses a chunk in the store is computed later, from the copy, and never for a chunk that has not changed.
+is looked at in chunks (see `looking`); only chunks that differ from last time are copied or written. The digest that
+addresses a chunk in the store is computed later, from the copy, and never for a chunk that has not changed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import xxhash
 
 from ..store.base import CHUNK_BYTES
 from ..store.manifest import Span
-from .device.memory import DeviceMemory
 
 #: Regions are looked for again by address and size: the digests decide, so a wrong find costs time and no more.
 Place = tuple[int, int]
@@ -45,12 +43,18 @@ class ChunkRef:
 class Chunked:
     """The chunks of one run of bytes, and their fast digests."""
 
-    __slots__ = ("fast", "refs", "size")
+    __slots__ = ("edges", "fast", "mark", "patience", "penalty", "refs", "size")
 
     def __init__(self, size: int, fast: list[bytes], refs: list[ChunkRef]) -> None:
         self.size = size
         self.fast = fast
         self.refs = refs
+        #: Since when its pages are watched (see `looking`), 0 for not at all; and digests of what no whole page holds.
+        self.mark = 0
+        self.edges = b""
+        #: How often it has to stay as it is before it is watched, and how often after it next changes much.
+        self.patience = 0
+        self.penalty = 1
 
 
 class Layout(msgspec.Struct):
@@ -116,52 +120,8 @@ def _memory_at(low: int, size: int) -> memoryview:
     return memoryview((ctypes.c_char * size).from_address(low)).cast("B")
 
 
-def look(content: memoryview, before: Chunked | None, owner: Any = None) -> tuple[Chunked, int]:
-    """Compare bytes to what they were; returns their chunks now and how many bytes are in chunks that differ.
-
-    Chunks that are as before keep their ref; a new ref borrows the memory.
-    """
-    size = content.nbytes
-    digest = xxhash.xxh3_128_digest
-    fast = [digest(content[start : start + CHUNK_BYTES]) for start in range(0, size, CHUNK_BYTES)]
-    if before is not None and before.size == size and before.fast == fast:
-        return before, 0
-    old_fast, old_refs = (before.fast, before.refs) if before is not None else ([], [])
-    refs: list[ChunkRef] = []
-    changed = 0
-    for number, now in enumerate(fast):
-        start = number * CHUNK_BYTES
-        length = min(CHUNK_BYTES, size - start)
-        if number < len(old_fast) and old_fast[number] == now and _length(before, number) == length:
-            refs.append(old_refs[number])
-        else:
-            refs.append(ChunkRef(content[start : start + length], owner))
-            changed += length
-    return Chunked(size, fast, refs), changed
-
-
-def look_at_device(memory: DeviceMemory, before: Chunked | None) -> Chunked:
-    """Compare memory of a device to what it was; what differs is copied to the host at once."""
-    size = memory.nbytes
-    fast = memory.chunk_digests(CHUNK_BYTES)
-    if before is not None and before.size == size and before.fast == fast:
-        return before
-    refs: list[ChunkRef] = []
-    spans: list[tuple[int, int]] = []
-    targets: list[memoryview] = []
-    for number, now in enumerate(fast):
-        if before is not None and before.size == size and before.fast[number] == now:
-            refs.append(before.refs[number])
-            continue
-        start = number * CHUNK_BYTES
-        spans.append((start, min(CHUNK_BYTES, size - start)))
-        targets.append(memoryview(bytearray(spans[-1][1])))
-        refs.append(ChunkRef(targets[-1]))
-    memory.read(spans, targets)
-    return Chunked(size, fast, refs)
-
-
-def _length(chunked: Chunked | None, number: int) -> int:
+def length_of(chunked: Chunked | None, number: int) -> int:
+    """Bytes of one chunk."""
     assert chunked is not None
     return min(CHUNK_BYTES, chunked.size - number * CHUNK_BYTES)
 

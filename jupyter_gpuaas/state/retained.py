@@ -17,9 +17,14 @@ from .escapes import is_of_the_user
 #: Of the user's modules; where they hold more, they count as holding everything.
 MAX_OBJECTS = 100_000
 
-_LEAVES = (
-    *(type(None), bool, int, float, complex, str, bytes, types.BuiltinFunctionType, types.ModuleType, types.CodeType),
-    *(types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType, types.MethodDescriptorType),
+#: By id, as a metaclass may have an ``__eq__`` and ``__hash__`` of its own.
+_LEAVES = frozenset(
+    id(kind)
+    for kind in (
+        *(type(None), bool, int, float, complex, str, bytes, types.BuiltinFunctionType, types.ModuleType),
+        *(types.CodeType, types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType),
+        types.MethodDescriptorType,
+    )
 )
 #: Modules whose objects lead everywhere and change nothing of what they lead to.
 _NOT_THROUGH = frozenset({"logging", "threading", "_thread"})
@@ -27,21 +32,26 @@ _OURS = __name__.partition(".")[0]
 
 #: Name of a module -> its id, and whether it is the user's.
 _judged: dict[str, tuple[int, bool]] = {}
+_NEVER = (0, True)
 
 
 def held_by_modules(namespace: Mapping[str, Any]) -> frozenset[int] | None:
     """Ids of what the user's modules reach; ``None``: everything, or too much to tell. Valid while the objects live."""
+    judged = _judged.get
     modules = [
         module
-        for name, module in tuple(sys.modules.items())
-        if is_users_module(name, module) and vars(module) is not namespace
+        for name, module in sys.modules.copy().items()
+        # Most were judged before, and there may be thousands.
+        if judged(name, _NEVER) != (id(module), False)
+        and is_users_module(name, module)
+        and vars(module) is not namespace
     ]
     # Through a module the whole of what it imports would be reached; through a class, all of its bases.
     seen: set[int] = set()
     waiting = [value for module in modules for name, value in vars(module).items() if not name.startswith("__")]
     while waiting:
         value = waiting.pop()
-        if type(value) in _LEAVES or id(value) in seen or type(value).__module__ in _NOT_THROUGH:
+        if id(type(value)) in _LEAVES or id(value) in seen or type(value).__module__ in _NOT_THROUGH:
             continue
         if value is namespace:
             return None

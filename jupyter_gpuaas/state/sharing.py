@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import gc
 import itertools
-import operator
 import types
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -73,13 +72,15 @@ def by_search(values: Iterable[Any], reduced: list[Any], by_value: Iterable[int]
 
 def _new(objects: list[Any], seen: set[int]) -> list[Any]:
     """Those that are shareable and were not met before."""
-    types_of = list(map(type, objects))
-    kinds = set(types_of)
-    unshared = _unshared_of(kinds)
+    kinds = set(map(type, objects))
+    shared = kinds - _unshared_of(kinds)
     seen |= _of_classes(kinds)
+    if not shared:
+        return []
     # Not a line of Python for each object: there may be millions.
-    shareable = list(itertools.compress(objects, map(operator.not_, map(unshared.__contains__, types_of))))
-    fresh = dict(zip(map(id, shareable), shareable, strict=True))
+    if len(shared) < len(kinds):
+        objects = list(itertools.compress(objects, map(shared.__contains__, map(type, objects))))
+    fresh = dict(zip(map(id, objects), objects, strict=True))
     for key in fresh.keys() & seen:
         del fresh[key]
     seen.update(fresh)
