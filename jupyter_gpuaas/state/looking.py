@@ -167,7 +167,8 @@ class Looker:
         step = max(1, min(_SAMPLE, len(before.fast) // _MUCH))
         numbers = range(0, len(before.fast), step)
         changed = sum(
-            before.fast[number] != digest for number, digest in zip(numbers, self._digests(content, numbers), strict=True)
+            before.fast[number] != digest
+            for number, digest in zip(numbers, self._digests(content, numbers), strict=True)
         )
         return changed > max(1, len(numbers) // _MUCH)
 

@@ -33,7 +33,9 @@ _API = struct.Struct("QQQ")  # api, features, ioctls
 _REGISTER = struct.Struct("QQQQ")  # start, length, mode, ioctls
 _RANGE = struct.Struct("QQ")
 _PROTECT = struct.Struct("QQQ")  # start, length, mode
-_SCAN = struct.Struct("12Q")  # size, flags, start, end, walk_end, vec, vec_len, max_pages, inverted, mask, anyof, return
+_SCAN = struct.Struct(
+    "12Q"
+)  # size, flags, start, end, walk_end, vec, vec_len, max_pages, inverted, mask, anyof, return
 _API_VERSION, _MODE_WP = 0xAA, 2
 _PROTECT_WP = 1
 _PROTECT_MATCHING, _CHECK_ASYNC = 1, 2
@@ -107,9 +109,7 @@ class Pages:
         with self._lock:
             self._forget(low, high)
             try:
-                fcntl.ioctl(
-                    self._fault, _IOCTL_REGISTER, bytearray(_REGISTER.pack(low, high - low, _MODE_WP, 0))
-                )
+                fcntl.ioctl(self._fault, _IOCTL_REGISTER, bytearray(_REGISTER.pack(low, high - low, _MODE_WP, 0)))
                 # Not by a scan, which passes over pages that seem to be protected already.
                 fcntl.ioctl(self._fault, _IOCTL_PROTECT, bytearray(_PROTECT.pack(low, high - low, _PROTECT_WP)))
             except OSError as error:
@@ -257,9 +257,7 @@ def _keeps_its_word(watch: Pages) -> bool:
 
 
 def _pages_of(ranges: Ranges, low: int) -> set[int]:
-    return {
-        page for start, end in ranges for page in range((start - low) // PAGE_BYTES, (end - low) // PAGE_BYTES)
-    }
+    return {page for start, end in ranges for page in range((start - low) // PAGE_BYTES, (end - low) // PAGE_BYTES)}
 
 
 def _after_fork() -> None:
@@ -289,7 +287,9 @@ def is_exact() -> bool:
         for name in os.listdir("/proc/self/fd"):
             try:
                 target = os.readlink(f"/proc/self/fd/{name}")
-                if target.startswith(("/dev/nvidia", "/dev/kfd", "/dev/dri", "/dev/infiniband", "anon_inode:[io_uring]")):
+                if target.startswith(
+                    ("/dev/nvidia", "/dev/kfd", "/dev/dri", "/dev/infiniband", "anon_inode:[io_uring]")
+                ):
                     return False
                 if _O_DIRECT and fcntl.fcntl(int(name), fcntl.F_GETFL) & _O_DIRECT and not target.startswith("pipe:"):
                     return False

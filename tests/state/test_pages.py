@@ -85,7 +85,7 @@ def test_a_write_is_seen_once_whoever_writes(write: Callable[[mmap.mmap, int], N
 
 @needs_pages
 def test_a_mark_is_good_once_and_ends_with_any_that_overlaps() -> None:
-    memory, low, high = _memory(64)
+    _kept, low, high = _memory(64)
     middle = low + 32 * PAGE_BYTES
     watch = Pages()
     try:
