@@ -103,6 +103,7 @@ class Ours(System):
         from jupyter_gpuaas.state import Checkpointer
         from jupyter_gpuaas.store import MemoryStore
 
+        super().warm_up()  # dill is imported when a first class or function is saved
         nothing = Checkpointer(MemoryStore(), key=KEY)
         nothing.restore(nothing.capture({"nothing": []}))
 

@@ -24,7 +24,7 @@ from .memory import Chunked, ChunkRef, CopyPool, Layout, Place, lay_out
 from .pickler import LARGE_BYTES, Pickled, dump
 from .retained import held_by_modules
 from .rules.registry import Context, NotRestorable
-from .sharing import no_collection
+from .sharing import held_directly, no_collection
 from .touched import Known, known_of
 
 #: Names that every namespace has of its own.
@@ -220,7 +220,9 @@ class Tracker:
         return stale
 
     def _units(self, stale: set[str], values: Mapping[str, Any]) -> list[tuple[str, ...]]:
-        """What to pickle together at first: groups whose names are bound as they were, and else name by name."""
+        """What to pickle together at first: groups whose names are bound as they were, what obviously shares, and else
+        name by name.
+        """
         units: list[tuple[str, ...]] = []
         grouped: set[str] = set()
         for group in self.groups:
@@ -228,7 +230,11 @@ class Tracker:
             if whole and group.names[0] in stale and len(group.names) > 1:
                 units.append(group.names)
                 grouped |= set(group.names)
-        return units + [(name,) for name in values if name in stale and name not in grouped]
+        single = {name: value for name, value in values.items() if name in stale and name not in grouped}
+        for names in held_directly(single):
+            units.append(tuple(name for name in single if name in names))
+            grouped |= names
+        return units + [(name,) for name in single if name not in grouped]
 
     # -- pickling ----------------------------------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ class Ids:
         if len(ids) <= LARGE:
             self.few = frozenset(ids)
         elif (numpy := sys.modules.get("numpy")) is not None:
-            self.many = numpy.array(ids, numpy.uint64)
+            self.many = numpy.fromiter(ids, numpy.uint64, len(ids))  # a list is gone through twice by `array`
             self.many.sort()
         else:
             self.many = array("Q", sorted(ids))

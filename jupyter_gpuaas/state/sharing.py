@@ -10,7 +10,7 @@ import enum
 import gc
 import itertools
 import types
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from sys import getrefcount
 from typing import Any
@@ -34,6 +34,11 @@ _UNSHARED_NAMES = frozenset(
 )
 _NOBODYS = frozenset({id(()), id(frozenset())})
 _kinds: dict[type, bool] = {}
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+#: Of containers, from which number of items on it pays to look at their types first.
+_LARGE = 1000
+#: And from which on it takes long to pickle.
+_VERY_LARGE = 20_000
 
 
 def by_memo(proxy: Any, kept: dict[Any, Any], by_value: Collection[int], anchors: Collection[int]) -> list[int]:
@@ -66,8 +71,46 @@ def by_search(values: Iterable[Any], reduced: list[Any], by_value: Iterable[int]
         frontier = [*values, *_parts(reduced)]
         frontier = _new(frontier, seen)
         while frontier:
-            frontier = _new(gc.get_referents(*frontier), seen)
-        return list((seen - system) | set(by_value))
+            frontier = _new(gc.get_referents(*filter(_leads_on, frontier)), seen)
+        seen -= system
+        seen.update(by_value)
+        return list(seen)
+
+
+def _leads_on(obj: Any) -> bool:
+    """Whether anything in it may be shareable; told at once of a large container of numbers or texts."""
+    kind = type(obj)
+    if kind not in _CONTAINERS or len(obj) < _LARGE:
+        return True
+    kinds = set(map(type, obj))
+    if kind is dict:
+        kinds.update(map(type, obj.values()))
+    return len(_unshared_of(kinds)) < len(kinds)
+
+
+def held_directly(values: Mapping[str, Any]) -> list[set[str]]:
+    """Names that certainly share, a very large container and what it holds: known early, it is not pickled twice."""
+    large = {name for name, value in values.items() if type(value) in _CONTAINERS and len(value) >= _VERY_LARGE}
+    if not large:
+        return []
+    others: dict[int, set[str]] = {}
+    for name, value in values.items():
+        if name not in large and not _is_unshared(type(value)):
+            others.setdefault(id(value), set()).add(name)
+    kinds = {type(values[name]) for names in others.values() for name in names}
+    found: list[set[str]] = []
+    for name in large:
+        holder = values[name]
+        items = holder.values() if type(holder) is dict else holder
+        if kinds.isdisjoint(map(type, items)):
+            continue
+        names = {name}.union(*map(others.__getitem__, filter(others.__contains__, map(id, items))))
+        for met in [each for each in found if not each.isdisjoint(names)]:
+            found.remove(met)
+            names |= met
+        if len(names) > 1:
+            found.append(names)
+    return found
 
 
 def _new(objects: list[Any], seen: set[int]) -> list[Any]:

@@ -19,8 +19,9 @@ from .fence import unless_stale
 from .memory import ChunkRef, CopyPool
 from .world import world_of
 
-#: Chunks that are digested before they are handed to the store together.
-BATCH = 32
+#: Chunks that are digested before they are handed to the store together: what is copied, digested and written in turn
+#: is then in the processor's cache still.
+BATCH = 16
 
 #: Told how many of how many bytes are done; may raise to give up.
 Progress = Callable[[int, int], None]
@@ -114,11 +115,14 @@ def _digested(batches: Iterator[list[ChunkRef]], pool: CopyPool) -> Iterator[tup
 
 
 def _digests(batch: list[ChunkRef], pool: CopyPool) -> Chunks:
+    found: Chunks = []
     for ref in batch:
         # A thread of the user's may write to borrowed memory between this and the store: the digest would be wrong.
         if ref.is_borrowed:
             pool.copy(ref)
-    return [(blake3(ref.memory).digest(), ref.memory) for ref in batch if ref.memory is not None]
+        if ref.memory is not None:
+            found.append((blake3(ref.memory).digest(), ref.memory))
+    return found
 
 
 def _batches(refs: list[ChunkRef]) -> Iterator[list[ChunkRef]]:
