@@ -39,7 +39,7 @@ HELP = """\
 %remote_gpu nodes                      the nodes of the pool
 %remote_gpu sync [PATHS]               send files of this folder (all but those in .gpuaasignore) that have changed
 %remote_gpu logs [--tail N] [--system] what the session printed; --system: its host's and kernel's own log
-{checkpoints}%remote_gpu detach                     leave the session; it goes on
+{checkpoints}{moves}%remote_gpu detach                     leave the session; it goes on
 %remote_gpu release                    end the session and give its devices back
 """
 
@@ -75,9 +75,10 @@ def _line_parser() -> _Parser:
     logs.add_argument("--tail", type=int, default=100)
     logs.add_argument("--system", action="store_true")
     commands.add_parser("sync", add_help=False).add_argument("paths", nargs="*")
-    from jupyter_gpuaas.cell import checkpoint_commands
+    from jupyter_gpuaas.cell import checkpoint_commands, move_commands
 
     checkpoint_commands.add_parsers(commands)
+    move_commands.add_parsers(commands)
     return parser
 
 
@@ -91,9 +92,9 @@ def _cell_parser() -> _Parser:
 
 def _help(command: Sequence[str]) -> str:
     """The lines about a command; about all if there is none of this name."""
-    from jupyter_gpuaas.cell import checkpoint_commands
+    from jupyter_gpuaas.cell import checkpoint_commands, move_commands
 
-    whole = HELP.format(checkpoints=checkpoint_commands.HELP)
+    whole = HELP.format(checkpoints=checkpoint_commands.HELP, moves=move_commands.HELP)
     return "\n".join(line for line in whole.splitlines() if line.split()[:2] == ["%remote_gpu", *command]) or whole
 
 
@@ -167,12 +168,15 @@ class RemoteGpuMagics(Magics):
     # -- line magics -----------------------------------------------------------------------------
 
     def _line(self, arguments: argparse.Namespace) -> None:
-        from jupyter_gpuaas.cell import checkpoint_commands
+        from jupyter_gpuaas.cell import checkpoint_commands, move_commands
 
-        if arguments.command in checkpoint_commands.OF_OLD and self._current not in self._connections:
+        known = (*checkpoint_commands.OF_OLD, *move_commands.COMMANDS)
+        if arguments.command in known and self._current not in self._connections:
             print(NOT_CONNECTED)  # a new session would have none
         elif arguments.command in checkpoint_commands.COMMANDS:
             checkpoint_commands.carry_out(arguments, self._connection(self._current).checkpoints, _say)
+        elif arguments.command in move_commands.COMMANDS:
+            move_commands.carry_out(arguments, self._connection(self._current).mover)
         else:
             getattr(self, f"_{arguments.command}")(arguments)
 
@@ -287,7 +291,7 @@ def _in_session(shell: Any, words: list[str]) -> None:
     The kernel holds no token of the service's, so that a notebook cannot act for its owner: what it can tell is what
     its host told it.
     """
-    from jupyter_gpuaas.cell import checkpoint_commands
+    from jupyter_gpuaas.cell import checkpoint_commands, move_commands
 
     arguments = _line_parser().parse_args(words)
     name = os.environ.get("GPUAAS_SESSION_NAME", "")
@@ -301,6 +305,8 @@ def _in_session(shell: Any, words: list[str]) -> None:
         if desk is None:
             raise CheckpointError("this session takes no checkpoints.")
         checkpoint_commands.carry_out(arguments, desk, _say)
+    elif arguments.command in move_commands.COMMANDS:
+        move_commands.carry_out(arguments, move_commands.OwnMover(shell.kernel.wish, name))
     elif arguments.command == "sync":
         print("this notebook runs in the session already; there is nothing to send from another folder")
     elif arguments.command == "detach":

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, TypeVar
 
+from jupyter_gpuaas.cell.move_commands import RemoteMover
 from jupyter_gpuaas.cell.outputs import Collected, GaveUpWaiting, LocalOutputs, failure, read_input
 from jupyter_gpuaas.cell.ship import Shipper
 from jupyter_gpuaas.client.blocking import LOOK_UP_S, Blocking, outcome
@@ -173,6 +174,12 @@ class Connection:
         """The session's checkpoints."""
         assert self._service is not None and self._session is not None
         return RemoteDesk(self._service, self._session.id, self._wait, self._say)
+
+    @property
+    def mover(self) -> RemoteMover:
+        """Moves, parks and tells of the session."""
+        assert self._service is not None and self._session is not None
+        return RemoteMover(self._service, self._session.id, self._wait, self._say)
 
     def nodes(self) -> list[NodeView]:
         """The nodes of the pool."""

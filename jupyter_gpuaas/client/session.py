@@ -13,6 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from jupyter_gpuaas.client.channel import Channel
+from jupyter_gpuaas.client.coming import Wanted, channel_of
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import CellError, GpuaasError, SessionEnded, TransportError
@@ -82,6 +83,7 @@ class RemoteSession:
         self._settings = settings
         self._info: ChannelInfo | None = None
         self._requests: dict[str, _Request] = {}
+        self._wanted = Wanted()
         self._run: asyncio.Task[str] | None = None
         self._linked = asyncio.Event()
         self._lost = False
@@ -150,11 +152,14 @@ class RemoteSession:
         msg_id = uuid4().hex
         request = _Request(listener, asyncio.get_running_loop())
         self._requests[msg_id] = request
+        self._wanted.want()
         try:
             self._send(KINDS[channel], msg_id, msg_type, content, metadata or {})
             return await request.done
         finally:
             del self._requests[msg_id]
+            if not self._requests:
+                self._wanted.settle()
 
     async def ask(self, op: str, **content: Any) -> dict[str, Any]:
         """One operation of the session that is not a cell.
@@ -231,7 +236,8 @@ class RemoteSession:
     # --------------------------------------------------------------------------------------------
 
     async def _ticket(self) -> ChannelInfo:
-        self._info = await self._service.ticket(self.id)
+        view = await self._service.session(self.id)
+        _, self._info = await channel_of(self._service, view, self._wanted, seen=_nothing, told=_nothing)
         return self._info
 
     async def _keep(self) -> str:
@@ -273,3 +279,7 @@ class RemoteSession:
         # Not every record: each acknowledgement is a message of its own.
         if not self._shared and (record.number % 64 == 0 or not self._requests):
             self._channel.acknowledge(record.number)
+
+
+def _nothing(_: object) -> None:
+    """For what nobody here needs to hear."""

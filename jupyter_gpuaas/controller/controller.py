@@ -22,6 +22,7 @@ from jupyter_gpuaas.controller.scheduler import Scheduler
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.controller.unattended import Unattended
 from jupyter_gpuaas.controller.watcher import Watcher
+from jupyter_gpuaas.controller.wishes import Wishes
 from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, NoSuchSession, SessionEnded, TransportError
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
@@ -72,6 +73,8 @@ class Controller:
         self.watcher = Watcher(self.sessions, self.commands, engine, self.agents, settings)
         self.parking = Parking(self.sessions, engine, self.agents, settings)
         self.drains = Drains(self.sessions, self.migrations, engine)
+        self.wishes = Wishes(self.sessions, self.migrations, self.parking, self.agents)
+        self.sessions.on_wish = self.wishes.heard
         self.sessions.order = self.commands.order
         self.commands.place = self.scheduler.submit
         self.sessions.on_report = self.unattended.look
@@ -114,6 +117,7 @@ class Controller:
             if end_sessions:
                 await self._end_all()
             await self.drains.close()
+            await self.wishes.close()
             await self.parking.close()
             await self.migrations.close()
             await self.watcher.close()

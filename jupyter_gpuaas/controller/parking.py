@@ -83,7 +83,9 @@ class Parking:
                     f"{', '.join(view.lost)} would be lost: {told}.", hint="--accept-loss parks the session without."
                 )
             self._sessions.advance(live, SessionEvent.MOVING, cause)
-            await asyncio.wait_for(client.op(session.id, lease.epoch, "hand_over", {}), STEP_S)
+            handed = await asyncio.wait_for(client.op(session.id, lease.epoch, "hand_over", {}), STEP_S)
+            if handed.get("held"):
+                raise MigrationError("a cell came meanwhile.")
             incoming = Incoming(checkpoint=view.id, node=lease.node_id, epoch=lease.epoch)
             told = f"{cause}; its devices are free, and checkpoint {view.short} is what it goes on from"
             self._sessions.advance(live, SessionEvent.PARKED, told, record={"incoming": incoming}, swap=True)

@@ -28,6 +28,7 @@ from jupyter_gpuaas.model import (
     Lease,
     ResourceRequest,
     SessionState,
+    Wish,
 )
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class Sessions:
         self.news = Bell()
         #: Carries out commands; set by the controller.
         self.order: Callable[[LiveSession, tuple[Command, ...]], None] = _nobody
+        #: Hears of each wish of a session's notebook, once; set by the controller.
+        self.on_wish: Callable[[LiveSession, Wish], None] = lambda live, wish: None
         #: Hears of each report that counts; set by the controller.
         self.on_report: Callable[[LiveSession], None] = lambda live: None
 
@@ -256,6 +259,9 @@ class Sessions:
             if report.warning:
                 self.note(live, report.warning, {"warning": True})
         self._checkpointed(live, report.checkpoints)
+        if report.wish is not None and report.wish.number > live.record.wished:
+            self.keep(live, wished=report.wish.number)
+            self.on_wish(live, report.wish)
         self.on_report(live)
 
     def _checkpointed(self, live: LiveSession, now: CheckpointStatus | None) -> None:

@@ -17,7 +17,7 @@ from ipykernel import subshell_manager
 from ipykernel.ipkernel import IPythonKernel
 
 from ..errors import CheckpointError, GpuaasError, MigrationError, to_wire
-from ..model import CheckpointPlan
+from ..model import CheckpointPlan, Wish
 from .bundles import BundleStore
 from .exchange import Exchange
 from .interrupts import Held
@@ -318,6 +318,11 @@ class GpuKernel(IPythonKernel):
             return handler(*arguments)
 
         return handle
+
+    def wish(self, op: str, *, target: str | None = None, accept_loss: bool = False) -> None:
+        """Ask the service for something that is done when the cell that asks has ended; ``model.Wish``."""
+        wish = Wish(number=time.time_ns(), op=op, target=target, accept_loss=accept_loss)
+        self._note({"wish": msgspec.to_builtins(wish)})
 
     def _note(self, content: dict[str, Any]) -> None:
         if self.session is not None:

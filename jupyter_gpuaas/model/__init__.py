@@ -27,6 +27,7 @@ from .migration import (
     Quiet,
     Round,
     Via,
+    Wish,
 )
 from .node import CPU, CUDA, Device, DeviceSample, Node, NodeState, NodeView
 from .service import NewToken, ServiceFile
@@ -84,6 +85,7 @@ __all__ = [
     "SessionState",
     "SessionView",
     "Via",
+    "Wish",
     "check_label",
     "check_name",
     "short_id",

@@ -6,7 +6,7 @@ import msgspec
 
 from ._compat import StrEnum
 from .checkpoint import CheckpointPlan, CheckpointStatus
-from .migration import Peer
+from .migration import Peer, Wish
 from .session import Lease
 
 
@@ -66,3 +66,5 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     #: What is wrong with the session while it goes on, such as a full disk; empty as a rule.
     warning: str = ""
     checkpoints: CheckpointStatus | None = None
+    #: What its notebook asked for last.
+    wish: Wish | None = None

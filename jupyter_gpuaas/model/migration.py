@@ -146,6 +146,17 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     lost: dict[str, str] = msgspec.field(default_factory=dict)
 
 
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session's own notebook asks the service for; carried out when the cell that asks has ended."""
+
+    #: Rises from one to the next (nanoseconds since the epoch), also from one kernel to its successor.
+    number: int
+    #: ``migrate`` or ``park``.
+    op: str
+    target: str | None = None
+    accept_loss: bool = False
+
+
 class DrainView(msgspec.Struct, frozen=True, kw_only=True):
     """A node that is being emptied."""
 

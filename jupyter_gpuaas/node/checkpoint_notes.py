@@ -1,4 +1,4 @@
-"""What a kernel tells its host of its checkpoints, and how the host passes it on."""
+"""What a kernel tells its host of its checkpoints and wishes, and how the host passes it on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ..model import CheckpointStatus
+from ..model import CheckpointStatus, Wish
 from ..wire.record import Buffer
 
 #: Topic of the messages on iopub that are for the host alone.
@@ -18,6 +18,10 @@ class _Note(msgspec.Struct):
     kind: str
     status: CheckpointStatus
     cause: str = ""
+
+
+class _Wished(msgspec.Struct):
+    wish: Wish
 
 
 class CheckpointNotes:
@@ -31,6 +35,8 @@ class CheckpointNotes:
 
     def __init__(self, pause_s: float, changed: Callable[[], None]) -> None:
         self.status: CheckpointStatus | None = None
+        #: What a cell asked the service for last.
+        self.wish: Wish | None = None
         self._pause_s = pause_s
         self._changed = changed
         self._timer: asyncio.TimerHandle | None = None
@@ -38,6 +44,10 @@ class CheckpointNotes:
     def heard(self, content: Buffer) -> None:
         """A note has come; one that is none (a cell can publish what it likes) is passed over."""
         try:
+            if b'"wish"' in bytes(content[:64]):
+                self.wish = msgspec.json.decode(content, type=_Wished).wish
+                self._tell_later()
+                return
             note = msgspec.json.decode(content, type=_Note)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return
@@ -45,6 +55,9 @@ class CheckpointNotes:
         if before is not None and self.status.last is None:
             # Of a former kernel of this session: it can still be restored.
             self.status = msgspec.structs.replace(self.status, last=before.last)
+        self._tell_later()
+
+    def _tell_later(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._pause_s, self._report)
 

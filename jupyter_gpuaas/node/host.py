@@ -202,6 +202,9 @@ class Host:
         """
         session, standby = self.session, self.standby
         assert session is not None
+        if op == "notice":
+            session.notice(str(content["text"]))
+            return {}
         if standby is not None:
             if op == "preload":
                 return _plain(await standby.preload(content["checkpoint"]))

@@ -111,6 +111,7 @@ class SessionHost:
             working_folder=str(self.folder / "work"),
             warning=self.journal.no_room,
             checkpoints=self._notes.status,
+            wish=self._notes.wish,
         )
 
     @property

@@ -30,6 +30,8 @@ KINDS = {Channel.SHELL: Kind.SHELL, Channel.CONTROL: Kind.CONTROL, Channel.STDIN
 #: How long a shutdown waits for the host before it goes by the service instead.
 SHUTDOWN_PATIENCE_S = 2.0
 PARENT_POLL_S = 1.0
+#: What front ends ask without their user: no reason to wake a parked session.
+ASKED_BY_ITSELF = frozenset({"kernel_info_request", "comm_info_request", "history_request", "usage_request"})
 log = logging.getLogger(__name__)
 
 
@@ -130,7 +132,10 @@ class Proxy:
                 self._task(self._interrupt_by_service())
             reply = make_parts(b"", "interrupt_reply", parts[0], {"status": "ok"})[1:]
             self._front.reply(channel, address, reply)
-        elif not self._waiting.hold(held):
+        elif self._waiting.hold(held):
+            if header.msg_type not in ASKED_BY_ITSELF:
+                self._seeker.wanted.want()
+        else:
             full = "too much waits for the link already. Setting outbox_bytes."
             fail_request(held, "RemoteUnreachable", full, self._front.reply, self._front.publish)
         self._delivery.client_spoke(address)
@@ -206,6 +211,7 @@ class Proxy:
                 # Said before this proxy was there; without it a front end would show the kernel as idle.
                 busy = make_parts(b"", "status", b"{}", {"execution_state": "busy"})
                 self._front.publish(b"status", busy[1:])
+        self._seeker.wanted.settle()
         for held in self._waiting.release():
             self._pass(held)
 

@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ..client.coming import Wanted, channel_of
 from ..client.embedded import find_service
 from ..client.service import ServiceClient
 from ..config import Settings
-from ..errors import NoSuchSession, ServiceUnreachable, SessionEnded
-from ..model import LIVE_STATES, ChannelInfo, GpuSession, SessionState, SessionView
+from ..errors import NoSuchSession, ServiceUnreachable
+from ..model import ChannelInfo, GpuSession, SessionView
 from ..wire.machine import machine_id
 
-WAIT_S = 20.0
 #: How long an end of the session waits for one that is being asked for.
 KNOWN_TIMEOUT_S = 1.5
 #: Variables of the client that a kernel would have had on the user's machine.
@@ -42,6 +42,8 @@ class Seeker:
         self._service: ServiceClient | None = None
         #: The session, once it is known.
         self.session: GpuSession | None = None
+        #: Whether a request waits for the session: a parked one is woken then.
+        self.wanted = Wanted()
         self._known = asyncio.Event()
         #: Token of the user, once the service is known.
         self.token = settings.token
@@ -58,20 +60,13 @@ class Seeker:
         """
         service = await self._find()
         view = await self._view(service)
-        while view.channel is None or view.session.state in (SessionState.QUEUED, SessionState.STARTING):
-            self.session = view.session
-            if view.session.state not in LIVE_STATES:
-                raise SessionEnded(
-                    f"session {view.session.name!r} has ended: {view.session.cause or view.session.state}.",
-                    hint="Restart the kernel to get a new one.",
-                )
-            self._told(describe(view.session))
-            if view.channel is not None:
-                break
-            view = await service.session(view.session.id, after=view.session.last_event, wait_s=WAIT_S)
-        self.session = view.session
+        view, channel = await channel_of(service, view, self.wanted, seen=self._seen, told=self._told)
+        self._seen(view.session)
         self._known.set()
-        return view.channel
+        return channel
+
+    def _seen(self, session: GpuSession) -> None:
+        self.session = session
 
     async def release(self) -> None:
         """End the session by the service, where the channel cannot be used."""
@@ -117,15 +112,6 @@ class Seeker:
         self.session = view.session
         self._known.set()
         return view
-
-
-def describe(session: GpuSession) -> str:
-    """State of a session that is not ready, for people."""
-    if session.state is SessionState.QUEUED:
-        place = f"place {session.queue_place}" if session.queue_place else "waiting for a place"
-        return f"queued, {place}: every device that would do is in use"
-    where = f" on {session.lease.node_id}" if session.lease else ""
-    return f"starting{where}: {session.cause}" if session.cause else f"starting{where}"
 
 
 def default_name(connection_file: Path) -> str:

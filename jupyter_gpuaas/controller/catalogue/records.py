@@ -66,6 +66,8 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     #: The highest epoch that was ever given to a host of it, be it for a migration that failed.
     epochs: int = 0
     move: Move | None = None
+    #: Number of the last wish of its notebook that was looked at.
+    wished: int = 0
     incoming: Incoming | None = None
     #: Its last migration that has ended.
     last_migration: MigrationView | None = None
