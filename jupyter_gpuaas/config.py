@@ -80,6 +80,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = ""
 
+    on_node_loss: Annotated[
+        str,
+        about(
+            "A cell that had begun when the host of its session was lost: `ask` (its user, by an error), `rerun`, or "
+            "`restore_only` (an error that asks for nothing)."
+        ),
+    ] = "ask"
+
     # -- channels ----------------------------------------------------------------------------------------------
     journal_bytes: Annotated[Bytes, about("Bound of one session's journal on disk.")] = GIB
     journal_segment_bytes: Annotated[Bytes, about("Size at which the journal begins a new file.")] = 32 * MIB
@@ -174,6 +182,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "on_shutdown": ("end", "detach"),
     "relay": ("auto", "never", "always"),
     "workdir": ("auto", "session"),
+    "on_node_loss": ("ask", "rerun", "restore_only"),
 }
 
 

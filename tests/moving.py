@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from jupyter_gpuaas.client.channel import Channel
+from jupyter_gpuaas.client.channel import Channel, Resend
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.engine.local import LocalEngine
@@ -99,6 +99,9 @@ class Notebook:
         self.numbers: list[int] = []
         self.unlinked: list[tuple[str, float]] = []
         self.welcomes: list[Message] = []
+        self.losses: list[bool] = []
+        #: What was said beside all requests.
+        self.notices: list[str] = []
         self.prompts: asyncio.Queue[Message] = asyncio.Queue()
         self.ended: asyncio.Future[str] | None = None
         self._name = name
@@ -152,6 +155,8 @@ class Notebook:
             self.prompts.put_nowait(message)
         request = self.requests.get(parent.get("msg_id", ""))
         if request is None:
+            if header["msg_type"] == "stream":
+                self.notices.append(content["text"])
             return
         if record.kind is Kind.IOPUB:
             request.heard.append(message)
@@ -166,6 +171,10 @@ class Notebook:
 
     def channel_unlinked(self, reason: str, retry_s: float) -> None:
         self.unlinked.append((reason, retry_s))
+
+    def host_lost(self, welcome: Message, kept: frozenset[int], *, anew: bool) -> Resend:
+        self.losses.append(anew)
+        return Resend()
 
     def host_changed(self, op: Message) -> None: ...
 
@@ -208,9 +217,9 @@ class Nodes:
             expires_s=time.time() + 600,
         )
 
-    def spec(self, node: str, epoch: int, peer: Peer | None = None) -> HostSpec:
+    def spec(self, node: str, epoch: int, peer: Peer | None = None, restore: str = "") -> HostSpec:
         lease = Lease(f"l{epoch}", SESSION, node, ("cpu:0",), epoch)
-        plan = CheckpointPlan(store=str(self._store), key="ab" * 32, owner="ann", every=1, share=1e6)
+        plan = CheckpointPlan(store=str(self._store), key="ab" * 32, owner="ann", every=1, share=1e6, restore=restore)
         return HostSpec(
             session_id=SESSION, name="n", owner="ann", lease=lease, secret=SECRET, checkpoints=plan, peer=peer
         )
@@ -230,6 +239,43 @@ class Nodes:
         target = Place(node, next(self._epochs), self.agents[node])
         await target.agent.start_host(self.spec(node, target.epoch, source.transfer))
         return target
+
+    def again(self, node: str) -> AgentClient:
+        """A client of a node's agent that may have been started again."""
+        self.agents[node] = AgentClient(self.engine.agent(node))
+        return self.agents[node]
+
+    async def host_pid(self, place: Place) -> int:
+        """The process of the session's host."""
+        for path in (self.settings.folder / "nodes" / place.node / "hosts").glob("*.json"):
+            record = msgspec.json.decode(path.read_bytes())
+            if record["session_id"] == SESSION:
+                return int(record["pid"])
+        raise LookupError(place)
+
+    async def newest(self, place: Place, cell: int) -> str:
+        """Id of the checkpoint after a cell, as soon as it is there."""
+
+        async def look() -> str:
+            report = await place.report()
+            last = report.checkpoints.last if report is not None and report.checkpoints is not None else None
+            return last.id if last is not None and last.cell >= cell else ""
+
+        found: str = await eventually(look)
+        return found
+
+    async def recover(self, checkpoint: str, *, node: str = NODES[1], **live: Any) -> Place:
+        """Bring the session back from what its host has left."""
+        lost, epoch = self.place, next(self._epochs)
+        self.place = None
+        place = Place(node, epoch, self.agents[node])
+        await place.agent.start_host(self.spec(node, epoch, lost.transfer))
+        await place.op("load", checkpoint=checkpoint)
+        await place.op("succeed")
+        await place.op("live", **live)
+        await lost.agent.drop_remains(SESSION)
+        self.place = place
+        return place
 
     async def move(self, *, wait_s: float = DEADLINE_S) -> Place:
         """All of a move, as a controller does it."""
@@ -271,7 +317,7 @@ async def two_nodes(home: Path, **changes: Any) -> AsyncIterator[Nodes]:
     startup = Path(os.environ["IPYTHONDIR"]) / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
     (startup / "00-standby.py").write_text(DOUBLE)
-    settings = quick_settings(home, nodes=2, **changes)
+    settings = quick_settings(home, nodes=2, relay="never", **changes)
     engine = LocalEngine(settings)
     await engine.open()
     agents = {node: AgentClient(engine.agent(node)) for node in NODES}

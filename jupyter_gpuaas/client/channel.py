@@ -28,11 +28,18 @@ from ..errors import (
 from ..model import ChannelInfo
 from ..wire.link import Link, connect
 from ..wire.record import MAX_PARTS, Buffer, Kind, Record, RecordReader
-from ..wire.resume import Inbox, Outbox
+from ..wire.resume import Inbox, Outbox, Sent
 
 MOVING = "the session is moving to another node"
 #: A ticket is not used when it has less than this left.
 TICKET_MARGIN_S = 5.0
+
+
+class Resend(msgspec.Struct):
+    """What a handler wants of its requests: those ``before`` sent again, those to ``drop`` not at all."""
+
+    drop: frozenset[int] = frozenset()
+    before: list[Sent] = msgspec.field(default_factory=list)
 
 
 class ChannelHandler(Protocol):
@@ -48,6 +55,18 @@ class ChannelHandler(Protocol):
         """The link is down, or was not to be had; the next try is in ``retry_s``.
 
         At once (0.0) when the session moves to another node: that is no trouble, only a pause.
+        """
+
+    def host_lost(self, welcome: dict[str, Any], kept: frozenset[int], *, anew: bool) -> Resend:
+        """The session has come back after the loss of its host; called before ``channel_linked``.
+
+        Parameters
+        ----------
+        kept
+            Serials of the requests that will be sent again, as nobody has said that they arrived.
+        anew
+            The journal begins anew: of requests that had arrived nobody knows any more. Else the host tells what
+            became of cells, and of no other request.
         """
 
     def host_changed(self, op: dict[str, Any]) -> None:
@@ -85,6 +104,7 @@ class Channel:
         self._relayed = settings.relay == "always"
         self._outbox = Outbox(settings.outbox_bytes)
         self._inbox: Inbox | None = None
+        self._journal = ""  # which one the inbox is of
         self._reader = RecordReader(settings.message_bytes)
         self._link: Link | None = None
         self._opening = False
@@ -149,8 +169,12 @@ class Channel:
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(pause_s * 2, self._settings.retry_most_s)
 
-    def send(self, kind: Kind, parts: Sequence[Buffer]) -> None:
+    def send(self, kind: Kind, parts: Sequence[Buffer]) -> int:
         """Send a request (address, header, parent, metadata, content, *buffers); kept until the host has it.
+
+        Returns
+        -------
+        Its serial.
 
         Raises TransportError when it is larger than the host takes, or too much waits already; nothing is kept then.
         """
@@ -164,6 +188,7 @@ class Channel:
         buffers = self._outbox.put(kind, time.time_ns() // 1000, parts)
         if self._welcomed:
             self._put(buffers)
+        return self._outbox.last_serial
 
     def acknowledge(self, number: int) -> None:
         """Everything up to ``number`` is safe with the user; the host may forget it."""
@@ -225,7 +250,7 @@ class Channel:
         if not self._is_mine(link):
             return
         if op["op"] == "welcome":
-            self._outbox.acknowledge(op["received"])
+            self._count_on(op)
             if self._inbox is None:
                 self._inbox = Inbox(op["after"])
             elif op["after"] != self._inbox.last:  # rewound since the link was asked for
@@ -235,7 +260,7 @@ class Channel:
             self._most_bytes = min(self._settings.message_bytes, op.get("message_bytes", self._settings.message_bytes))
             if self._acknowledged:  # it may have been lost with the former link
                 link.send_op({"op": "ack", "number": self._acknowledged})
-            for buffers in self._outbox.after(op["received"]):
+            for buffers in self._outbox.after(op["received"] or 0):
                 self._put(buffers)
             self._handler.channel_linked(op)
         elif op["op"] == "ack":
@@ -259,6 +284,19 @@ class Channel:
             self._reason = reason
             self._unlinked.set()
 
+    def _count_on(self, welcome: dict[str, Any]) -> None:
+        """Go on counting where the host does, or begin anew with it."""
+        journal, received = welcome.get("journal", ""), welcome["received"]
+        anew = bool(self._journal) and journal != self._journal
+        self._journal = journal
+        if anew:
+            self._inbox, self._acknowledged = None, 0
+        if anew or received is None:
+            resend = self._handler.host_lost(welcome, self._outbox.serials, anew=anew)
+            self._outbox.rebase(resend.drop, resend.before)
+        else:
+            self._outbox.acknowledge(received)
+
     # -- inside ------------------------------------------------------------------------------------------------
 
     async def _fresh_ticket(self) -> ChannelInfo:
@@ -279,6 +317,7 @@ class Channel:
         self._reader = RecordReader(self._settings.message_bytes)
         self._unlinked.clear()
         query = f"?client={self.client}" + (f"&after={self._inbox.last}" if self._inbox else "")
+        query += f"&journal={self._journal}" if self._journal else ""
         url, token = (info.relay_url, self._token()) if self._relayed else (info.direct_url, info.ticket)
         s = self._settings
         self._opening = True

@@ -12,11 +12,12 @@ from uuid import uuid4
 
 import msgspec
 
-from jupyter_gpuaas.client.channel import Channel
+from jupyter_gpuaas.client.channel import Channel, Resend
 from jupyter_gpuaas.client.coming import Wanted, channel_of
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import CellError, GpuaasError, SessionEnded, TransportError
+from jupyter_gpuaas.lifecycle.node_loss import broken_words
 from jupyter_gpuaas.model import ChannelInfo
 from jupyter_gpuaas.wire.jupyter import PROTOCOL_VERSION, read_json
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record
@@ -50,6 +51,8 @@ class Listener(Protocol):
 class _Request:
     def __init__(self, listener: Listener | None, loop: asyncio.AbstractEventLoop) -> None:
         self.listener = listener
+        self.is_cell = False
+        self.serial = 0
         self.reply: dict[str, Any] | None = None
         self.idle = False
         self.done: asyncio.Future[dict[str, Any]] = loop.create_future()
@@ -154,7 +157,8 @@ class RemoteSession:
         self._requests[msg_id] = request
         self._wanted.want()
         try:
-            self._send(KINDS[channel], msg_id, msg_type, content, metadata or {})
+            request.is_cell = msg_type == "execute_request"
+            request.serial = self._send(KINDS[channel], msg_id, msg_type, content, metadata or {})
             return await request.done
         finally:
             del self._requests[msg_id]
@@ -230,6 +234,15 @@ class RemoteSession:
             self._lost = True
             self._notice(f"the connection to the session is lost ({reason}); trying again, the session goes on")
 
+    def host_lost(self, welcome: dict[str, Any], kept: frozenset[int], *, anew: bool) -> Resend:
+        """Nobody knows what became of requests that had arrived; of cells only, if the journal goes on."""
+        for request in self._requests.values():
+            told = request.is_cell and not anew
+            if request.serial not in kept and not told and not request.done.done():
+                cell = welcome.get("restored_cell")
+                request.done.set_exception(CellError(broken_words("ask", cell)))
+        return Resend()
+
     def host_changed(self, op: dict[str, Any]) -> None:
         """The reply to a cell that was cut off comes on the channel itself."""
 
@@ -259,7 +272,8 @@ class RemoteSession:
         content: Mapping[str, Any],
         metadata: Mapping[str, Any],
         parent: bytes = b"{}",
-    ) -> None:
+    ) -> int:
+        """Returns the serial of the record."""
         header = {
             "msg_id": msg_id,
             "msg_type": msg_type,
@@ -271,7 +285,7 @@ class RemoteSession:
         encode = msgspec.json.encode
         address = self._channel.client.encode()
         try:
-            self._channel.send(kind, [address, encode(header), parent, encode(metadata), encode(content)])
+            return self._channel.send(kind, [address, encode(header), parent, encode(metadata), encode(content)])
         except TransportError as error:
             raise TransportError(f"the request cannot wait any longer for a connection: {error}") from error
 

@@ -123,6 +123,12 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     kernel_starts: int
     #: Ids of the kernel's subshells; clients go on using them.
     subshells: tuple[str, ...] = ()
+    #: Whether a host said this. Else it is what a dead one's journal tells: the inboxes are not known.
+    whole: bool = True
+    #: Cells that had begun, or may have, when their host died.
+    broken: tuple[HeldRequest, ...] = ()
+    #: Execution counts of the newest cells that were answered, in this order; of a dead host only.
+    answered: tuple[int, ...] = ()
 
 
 class Quiet(msgspec.Struct, frozen=True, kw_only=True):

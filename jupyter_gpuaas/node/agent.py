@@ -16,6 +16,7 @@ import re
 import secrets
 import signal
 import socket
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,17 @@ from ..errors import (
     Unauthorized,
 )
 from ..model import Device, HostReport, HostSpec, Node, NodeState
+from ..wire import ticket
 from ..wire.machine import machine_id
 from . import http
 from .devices import find_devices, sample
 from .hosts import HostHandle, Hosts
+from .threads import in_thread
 
 log = logging.getLogger(__name__)
 
 WATCH_PAUSE_S = 3.0
+TIDY_PAUSE_S = 60.0
 #: How many connections may be open that have not sent a request yet.
 UNSERVED_MOST = 512
 ACCEPT_PAUSE_S = 0.1
@@ -88,9 +92,10 @@ class Agent:
             msgspec.json.encode({"pid": os.getpid(), "port": port, "url": self.node.url, "node": self.node.id})
         )
         temporary.replace(state)
-        accepting = loop.create_task(self._accept(listener))
+        accepting, tidying = loop.create_task(self._accept(listener)), loop.create_task(self._tidy())
         await self._stopping.wait()
         accepting.cancel()
+        tidying.cancel()
         listener.close()
         await self._hosts.close()
         state.unlink(missing_ok=True)
@@ -142,6 +147,8 @@ class Agent:
     async def _answer(self, request: http.HttpRequest, connection: socket.socket) -> bytes:
         segments = [unquote(part) for part in request.path.strip("/").split("/")]
         if segments[:2] == ["v1", "sessions"] and len(segments) >= 4:
+            if segments[3] == "transfer" and await self._give_remains(request, segments[2], segments[4:], connection):
+                return b""
             return self._pass(request, segments[2], segments[3:], connection)
         if not secrets.compare_digest(request.bearer.encode(), self._token.encode()):
             raise Unauthorized("token: missing or wrong.")
@@ -157,8 +164,19 @@ class Agent:
                 status, report = await self._start(msgspec.json.decode(body, type=HostSpec))
                 return http.response(status, report)
             case ("DELETE", "hosts", session_id):
-                self._check_epoch(session_id, request.query.get("epoch", ""))
-                await self._hosts.stop(session_id, request.query.get("reason", "released"))
+                epoch, keep = request.query.get("epoch", ""), request.query.get("keep") == "1"
+                if keep and session_id not in self._hosts.sessions and self._order_remains(session_id, epoch):
+                    return http.response(200)
+                self._check_epoch(session_id, epoch)
+                await self._hosts.stop(session_id, request.query.get("reason", "released"), keep=keep)
+                return http.response(200)
+            case ("GET", "hosts", session_id, "remains"):
+                remains = self._hosts.remains.get(_id(session_id))
+                if remains is None or str(remains.epoch) != request.query.get("epoch", ""):
+                    raise NoSuchSession(f"session {session_id[:64]!r} has left nothing on this node.")
+                return http.response(200)
+            case ("DELETE", "hosts", session_id, "remains"):
+                await asyncio.to_thread(self._hosts.remains.drop, _id(session_id))
                 return http.response(200)
             case ("POST", "hosts", session_id, ("interrupt" | "restart") as op):
                 await self._handle(session_id).ask(op)
@@ -172,7 +190,10 @@ class Agent:
                 self._check_epoch(session_id, request.query.get("epoch", ""))
                 body = await http.read_body(connection, request, self._settings.request_body_bytes)
                 content = msgspec.json.decode(body or b"{}", type=dict[str, Any])
-                return http.response(200, await self._handle(session_id).move(op, content))
+                answer = await self._handle(session_id).move(op, content)
+                if op == "live":
+                    self._hosts.became_live(session_id)
+                return http.response(200, answer)
             case ("GET", "hosts", session_id, "log"):
                 return self._log(self._handle(session_id), request, connection)
             case ("GET", "watch"):
@@ -277,6 +298,10 @@ class Agent:
                     raise RemoteProtocolError("client: is not made of letters, digits, '-' and '_'.")
                 if after is not None and not after.isdecimal():
                     raise RemoteProtocolError("after: is not a number.")
+                journal = request.query.get("journal", "")
+                if journal and not ID.fullmatch(journal):
+                    raise RemoteProtocolError("journal: is not made of letters, digits, '-' and '_'.")
+                passed["journal"] = journal
                 passed["head"] = base64.b64encode(request.raw).decode()
                 passed |= {"kind": "channel", "client": client, "after": None if after is None else int(after)}
             case (("PUT" | "GET"), "bundles", bundle) if ID.fullmatch(bundle):
@@ -287,10 +312,44 @@ class Agent:
                     )
                 passed |= {"kind": "bundle", "bundle": bundle, "length": request.length}
             case (("GET" | "POST"), "transfer", *what) if what:
-                passed |= {"kind": "transfer", "path": "/".join(what), "query": request.query, "length": request.length}
+                passed |= _transfer(request, what)
             case _:
                 raise NoSuchSession(f"path: there is no {request.method} {request.path}.")
         return self._hand_over(self._handle_for_client(session_id), connection, passed)
+
+    async def _give_remains(
+        self, request: http.HttpRequest, session_id: str, what: list[str], connection: socket.socket
+    ) -> bool:
+        """Serve a successor from what a host has left; False when its ticket is for a host that is here."""
+        remains = self._hosts.remains.get(session_id) if ID.fullmatch(session_id) else None
+        if remains is None:
+            return False
+        try:
+            user = ticket.check(
+                request.bearer, remains.secret, session_id=session_id, epoch=remains.epoch, now_s=time.time()
+            )
+        except StaleEpoch:
+            return False
+        if user != ticket.TRANSFER_USER:
+            raise Unauthorized("ticket: is not for this.")
+        serve = self._hosts.remains.serve
+        try:
+            await in_thread(serve, remains, connection, _transfer(request, what), request.rest, name="serve-remains")
+        except OSError:
+            pass  # the other end went, or does not read
+        except GpuaasError:
+            connection.setblocking(False)  # for the answer, which the loop sends
+            raise
+        return True
+
+    def _order_remains(self, session_id: str, epoch: str) -> bool:
+        return epoch.isdecimal() and self._hosts.remains.order(_id(session_id), int(epoch))
+
+    async def _tidy(self) -> None:
+        """Give up what nobody has asked for."""
+        while True:
+            await asyncio.sleep(TIDY_PAUSE_S)
+            await asyncio.to_thread(self._hosts.remains.expire, time.time())
 
     def _handle_for_client(self, session_id: str) -> HostHandle:
         handle = self._hosts.sessions.get(session_id)
@@ -316,6 +375,24 @@ class Agent:
         except OSError as error:
             raise TransportError(f"the host of the session does not answer: {error}.") from error
         return b""
+
+
+def _transfer(request: http.HttpRequest, what: list[str]) -> dict[str, Any]:
+    """A successor's request, as it is passed on."""
+    path = "/".join(what)
+    return {
+        "kind": "transfer",
+        "method": request.method,
+        "path": path,
+        "query": request.query,
+        "length": request.length,
+    }
+
+
+def _id(session_id: str) -> str:
+    if not ID.fullmatch(session_id):
+        raise NoSuchSession(f"session {session_id[:64]!r} is not on this node.")
+    return session_id
 
 
 def _lines(items: list[dict[str, Any]]) -> bytes:

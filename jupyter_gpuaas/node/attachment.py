@@ -63,7 +63,7 @@ class Attachment:
     def begin(self, link: Link, welcome: dict[str, Any]) -> None:
         """Greet the client and start the stream."""
         self._link = link
-        link.send_op({"op": "welcome", "received": self.inbox.last, "after": self._reader.number, **welcome})
+        link.send_op({"op": "welcome", "after": self._reader.number, **welcome})
         self.pump()
 
     def flushed(self, data: bytes | None) -> None:

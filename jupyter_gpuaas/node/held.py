@@ -7,14 +7,13 @@ from collections.abc import Iterator
 import msgspec
 
 from ..model import Channel
-from ..wire.jupyter import Header, make_parts
+from ..wire.jupyter import Header, make_parts, read_subshell
 from ..wire.record import Buffer
 
+#: File in a session's folder with what its host has handed over.
+HANDOVER = "handover"
+
 Told = list[tuple[Channel, list[Buffer]]]
-
-
-class _WithSubshell(msgspec.Struct):
-    subshell_id: str | None = None
 
 
 class Held(msgspec.Struct):
@@ -27,7 +26,7 @@ class Held(msgspec.Struct):
     @property
     def subshell(self) -> str | None:
         """The shell of the kernel that it is for; None for the main one."""
-        return msgspec.json.decode(self.parts[1], type=_WithSubshell).subshell_id
+        return read_subshell(self.parts[1])
 
     def aborted(self) -> Told:
         """What a kernel says of a cell that it does not run, because one before it failed."""
@@ -35,10 +34,14 @@ class Held(msgspec.Struct):
 
     def interrupted(self) -> Told:
         """What it says of a cell that was interrupted."""
+        return self.failed("KeyboardInterrupt", "cancelled before it began")
+
+    def failed(self, name: str, why: str) -> Told:
+        """What it says of a cell that ended with an error."""
         error: dict[str, object] = {
-            "ename": "KeyboardInterrupt",
-            "evalue": "cancelled before it began",
-            "traceback": ["\x1b[31mKeyboardInterrupt\x1b[0m: cancelled before it began"],
+            "ename": name,
+            "evalue": why,
+            "traceback": [f"\x1b[31m{name}\x1b[0m: {why}"],
         }
         return self._answer(
             {"status": "error", **error, "execution_count": 0, "user_expressions": {}, "payload": []}, error

@@ -31,6 +31,7 @@ from ..errors import (
     Unauthorized,
     to_wire,
 )
+from ..lifecycle.node_loss import ON_NODE_LOSS
 from ..model import CPU, Channel, Device, HostReport, HostSpec, RestoreReport, short_id
 from ..model.words import restored_lines
 from ..wire import ticket
@@ -42,9 +43,10 @@ from .kernel_process import KernelProcess
 from .processes import RUN_MARK, end_marked, memory_bytes, tree
 from .session_host import SessionHost, kernel_environment
 from .standby import Standby
-from .succession import serve_handover, serve_journal
+from .succession import serve_handover, serve_journal, serve_source
 from .threads import in_thread
 from .transcript import as_text
+from .transfer import Transfer, TransferRequest
 
 MEASURE_S = 2.0
 #: Connections of a successor that are served at a time.
@@ -63,6 +65,7 @@ class Host:
         self.standby: Standby | None = None
         self._kernel_given = asyncio.Event()
         self._transfers = 0
+        self._transfer: Transfer | None = None
         self._spare: asyncio.Task[KernelProcess] | None = None
         self._devices: list[Device] = []
         self._writers: set[asyncio.StreamWriter] = set()
@@ -89,11 +92,14 @@ class Host:
         for task in list(self._tasks):
             task.cancel()
 
-    async def stop(self, reason: str) -> None:
-        """End the session and everything that it started, leave nothing, and end."""
+    async def stop(self, reason: str, *, keep: bool = False) -> None:
+        """End the session and everything that it started, leave nothing but remains to ``keep``, and end."""
+        if self._transfer is not None:
+            self._transfer.close()
         if self.session is not None:
-            await self.session.close(reason)
-            shutil.rmtree(self.session.folder, ignore_errors=True)
+            await self.session.close(reason, keep=keep)
+            if not keep:
+                shutil.rmtree(self.session.folder, ignore_errors=True)
         elif self._spare is not None:
             self._spare.cancel()
         await asyncio.to_thread(end_marked, self.run_id, spare=os.getpid())
@@ -163,6 +169,7 @@ class Host:
                 f"checkpoint {short_id(checkpoint)} cannot be restored: {reply['message']} {reply['hint']}".strip()
             )
         report = msgspec.convert(reply["result"], RestoreReport)
+        session.restored_cell = report.checkpoint.cell
         session.notice("".join(f"[remote GPU] {line}\n" for line in restored_lines(report)))
 
     async def adopt(self, spec: HostSpec, devices: list[Device], folder: Path, machine: str) -> HostReport:
@@ -213,7 +220,10 @@ class Host:
             if op == "succeed":
                 return {"bytes": await standby.succeed()}
             if op == "live":
-                await standby.live()
+                policy = content.get("on_node_loss") or self.settings.on_node_loss
+                if policy not in ON_NODE_LOSS:
+                    raise RemoteProtocolError(f"on_node_loss: is none of {', '.join(ON_NODE_LOSS)}.")
+                await standby.live(policy)
                 return _plain(session.report())
         if not session.stands_by:
             if op == "quiesce":
@@ -279,7 +289,7 @@ class Host:
                     command["machine"],
                 )
             elif op == "stop":
-                await self.stop(command.get("reason", "released"))
+                await self.stop(command.get("reason", "released"), keep=bool(command.get("keep")))
             elif self.session is None:
                 raise NoSuchSession("this host has no session.")
             elif op == "interrupt":
@@ -351,7 +361,9 @@ class Host:
                 await self._serve_transfer(connection, session, passed)
             elif kind == "channel":
                 head, rest = (base64.b64decode(passed[name]) for name in ("head", "rest"))
-                await session.attach(connection, head, rest, passed["client"], passed["after"])
+                await session.attach(
+                    connection, head, rest, passed["client"], passed["after"], passed.get("journal", "")
+                )
             elif session.kernel is None or not session.is_here:
                 raise NoSuchSession("the session has no kernel at the moment.")
             else:
@@ -368,26 +380,43 @@ class Host:
         method, path, query = passed["method"], passed["path"], passed["query"]
         if session.stands_by:
             raise MigrationError("the session has not arrived here yet.")
+        if path not in ("journal", "handover", "source"):
+            body = base64.b64decode(passed["rest"])
+            asked = TransferRequest(method, path, passed["length"], body)
+            # It goes on with further requests on this connection, and closes it.
+            await in_thread(self._state(session).serve, connection, asked, name="serve-state")
+            return
         if self._transfers >= TRANSFERS_MOST:
             raise TransportError("too many connections of a successor are open already.")
         self._transfers += 1
         try:
-            if (method, path) == ("GET", "journal"):
+            if method != "GET":
+                raise NoSuchSession(f"path: there is no {method} transfer/{path}.")
+            if path == "journal":
                 after = query.get("after", "0")
                 if not after.isdecimal():
                     raise RemoteProtocolError("after: is not a number.")
                 await session.settled()
                 await in_thread(serve_journal, connection, session.journal.copy(int(after)), name="serve-journal")
-            elif (method, path) == ("GET", "handover"):
+            elif path == "source":
+                await in_thread(lambda: serve_source(connection, remains=False), name="serve-source")
+            else:
                 handover = session.standstill.handover
                 if handover is None:
                     raise MigrationError("the session has not been handed over.")
                 await in_thread(serve_handover, connection, handover, name="serve-handover")
-            else:
-                raise NoSuchSession(f"path: there is no {method} transfer/{path}.")
             connection.close()
         finally:
             self._transfers -= 1
+
+    def _state(self, session: SessionHost) -> Transfer:
+        """What gives checkpoints and files away."""
+        if self._transfer is None:
+            own = session.folder / "work"
+            work = own if self._work == own else None
+            plan = session.spec.checkpoints
+            self._transfer = Transfer(session.spec.session_id, plan, work=work, settings=self.settings)
+        return self._transfer
 
     async def _send_log(self, connection: socket.socket, session: SessionHost, passed: dict[str, Any]) -> None:
         """What the session printed, as text; with ``follow`` until the reader goes away."""

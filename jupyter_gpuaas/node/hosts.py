@@ -12,6 +12,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ..errors import GpuaasError, TransportError, from_wire
 from ..model import Device, HostReport, HostSpec, HostState
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from .processes import RUN_MARK, below, end_marked
+from .remains import Shelf, note
 
 LINE_BYTES = 1 << 26
 #: Until a spare host that died is replaced: what ended it may end the next one, too.
@@ -42,6 +44,14 @@ class HostRecord(msgspec.Struct, frozen=True):
     started_s: float
     run_folder: str
     session_id: str = ""
+    #: Of the session, for what is left of it when the host dies.
+    epoch: int = 0
+    secret: str = ""
+    #: It has nothing of its own yet.
+    stands_by: bool = False
+
+    def __repr__(self) -> str:
+        return f"HostRecord(run_id={self.run_id!r}, pid={self.pid}, session_id={self.session_id!r})"
 
 
 class HostHandle:
@@ -130,9 +140,11 @@ class HostHandle:
             socket.send_fds(channel, [msgspec.json.encode(passed)], [connection.fileno()])
 
     def save(self) -> None:
-        """Write the record to disk."""
+        """Write the record to disk, for its user only."""
         temporary = self.path.with_suffix(".new")
-        temporary.write_bytes(msgspec.json.encode(self.record))
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(self.record))
         temporary.replace(self.path)
 
     def _take(self, message: dict[str, Any]) -> None:
@@ -175,6 +187,7 @@ class Hosts:
         self._changed = changed
         self._spares: list[HostHandle] = []
         self.sessions: dict[str, HostHandle] = {}
+        self.remains = Shelf(folder / "remains", settings)
         self._ending: set[str] = set()
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -193,7 +206,8 @@ class Hosts:
                         self.sessions[record.session_id] = handle
                         continue
                     # A spare of a former agent may have been made with other settings.
-            await asyncio.to_thread(self._clean, handle)
+            await asyncio.to_thread(self._clean, handle, keep=True)
+        self.remains.expire(time.time())
         known = set(self.sessions)
         for left in (self._folder / "sessions").iterdir():
             if left.name not in known:
@@ -221,7 +235,13 @@ class Hosts:
             # A spare may have been taken while it was still being connected to.
             await handle.connect(self._settings.start_timeout_s)
             self.sessions[spec.session_id] = handle
-            handle.record = msgspec.structs.replace(handle.record, session_id=spec.session_id)
+            handle.record = msgspec.structs.replace(
+                handle.record,
+                session_id=spec.session_id,
+                epoch=spec.lease.epoch,
+                secret=spec.secret,
+                stands_by=spec.peer is not None,
+            )
             handle.save()
             answer = await handle.ask(
                 "adopt",
@@ -240,8 +260,21 @@ class Hosts:
         asyncio.get_running_loop().call_later(0.5, self.keep_spares)
         return msgspec.convert(answer["report"], HostReport)
 
-    async def stop(self, session_id: str, reason: str) -> None:
-        """End a session's host and everything that it started; nothing of it is left when this returns."""
+    def became_live(self, session_id: str) -> None:
+        """A host that stood by is its session's host now."""
+        handle = self.sessions.get(session_id)
+        if handle is not None and handle.record.stands_by:
+            handle.record = msgspec.structs.replace(handle.record, stands_by=False)
+            handle.save()
+
+    async def stop(self, session_id: str, reason: str, *, keep: bool = False) -> None:
+        """End a session's host and everything that it started; nothing of it is left when this returns.
+
+        Parameters
+        ----------
+        keep
+            Journal, handover and working folder stay, as remains.
+        """
         handle = self.sessions[session_id]
         self._ending.add(session_id)
         process = handle.process()
@@ -249,8 +282,10 @@ class Hosts:
             # Afterwards nobody could tell what was below it.
             below_it = [] if process is None else await asyncio.to_thread(below, process)
             with contextlib.suppress(asyncio.TimeoutError, GpuaasError):
-                await asyncio.wait_for(handle.ask("stop", reason=reason), self._settings.stop_timeout_s * 2 + 5)
-            await asyncio.to_thread(self._clean, handle, below_it)
+                await asyncio.wait_for(
+                    handle.ask("stop", reason=reason, keep=keep), self._settings.stop_timeout_s * 2 + 5
+                )
+            await asyncio.to_thread(self._clean, handle, below_it, keep=keep, ordered=keep)
             self.sessions.pop(session_id, None)
         finally:
             self._ending.discard(session_id)
@@ -259,6 +294,7 @@ class Hosts:
         """End all hosts."""
         self._closing = True
         await asyncio.gather(*(self.stop(session_id, "its node was stopped") for session_id in list(self.sessions)))
+        self.remains.close()
         spares, self._spares = self._spares, []
         for handle in spares:
             await asyncio.to_thread(self._clean, handle)
@@ -328,7 +364,7 @@ class Hosts:
 
     async def _died(self, handle: HostHandle) -> None:
         """A host ended that nobody asked to: clear up, then say so, so that its devices are free when it is known."""
-        await asyncio.to_thread(self._clean, handle)
+        await asyncio.to_thread(self._clean, handle, keep=True)
         self.sessions.pop(handle.record.session_id, None)
         if handle.report is not None:
             self._changed(
@@ -340,13 +376,24 @@ class Hosts:
                 )
             )
 
-    def _clean(self, handle: HostHandle, below_it: Sequence[psutil.Process] = ()) -> None:
-        """End every process of a host and remove its folders; runs in a thread."""
+    def _clean(
+        self,
+        handle: HostHandle,
+        below_it: Sequence[psutil.Process] = (),
+        *,
+        keep: bool = False,
+        ordered: bool = False,
+    ) -> None:
+        """End every process of a host and remove its folders, but for its remains; runs in a thread."""
         record = handle.record
         end_marked(record.run_id, also=below_it)
         shutil.rmtree(record.run_folder, ignore_errors=True)
         if record.session_id:
-            shutil.rmtree(self._folder / "sessions" / record.session_id, ignore_errors=True)
+            folder = self._folder / "sessions" / record.session_id
+            if keep and record.secret and not record.stands_by:
+                with contextlib.suppress(OSError):
+                    self.remains.add(note(record.session_id, record.epoch, record.secret, ordered=ordered), folder)
+            shutil.rmtree(folder, ignore_errors=True)
         handle.path.unlink(missing_ok=True)
         handle.path.with_suffix(".log").unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ import msgspec
 
 from ..config import Settings
 from ..errors import JournalError, MigrationError, NoSuchSession, RemoteProtocolError, TransportError
+from ..lifecycle.node_loss import ENAME, broken_words, notice
 from ..model import Channel, Handover, HeldRequest, HostReport, HostSpec, HostState, RestoreReport
 from ..model.words import restored_lines
 from ..wire.jupyter import Header, make_parts, read_header
@@ -23,7 +24,7 @@ from ..wire.resume import Inbox
 from .attachment import Attachment
 from .checkpoint_notes import TOPIC, CheckpointNotes
 from .dialogue import Dialogue
-from .held import Held, HeldRequests
+from .held import HANDOVER, Held, HeldRequests
 from .journal import Journal
 from .kernel_process import KernelProcess, describe_exit
 from .standstill import RETURNED, Standstill
@@ -84,6 +85,10 @@ class SessionHost:
         self._deaths = 0
         self._expected_exit = ""  # why the kernel's end is no accident: restart, end, stop
         self._held = HeldRequests()  # for the kernel
+        #: Whether it is known what has come from clients; not after the loss of a host.
+        self._whole = True
+        #: The cell that the variables were restored to when this host began; None when they were not.
+        self.restored_cell: int | None = None
         self.standstill = Standstill(self)
         #: Whether it waits to take the session over from another host.
         self.stands_by = spec.peer is not None
@@ -174,8 +179,8 @@ class SessionHost:
         if self.kernel is not None:
             self.kernel.kill()
 
-    async def close(self, reason: str) -> None:
-        """End kernel and links, and remove what is on disk."""
+    async def close(self, reason: str, *, keep: bool = False) -> None:
+        """End kernel and links, and remove what is on disk; or ``keep`` it for a successor."""
         self._expected_exit = "stop"
         self.standstill.close()
         if self.kernel is not None:
@@ -187,20 +192,39 @@ class SessionHost:
             kernel.kill()
             await kernel.ended()
             kernel.close()
-        self.let_clients_go({"op": "ended", "reason": reason}, reason)
+        op = {"op": "moved"} if keep else {"op": "ended", "reason": reason}
+        self.let_clients_go(op, MOVING if keep else reason)
+        if keep:
+            await self.settled()
         for task in self._tasks:
             task.cancel()
-        self.journal.remove()
+        if not keep:
+            self.journal.remove()
+        elif self.standstill.handover is not None:
+            (self.folder / HANDOVER).write_bytes(msgspec.msgpack.encode(self.standstill.handover))
 
     # -- towards clients ---------------------------------------------------------------------------------------
 
-    async def attach(self, connection: Any, head: bytes, rest: bytes, client: str, after: int | None) -> None:
-        """A client opens its link, for the first time or again; its former link is closed."""
+    async def attach(
+        self, connection: Any, head: bytes, rest: bytes, client: str, after: int | None, journal: str = ""
+    ) -> None:
+        """A client opens its link, for the first time or again; its former link is closed.
+
+        Parameters
+        ----------
+        after, journal
+            The last record that it has, and of which journal; None and empty when it has none.
+        """
         if not self.is_here:
             # With this answer a client asks the service where it is.
             raise NoSuchSession(MOVING)
         self._flush()
+        if journal and journal != self.journal.id:
+            # What it has is of a host that was lost, and so is its count of requests.
+            after = None
+            self._inboxes.pop(client, None)
         known = client in self._inboxes
+        counted = known or self._whole or after is None
         inbox = self._inboxes.setdefault(client, Inbox())
         self._inboxes.move_to_end(client)
         while len(self._inboxes) > CLIENTS_REMEMBERED:
@@ -228,10 +252,12 @@ class SessionHost:
         attachment.begin(
             link,
             {
+                "received": inbox.last if counted else None,
                 "session": self.spec.session_id,
                 "epoch": self.spec.lease.epoch,
                 "journal": self.journal.id,
                 "kernel_starts": self._kernel_starts,
+                "restored_cell": self.restored_cell,
                 "state": self.state,
                 "sent": self._sent,
                 "message_bytes": s.message_bytes,
@@ -433,17 +459,29 @@ class SessionHost:
             subshells=subshells,
         )
 
-    def take_over(self, handover: Handover) -> None:
-        """Go on with a session whose journal and variables are here."""
+    def take_over(self, handover: Handover, *, cell: int | None = None, policy: str = "ask") -> None:
+        """Go on with a session whose journal and variables are here.
+
+        Parameters
+        ----------
+        cell, policy
+            After the loss of a host: the cell that the variables are those after; what becomes of cells that it ran.
+        """
         self.stands_by = False
+        self._whole = handover.whole
+        self.restored_cell = cell
         self._dialogue.remember(handover.seen)
         self._inboxes = OrderedDict((client, Inbox(last)) for client, last in handover.inboxes.items())
         self._sent = handover.sent
         self._kernel_starts = handover.kernel_starts
         self._unattended_since_s = time.time()
         self.journal.acknowledge(handover.acknowledged)
-        for each in handover.held:
-            self._held.add(Held(Channel(each.channel), read_header(each.parts[1]), list(each.parts)))
+        if not handover.whole:
+            self.notice(notice(handover.answered, cell))
+        for each in handover.broken if policy != "rerun" else ():
+            self._tell(_held(each).failed(ENAME, broken_words(policy, cell)))
+        for each in (*(handover.broken if policy == "rerun" else ()), *handover.held):
+            self._held.add(_held(each))
         self.release_held()
         self._set_state(HostState.BUSY if self._dialogue.busy else HostState.IDLE, "")
 
@@ -554,6 +592,10 @@ class SessionHost:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _held(request: HeldRequest) -> Held:
+    return Held(Channel(request.channel), read_header(request.parts[1]), list(request.parts))
 
 
 def _shutdown_kind(content: Buffer) -> str:

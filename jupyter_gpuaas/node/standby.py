@@ -17,7 +17,7 @@ from ..errors import MigrationError, TransportError, from_wire
 from ..model import Channel, Handover, HostState, Loaded, Peer
 from .journal import Journal
 from .kernel_process import KernelProcess
-from .succession import fetch_handover, fetch_journal
+from .succession import Source, fetch_handover, fetch_journal, fetch_source
 from .threads import in_thread
 
 GO_ON_S = 5.0
@@ -31,7 +31,7 @@ class StandbySession(Protocol):
     state: HostState
     cause: str
 
-    def take_over(self, handover: Handover) -> None: ...
+    def take_over(self, handover: Handover, *, cell: int | None = None, policy: str = "ask") -> None: ...
 
 
 class Standby:
@@ -53,14 +53,13 @@ class Standby:
         *,
         ready: Callable[[], Awaitable[object]],
         fetch_files: Callable[[], int],
-        variables_from_peer: bool = True,
     ) -> None:
         self._session = session
         self._peer = peer
         self._most_bytes = most_bytes
         self._ready = ready
         self._fetch_files = fetch_files
-        self._variables_from_peer = variables_from_peer
+        self._source: Source | None = None
         self._loaded = False
         self._handover: Handover | None = None
         self._live = False
@@ -116,8 +115,13 @@ class Standby:
             self._handover = handover
             return received
 
-    async def live(self) -> None:
+    async def live(self, policy: str) -> None:
         """Be the session's host from now on.
+
+        Parameters
+        ----------
+        policy
+            What becomes of cells that were cut off, where the former host was lost; see ``lifecycle.node_loss``.
 
         Raises
         ------
@@ -138,8 +142,9 @@ class Standby:
                 raise MigrationError(
                     f"the kernel that was to take the session over does not answer: {error}."
                 ) from error
+            cell = None if self._handover.whole else await _cell(kernel)
             self._live = True
-            self._session.take_over(self._handover)
+            self._session.take_over(self._handover, cell=cell, policy=policy)
 
     def _bring_beside(self) -> int:
         return fetch_journal(self._peer, self._session.journal) + self._fetch_files()
@@ -156,7 +161,10 @@ class Standby:
         kernel = self._session.kernel
         if kernel is None:
             raise MigrationError(f"the kernel that was to take the session over is gone: {self._session.cause}.")
-        peer = {"url": self._peer.url, "ticket": self._peer.ticket} if self._variables_from_peer else None
+        if self._source is None:
+            self._source = await in_thread(fetch_source, self._peer, name="fetch-source")
+        # Of a host that is gone, only the checkpoint store has the variables.
+        peer = None if self._source.remains else {"url": self._peer.url, "ticket": self._peer.ticket}
         content: dict[str, Any] = {"op": op, "checkpoint": checkpoint, "peer": peer}
         try:
             reply = await kernel.ask(Channel.SHELL, "gpuaas_standby_request", content)
@@ -165,6 +173,17 @@ class Standby:
         if reply["status"] != "ok":
             raise from_wire(reply, status=500)
         return msgspec.convert(reply["result"], Loaded)
+
+
+async def _cell(kernel: KernelProcess) -> int | None:
+    """The cell that the kernel's variables are those after; None when it does not say."""
+    content = {"code": "", "silent": True, "user_expressions": {}, "allow_stdin": False}
+    try:
+        reply = await kernel.ask(Channel.SHELL, "execute_request", content)
+    except RuntimeError:
+        return None
+    count = reply.get("execution_count")
+    return count if isinstance(count, int) else None
 
 
 async def _both(one: Awaitable[int], other: Awaitable[Loaded]) -> tuple[int, Loaded]:

@@ -39,6 +39,12 @@ class Head(msgspec.Struct):
     last: int
 
 
+class Source(msgspec.Struct):
+    """What the state comes from: a host, or what is left of one. Then variables are in the checkpoint store only."""
+
+    remains: bool
+
+
 # -- the source ----------------------------------------------------------------------------------------------------
 
 
@@ -58,6 +64,12 @@ def serve_handover(connection: socket.socket, handover: Handover) -> None:
     connection.sendall(own_http.response(200, data, "application/msgpack"))
 
 
+def serve_source(connection: socket.socket, *, remains: bool) -> None:
+    """Answer with what this is: a host, or the remains of one."""
+    connection.settimeout(SILENCE_S)
+    connection.sendall(own_http.response(200, Source(remains)))
+
+
 # -- the target ----------------------------------------------------------------------------------------------------
 
 
@@ -71,6 +83,16 @@ def fetch_handover(peer: Peer, most_bytes: int) -> Handover:
         return msgspec.msgpack.decode(data, type=Handover)
     except msgspec.MsgspecError as error:
         raise RemoteProtocolError(f"the handover cannot be read: {error}.") from error
+
+
+def fetch_source(peer: Peer) -> Source:
+    """What the state comes from."""
+    with _get(peer, "source") as answer:
+        data = answer.read(HEAD_BYTES)
+    try:
+        return msgspec.json.decode(data, type=Source)
+    except msgspec.MsgspecError as error:
+        raise RemoteProtocolError(f"the source's answer cannot be read: {error}.") from error
 
 
 def fetch_journal(

@@ -16,17 +16,21 @@ from typing import Any
 import msgspec
 
 from ..client.channel import Channel as SessionChannel
+from ..client.channel import Resend
 from ..config import Settings
 from ..errors import GpuaasError, TransportError
+from ..lifecycle.node_loss import ENAME, broken_words
 from ..model import Channel, HostState
 from ..wire.jupyter import make_parts, read_header
 from ..wire.record import Buffer, Kind, Record
+from .after_loss import KINDS, Key, fate
 from .delivery import Delivery
 from .front import Front, settle, unsent_bytes
 from .seeker import Seeker, default_name
 from .waiting import Held, Waiting, fail_request
 
-KINDS = {Channel.SHELL: Kind.SHELL, Channel.CONTROL: Kind.CONTROL, Channel.STDIN: Kind.STDIN}
+#: How the topics of messages end that say that a request has begun.
+BEGINS = (b"status", b"execute_input")
 #: How long a shutdown waits for the host before it goes by the service instead.
 SHUTDOWN_PATIENCE_S = 2.0
 PARENT_POLL_S = 1.0
@@ -50,8 +54,10 @@ class Proxy:
         self._over = ""  # why there is no session any more
         self._leave = asyncio.Event()
         self._shutdown: Held | None = None
-        # Requests that the host has and has not answered: only their headers, to answer them if the session ends.
-        self._unanswered: dict[tuple[Channel, str], Held] = {}
+        # Requests that were sent and not answered, to answer them if the session ends, or send cells again if it comes
+        # back without knowing of them. Cells are whole, as far as the bound allows; of others only the header is kept.
+        self._unanswered: dict[Key, Held] = {}
+        self._unanswered_bytes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -142,13 +148,23 @@ class Proxy:
 
     def _pass(self, held: Held) -> None:
         try:
-            self._channel.send(KINDS[held.channel], [held.address, *held.parts])
+            held.serial = self._channel.send(KINDS[held.channel], [held.address, *held.parts])
         except TransportError as error:
             fail_request(held, "RemoteUnreachable", str(error), self._front.reply, self._front.publish)
             return
         if held.msg_type.endswith("_request"):
-            held.parts = held.parts[:1]
+            size = sum(len(part) for part in held.parts)
+            if held.msg_type != "execute_request" or self._unanswered_bytes + size > self._settings.outbox_bytes:
+                held.parts = held.parts[:1]
+            else:
+                self._unanswered_bytes += size
             self._unanswered[held.channel, held.msg_id] = held
+
+    def _answered(self, key: Key) -> Held | None:
+        held = self._unanswered.pop(key, None)
+        if held is not None and len(held.parts) > 1:
+            self._unanswered_bytes -= sum(len(part) for part in held.parts)
+        return held
 
     async def _interrupt_by_service(self) -> None:
         """Interrupt what runs, while there is no link."""
@@ -197,7 +213,11 @@ class Proxy:
         self._delivery.take(record)
         if record.kind in (Kind.SHELL, Kind.CONTROL):
             channel = Channel.SHELL if record.kind is Kind.SHELL else Channel.CONTROL
-            self._unanswered.pop((channel, read_header(record.parts[2]).msg_id), None)
+            self._answered((channel, read_header(record.parts[2]).msg_id))
+        elif record.kind is Kind.IOPUB and self._unanswered and bytes(record.parts[0]).endswith(BEGINS):
+            held = self._unanswered.get((Channel.SHELL, read_header(record.parts[2]).msg_id))
+            if held is not None:
+                held.begun = True
         if self._shutdown is not None and record.kind is KINDS[self._shutdown.channel]:
             if read_header(record.parts[2]).msg_id == self._shutdown.msg_id:
                 self._leave.set()
@@ -225,6 +245,26 @@ class Proxy:
             self._waiting.status(f"no link to the session ({reason}); this cell runs when it is back")
         else:
             self._waiting.trouble(f"{reason} Next try in {retry_s:.1f} s; run the cell again when it is back.")
+
+    def host_lost(self, welcome: dict[str, Any], kept: frozenset[int], *, anew: bool) -> Resend:
+        if anew:
+            self._delivery.begin_anew()
+        policy = self._settings.on_node_loss
+        found = fate(self._unanswered, kept, anew=anew, policy=policy)
+        cell = welcome.get("restored_cell")
+        for key in found.broken:
+            self._fail_unanswered(key, ENAME, broken_words(policy, cell))
+        for key in found.unheard:
+            self._fail_unanswered(key, ENAME, "the host of this session was lost; ask again.")
+        if anew:
+            for held in self._unanswered.values():
+                held.begun = False
+        return Resend(found.drop, found.before)
+
+    def _fail_unanswered(self, key: Key, ename: str, why: str) -> None:
+        held = self._answered(key)
+        if held is not None:
+            fail_request(held, ename, why, self._front.reply, self._front.publish)
 
     def host_changed(self, op: dict[str, Any]) -> None:
         log.info("session is %s %s", op.get("state"), op.get("cause"))

@@ -110,6 +110,15 @@ class Delivery:
         if len(self._outputs) == 1:
             self._publish()
 
+    def begin_anew(self) -> None:
+        """What comes next is of another journal. What came of the former one and waits is still handed over."""
+        self._outputs = deque(_unnumbered(record) for record in self._outputs)
+        self._replies = deque((until, _unnumbered(record)) for until, record in self._replies)
+        self._handed.clear()
+        self._answered.clear()
+        self.last = self.maybe_delivered = self._acknowledged = self._passed_over = 0
+        self._prompt = None
+
     def subscribed(self) -> None:
         """Somebody listens on iopub now."""
         self._publish()
@@ -248,3 +257,7 @@ class Delivery:
             self._flow.acknowledge(safe)
         if self._handed or self._outputs or self._replies:
             self._acknowledge_later()
+
+
+def _unnumbered(record: Record) -> Record:
+    return Record(record.kind, 0, record.time_us, record.parts)

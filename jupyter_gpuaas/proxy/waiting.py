@@ -32,6 +32,10 @@ class Held(msgspec.Struct):
     parts: list[Buffer]
     since_s: float
     shown: bool = False
+    #: Of the record that it was sent as.
+    serial: int = 0
+    #: Whether the kernel has said that it runs.
+    begun: bool = False
 
 
 class Waiting:

@@ -24,12 +24,21 @@ class Header(msgspec.Struct):
     session: str = ""
 
 
+class _WithSubshell(msgspec.Struct):
+    subshell_id: str | None = None
+
+
 _decoder = msgspec.json.Decoder(Header)
 
 
 def read_header(data: Buffer) -> Header:
     """Decode a header or parent header; raises ``msgspec.DecodeError`` or ``ValidationError`` when it is none."""
     return _decoder.decode(data)
+
+
+def read_subshell(data: Buffer) -> str | None:
+    """The shell of the kernel that the request with this header is for; None for the main one."""
+    return msgspec.json.decode(data, type=_WithSubshell).subshell_id
 
 
 def read_json(data: Buffer) -> Any:

@@ -8,10 +8,28 @@ arrived and sends the rest again. The host's outbox is its journal; the proxy's 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+
+import msgspec
 
 from ..errors import LocalProtocolError, RemoteProtocolError, TransportError
-from .record import Buffer, Kind, encode
+from .record import Buffer, Kind, RecordReader, encode
+
+
+class Sent(msgspec.Struct):
+    """What a record of an outbox is of. Its number may change, its serial never does."""
+
+    serial: int
+    kind: Kind
+    time_us: int
+    parts: Sequence[Buffer]
+
+
+class _Kept(msgspec.Struct):
+    number: int
+    serial: int
+    buffers: list[Buffer]
+    size: int
 
 
 class Outbox:
@@ -19,9 +37,11 @@ class Outbox:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._kept: deque[tuple[int, list[Buffer], int]] = deque()
+        self._kept: deque[_Kept] = deque()
         self._bytes = 0
         self.last = 0
+        #: Serial of the record that was put last.
+        self.last_serial = 0
 
     def put(self, kind: Kind, time_us: int, parts: Sequence[Buffer]) -> list[Buffer]:
         """Number and keep a record; returns its bytes.
@@ -38,26 +58,58 @@ class Outbox:
                 f"{self._bytes} bytes of requests wait for the link already.",
                 hint="Setting outbox_bytes.",
             )
-        self.last += 1
-        self._kept.append((self.last, buffers, size))
-        self._bytes += size
+        self.last_serial += 1
+        self._keep(self.last_serial, buffers, size)
         return buffers
+
+    def _keep(self, serial: int, buffers: list[Buffer], size: int) -> None:
+        self.last += 1
+        self._kept.append(_Kept(self.last, serial, buffers, size))
+        self._bytes += size
+
+    @property
+    def serials(self) -> frozenset[int]:
+        """Of the records that are kept."""
+        return frozenset(kept.serial for kept in self._kept)
+
+    def rebase(self, drop: Container[int] = (), before: Sequence[Sent] = ()) -> None:
+        """Begin to count anew, towards somebody who has got nothing yet.
+
+        Parameters
+        ----------
+        drop
+            Serials of records that are not to be sent any more.
+        before
+            What had been acknowledged and is to be sent again, in front of all others; the bound does not count for it.
+        """
+        rest = [_sent(kept) for kept in self._kept if kept.serial not in drop]
+        self._kept.clear()
+        self.last = self._bytes = 0
+        for sent in (*before, *rest):
+            buffers = encode(sent.kind, self.last + 1, sent.time_us, sent.parts)
+            self._keep(sent.serial, buffers, sum(len(buffer) for buffer in buffers))
 
     def acknowledge(self, number: int) -> None:
         """Forget everything up to ``number``."""
         if number > self.last:
             raise RemoteProtocolError(f"{number} is acknowledged, but only {self.last} were sent.")
-        while self._kept and self._kept[0][0] <= number:
-            self._bytes -= self._kept.popleft()[2]
+        while self._kept and self._kept[0].number <= number:
+            self._bytes -= self._kept.popleft().size
 
     def after(self, number: int) -> Iterator[list[Buffer]]:
         """What the other side lacks when it has everything up to ``number``."""
-        if self._kept and number < self._kept[0][0] - 1:
-            raise LocalProtocolError(f"records after {number} are gone; the oldest kept is {self._kept[0][0]}.")
-        return (buffers for kept, buffers, _ in list(self._kept) if kept > number)
+        if self._kept and number < self._kept[0].number - 1:
+            raise LocalProtocolError(f"records after {number} are gone; the oldest kept is {self._kept[0].number}.")
+        return (kept.buffers for kept in list(self._kept) if kept.number > number)
 
     def __len__(self) -> int:
         return len(self._kept)
+
+
+def _sent(kept: _Kept) -> Sent:
+    data = b"".join(kept.buffers)
+    (record,) = RecordReader(len(data)).feed(data)
+    return Sent(kept.serial, record.kind, record.time_us, record.parts)
 
 
 class Inbox:

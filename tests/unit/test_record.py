@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jupyter_gpuaas.errors import LocalProtocolError, RemoteProtocolError, TransportError
 from jupyter_gpuaas.wire.record import HEAD, Kind, Record, RecordReader, encode, skim
-from jupyter_gpuaas.wire.resume import Inbox, Outbox
+from jupyter_gpuaas.wire.resume import Inbox, Outbox, Sent
 
 PARTS = [b"topic", b'{"msg_id":"1"}', b"{}", b"{}", b'{"text":"a"}', bytes(range(256)) * 300]
 
@@ -126,3 +126,20 @@ def test_inbox_lets_each_number_through_once_and_refuses_holes() -> None:
     with pytest.raises(RemoteProtocolError):
         inbox.accept(5)
     assert inbox.last == 3
+
+
+def test_outbox_rebased_counts_anew_without_what_is_dropped_and_behind_what_comes_before() -> None:
+    outbox = Outbox(1 << 20)
+    for text in (b"a", b"b", b"c" * 100_000, b"d"):
+        outbox.put(Kind.SHELL, 7, [text])
+    outbox.acknowledge(1)
+    assert outbox.serials == {2, 3, 4}
+    outbox.rebase({2}, [Sent(1, Kind.SHELL, 5, [b"a"])])
+    records = RecordReader(1 << 20).feed(b"".join(b"".join(buffers) for buffers in outbox.after(0)))
+    assert [(record.number, record.time_us) for record in records] == [(1, 5), (2, 7), (3, 7)]
+    assert [bytes(record.parts[0])[:1] for record in records] == [b"a", b"c", b"d"]
+    assert outbox.serials == {1, 3, 4}
+    outbox.put(Kind.SHELL, 7, [b"e"])
+    assert (outbox.last, outbox.last_serial) == (4, 5)
+    outbox.acknowledge(4)
+    assert len(outbox) == 0

@@ -1,0 +1,246 @@
+"""What a host that is gone has left on its node's disk, for the host that takes its session over.
+
+Journal, working folder, and the handover if there was one. A host that died has handed nothing over: what can be known
+of its requests is in its journal. Remains that nobody ordered are given up after an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import xxhash
+
+from ..config import Settings
+from ..errors import MigrationError, NoSuchSession, RemoteProtocolError
+from ..lifecycle.node_loss import sort_out
+from ..model import Channel, Handover, HeldRequest
+from ..wire.jupyter import read_header, read_subshell
+from ..wire.record import Buffer, Kind, Record, RecordReader, skim
+from .held import HANDOVER
+from .journal import Journal
+from .succession import serve_handover, serve_journal, serve_source
+from .transfer import Transfer, TransferRequest
+
+KEPT_S = 3600.0
+NOTE = "remains.json"
+#: Of the newest cells, so many are looked at for what a loss has undone.
+CELLS_TOLD = 100
+#: Where a record's head has its kind.
+KIND_AT = 4
+
+
+class Remains(msgspec.Struct, frozen=True):
+    """Of one session, and what tickets for them are checked with."""
+
+    session_id: str
+    epoch: int
+    secret: str
+    since_s: float
+    #: Somebody said that they are to stay: until somebody says that they may go.
+    ordered: bool = False
+
+    def __repr__(self) -> str:
+        return f"Remains(session_id={self.session_id!r}, epoch={self.epoch})"
+
+
+class Shelf:
+    """The remains on one node. Its methods may be called from any thread."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._journals: dict[str, Journal] = {}
+        self._transfers: dict[str, Transfer] = {}
+
+    def add(self, remains: Remains, session_folder: Path) -> None:
+        """Take a session's folder, unless there is no journal in it."""
+        if not (session_folder / "journal").is_dir():
+            return
+        self.drop(remains.session_id)
+        self._write(remains, session_folder)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        session_folder.rename(self._folder / remains.session_id)
+
+    def get(self, session_id: str) -> Remains | None:
+        try:
+            return msgspec.json.decode((self._folder / session_id / NOTE).read_bytes(), type=Remains)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def order(self, session_id: str, epoch: int) -> bool:
+        """Keep them until they are dropped; False where there are none of this epoch."""
+        remains = self.get(session_id)
+        if remains is None or remains.epoch != epoch:
+            return False
+        self._write(msgspec.structs.replace(remains, ordered=True), self._folder / session_id)
+        return True
+
+    def drop(self, session_id: str) -> None:
+        """Remove them, if there are any."""
+        with self._lock:
+            self._journals.pop(session_id, None)
+            transfer = self._transfers.pop(session_id, None)
+        if transfer is not None:
+            transfer.close()
+        shutil.rmtree(self._folder / session_id, ignore_errors=True)
+
+    def expire(self, now_s: float) -> None:
+        """Remove what nobody has asked for in time, and what cannot be read."""
+        for path in list(self._folder.iterdir()) if self._folder.is_dir() else []:
+            remains = self.get(path.name)
+            if remains is None or (not remains.ordered and not 0 <= now_s - remains.since_s <= KEPT_S):
+                self.drop(path.name)
+
+    def close(self) -> None:
+        with self._lock:
+            transfers = list(self._transfers.values())
+        for transfer in transfers:
+            transfer.close()
+
+    def serve(self, remains: Remains, connection: socket.socket, passed: dict[str, Any], rest: bytes) -> None:
+        """Answer a successor's request; blocks, closes the connection.
+
+        Raises
+        ------
+        GpuaasError
+            Nothing was sent yet: that is to be the answer.
+        """
+        method, path = passed["method"], passed["path"]
+        if path == "files":
+            self._transfer(remains).serve(connection, TransferRequest(method, path, passed["length"], rest))
+            return
+        if (method, path) == ("GET", "source"):
+            serve_source(connection, remains=True)
+        elif (method, path) == ("GET", "journal"):
+            after = passed["query"].get("after", "0")
+            if not after.isdecimal():
+                raise RemoteProtocolError("after: is not a number.")
+            serve_journal(connection, self._journal(remains).copy(int(after)))
+        elif (method, path) == ("GET", "handover"):
+            serve_handover(connection, self._handover(remains))
+        else:
+            raise NoSuchSession("remains: the host is gone; its checkpoints are in their store only.")
+        connection.close()
+
+    def _transfer(self, remains: Remains) -> Transfer:
+        with self._lock:
+            if remains.session_id not in self._transfers:
+                work = self._folder / remains.session_id / "work"
+                self._transfers[remains.session_id] = Transfer(
+                    remains.session_id, None, work=work if work.is_dir() else None, settings=self._settings
+                )
+            return self._transfers[remains.session_id]
+
+    def _journal(self, remains: Remains) -> Journal:
+        with self._lock:
+            if remains.session_id not in self._journals:
+                self._journals[remains.session_id] = Journal(
+                    self._folder / remains.session_id / "journal",
+                    most_bytes=self._settings.journal_bytes,
+                    segment_bytes=self._settings.journal_segment_bytes,
+                    message_bytes=self._settings.message_bytes,
+                )
+            return self._journals[remains.session_id]
+
+    def _handover(self, remains: Remains) -> Handover:
+        journal = self._journal(remains)
+        try:
+            data = (self._folder / remains.session_id / HANDOVER).read_bytes()
+        except OSError:
+            return handover_of(journal, self._settings.message_bytes)
+        try:
+            handover = msgspec.msgpack.decode(data, type=Handover)
+        except msgspec.MsgspecError as error:
+            raise MigrationError(f"what the host has left cannot be read: {error}.") from error
+        if (handover.journal, handover.last) != (journal.id, journal.last):
+            raise MigrationError("the journal that the host has left is not the one that it handed over.")
+        return handover
+
+    @staticmethod
+    def _write(remains: Remains, folder: Path) -> None:
+        temporary = folder / f"{NOTE}.new"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(remains))
+        temporary.replace(folder / NOTE)
+
+
+def note(session_id: str, epoch: int, secret: str, *, ordered: bool) -> Remains:
+    """Remains of a host that ends now."""
+    return Remains(session_id, epoch, secret, time.time(), ordered)
+
+
+def handover_of(journal: Journal, message_bytes: int) -> Handover:
+    """What a host would have handed over, as far as its journal tells: cells only, and what became of them.
+
+    A cell that was not answered has begun if the kernel said so, and may have begun without a word if no older one in
+    its shell was unanswered.
+    """
+    seen: dict[bytes, None] = {}
+    unanswered: dict[str, tuple[int, HeldRequest]] = {}
+    answered: deque[int] = deque(maxlen=CELLS_TOLD)
+    for record in _records(journal, 0, message_bytes, {Kind.REQUEST, Kind.SHELL}):
+        if record.kind is Kind.REQUEST:
+            parts = tuple(map(bytes, record.parts))
+            seen[xxhash.xxh3_128_digest(parts[1])] = None
+            unanswered[read_header(parts[1]).msg_id] = (record.number, HeldRequest(Channel.SHELL, parts))
+        else:
+            if unanswered.pop(read_header(record.parts[2]).msg_id, None) is not None:
+                answered.append(_count(record.parts[4]))
+    begun: set[str] = set()
+    if unanswered:
+        first = min(number for number, _ in unanswered.values())
+        for record in _records(journal, first, message_bytes, {Kind.IOPUB}):
+            begun.add(read_header(record.parts[2]).msg_id)
+    requests = {msg_id: request for msg_id, (_, request) in unanswered.items()}
+    broken, held = sort_out(((msg_id, read_subshell(request.parts[1])) for msg_id, request in requests.items()), begun)
+    return Handover(
+        journal=journal.id,
+        last=journal.last,
+        acknowledged=journal.acknowledged,
+        sent=journal.last,
+        inboxes={},
+        seen=tuple(seen),
+        held=tuple(requests[msg_id] for msg_id in held),
+        broken=tuple(requests[msg_id] for msg_id in broken),
+        answered=tuple(answered),
+        whole=False,
+        kernel_starts=1,
+    )
+
+
+class _Counted(msgspec.Struct):
+    execution_count: int | None = 0
+
+
+def _count(content: Buffer) -> int:
+    """Number of the cell that a reply is of; 0 when it has none."""
+    try:
+        return msgspec.json.decode(content, type=_Counted).execution_count or 0
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return 0
+
+
+def _records(journal: Journal, after: int, message_bytes: int, kinds: set[Kind]) -> Iterator[Record]:
+    """Records of some kinds; the others are passed over by their heads."""
+    waiting = bytearray()
+    for piece in journal.copy(after).pieces():
+        waiting += piece
+        whole = 0
+        for offset, _, size in skim(waiting):
+            whole = offset + size
+        data = memoryview(bytes(memoryview(waiting)[:whole]))
+        del waiting[:whole]
+        for offset, _, size in skim(data):
+            if data[offset + KIND_AT] in kinds:
+                yield from RecordReader(message_bytes).feed(data[offset : offset + size])

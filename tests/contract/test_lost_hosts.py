@@ -1,0 +1,161 @@
+"""A session comes back after its host was lost or put away: what it said is kept, and each cell has one fate."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from jupyter_gpuaas.errors import NoSuchSession, TransportError
+from jupyter_gpuaas.model import HostState
+from tests.conftest import GpuaasHome
+from tests.moving import NODES, SESSION, Nodes, Notebook, Place, two_nodes
+from tests.service import eventually
+
+from .test_moves import in_order
+
+
+@pytest.fixture
+async def nodes(gpuaas_home: GpuaasHome) -> AsyncIterator[Nodes]:
+    async with two_nodes(gpuaas_home.path) as made:
+        await made.begin()
+        yield made
+
+
+@pytest.fixture
+async def notebook(nodes: Nodes) -> AsyncIterator[Notebook]:
+    made = Notebook(nodes, nodes.settings)
+    made.start()
+    yield made
+    await made.close()
+
+
+async def lose_host(nodes: Nodes) -> Place:
+    """Kill the session's host, and wait until its agent has cleared up."""
+    place = nodes.place
+    os.kill(await nodes.host_pid(place), signal.SIGKILL)
+
+    async def gone() -> bool:
+        return await place.state() is None
+
+    await eventually(gone)
+    return place
+
+
+@pytest.mark.parametrize("policy", ["ask", "rerun", "restore_only"])
+@pytest.mark.parametrize("node", NODES)
+async def test_host_that_dies_leaves_its_journal_and_cells_that_had_not_begun_run(
+    nodes: Nodes, notebook: Notebook, tmp_path: Path, policy: str, node: str
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    await notebook.run("ran = []")
+    await notebook.run("print('before'); ran.append('first')")
+    checkpoint = await nodes.newest(nodes.place, 2)
+    running = notebook.execute(f"open({str(gate)!r}).read(); ran.append('cut off')")
+    queued = [notebook.execute(f"ran.append({n}); print('now')") for n in range(2)]
+    await eventually(lambda: running.of_type("execute_input"))
+    await notebook.channel.delivered(10)
+    await lose_host(nodes)
+    late = notebook.execute("ran.append('late')")
+    await nodes.recover(checkpoint, node=node, on_node_loss=policy)
+    ran = ["first", 0, 1, "late"]
+    if policy == "rerun":
+        gate.write_text("go")
+        ran.insert(1, "cut off")
+        assert (await running.reply())["status"] == "ok"
+    else:
+        reply = await running.reply()
+        assert (reply["status"], reply["ename"]) == ("error", "NodeLost")
+        assert "after cell 2" in reply["evalue"]
+        assert ("run it again" in reply["evalue"]) is (policy == "ask")
+    for request in (*queued, late):
+        assert (await request.reply())["status"] == "ok"
+        assert len(request.replies) == 1
+    assert await notebook.value("ran") == str(ran)
+    assert in_order(notebook)
+    assert notebook.losses == [False]
+    assert not await nodes.agents[NODES[0]].has_remains(SESSION, epoch=1)
+
+
+async def test_cells_that_were_answered_after_the_checkpoint_are_named(nodes: Nodes, notebook: Notebook) -> None:
+    await notebook.run("ran = [1]")
+    checkpoint = await nodes.newest(nodes.place, 1)
+    for number in (2, 3):
+        await notebook.run(f"ran.append({number})")
+    told = notebook.notices
+    await lose_host(nodes)
+    await nodes.recover(checkpoint)
+    assert await notebook.value("ran") == "[1]"
+    (notice,) = told
+    assert "after cell 1" in notice and "cells 2, 3" in notice
+
+
+async def test_session_that_was_put_away_comes_back_as_it_was_with_what_waited(
+    nodes: Nodes, notebook: Notebook
+) -> None:
+    place = nodes.place
+    await notebook.run("import os; open('note', 'w').write('kept'); ran = [os.getcwd()]")
+    quiet = await place.op("quiesce", wait_s=60)
+    waiting = notebook.execute("ran.append('waited')")
+    await notebook.channel.delivered(10)
+    await place.op("hand_over")
+    await place.agent.stop_host(SESSION, epoch=1, reason="parked", keep=True)
+    assert await place.agent.has_remains(SESSION, epoch=1)
+    with pytest.raises(NoSuchSession):
+        await place.op("resume")
+    await nodes.recover(quiet["checkpoint"]["id"], node=NODES[0])
+    assert (await waiting.reply())["status"] == "ok"
+    assert await notebook.value("len(ran)") == "2"
+    assert in_order(notebook)
+    assert notebook.losses == []
+
+
+async def test_remains_are_there_after_a_restart_of_the_agent_and_until_they_are_dropped(
+    nodes: Nodes, notebook: Notebook
+) -> None:
+    await notebook.run("x = 1")
+    place = await lose_host(nodes)
+    os.kill(nodes.engine._agents[place.node].pid, signal.SIGKILL)
+
+    async def has() -> bool:
+        try:
+            place.agent = nodes.again(place.node)
+            return await place.agent.has_remains(SESSION, epoch=1)
+        except TransportError:
+            return False
+
+    await eventually(has)
+    with pytest.raises(NoSuchSession):
+        await place.op("resume")
+    await place.agent.drop_remains(SESSION)
+    await place.agent.drop_remains(SESSION)
+    assert not await place.agent.has_remains(SESSION, epoch=1)
+
+
+async def test_journal_that_begins_anew_is_taken_from_its_beginning(nodes: Nodes, notebook: Notebook) -> None:
+    await notebook.run("x = 41")
+    checkpoint = await nodes.newest(nodes.place, 1)
+    await notebook.run("print('a' * 10)")
+    lost = await lose_host(nodes)
+    await lost.agent.drop_remains(SESSION)
+    nodes.place, place = None, Place(NODES[1], 2, nodes.agents[NODES[1]])
+    sent_meanwhile = notebook.execute("x += 1")
+    await place.agent.start_host(nodes.spec(NODES[1], 2, restore=checkpoint))
+
+    async def idle() -> bool:
+        return await place.state() is HostState.IDLE
+
+    await eventually(idle)
+    before, nodes.place = len(notebook.numbers), place
+    assert (await sent_meanwhile.reply())["status"] == "ok"
+    assert await notebook.value("x") == "42"
+    assert notebook.losses == [True]
+    anew = notebook.numbers[before:]
+    assert anew == list(range(1, len(anew) + 1))
+    journals = [welcome["journal"] for welcome in notebook.welcomes]
+    assert len(set(journals)) == 2
+    assert notebook.welcomes[-1]["restored_cell"] == 1

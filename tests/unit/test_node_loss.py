@@ -1,0 +1,164 @@
+"""What becomes of requests when a session's host is lost: decided by the host's successor and by the proxy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.lifecycle.node_loss import lost_cells, notice, sort_out
+from jupyter_gpuaas.model import Channel
+from jupyter_gpuaas.node.remains import Remains, Shelf, handover_of, note
+from jupyter_gpuaas.proxy.after_loss import Fate, fate
+from jupyter_gpuaas.proxy.waiting import Held
+from jupyter_gpuaas.wire.jupyter import make_parts, read_header
+from jupyter_gpuaas.wire.record import Buffer, Kind
+
+from .test_journal import US, make
+
+BOUND = 1 << 24
+
+
+def test_oldest_unanswered_cell_of_each_shell_counts_as_begun() -> None:
+    cells: list[tuple[str, str | None]] = [("a", None), ("b", None), ("c", "s"), ("d", "s"), ("e", None)]
+    assert sort_out(cells, {"e"}) == (["a", "c", "e"], ["b", "d"])
+    assert sort_out([], {"e"}) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("answered", "cell", "lost"),
+    [([1, 2, 3], 1, [2, 3]), ([1, 2, 3], 3, []), ([1, 2, 3, 2], 2, []), ([5, 6], 0, [5, 6]), ([1], None, [])],
+)
+def test_cells_after_the_checkpoint_are_lost_and_those_of_an_earlier_loss_not_again(
+    answered: list[int], cell: int | None, lost: list[int]
+) -> None:
+    assert lost_cells(answered, cell) == lost
+    assert all(str(number) in notice(answered, cell) for number in lost)
+
+
+# -- the successor -------------------------------------------------------------------------------------------------
+
+
+def cell(code: str = "1", subshell: str = "") -> list[Buffer]:
+    return make_parts(b"client", "execute_request", b"{}", {"code": code}, subshell=subshell)
+
+
+def answer(request: list[Buffer], count: int) -> list[Buffer]:
+    return make_parts(b"client", "execute_reply", request[1], {"status": "ok", "execution_count": count})
+
+
+def busy(request: list[Buffer]) -> list[Buffer]:
+    return make_parts(b"kernel.status", "status", request[1], {"execution_state": "busy"})
+
+
+def test_handover_of_a_dead_host_is_what_its_journal_tells(tmp_path: Path) -> None:
+    journal = make(tmp_path, BOUND, 2000)
+    done, running, large, queued = cell(), cell(), cell("x" * 3_000_000), cell()
+    for kind, parts in (
+        (Kind.REQUEST, done),
+        (Kind.REQUEST, running),
+        (Kind.IOPUB, busy(done)),
+        (Kind.REQUEST, large),
+        (Kind.SHELL, answer(done, 7)),
+        (Kind.IOPUB, busy(running)),
+        (Kind.REQUEST, queued),
+        (Kind.CONTROL, answer(queued, 1)),  # not its shell's
+    ):
+        journal.append(kind, US, parts)
+        journal.flush(US)
+    handover = handover_of(journal, BOUND)
+    assert [list(each.parts) for each in handover.broken] == [running]
+    assert [list(each.parts) for each in handover.held] == [large, queued]
+    assert (handover.journal, handover.last, handover.answered) == (journal.id, 8, (7,))
+    assert len(handover.seen) == 4
+    assert not handover.whole
+
+
+def test_handover_of_a_host_that_said_nothing_is_empty(tmp_path: Path) -> None:
+    handover = handover_of(make(tmp_path), BOUND)
+    assert (handover.last, handover.held, handover.broken, handover.seen) == (0, (), (), ())
+
+
+def test_remains_nobody_ordered_are_given_up_in_time_and_others_stay(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "remains", Settings())
+    for name in ("old", "ordered", "young"):
+        make(tmp_path / "sessions" / name)
+        shelf.add(note(name, 3, "secret", ordered=False), tmp_path / "sessions" / name)
+    make(tmp_path / "sessions" / "odd")
+    (tmp_path / "sessions" / "odd").rename(tmp_path / "remains" / "odd")
+    assert not shelf.order("ordered", 2)
+    assert shelf.order("ordered", 3)
+    young = shelf.get("young")
+    assert isinstance(young, Remains) and young.epoch == 3
+    assert "secret" not in repr(young)
+    shelf.expire(young.since_s + 3600)
+    assert shelf.get("young") is not None and not (tmp_path / "remains" / "odd").exists()
+    shelf.expire(young.since_s + 3700)
+    assert (shelf.get("old"), shelf.get("young")) == (None, None)
+    assert shelf.get("ordered") is not None
+    shelf.drop("ordered")
+    shelf.drop("ordered")
+    assert list((tmp_path / "remains").iterdir()) == []
+
+
+def test_folder_without_a_journal_leaves_nothing(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "remains", Settings())
+    (tmp_path / "s").mkdir()
+    shelf.add(note("s", 1, "x", ordered=True), tmp_path / "s")
+    assert shelf.get("s") is None
+
+
+# -- the proxy -----------------------------------------------------------------------------------------------------
+
+
+def sent(serial: int, msg_type: str = "execute_request", *, begun: bool = False, whole: bool = True) -> Held:
+    parts = make_parts(b"", msg_type, b"{}", {})[1:]
+    msg_id = read_header(parts[0]).msg_id
+    held = Held(Channel.SHELL, b"client", msg_id, msg_type, parts if whole else parts[:1], 0.0)
+    held.serial, held.begun = serial, begun
+    return held
+
+
+def decide(requests: list[Held], kept: set[int], *, anew: bool = True, policy: str = "ask") -> tuple[Fate, list[int]]:
+    found = fate({(Channel.SHELL, held.msg_id): held for held in requests}, frozenset(kept), anew=anew, policy=policy)
+    serials = {held.msg_id: held.serial for held in requests}
+    return found, [serials[msg_id] for _, msg_id in found.broken]
+
+
+def test_cells_that_had_not_begun_are_sent_again_before_what_was_never_received() -> None:
+    found, broken = decide([sent(1, begun=True), sent(2), sent(3), sent(4)], {3, 4})
+    assert broken == [1]
+    assert [each.serial for each in found.before] == [2]
+    assert bytes(found.before[0].parts[0]) == b"client"
+    assert found.drop == {1}
+
+
+def test_oldest_cell_is_not_sent_again_even_if_nobody_said_that_it_arrived() -> None:
+    found, broken = decide([sent(1), sent(2)], {1, 2})
+    assert (broken, found.drop, found.before) == ([1], {1}, [])
+
+
+def test_rerun_sends_all_again_in_their_order() -> None:
+    found, broken = decide([sent(1, begun=True), sent(2), sent(3)], {3}, policy="rerun")
+    assert (broken, [each.serial for each in found.before], found.drop) == ([], [1, 2], frozenset())
+
+
+def test_cell_that_was_too_large_to_keep_is_answered_with_an_error() -> None:
+    _, broken = decide([sent(1), sent(2, whole=False)], set(), policy="rerun")
+    assert broken == [2]
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_other_requests_that_had_arrived_are_answered_and_the_rest_sent(anew: bool) -> None:
+    requests = [sent(1, "complete_request"), sent(2, "complete_request")]
+    found, _ = decide(requests, {2}, anew=anew)
+    assert [msg_id for _, msg_id in found.unheard] == [requests[0].msg_id]
+    assert found.before == [] and found.drop == frozenset()
+
+
+def test_cells_are_the_hosts_matter_where_the_journal_goes_on() -> None:
+    found, broken = decide([sent(1, begun=True), sent(2)], {2}, anew=False)
+    assert (broken, found.unheard, found.before, found.drop) == ([], [], [], frozenset())
+    assert msgspec.to_builtins(found)
