@@ -3,6 +3,7 @@
 from .base import CHUNK_BYTES, DIGEST_BYTES, Freed, Store, Usage, Written
 from .blob import blob, chunk_digests, destinations, read_blob
 from .cache import CachedStore
+from .chunkcache import ChunkCache
 from .folder import FolderStore
 from .memory import MemoryStore
 from .opening import open_store
@@ -15,6 +16,7 @@ __all__ = [
     "CHUNK_BYTES",
     "DIGEST_BYTES",
     "CachedStore",
+    "ChunkCache",
     "FolderStore",
     "Freed",
     "FsspecStore",
