@@ -16,13 +16,13 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 import msgspec
 
-from ..errors import CheckpointError, NoSuchCheckpoint, QuotaReached, StaleEpoch
+from ..errors import CheckpointError, NoSuchCheckpoint, QuotaReached, StaleEpoch, StoreError
 from ..model import (
     REPLAYS,
     CheckpointDiff,
@@ -38,6 +38,8 @@ from ..state.listing import notes, owners_address, view_of
 from ..state.lost import Lost
 from ..state.recipes import CellRecord
 from ..state.remaking import WORD
+from ..store.base import Store
+from ..store.chunkcache import ChunkCache
 from ..store.opening import open_store
 from ..store.retention import Kept, Retention, to_forget
 from .burst import Burst
@@ -125,19 +127,37 @@ class Checkpoints:
         self._stopped: set[str] = set()
 
     @property
+    def shell(self) -> Any:
+        """IPython's shell."""
+        return self._shell
+
+    @property
+    def session(self) -> str:
+        """Id of the session."""
+        return self._session
+
+    @property
+    def key(self) -> bytes:
+        """Secret of the owner."""
+        return bytes.fromhex(self._plan.key)
+
+    @property
     def checkpointer(self) -> Checkpointer:
         """Made at first use: a store that cannot be opened is no reason not to run cells."""
         if self._checkpointer is None:
             address = owners_address(self._plan.store, self._plan.owner)
             store = open_store(address, quota_bytes=self._plan.quota_bytes)
-            self._checkpointer = Checkpointer(
-                store,
-                key=bytes.fromhex(self._plan.key),
-                owner=self._plan.owner,
-                session=self._session,
-                shell=self._shell,
-            )
+            self._checkpointer = self._checkpointer_on(store)
         return self._checkpointer
+
+    def _checkpointer_on(self, store: Store) -> Checkpointer:
+        return Checkpointer(
+            store,
+            key=bytes.fromhex(self._plan.key),
+            owner=self._plan.owner,
+            session=self._session,
+            shell=self._shell,
+        )
 
     # -- by itself ---------------------------------------------------------------------------------------------
 
@@ -288,7 +308,7 @@ class Checkpoints:
         parent = self._parent if generation == self._parent_generation else self._committed
         space = self._shell.user_ns
         tracker = self._checkpointer.tracker if self._checkpointer is not None else None
-        self._compares = tracker is not None and bool(tracker.groups)
+        self._compares = tracker is not None and bool(tracker.groups) and not tracker.restored
         try:
             with self._interruptible():
                 touched = self._touched(space)
@@ -589,19 +609,55 @@ class Checkpoints:
         if self._status.every and self._cells and time.monotonic() >= self._retry_s:
             self._automatic(self._bytes_at_stake(), free=True)
         self._writer.drain(60.0)
+        report = self._bring_back(self.checkpointer, checkpoint, told, replay)
+        self._change(restored=checkpoint.id, restores=self._status.restores + 1)
+        self._note("restored", f"the variables are those after cell {checkpoint.manifest.cell}", id=checkpoint.id)
+        return msgspec.structs.replace(report, took_s=time.monotonic() - began)
+
+    def take_over(self, checkpoint: str, cache: ChunkCache, told: Told = lambda done, total: None) -> RestoreReport:
+        """Make the variables of this new kernel those that the session had at its former host.
+
+        Parameters
+        ----------
+        cache
+            Gives what the checkpoint needs; not used after this.
+
+        Raises
+        ------
+        CheckpointError
+            It cannot be restored.
+        """
+        checkpointer = self._checkpointer_on(cache)
+        report = self._bring_back(checkpointer, checkpointer.load(checkpoint), told, "safe", cache.fast)
+        # From here on, what is unchanged counts as written where the former host wrote it.
+        with contextlib.suppress(StoreError):  # one that cannot be opened is tried again at the next capture
+            checkpointer.store = self.checkpointer.store
+            self._checkpointer = checkpointer
+        return report
+
+    def _bring_back(
+        self,
+        checkpointer: Checkpointer,
+        checkpoint: Checkpoint,
+        told: Told,
+        replay: Replay,
+        fast: Mapping[bytes, bytes] | None = None,
+    ) -> RestoreReport:
+        began = self._progress_s = time.monotonic()
         space = self._shell.user_ns
         before = dict(space)
         try:
             with self._interruptible():
-                result = self.checkpointer.restore(
+                result = checkpointer.restore(
                     checkpoint,
                     into=space,
                     device_map=_device_map(checkpoint.manifest.world.devices),
                     replay=replay,
                     running=self._runs_again,
                     progress=told,
+                    fast=fast,
                 )
-                cells = self.checkpointer.cells(checkpoint)
+                cells = checkpointer.cells(checkpoint)
         except BaseException:
             space.clear()
             space.update(before)
@@ -619,7 +675,7 @@ class Checkpoints:
             each: note.replace(WORD, "restore with --replay all") for each, note in notes(result.report, "lost").items()
         }
         space.update({each: Lost(each, note) for each, note in lost.items() if type(space.get(each)) is Lost})
-        report = RestoreReport(
+        return RestoreReport(
             checkpoint=view_of(checkpoint.manifest),
             names=sum(not name.startswith("<") and found.outcome != "lost" for name, found in result.report.items()),
             lost=lost,
@@ -628,9 +684,6 @@ class Checkpoints:
             remarks=list(result.remarks),
             took_s=time.monotonic() - began,
         )
-        self._change(restored=checkpoint.id, restores=self._status.restores + 1)
-        self._note("restored", f"the variables are those after cell {checkpoint.manifest.cell}", id=checkpoint.id)
-        return report
 
     def _runs_again(self, cell: CellRecord) -> None:
         """A cell is about to run once more."""

@@ -26,6 +26,7 @@ from .returning import RETURNED, Returning
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoints
+    from .standby import Standby
 
 DATA_SOCKET = "GPUAAS_DATA_SOCKET"
 #: Type and topic of what the kernel tells its host of its checkpoints; no client sees it.
@@ -46,6 +47,7 @@ class GpuKernel(IPythonKernel):
         self.control_handlers["gpuaas_adopt_request"] = self.gpuaas_adopt_request
         self.shell_handlers["gpuaas_request"] = self.gpuaas_request
         self.shell_handlers["gpuaas_checkpoint_request"] = self.gpuaas_checkpoint_request
+        self.shell_handlers["gpuaas_standby_request"] = self.gpuaas_standby_request
         self.control_handlers["gpuaas_checkpoint_stop_request"] = self.gpuaas_checkpoint_stop_request
         self.control_handlers["gpuaas_stand_request"] = self.gpuaas_stand_control_request
         self.shell_handlers["gpuaas_stand_request"] = self.gpuaas_stand_shell_request
@@ -56,6 +58,8 @@ class GpuKernel(IPythonKernel):
         self.exchange = Exchange(self.shell, BundleStore(os.environ.get(DATA_SOCKET, "")))
         #: None before a session has taken this kernel, and where it takes no checkpoints.
         self.checkpoints: Checkpoints | None = None
+        #: Brings the session's variables here; None unless it comes from another host.
+        self._standby: Standby | None = None
         self.returning = Returning()
         #: What the session told of its checkpoints, until they have begun.
         self._adopted: dict[str, Any] | None = None
@@ -330,15 +334,37 @@ class GpuKernel(IPythonKernel):
 
     async def gpuaas_checkpoint_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Do with checkpoints what the host asks for."""
+
+        def act(checkpoints: Checkpoints) -> Any:
+            if self.returning.frozen:
+                raise MigrationError("the session has been handed over to another host.")
+            checkpoints.catch_up()
+            return checkpoints.request(parent["content"])
+
+        self._with_checkpoints(act, stream, "gpuaas_checkpoint_reply", ident, parent)
+
+    async def gpuaas_standby_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Bring the variables of a session here that is still at another host."""
+
+        def act(checkpoints: Checkpoints) -> Any:
+            if self._standby is None:
+                from .standby import Standby
+
+                self._standby = Standby(checkpoints)
+            return self._standby.request(parent["content"])
+
+        self._with_checkpoints(act, stream, "gpuaas_standby_reply", ident, parent)
+
+    def _with_checkpoints(
+        self, act: Callable[[Checkpoints], Any], stream: Any, kind: str, ident: Any, parent: dict[str, Any]
+    ) -> None:
+        """Answer a request of the host's with what comes of it."""
         content: dict[str, Any]
         try:
             self._begin_checkpoints()
-            if self.returning.frozen:
-                raise MigrationError("the session has been handed over to another host.")
             if self.checkpoints is None:
                 raise CheckpointError("this session takes no checkpoints.")
-            self.checkpoints.catch_up()
-            content = {"status": "ok", "result": self.checkpoints.request(parent["content"])}
+            content = {"status": "ok", "result": act(self.checkpoints)}
         except KeyboardInterrupt:
             content = {"status": "error", **to_wire(CheckpointError("it was interrupted."))}
         except GpuaasError as error:
@@ -346,7 +372,7 @@ class GpuKernel(IPythonKernel):
         except Exception as error:
             content = {"status": "error", **to_wire(CheckpointError(f"{type(error).__name__}: {error}"))}
         assert self.session is not None
-        self.session.send(stream, "gpuaas_checkpoint_reply", content, parent, ident=ident)
+        self.session.send(stream, kind, content, parent, ident=ident)
 
     async def gpuaas_checkpoint_stop_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Give up what was asked for with a ``gpuaas_checkpoint_request``."""

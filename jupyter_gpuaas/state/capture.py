@@ -119,6 +119,8 @@ class Tracker:
         self._beside: dict[str, tuple[Any, Group]] = {}
         # A write that fails in another thread must not take away what a look is comparing with.
         self._lock = threading.RLock()
+        #: What is known comes from a restore: enough to tell what has changed, not what a cell may have touched.
+        self.restored = False
 
     def forget(self) -> None:
         """Look at everything next time, and take nothing for written. From any thread."""
@@ -170,6 +172,7 @@ class Tracker:
     def _look(self, touched: frozenset[str] | None, extra: dict[str, Any], skip: frozenset[str]) -> Draft:
         values = _named(self.namespace, skip)
         values.update(extra)
+        touched = None if self.restored else touched
         fresh = frozenset(name for name, value in extra.items() if self._extra.get(name) is not value)
         self._extra = extra
         stale = self._stale(values, touched, fresh)
@@ -196,7 +199,7 @@ class Tracker:
                 groups.append(group)
                 if differs:
                     changed.append(group)
-        self.groups = kept + groups
+        self.groups, self.restored = kept + groups, False
         return Draft(list(self.groups), changed, looked)
 
     # -- which -------------------------------------------------------------------------------------------------

@@ -28,11 +28,12 @@ from .lost import Lost
 from .memory import CopyPool
 from .recipes import CellRecord
 from .remaking import definitions_of, make_again
+from .remembered import Remembered
 from .replay import ReplayFailed
 from .restore import only, read_records, restore_names
 from .rules.registry import NotRestorable, Restoring
 from .touched import Touch, touched
-from .world import check
+from .world import check, relocated
 from .writing import Progress, write
 
 #: Warm memory that is kept for the copies of the next capture.
@@ -246,7 +247,7 @@ class Checkpointer:
 
     def touched_by(self, source: str | Sequence[str], namespace: dict[str, Any], *, background: bool = False) -> Touch:
         """Which names the cells that ran since the last capture may have changed; see ``touched``."""
-        if self._tracker is None or self._tracker.namespace is not namespace:
+        if self._tracker is None or self._tracker.namespace is not namespace or self._tracker.restored:
             return Touch(None, "nothing was captured yet")
         return touched(source, [group.known for group in self._tracker.groups], namespace, background=background)
 
@@ -370,6 +371,7 @@ class Checkpointer:
         replay: Replay = "safe",
         running: Callable[[CellRecord], None] = lambda cell: None,
         progress: Progress = _no_progress,
+        fast: Mapping[bytes, bytes] | None = None,
     ) -> RestoreResult:
         """Bring back the state of a checkpoint.
 
@@ -389,6 +391,9 @@ class Checkpointer:
             others may run, too. Names that share parts with restored ones stay lost. Not with ``names``.
         running
             Called before each cell that runs again; may raise to give up.
+        fast
+            Fast digests of chunks by their digests, as ``ChunkCache.fast`` has them once the restore has read the
+            chunks. With it, all of ``into`` being restored, the next capture writes only what has changed since.
 
         Raises
         ------
@@ -410,9 +415,9 @@ class Checkpointer:
             records = only(records, names)
         # As in a notebook: restored functions import by way of their globals, and may ask for their name.
         target: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins} if into is None else into
-        restoring = Restoring(target, devices)
+        restoring = Restoring(target, devices, relocated(manifest.world))
         restoring.remarks = remarks
-        world = Hidden(namespace=target, shell=self._shell, cell=None, full=True)
+        world = Hidden(namespace=target, shell=self._shell, cell=None, full=True, here=restoring.here)
         hidden: dict[str, Any] = {}
         wanted = None if names is None else names.union(*(record.names for record in records))
 
@@ -423,6 +428,7 @@ class Checkpointer:
                 target[name] = value
 
         self._tracker, self._base = None, ""
+        remembered = Remembered(manifest, {} if fast is None else fast)
         with _unless_it_fails(target):
             if into is not None and names is None:
                 keep = manifest.names.keys() | self._not_the_users(target)
@@ -430,13 +436,20 @@ class Checkpointer:
                     del target[name]
             early = {HIDDEN.format(kind) for kind in BEFORE_NAMES}
             first = [record for record in records if early.issuperset(record.names)]
-            verdicts = restore_names(manifest, self.store, restoring, records=first, bind=bind)
+            restored = _not_remembered if fast is None else remembered.group
+            verdicts = restore_names(manifest, self.store, restoring, records=first, bind=bind, restored=restored)
             self._restore_hidden(hidden, early, world, verdicts)
             rest = [record for record in records if record not in first]
             verdicts |= {
                 name: verdict
                 for name, verdict in restore_names(
-                    manifest, self.store, restoring, records=rest, bind=bind, progress=progress
+                    manifest,
+                    self.store,
+                    restoring,
+                    records=rest,
+                    bind=bind,
+                    progress=progress,
+                    restored=restored,
                 ).items()
                 if name not in early
             }
@@ -455,6 +468,8 @@ class Checkpointer:
                     verdicts |= made
             else:
                 verdicts = {name: verdicts[name] for name in names}
+        if fast is not None and into is not None and names is None:
+            self._tracker, self._base = remembered.tracker(target), manifest.id
         return RestoreResult(target, verdicts, restoring.remarks)
 
     def _copies(
@@ -479,7 +494,11 @@ class Checkpointer:
             namespace.update(live)
             try:
                 verdicts = restore_names(
-                    manifest, self.store, Restoring(namespace, restoring.device_map), records=wanted, bind=bind
+                    manifest,
+                    self.store,
+                    Restoring(namespace, restoring.device_map, restoring.here),
+                    records=wanted,
+                    bind=bind,
                 )
             finally:
                 namespace.clear()
@@ -625,6 +644,10 @@ def _unless_it_fails(namespace: dict[str, Any]) -> Iterator[None]:
         namespace.clear()
         namespace.update(before)
         raise
+
+
+def _not_remembered(record: GroupRecord, values: Any, owners: Any, restoring: Restoring) -> None:
+    pass
 
 
 def _by_name(manifest: Manifest) -> dict[str, Any]:

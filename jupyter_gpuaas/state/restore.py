@@ -19,6 +19,7 @@ from .rules.registry import NotRestorable, Restoring
 
 #: Told how many of how many bytes are done; may raise to give up.
 Progress = Callable[[int, int], None]
+Restored = Callable[[GroupRecord, tuple[Any, ...], list[Any], Restoring], None]
 
 
 def read_records(manifest: Manifest, store: Store) -> list[GroupRecord]:
@@ -40,6 +41,7 @@ def restore_names(
     records: list[GroupRecord],
     bind: Callable[[str, Any], None],
     progress: Progress = lambda done, total: None,
+    restored: Restored = lambda record, values, owners, restoring: None,
 ) -> dict[str, Verdict]:
     """Bring names back, group by group; one that fails leaves its names lost, with the reason, and the others alone.
 
@@ -47,6 +49,8 @@ def restore_names(
     ----------
     bind
         Called with each name and its object as soon as it is there.
+    restored
+        Called with each group that is there, and the owners of its memory on the host.
     """
     verdicts = dict(manifest.names)
     for name, verdict in manifest.names.items():
@@ -67,6 +71,7 @@ def restore_names(
                     verdicts[name] = Verdict("lost", reason)
                     bind(name, Lost(name, reason))
             else:
+                restored(record, values, room.hosts, restoring)
                 for name, value in zip(record.names, values, strict=True):
                     bind(name, value)
                     new = restoring.remarks[remarks:]

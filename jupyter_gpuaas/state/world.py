@@ -6,9 +6,10 @@ import contextlib
 import functools
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..errors import WorldMismatch
 from ..store.manifest import World
@@ -21,7 +22,22 @@ def world_of(modules: Iterable[str], devices: tuple[str, ...] = ()) -> World:
         found = _package(module)
         if found:
             packages[found[0]] = found[1]
-    return World(_python(), platform.platform(terse=True), packages, devices)
+    return World(_python(), platform.platform(terse=True), packages, devices, _work())
+
+
+def relocated(world: World) -> Callable[[str], str]:
+    """What gives the place here of a path that a checkpoint has: the session's own working folder may be elsewhere."""
+    before, now = world.work.rstrip("/"), _work().rstrip("/")
+
+    def here(path: str) -> str:
+        inside = bool(before and now) and (path == before or path.startswith(before + "/"))
+        return now + path[len(before) :] if inside else path
+
+    return here
+
+
+def _work() -> str:
+    return os.environ.get("GPUAAS_WORK", "")
 
 
 def check(world: World, *, exact: bool = True) -> list[str]:

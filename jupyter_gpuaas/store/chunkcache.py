@@ -38,6 +38,8 @@ class ChunkCache:
         self.most_bytes = most_bytes
         #: Fast digest (xxh3) of every chunk that was met, by its digest.
         self.fast: dict[bytes, bytes] = {}
+        #: All that ``keep`` has brought.
+        self.brought_bytes = 0
         self._slots = slab_bytes // CHUNK_BYTES
         self._lock = threading.Lock()
         self._kept: dict[bytes, tuple[_Slot, memoryview]] = {}
@@ -139,8 +141,8 @@ class ChunkCache:
                     self._let_go(digest)
 
     def manifest(self, manifest_id: str) -> bytes:
-        if manifest_id not in self._manifests:
-            self._manifests[manifest_id] = self.far.manifest(manifest_id)
+        if manifest_id not in self._manifests:  # only the last one is asked for again
+            self._manifests = {manifest_id: self.far.manifest(manifest_id)}
         return self._manifests[manifest_id]
 
     def put(self, chunks: Iterable[tuple[bytes, Buffer]]) -> Written:
@@ -175,6 +177,7 @@ class ChunkCache:
             self.fast[digest] = xxhash.xxh3_128_digest(memory)
         with self._lock:
             self._kept |= batch
+            self.brought_bytes += sum(len(memory) for _, memory in batch.values())
 
     def _allocate(self, length: int) -> tuple[_Slot, memoryview] | None:
         """A place for a chunk; None when there is no room."""

@@ -69,6 +69,8 @@ class World(msgspec.Struct, frozen=True):
     #: Packages whose objects are stored -> version.
     packages: dict[str, str]
     devices: tuple[str, ...] = ()
+    #: The session's working folder on its node; what lies in it is somewhere else on another node.
+    work: str = ""
 
 
 class Costs(msgspec.Struct, frozen=True):

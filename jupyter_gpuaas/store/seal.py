@@ -138,7 +138,14 @@ def _check_manifest(manifest: Manifest) -> None:
     for text, optional in ((manifest.id, False), (manifest.parent, True)):
         if not (_ID.fullmatch(text) or (optional and not text)):
             raise BadText(f"{text[:80]!r} is no id of a checkpoint.")
-    for text in (manifest.owner, manifest.session, manifest.label, manifest.world.python, manifest.world.platform):
+    for text in (
+        manifest.owner,
+        manifest.session,
+        manifest.label,
+        manifest.world.python,
+        manifest.world.platform,
+        manifest.world.work,
+    ):
         _check_text(text)
     if manifest.epoch < 0 or manifest.cell < 0 or not math.isfinite(manifest.created_s):
         raise BadNumber("epoch, cell and time of creation must be numbers from 0.")

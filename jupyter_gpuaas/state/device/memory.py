@@ -139,6 +139,11 @@ def contents_of(context: Context) -> list[Content]:
     return found
 
 
+def made_memories(restoring: Restoring) -> dict[int, DeviceMemory]:
+    """What ``make`` made for the group that was restored last, by index."""
+    return {index: memory for index, (_, memory) in restoring.memo.get(_MADE, {}).items()}
+
+
 def make(place: Place, device: str, allocate: Callable[[str, int], Any], wrap: Callable[[Any], DeviceMemory]) -> Any:
     """The memory of a place at restore: allocated and filled once an index, whoever asks first.
 

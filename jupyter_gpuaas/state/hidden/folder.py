@@ -21,6 +21,7 @@ class WorkingFolder(Kind):
     def put_back(self, value: Any, world: Hidden) -> None:
         if not value:
             raise NotRestorable("had been removed when the checkpoint was made; os.chdir() to another")
+        value = world.here(value)
         try:
             if os.getcwd() == value:
                 return

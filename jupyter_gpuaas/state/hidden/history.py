@@ -79,7 +79,7 @@ class History(Kind):
             history.input_hist_parsed[:] = parsed
             history.input_hist_raw[:] = raw
         history._i00, history._i, history._ii, history._iii = last
-        history.dir_hist[:] = value["folders"]
+        history.dir_hist[:] = map(world.here, value["folders"])
         names = {f"_i{n}": raw[n] for n in range(1, len(raw))}
         names |= {"_i": last[1], "_ii": last[2], "_iii": last[3]}
         for name in [name for name in world.namespace if _INPUT.fullmatch(name) and name not in names]:

@@ -30,6 +30,8 @@ class SearchPath(Kind):
         return {"path": [str(entry) for entry in sys.path], "baseline": list(self._baseline), "argv": arguments}
 
     def put_back(self, value: Any, world: Hidden) -> None:
+        if value["path"] is not None:
+            value = {**value, "path": [world.here(entry) for entry in value["path"]]}
         if value["path"] is None:
             wanted = list(self._baseline)
         elif value["baseline"] == self._baseline:

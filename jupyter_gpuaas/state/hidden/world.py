@@ -8,6 +8,7 @@ import importlib
 import sys
 import types
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -29,12 +30,15 @@ class Hidden:
         Source of the cell that has just finished.
     full
         Look at everything, also what is slow.
+    here
+        Gives the place here of a path that was stored.
     """
 
     namespace: dict[str, Any]
     shell: Any | None = None
     cell: str | None = None
     full: bool = False
+    here: Callable[[str], str] = str
 
     @cached_property
     def tree(self) -> ast.Module:

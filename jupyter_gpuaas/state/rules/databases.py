@@ -96,6 +96,7 @@ def open_connection(kind: Any, databases: list[tuple[Any, ...]]) -> Any:
 
     connection = kind.__new__(kind)
     for name, path, content, was in databases:
+        path = path and restoring().here(path)
         source = f"file:{quote(path)}?mode=rw" if path else ":memory:"
         if path:
             _check(path, content, was)

@@ -116,6 +116,10 @@ def _opened(kind: Any, name: Any, mode: str, path: str) -> Any:
 
 
 def reopened(kind: Any, name: Any, mode: str, position: int, state: FileState) -> Any:
+    moved = restoring().here(state.path)
+    if name == state.path:
+        name = moved
+    state = state._replace(path=moved)
     check(state, writes=mode != "rb")
     raw = _opened(kind, name, mode, state.path)
     raw.seek(position)

@@ -9,7 +9,7 @@ import pickle
 from typing import Any
 
 from .filecontent import WHOLE_BYTES, FileState, check, look
-from .registry import Context, NotRestorable, rule
+from .registry import Context, NotRestorable, restoring, rule
 
 
 class _Buffer(ctypes.Structure):
@@ -165,6 +165,7 @@ def anonymous_mapping(kind: Any, length: int, shared: bool, readonly: bool, cont
 def mapped(
     kind: Any, state: FileState, length: int, offset: int, shared: bool, readonly: bool, content: Any, position: int
 ) -> Any:
+    state = state._replace(path=restoring().here(state.path))
     check(state, writes=shared and not readonly)
     fd = os.open(state.path, os.O_RDWR if shared and not readonly else os.O_RDONLY)
     try:

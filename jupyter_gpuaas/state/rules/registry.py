@@ -106,8 +106,15 @@ class Restoring:
         The namespace that is being filled.
     """
 
-    def __init__(self, namespace: dict[str, Any], device_map: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        namespace: dict[str, Any],
+        device_map: dict[str, str] | None = None,
+        here: Callable[[str], str] = lambda path: path,
+    ) -> None:
         self.namespace = namespace
+        #: Gives the place here of a path that was stored; see ``world.relocated``.
+        self.here = here
         self.device_map = device_map or {}
         #: What stands for ``Context.known`` here.
         self.known: list[Any] = []

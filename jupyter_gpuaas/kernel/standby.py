@@ -1,0 +1,254 @@
+"""A kernel that is to take a session over: its variables come while they are still in use at another host.
+
+``preload`` brings what a checkpoint needs into memory, as chunks, and imports the packages; it makes no object of the
+user's, and may come again with newer checkpoints. ``load`` makes the variables, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import re
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+import psutil
+
+from ..errors import CheckpointError, MigrationError
+from ..model import Loaded, Peer
+from ..state.cell_log import is_block
+from ..state.hidden import Hidden, kinds
+from ..state.restore import read_records, restore_names
+from ..state.rules.registry import Restoring, find_rule
+from ..state.world import check, relocated, world_of
+from ..store.base import Store
+from ..store.blob import chunk_sizes
+from ..store.chunkcache import SLAB_BYTES, ChunkCache
+from ..store.manifest import GroupRecord, Manifest
+from ..store.peer import PeerStore
+from ..store.seal import validate
+from .checkpoints import Checkpoints
+
+#: What a load brings beforehand, with all connections at once, rather than group by group.
+TOGETHER_BYTES = 256 * 1024**2
+#: Memory that is left to everything else.
+RESERVE_BYTES = 128 * 1024**2
+#: Hidden state that packages may read when they are imported.
+_BEFORE_IMPORTS = ("environment", "sys.path")
+
+
+class Standby:
+    """Brings one session here.
+
+    Parameters
+    ----------
+    checkpoints
+        Of this kernel, which has run nothing yet.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._peer: PeerStore | None = None
+        self._cache: ChunkCache | None = None
+        self._loaded: Loaded | None = None
+
+    def request(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Carry out what came as a message.
+
+        Raises
+        ------
+        GpuaasError
+            It could not be done. After a failed load, this kernel is of no use.
+        """
+        op, checkpoint = content.get("op"), str(content["checkpoint"])
+        peer = msgspec.convert(content.get("peer"), Peer | None)
+        found: dict[str, Any]
+        if self._loaded is not None:
+            if op != "load" or checkpoint != self._loaded.checkpoint:
+                raise MigrationError(f"the variables are those of checkpoint {self._loaded.checkpoint} already.")
+            loaded = self._loaded
+        elif op == "preload":
+            loaded = self.preload(checkpoint, peer)
+        elif op == "load":
+            loaded = self.load(checkpoint, peer)
+        else:
+            raise CheckpointError(f"op: {op!r} is unknown.")
+        found = msgspec.to_builtins(loaded)
+        return found
+
+    def preload(self, checkpoint: str, peer: Peer | None) -> Loaded:
+        """Bring what a checkpoint needs and is not here, as far as there is memory for it."""
+        with self._counted(checkpoint, peer) as done:
+            cache, manifest, records = self._look_up(checkpoint)
+            done.append(sum(map(_size, records)))
+            cache.keep(_needs(manifest, records).items())
+            self._prepare(cache, manifest, records)
+        return self._told(done)
+
+    def load(self, checkpoint: str, peer: Peer | None) -> Loaded:
+        """Make the variables."""
+        with self._counted(checkpoint, peer) as done:
+            cache, manifest, records = self._look_up(checkpoint)
+            done.append(sum(map(_size, records)))
+            lacking = [(digest, size) for digest, size in _needs(manifest, records).items() if not cache.has(digest)]
+            if sum(size for _, size in lacking) <= TOGETHER_BYTES:
+                cache.keep(lacking)
+            cache.give_up(_uses(records))
+            report = self._checkpoints.take_over(checkpoint, cache)
+        self._loaded = msgspec.structs.replace(self._told(done), lost=report.lost)
+        if self._peer is not None:
+            self._peer.close()
+        cache.clear()
+        self._cache = self._peer = None
+        return self._loaded
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _counted(self, checkpoint: str, peer: Peer | None) -> Iterator[list[Any]]:
+        """Measures what the block brings; what it appends is the size of the state."""
+        began = time.monotonic()
+        self._open(peer)
+        before = self._sent()
+        done: list[Any] = [checkpoint]
+        yield done
+        done += [self._sent() - before, time.monotonic() - began]
+
+    @staticmethod
+    def _told(done: list[Any]) -> Loaded:
+        checkpoint, state_bytes, sent_bytes, took_s = done
+        return Loaded(checkpoint=checkpoint, sent_bytes=sent_bytes, took_s=took_s, state_bytes=state_bytes)
+
+    def _open(self, peer: Peer | None) -> None:
+        """Read from this peer, or where there is none, from the store of the session."""
+        far: Store
+        if peer is None:
+            far = self._checkpoints.checkpointer.store
+        elif self._peer is not None and self._peer.peer == peer:
+            far = self._peer
+        else:
+            far = self._peer = PeerStore(peer)
+        if self._cache is None:
+            self._cache = ChunkCache(far, most_bytes=0)
+        self._cache.far = far
+
+    def _sent(self) -> int:
+        assert self._cache is not None
+        return self._peer.sent_bytes if self._peer is not None else self._cache.brought_bytes
+
+    def _look_up(self, checkpoint: str) -> tuple[ChunkCache, Manifest, list[GroupRecord]]:
+        """What a checkpoint is made of; drops what it does not need, and sees how much memory there is."""
+        cache = self._cache
+        assert cache is not None
+        manifest = validate(cache.manifest(checkpoint), self._checkpoints.key, expected_id=checkpoint)
+        if manifest.session != self._checkpoints.session:
+            raise CheckpointError(f"checkpoint {checkpoint} is of another session.")
+        check(manifest.world)
+        # Records are small and needed first; so that there is room for them, they come before the room is measured.
+        cache.most_bytes = max(cache.most_bytes, cache.held_bytes + SLAB_BYTES)
+        cache.keep(chunk for entry in manifest.groups for chunk in chunk_sizes(entry.record))
+        records = read_records(manifest, cache)
+        cache.keep_only(_needs(manifest, records).keys())
+        sizes = [_size(record) for record in records]
+        cache.most_bytes = room(sum(sizes), max(sizes, default=0), _free_bytes() + cache.held_bytes)
+        return cache, manifest, records
+
+    def _prepare(self, cache: ChunkCache, manifest: Manifest, records: list[GroupRecord]) -> None:
+        """Do ahead what a restore would spend its time with. What fails here fails later, or does no harm."""
+        shell = self._checkpoints.shell
+        world = Hidden(namespace=shell.user_ns, shell=shell, full=True, here=relocated(manifest.world))
+        for kind in kinds():
+            name = f"<{kind.kind}>"
+            mine = [record for record in records if record.names == (name,)]
+            if kind.kind in _BEFORE_IMPORTS and mine:
+                found: dict[str, Any] = {}
+                with contextlib.suppress(Exception):
+                    restore_names(manifest, cache, Restoring({}), records=mine, bind=found.__setitem__)
+                    kind.restore(found[name], world)
+        for module in _modules(manifest.world.packages):
+            with contextlib.suppress(Exception, SystemExit):
+                importlib.import_module(module)
+        find_rule(object)
+        world_of(sys.modules.keys() & {name.partition(".")[0] for name in _modules(manifest.world.packages)})
+
+
+def room(state_bytes: int, largest_bytes: int, free_bytes: int) -> int:
+    """How much of a state may be kept as chunks until its objects are made of them.
+
+    Chunks go as the groups of a state are made, the memory of a group being there before its chunks go. So all may be
+    kept if there is room for the state and its largest group. Else no more than what is left beside the whole state,
+    as groups whose chunks are not here may be made first.
+    """
+    free_bytes -= RESERVE_BYTES
+    if state_bytes + largest_bytes <= free_bytes:
+        # Not all of a piece of memory need be used.
+        return min(state_bytes + state_bytes // 8 + 4 * SLAB_BYTES, free_bytes - largest_bytes)
+    return max(0, free_bytes - state_bytes)
+
+
+def _free_bytes() -> int:
+    """Memory that this process may still take."""
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    if limit == resource.RLIM_INFINITY or not sys.platform.startswith("linux"):
+        return int(psutil.virtual_memory().available)
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        used = next((int(line.split()[1]) * 1024 for line in status if line.startswith("VmData:")), 0)
+    return max(0, min(limit - used, int(psutil.virtual_memory().available)))
+
+
+def _size(record: GroupRecord) -> int:
+    return record.stream.size + sum(region.content.size for region in record.regions)
+
+
+def _needs(manifest: Manifest, records: list[GroupRecord]) -> dict[bytes, int]:
+    """Chunks and their sizes: what is read first, and then the largest groups first."""
+    found: dict[bytes, int] = {}
+    for entry in manifest.groups:
+        found.update(chunk_sizes(entry.record))
+    for record in sorted(records, key=_size, reverse=True):
+        for blob in (record.stream, *(region.content for region in record.regions)):
+            found.update(chunk_sizes(blob))
+    return found
+
+
+def _uses(records: list[GroupRecord]) -> dict[bytes, int]:
+    """How often a restore fetches each chunk at most. Blocks of cells are read once more, and are small."""
+    found: dict[bytes, int] = {}
+    for record in records:
+        if any(is_block(name) for name in record.names):
+            continue
+        blobs = (record.stream, *(region.content for region in record.regions))
+        for digest in {digest for blob in blobs for digest, _ in chunk_sizes(blob)}:
+            found[digest] = found.get(digest, 0) + 1
+    return found
+
+
+def _modules(packages: Iterable[str]) -> list[str]:
+    """The module of each package that is worth importing ahead: the one of its name, or the only one it has."""
+    found = []
+    for package in packages:
+        try:
+            distribution = importlib.metadata.distribution(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        listed = (distribution.read_text("top_level.txt") or "").split()
+        if not listed:
+            paths = map(
+                PurePosixPath,
+                (line.partition(",")[0] for line in (distribution.read_text("RECORD") or "").splitlines()),
+            )
+            listed = sorted({path.parts[0] for path in paths if path.name == "__init__.py" and len(path.parts) == 2})
+        same = [module for module in listed if _plain(module) == _plain(package)]
+        if same or len(listed) == 1:
+            found.append((same or listed)[0])
+    return found
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
