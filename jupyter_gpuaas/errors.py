@@ -32,6 +32,11 @@
     ├─ MigrationError           a session could not be moved; it goes on where it was
     │   ├─ QuiesceTimeout       the cell that runs did not end in time
     │   └─ Diverged             it changes faster than it can be sent
+    ├─ ImageError               a process image could not be taken or restored
+    │   ├─ ImageUnavailable     this node makes no process images; says why
+    │   ├─ NotDumpable          the processes hold what cannot go into an image; they run on
+    │   ├─ NotRestorableHere    the image needs what this node does not have, or has in use
+    │   └─ DeviceRefused        the CUDA driver refused to suspend or resume a process
     ├─ InvalidRequest           a request to the service names a field that is not usable
     └─ SettingError             a setting's value is not usable
 
@@ -250,6 +255,40 @@ class QuiesceTimeout(MigrationError):
 
 class Diverged(MigrationError):
     """The session changes its state faster than it can be sent."""
+
+
+class ImageError(GpuaasError):
+    """A process image could not be taken or restored."""
+
+
+class ImageUnavailable(ImageError):
+    """This node makes no process images."""
+
+    status = 501
+
+
+class NotDumpable(ImageError):
+    """The processes hold something that cannot go into an image; they run on."""
+
+    status = 409
+
+
+class NotRestorableHere(ImageError):
+    """The image needs something that this node does not have, or has in use."""
+
+    status = 409
+
+
+class DeviceRefused(ImageError):
+    """The CUDA driver refused to suspend or resume a process."""
+
+    status = 409
+    #: ``CUresult``; 0 where we refused before asking.
+    code = 0
+
+    def __init__(self, message: str, *, hint: str = "", code: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.code = code
 
 
 class InvalidRequest(GpuaasError):

@@ -9,9 +9,11 @@ import sys
 from typing import Any
 
 import zmq
+from ipykernel import kernelapp
 from ipykernel.kernelapp import IPKernelApp
 from traitlets import Type
 
+from .iopub import IpcIOPubThread
 from .kernel import GpuKernel
 
 PR_SET_PDEATHSIG = 1
@@ -42,6 +44,11 @@ class GpuKernelApp(IPKernelApp):
         if s.socket_type == zmq.XPUB:
             s.setsockopt(zmq.XPUB_NODROP, 1)
         return super()._bind_socket(s, port)
+
+    def init_iopub(self, context: Any) -> None:
+        """Listen on no TCP port."""
+        vars(kernelapp)["IOPubThread"] = IpcIOPubThread  # where ipykernel takes it from; this process has one kernel
+        super().init_iopub(context)
 
     def init_extensions(self) -> None:
         """Load ``%remote_gpu`` before the user's own extensions."""

@@ -1,0 +1,171 @@
+"""An image's folder as chunks of a store, and back.
+
+Chunks are those of checkpoints: of the same size, under the same digests, compressed where that pays. Files of pages
+only grow while CRIU writes them, so they are put into the store at the same time.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from blake3 import blake3
+
+from ..store.base import CHUNK_BYTES, Store, Written
+from ..store.blob import chunk_sizes
+from ..store.manifest import Blob
+from .manifest import ImageFile
+
+#: Chunks that are put or fetched in one call.
+TOGETHER = 8
+LOOK_S = 0.005
+#: What a dump leaves beside the image.
+_LOGS = ("criu.log", "stats-dump", "stats-restore", "parent")
+SCRATCH = "scratch{number}.tar"
+
+
+class Packer:
+    """Puts the files of ``folder`` into a store, from the moment on at which it is made.
+
+    Use: make it, start CRIU, call ``finish`` when CRIU has ended. Without ``finish``, ``abandon``.
+    """
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._digests: dict[str, list[bytes]] = {}
+        self._done: dict[str, int] = {}
+        self._complete = threading.Event()
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self.written = Written()
+        self._thread = threading.Thread(target=self._run, name="image packer", daemon=True)
+        self._thread.start()
+
+    def finish(self) -> tuple[ImageFile, ...]:
+        """All files, when the last is in the store. Blocks. Raises what the store raised."""
+        self._complete.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return tuple(
+            ImageFile(name, Blob(self._done[name], b"".join(digests)))
+            for name, digests in sorted(self._digests.items())
+        )
+
+    def abandon(self) -> None:
+        """Stop; what was put is garbage in the store."""
+        self._stop.set()
+        self._complete.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._complete.wait(LOOK_S):
+                for path in self._files():
+                    if path.name.startswith("pages-"):
+                        self._put(path, whole=True)
+            for path in self._files():
+                if self._stop.is_set():
+                    return
+                self._put(path, whole=False)
+        except BaseException as error:
+            self._error = error
+
+    def _files(self) -> list[Path]:
+        found = (path for path in self._folder.rglob("*") if path.name not in _LOGS)
+        return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+    def _put(self, path: Path, *, whole: bool) -> None:
+        """Put what has been added to a file; with ``whole`` only whole chunks, as the file still grows."""
+        name = path.relative_to(self._folder).as_posix()
+        digests = self._digests.setdefault(name, [])
+        at = self._done.setdefault(name, 0)
+        with open(path, "rb", buffering=0) as file:
+            file.seek(at)
+            size = os.fstat(file.fileno()).st_size
+            while not self._stop.is_set():
+                batch: list[tuple[bytes, bytes]] = []
+                while len(batch) < TOGETHER and (size - at >= CHUNK_BYTES or (size > at and not whole)):
+                    data = _read(file.fileno(), min(CHUNK_BYTES, size - at))
+                    batch.append((blake3(data).digest(), data))
+                    at += len(data)
+                if not batch:
+                    break
+                done = self._store.put(batch)
+                self.written.chunks += done.chunks
+                self.written.new_bytes += done.new_bytes
+                self.written.stored_bytes += done.stored_bytes
+                digests += [digest for digest, _ in batch]
+                self._done[name] = at
+
+
+def unpack(store: Store, files: Sequence[ImageFile], rounds: int, folder: Path) -> None:
+    """Write the files of an image into an empty folder, each chunk verified.
+
+    Raises what ``Store.fetch`` raises: then the folder is not to be used.
+    """
+    for number in range(rounds):
+        place = folder / str(number)
+        place.mkdir(mode=0o700)
+        if number:
+            (place / "parent").symlink_to(f"../{number - 1}")
+    for file in files:
+        descriptor = os.open(
+            folder / file.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            for batch in _batches(file.content):
+                memory = memoryview(bytearray(sum(size for _, size in batch)))
+                wanted = []
+                at = 0
+                for digest, size in batch:
+                    wanted.append((digest, memory[at : at + size]))
+                    at += size
+                store.fetch(wanted)
+                while memory:
+                    memory = memory[os.write(descriptor, memory) :]
+        finally:
+            os.close(descriptor)
+
+
+def pack_scratch(root: Path, scratch: Sequence[str], folder: Path) -> None:
+    """What lies in the jail's own folders, as one archive each. Sockets are left out: CRIU makes them again."""
+    for number, inside in enumerate(scratch):
+        with tarfile.open(folder / SCRATCH.format(number=number), "w") as archive:
+            top = root / inside.strip("/")
+            for name in sorted(os.listdir(top)):
+                archive.add(top / name, arcname=name)
+
+
+def unpack_scratch(root: Path, scratch: Sequence[str], folder: Path) -> None:
+    """The reverse, into the empty folders of a new jail. The archives were verified when they were unpacked."""
+    for number, inside in enumerate(scratch):
+        with tarfile.open(folder / SCRATCH.format(number=number)) as archive:
+            # Whole and as it was: owners, modes and links are the session's own.
+            archive.extraction_filter = staticmethod(lambda member, path: member)
+            archive.extractall(root / inside.strip("/"), numeric_owner=True)
+
+
+def _batches(content: Blob) -> Iterator[list[tuple[bytes, int]]]:
+    batch: list[tuple[bytes, int]] = []
+    for chunk in chunk_sizes(content):
+        batch.append(chunk)
+        if len(batch) == TOGETHER:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _read(descriptor: int, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = os.read(descriptor, size - len(data))
+        if not piece:
+            raise OSError(f"a file of the image became shorter while it was read, at {len(data)} of {size} bytes")
+        data += piece
+    return bytes(data)
