@@ -46,6 +46,9 @@ HANG_UP_TIMEOUT_S = 30.0
 #: Our own requests, which no client sees.
 OWN = "gpuaas"
 RELAY_SOCKET = "relay"
+#: IPython's history is a database in the user's home, which is another one on each node, and SQLite refuses to write to
+#: a file whose inode has changed. In memory it goes along.
+KERNEL_OPTIONS = ("--HistoryManager.hist_file=:memory:",)
 
 
 class ImageKernelHandler(Protocol):
@@ -117,7 +120,7 @@ class ImageKernel:
         connection_file = folder / "kernel.json"
         connection_file.write_bytes(msgspec.json.encode(connection))
         connection_file.chmod(0o600)
-        command = argv or (sys.executable, "-m", "jupyter_gpuaas.kernel", "-f", "{connection_file}")
+        command = argv or (sys.executable, "-m", "jupyter_gpuaas.kernel", "-f", "{connection_file}", *KERNEL_OPTIONS)
         relay = RelaySpec(
             socket=f"{HOME}/{RELAY_SOCKET}",
             prefix=f"{HOME}/k",

@@ -1,0 +1,38 @@
+"""CRIU, or a skip that says loudly why there is none."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from jupyter_gpuaas.errors import ImageUnavailable
+from jupyter_gpuaas.image.criu import Criu, find_criu
+
+_found: Criu | str | None = None
+
+
+@pytest.fixture
+def criu() -> Criu:
+    """The CRIU of this machine; where there is none, the test is skipped."""
+    global _found
+    if _found is None:
+        try:
+            _found = find_criu()
+        except ImageUnavailable as error:
+            _found = str(error)
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                warnings.warn(f"PROCESS IMAGES ARE NOT TESTED HERE: {error}", RuntimeWarning, stacklevel=1)
+    if isinstance(_found, str):
+        pytest.skip(f"PROCESS IMAGES ARE NOT TESTED HERE: {_found}")
+    return _found
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Path:
+    """A folder tree that stands for one node."""
+    folder = tmp_path / "node"
+    folder.mkdir(mode=0o700)
+    return folder
