@@ -23,19 +23,21 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..errors import ImageError, TransportError
+from ..errors import ImageError, ImageUnavailable, TransportError
 from ..model import Channel
 from ..store.base import Store
 from ..wire.jupyter import DELIMITER, make_parts, read_header, split_frames
 from ..wire.record import Buffer, Kind, Record
 from .carrier import Carrier
 from .criu import Criu
+from .cuda_helper import CudaHelper
 from .dump import Dump, ImageName
 from .jail import HOME, Jail, JailSpec
 from .manifest import ImageManifest
 from .relay import CHANNELS, KINDS, PORTS, Event, Order, RelaySpec
 from .restore import read_manifest, restore_tree
 from .resumable import LinkState, Resumable
+from .tree_devices import TreeDevices, pairs_for
 
 #: Outputs that may wait in the relay while no host is there.
 WAITING_BYTES = 16 * 1024**2
@@ -72,12 +74,14 @@ class ImageKernel:
         criu: Criu,
         handler: ImageKernelHandler,
         *,
+        cuda: CudaHelper | None = None,
         state: LinkState | None = None,
         kernel_pid: int = 0,
     ) -> None:
         self.jail = jail
         self._criu = criu
         self._handler = handler
+        self._devices = TreeDevices(cuda)
         stream = Resumable(most_bytes=WAITING_BYTES, message_bytes=MESSAGE_BYTES, state=state)
         self._link = Carrier(stream, self._took, lambda: None)
         self._kernel_pid = kernel_pid
@@ -97,6 +101,7 @@ class ImageKernel:
         handler: ImageKernelHandler,
         *,
         criu: Criu,
+        cuda: CudaHelper | None = None,
         log: int | None = None,
         timeout_s: float = 60.0,
         argv: Sequence[str] = (),
@@ -131,7 +136,7 @@ class ImageKernel:
         tree = [sys.executable, "-m", "jupyter_gpuaas.image.relay", msgspec.json.encode(relay).decode()]
         environ = {**environ, "GPUAAS_DATA_SOCKET": f"{HOME}/data"}
         jail = await Jail.start(spec, tree, environ, log=log)
-        kernel = cls(jail, criu, handler)
+        kernel = cls(jail, criu, handler, cuda=cuda)
         try:
             await asyncio.wait_for(kernel._first_answer(), timeout_s)
         except BaseException as error:
@@ -151,14 +156,25 @@ class ImageKernel:
         store: Store,
         image_id: str,
         key: bytes,
+        cuda: CudaHelper | None = None,
+        devices: Mapping[bytes, bytes] | None = None,
     ) -> ImageKernel:
         """The kernel of an image, frozen: ``thaw`` lets it go on where it was stopped.
+
+        Parameters
+        ----------
+        devices
+            Which device of this node takes the place of which of the source, by UUID; the others are paired up.
 
         Raises what ``read_manifest`` and ``restore_tree`` raise; nothing is left then.
         """
         manifest = await read_manifest(store, image_id, key)
+        if manifest.devices and cuda is None:
+            raise ImageUnavailable("the image has device memory, and this node calls no CUDA driver.")
+        pairs = await pairs_for(manifest, cuda, devices or {}) if cuda is not None else []
         jail = await restore_tree(manifest, spec, criu, store)
-        kernel = cls(jail, criu, handler, state=manifest.link, kernel_pid=manifest.kernel_pid)
+        kernel = cls(jail, criu, handler, cuda=cuda, state=manifest.link, kernel_pid=manifest.kernel_pid)
+        kernel._devices.expect(manifest.devices, pairs)
         kernel.frozen = True
         return kernel
 
@@ -246,27 +262,33 @@ class ImageKernel:
     # -- images ------------------------------------------------------------------------------------------------
 
     async def freeze(self) -> None:
-        """Hang up and stop every process of the tree.
+        """Hang up, take device memory into host memory, and stop every process of the tree.
 
-        Raises ``ImageError`` or ``TransportError``: then they run on, and the connection is there.
+        Raises ``ImageError``: then they run on, and the connection is there.
         """
         if self.frozen:
             return
         try:
             await self._hang_up()
+            # While it runs: the driver's own thread in each process does the work.
+            await self._devices.suspend(self.jail)
             await self.jail.stop_tree()
         except BaseException:
-            self.jail.continue_tree()
             with contextlib.suppress(TransportError):
-                await self.connect()
+                await self.thaw()
             raise
         self.frozen = True
 
     async def thaw(self) -> None:
-        """Let the tree go on and dial it again."""
+        """Let the tree go on, give it its device memory, and dial it again.
+
+        Raises ``DeviceRefused`` when a device has no room: the tree runs, its next call of CUDA waits, and ``thaw``
+        can be called again.
+        """
         self.jail.continue_tree()
         self.frozen = False
         await self.connect()
+        await self._devices.resume(self.jail)
 
     async def dump(self, store: Store, key: bytes, name: ImageName, *, rounds: int = 0) -> ImageManifest:
         """Put the kernel into an image; it is frozen afterwards, until ``thaw`` or ``end``.
@@ -288,7 +310,12 @@ class ImageKernel:
                     await dump.round()
             await self.freeze()
             try:
-                return await dump.finish(kernel_pid=self._kernel_pid, link=self._link.stream.state())
+                return await dump.finish(
+                    kernel_pid=self._kernel_pid,
+                    link=self._link.stream.state(),
+                    devices=self._devices.needs(self.jail),
+                    device_ids=self._devices.ids,
+                )
             except BaseException:
                 await self.thaw()
                 raise

@@ -109,6 +109,7 @@ class Jail:
         ImageUnavailable
             The node cannot make such a jail.
         """
+        check_visible(spec, [sys.prefix, os.path.realpath(sys.executable), str(INIT)])
         folder = Path(spec.folder)
         scratch = []
         for inside in spec.scratch:
@@ -244,6 +245,22 @@ class Jail:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.init_pid, signal.SIGKILL)
         await self.ended
+
+
+def check_visible(spec: JailSpec, paths: Sequence[str]) -> None:
+    """Raise ``ImageUnavailable`` when a program that the jail needs is hidden by one of its own folders."""
+    for path in paths:
+        for hiding in spec.scratch:
+            shown = any(is_below(path, bind.inside) for bind in spec.binds)
+            if is_below(path, hiding) and not shown:
+                raise ImageUnavailable(
+                    f"{path} cannot be seen in the jail, whose {hiding} is its own.",
+                    hint="Bind it, or install it elsewhere.",
+                )
+
+
+def is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def nsenter() -> str:

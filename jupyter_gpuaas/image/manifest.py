@@ -76,7 +76,8 @@ class DeviceNeed(msgspec.Struct, frozen=True):
     """A process that had device memory, which the driver put into the process's own memory."""
 
     inner_pid: int
-    bytes: int
+    #: UUID of a device of the source, in hex -> bytes.
+    needs: dict[str, int]
 
 
 class ImageManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +105,7 @@ class ImageManifest(msgspec.Struct, frozen=True, kw_only=True):
     belongings: Belongings
     link: LinkState
     devices: tuple[DeviceNeed, ...] = ()
-    #: Device ids (UUIDs) that the processes saw, in order.
+    #: UUIDs of all devices of the source, in hex.
     device_ids: tuple[str, ...] = ()
 
     @property

@@ -19,6 +19,7 @@ from jupyter_gpuaas.image.dump import ImageName
 from jupyter_gpuaas.image.image_kernel import ImageKernel
 from jupyter_gpuaas.image.jail import HOME
 from jupyter_gpuaas.image.manifest import references
+from jupyter_gpuaas.model import Channel
 from jupyter_gpuaas.store import FolderStore, MemoryStore
 
 from .cells import Client, copy_work, spec, start
@@ -310,15 +311,17 @@ async def test_image_restored_where_the_clock_shows_another_time_goes_on_with_it
     assert 0 < passed < 600
 
 
-async def test_kernel_that_dies_is_reported_with_its_status_after_what_it_said_last(criu: Criu, tmp_path: Path) -> None:
+async def test_kernel_that_dies_is_reported_with_its_status(criu: Criu, tmp_path: Path) -> None:
     client = Client()
     kernel = await start(tmp_path, client, criu)
-    client.begin(
-        kernel, "import os; os.write(2, b'last words'); print('last line', flush=True); os.kill(os.getpid(), 9)"
-    )
+    client.begin(kernel, "import sys; print('runs'); sys.__stderr__.write('to its log\\n')\nwhile True: pass")
+    await client.until(lambda: "runs" in client.text)
+    kernel.kill()
     assert await asyncio.wait_for(kernel.ended(), 30) == -signal.SIGKILL
-    assert client.status == -signal.SIGKILL
-    assert "last line" in client.text
+    assert client.status == -signal.SIGKILL and not kernel.alive
+    assert "to its log" in client.logged
+    with pytest.raises(RuntimeError, match="-9"):
+        await kernel.ask(Channel.SHELL, "kernel_info_request", {})
     await kernel.end()
 
 

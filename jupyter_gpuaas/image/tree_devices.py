@@ -1,0 +1,89 @@
+"""The device memory of a tree: taken into host memory before it is stopped, given back when it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..errors import DeviceRefused
+from .cuda import Suspended, pair_up
+from .cuda_helper import CudaHelper
+from .jail import Jail
+from .manifest import DeviceNeed, ImageManifest
+
+#: Work that was submitted to a device is waited for as long; then the session goes on, and is not dumped.
+LOCK_TIMEOUT_MS = 30_000
+
+
+class TreeDevices:
+    """Of one tree. ``cuda`` is None on a node without a driver: then there is nothing to do."""
+
+    def __init__(self, cuda: CudaHelper | None) -> None:
+        self._cuda = cuda
+        self._suspended: list[Suspended] = []
+        self._expected: tuple[DeviceNeed, ...] = ()
+        self._pairs: Sequence[tuple[bytes, bytes]] = ()
+        #: UUIDs of all devices, in hex, as of the last ``suspend``.
+        self.ids: tuple[str, ...] = ()
+
+    async def suspend(self, jail: Jail) -> None:
+        """Take the device memory of each process that has some.
+
+        Raises ``DeviceRefused``; ``resume`` gives back what was taken until then.
+        """
+        if self._cuda is None:
+            return
+        self.ids = tuple(device.hex() for device in sorted(await self._cuda.free_bytes()))
+        for process in jail.processes():
+            if await self._cuda.uses_device(process.pid):
+                self._suspended.append(await self._cuda.suspend(process.pid, LOCK_TIMEOUT_MS))
+
+    def needs(self, jail: Jail) -> tuple[DeviceNeed, ...]:
+        """What was taken, by the numbers of the processes inside."""
+        inner = {process.pid: process.inner_pid for process in jail.processes()}
+        return tuple(
+            DeviceNeed(inner[one.pid], {device.hex(): size for device, size in one.needs.items()})
+            for one in self._suspended
+        )
+
+    def expect(self, needs: tuple[DeviceNeed, ...], pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """The tree was restored from an image in which these had device memory."""
+        self._expected = needs
+        self._pairs = pairs
+
+    async def resume(self, jail: Jail) -> None:
+        """Give back what was taken, here or at the source. Raises ``DeviceRefused``; it can be called again."""
+        if self._cuda is None:
+            return
+        if self._expected:
+            outer = {process.inner_pid: process.pid for process in jail.processes()}
+            self._suspended = [
+                Suspended(outer[need.inner_pid], {bytes.fromhex(device): size for device, size in need.needs.items()})
+                for need in self._expected
+                if need.inner_pid in outer
+            ]
+            self._expected = ()
+        while self._suspended:
+            await self._cuda.resume(self._suspended[0], self._pairs)
+            self._suspended.pop(0)
+        self._pairs = ()
+
+
+async def pairs_for(
+    manifest: ImageManifest, cuda: CudaHelper, wanted: Mapping[bytes, bytes]
+) -> list[tuple[bytes, bytes]]:
+    """Which device takes the place of which: none where they are the same. Raises ``DeviceRefused``."""
+    if not manifest.devices:
+        return []
+    old = [bytes.fromhex(device) for device in manifest.device_ids]
+    here = await cuda.free_bytes()
+    pairs = pair_up(old, sorted(here), wanted)
+    # Refused here, before anything is built up, rather than when the session is to go on.
+    needed: dict[bytes, int] = {}
+    for process in manifest.devices:
+        for name, size in process.needs.items():
+            new = dict(pairs)[bytes.fromhex(name)]
+            needed[new] = needed.get(new, 0) + size
+    for device, size in needed.items():
+        if here[device] < size:
+            raise DeviceRefused(f"device {device.hex()} has {here[device]} bytes free, the image needs {size}.")
+    return [] if all(before == after for before, after in pairs) else pairs
