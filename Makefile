@@ -4,6 +4,7 @@
 #   make demo            the same without a browser: a notebook whose connection is cut on the way
 #   make check           lint, format, types, layers
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
+#   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make bench-state     how fast states are saved and restored, beside other systems (BENCH_ARGS as above)
@@ -31,7 +32,7 @@ ifeq ($(shell id -u),0)
   LAB_ROOT := --allow-root
 endif
 
-.PHONY: help lab demo check test test-faults bench bench-state clean
+.PHONY: help lab demo check criu test test-faults bench bench-state clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
 
@@ -71,7 +72,12 @@ check: $(STAMPS)/dev
 	$(BIN)/mypy --strict -p jupyter_gpuaas
 	$(BIN)/lint-imports --no-cache
 
+criu: $(STAMPS)/venv
+	tools/install-criu.sh $(VENV)/criu
+
+# Without CRIU the tests of process images skip themselves, and say so; everything else is tested all the same.
 test: $(STAMPS)/test
+	@$(MAKE) --no-print-directory criu || echo "*** NO CRIU HERE: PROCESS IMAGES ARE NOT TESTED ***" >&2
 	$(BIN)/python -m pytest -m 'not slow and not gpu and not fault' $(PYTEST_ARGS)
 
 test-faults: $(STAMPS)/test

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..errors import ImageError, ImageUnavailable, TransportError
+from ..errors import ImageError, ImageUnavailable, NotDumpable, TransportError
 from ..model import Channel
 from ..store.base import Store
 from ..wire.jupyter import DELIMITER, make_parts, read_header, split_frames
@@ -62,7 +62,8 @@ class ImageKernelHandler(Protocol):
     def kernel_logged(self, text: str) -> None:
         """What the process itself wrote to stdout and stderr."""
 
-    def kernel_exited(self, status: int) -> None: ...
+    def kernel_exited(self, status: int) -> None:
+        """The kernel has ended; the jail is there until ``end``. Also told once after ``end``."""
 
 
 class ImageKernel:
@@ -303,7 +304,10 @@ class ImageKernel:
         ImageError, StoreError, TransportError
             There is no image, and the kernel runs on.
         """
-        dump = Dump(self.jail, self._criu, store, key, name)
+        try:
+            dump = Dump(self.jail, self._criu, store, key, name)
+        except OSError as error:
+            raise NotDumpable(f"there is no place for an image: {error}.") from error
         try:
             if self._criu.dirty_tracking:
                 for _ in range(rounds):

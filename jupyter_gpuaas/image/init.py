@@ -63,6 +63,9 @@ def furnish(spec: dict[str, Any]) -> None:
         for inside, outside in places
     ]
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    # Terminals have numbers too, which must be free: `!command` of a notebook runs in one.
+    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620")
+    mount("/dev/pts/ptmx", "/dev/ptmx", None, MS_BIND)
     for inside, source in opened:
         os.makedirs(inside, exist_ok=True)
         if source < 0:

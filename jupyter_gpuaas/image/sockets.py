@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from .jail import Process
 
 LISTEN = "LISTEN"
+TCP, UDP = "TCP", "UDP"
 #: include/net/tcp_states.h
 STATES = {
     1: "ESTABLISHED", 2: "SYN_SENT", 3: "SYN_RECV", 4: "FIN_WAIT1", 5: "FIN_WAIT2", 6: "TIME_WAIT", 7: "CLOSE",
@@ -23,54 +24,59 @@ STATES = {
 }  # fmt: skip
 
 
-class TcpSocket(msgspec.Struct, frozen=True):
-    """A TCP socket of one process, as ``address:port``."""
+class InetSocket(msgspec.Struct, frozen=True):
+    """A TCP or UDP socket of one process; addresses as ``address:port``."""
 
     inner_pid: int
+    kind: str
     local: str
     remote: str
     state: str
 
     @property
     def words(self) -> str:
-        if self.state == LISTEN:
-            return f"process {self.inner_pid} listens on {self.local}"
-        return f"process {self.inner_pid}: {self.local} to {self.remote} ({self.state})"
+        if self.state == LISTEN or self.kind == UDP:
+            return f"process {self.inner_pid} has port {self.local} ({self.kind})"
+        return f"process {self.inner_pid}: {self.local} to {self.remote} ({self.kind}, {self.state})"
 
 
 class Belongings(msgspec.Struct, frozen=True):
     """What a tree has open."""
 
-    #: Connections; they are closed by a dump, and stay closed on the target. On the source they go on when it does.
-    connections: tuple[TcpSocket, ...] = ()
-    #: Ports that must be free on the target.
-    listening: tuple[TcpSocket, ...] = ()
+    #: TCP connections; they are closed by a dump, and stay closed on the target. On the source they go on when it does.
+    connections: tuple[InetSocket, ...] = ()
+    #: Ports that must be free on the target: those on which somebody listens, and those of UDP.
+    listening: tuple[InetSocket, ...] = ()
     #: Regular files that are open, by their paths inside; the target must have them with the same size.
     files: tuple[str, ...] = ()
 
 
-def read_table(text: str) -> dict[str, tuple[str, str, str]]:
-    """/proc/net/tcp or tcp6: inode -> local, remote, state."""
-    found = {}
+#: inode -> kind, local, remote, state.
+Table = dict[str, tuple[str, str, str, str]]
+
+
+def read_table(kind: str, text: str) -> Table:
+    """The sockets of /proc/net/tcp, tcp6, udp or udp6."""
+    found: Table = {}
     for line in text.splitlines()[1:]:
         fields = line.split()
         if len(fields) > 9:
             state = STATES.get(int(fields[3], 16), fields[3])
-            found[fields[9]] = (_address(fields[1]), _address(fields[2]), state)
+            found[fields[9]] = (kind, _address(fields[1]), _address(fields[2]), state)
     return found
 
 
-def sort_out(open_paths: Iterable[tuple[int, str]], table: Mapping[str, tuple[str, str, str]]) -> Belongings:
+def sort_out(open_paths: Iterable[tuple[int, str]], table: Table) -> Belongings:
     """Belongings from (inner pid, target of a link in /proc/<pid>/fd) and the sockets of ``read_table``."""
-    connections: dict[TcpSocket, None] = {}
-    listening: dict[TcpSocket, None] = {}
+    connections: dict[InetSocket, None] = {}
+    listening: dict[InetSocket, None] = {}
     files: dict[str, None] = {}
     for inner_pid, path in open_paths:
         if path.startswith("socket:["):
             known = table.get(path[len("socket:[") : -1])
             if known is not None:
-                found = TcpSocket(inner_pid, *known)
-                if found.state == LISTEN:
+                found = InetSocket(inner_pid, *known)
+                if found.state == LISTEN or found.kind == UDP:
                     listening[found] = None
                 elif found.state != STATES[7]:
                     connections[found] = None
@@ -84,16 +90,16 @@ def look(processes: Iterable[Process]) -> Belongings:
     """Belongings of processes that do not run at the moment."""
     processes = list(processes)
     open_paths: list[tuple[int, str]] = []
-    table: dict[str, tuple[str, str, str]] = {}
+    table: Table = {}
     for process in processes:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for name in os.listdir(f"/proc/{process.pid}/fd"):
                 with contextlib.suppress(OSError):
                     open_paths.append((process.inner_pid, os.readlink(f"/proc/{process.pid}/fd/{name}")))
     if processes:
-        for kind in ("tcp", "tcp6"):
+        for kind, name in ((TCP, "tcp"), (TCP, "tcp6"), (UDP, "udp"), (UDP, "udp6")):
             with contextlib.suppress(OSError):
-                table |= read_table(Path(f"/proc/{processes[0].pid}/net/{kind}").read_text())
+                table |= read_table(kind, Path(f"/proc/{processes[0].pid}/net/{name}").read_text())
     return sort_out(open_paths, table)
 
 

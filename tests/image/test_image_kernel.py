@@ -144,6 +144,80 @@ shared.close(); shared.unlink()
     await moved.end()
 
 
+#: What is set up, and what must hold afterwards.
+ALONG = {
+    "a pool of forked workers": (
+        "import multiprocessing as mp; pool = mp.get_context('fork').Pool(2)",
+        "pool.map(abs, [-3, -4]) == [3, 4]; pool.terminate(); pool.join()",
+    ),
+    "workers of a data loader": (
+        "import torch; from torch.utils.data import DataLoader\n"
+        "loader = iter(DataLoader(torch.arange(30), num_workers=2, batch_size=10)); assert next(loader)[0] == 0",
+        "[batch[0].item() for batch in loader] == [10, 20]",
+    ),
+    "System V memory": (
+        "import ctypes; libc = ctypes.CDLL(None); libc.shmat.restype = ctypes.c_void_p\n"
+        "number = libc.shmget(1234, 4096, 0o1600); there = libc.shmat(number, None, 0)\n"
+        "ctypes.memmove(there, b'sysv', 4)",
+        "(ctypes.string_at(there, 4), libc.shmget(1234, 4096, 0o600)) == (b'sysv', number)",
+    ),
+    "a terminal": (
+        "import pty; master, slave = pty.openpty(); os.write(master, b'hi\\n')",
+        "os.read(slave, 9) == b'hi\\n'",
+    ),
+    "an orphan": (
+        "import subprocess\nsubprocess.run('setsid sleep 600 &', shell=True)",
+        "subprocess.run(['pgrep', '-xc', 'sleep'], capture_output=True).stdout == b'1\\n'",
+    ),
+    "a lock of a file": (
+        "import fcntl; mine = open('lock', 'w'); fcntl.flock(mine, fcntl.LOCK_EX)",
+        "subprocess.run(['flock', '-n', 'lock', 'true']).returncode == 1",
+    ),
+    "a file that has no name": (
+        "gone = open('gone', 'w+'); gone.write('abc'); gone.flush(); os.unlink('gone')",
+        "(gone.seek(0), gone.read()) == (0, 'abc')",
+    ),
+    "a file under another name": (
+        "moved = open('one', 'w+'); moved.write('abc'); moved.flush(); os.link('one', 'two'); os.unlink('one')",
+        "(moved.seek(0), moved.read()) == (0, 'abc') and 'one' not in os.listdir()",
+    ),
+    "a mapped file": (
+        "import mmap; file = open('map', 'wb+'); file.truncate(8192); mapped = mmap.mmap(file.fileno(), 8192)",
+        "mapped.__setitem__(slice(3), b'xyz') or mapped.flush() or open('map', 'rb').read(3) == b'xyz'",
+    ),
+    "a watch on a folder": (
+        "libc = ctypes.CDLL(None); watch = libc.inotify_init(); libc.inotify_add_watch(watch, b'.', 0x100)",
+        "open('new', 'w').close() or len(os.read(watch, 1000)) > 0",
+    ),
+    "a timer": (
+        "import asyncio, time\nbegun = time.monotonic(); timer = asyncio.ensure_future(asyncio.sleep(1, 'rang'))",
+        "(await timer, time.monotonic() - begun < 60) == ('rang', True)",
+    ),
+    "a database that is opened again": (
+        "import sqlite3; base = sqlite3.connect('x.db'); base.execute('create table t (a)'); base.commit()",
+        "base.close() or sqlite3.connect('x.db').execute('insert into t values (3)').rowcount == 1",
+    ),
+}
+
+
+async def test_what_processes_can_have_goes_along(criu: Criu, tmp_path: Path) -> None:
+    client = Client()
+    kernel = await start(tmp_path / "a", client, criu)
+    await client.run(kernel, "import os")
+    for before, _ in ALONG.values():
+        await client.run(kernel, before)
+    moved = await move(kernel, client, criu, tmp_path / "a", tmp_path / "b")
+    lost = {}
+    for what, (_, after) in ALONG.items():
+        condition, _, rest = after.partition(";")
+        cell = client.begin(moved, f"assert {condition}\n{rest.strip()}")
+        await client.until(lambda cell=cell: cell in client.replies)  # type: ignore[misc]
+        if client.replies[cell]["status"] != "ok":
+            lost[what] = client.errors[-1]
+    assert lost == {}
+    await moved.end()
+
+
 async def test_dump_of_a_session_with_an_outside_connection_is_refused_and_the_cell_goes_on(
     criu: Criu, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from jupyter_gpuaas.image.manifest import (
 from jupyter_gpuaas.image.pack import Packer, pack_scratch, unpack, unpack_scratch
 from jupyter_gpuaas.image.restore import check_spec
 from jupyter_gpuaas.image.resumable import LinkState
-from jupyter_gpuaas.image.sockets import Belongings, TcpSocket, read_table, sort_out
+from jupyter_gpuaas.image.sockets import Belongings, InetSocket, read_table, sort_out
 from jupyter_gpuaas.store import CHUNK_BYTES, MemoryStore
 from jupyter_gpuaas.store.defects import (
     BadBlob,
@@ -136,20 +136,27 @@ TABLE = """\
    1: 0100007F:9C40 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 222 1 0 20 4 30 10 -1
    2: 0100007F:9C41 0100007F:1F90 07 00000000:00000000 00:00000000 00000000     0        0 333 1 0 20 4 30 10 -1
 """
+UDP_TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
+   7: 00000000:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 555 2 0000000000000000 0
+"""
 TABLE6 = """\
   sl  local_address                         remote_address                        st tx_queue rx_queue tr
    0: 00000000000000000000000001000000:0050 00000000000000000000000001000000:0051 08 0:0 00:0 0 0 0 444 1
 """
 
 
-def test_tcp_sockets_are_named_by_process_and_address() -> None:
-    table = read_table(TABLE) | read_table(TABLE6)
-    links = [(3, f"socket:[{inode}]") for inode in (111, 222, 333, 444, 999)]
+def test_sockets_are_named_by_process_and_address() -> None:
+    table = read_table("TCP", TABLE) | read_table("TCP", TABLE6) | read_table("UDP", UDP_TABLE)
+    links = [(3, f"socket:[{inode}]") for inode in (111, 222, 333, 444, 555, 999)]
     found = sort_out([*links, (3, "socket:[222]")], table)
-    assert [one.words for one in found.listening] == ["process 3 listens on 127.0.0.1:8080"]
+    assert [one.words for one in found.listening] == [
+        "process 3 has port 127.0.0.1:8080 (TCP)",
+        "process 3 has port 0.0.0.0:53 (UDP)",
+    ]
     assert [one.words for one in found.connections] == [
-        "process 3: 127.0.0.1:40000 to 127.0.0.1:8080 (ESTABLISHED)",
-        "process 3: [::1]:80 to [::1]:81 (CLOSE_WAIT)",
+        "process 3: 127.0.0.1:40000 to 127.0.0.1:8080 (TCP, ESTABLISHED)",
+        "process 3: [::1]:80 to [::1]:81 (TCP, CLOSE_WAIT)",
     ]
 
 
@@ -184,7 +191,7 @@ def manifest(**changes: object) -> ImageManifest:
         binds=(f"{HOME}/work",),
         scratch=("/tmp", "/dev/shm"),
         cwd=f"{HOME}/work",
-        belongings=Belongings(connections=(TcpSocket(5, "a:1", "b:2", "ESTABLISHED"),)),
+        belongings=Belongings(connections=(InetSocket(5, "TCP", "a:1", "b:2", "ESTABLISHED"),)),
         link=LinkState(3, 4, b"waits"),
     )
     return msgspec.structs.replace(made, **changes)
