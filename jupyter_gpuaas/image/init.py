@@ -5,7 +5,7 @@
     {"home": where the jail's folder is seen, "folder": the jail's folder, "binds": [[inside, outside], ...],
      "scratch": [[inside, outside or ""], ...], "argv": [...] or null, "root": pid, "last_pid": n, "cwd": inside}
 
-It makes PID, mount, IPC and time namespaces, mounts what the jail sees, says ``{"init": pid}`` and then ``{}`` or
+It makes PID, mount and IPC namespaces, mounts what the jail sees, says ``{"init": pid}`` and then ``{}`` or
 ``{"error": "..."}`` on its standard output, and from then on only reaps. With ``argv`` it starts that as process
 ``root``, which is the tree that an image is made of; without, CRIU is going to make that tree. It ends when ``root``
 has ended, with its status, and everything in the jail with it; and it ends when its own parent does.
@@ -22,7 +22,7 @@ import signal
 import sys
 from typing import Any
 
-CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x80, 0x20000, 0x8000000, 0x20000000
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x20000, 0x8000000, 0x20000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG = 1
 #: Not more descriptors than this were open in who started us.
@@ -145,10 +145,7 @@ def main() -> int:
     spec = json.loads(sys.argv[1])
     die_with_parent()
     try:
-        flags = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID
-        if os.path.exists("/proc/self/ns/time"):
-            flags |= CLONE_NEWTIME
-        unshare(flags)
+        unshare(CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWPID)
         mount(None, "/", None, MS_REC | MS_PRIVATE)
     except OSError as error:
         say(1, {"error": str(error)})

@@ -18,7 +18,7 @@ from jupyter_gpuaas.model import Channel
 from jupyter_gpuaas.wire.jupyter import make_parts
 from jupyter_gpuaas.wire.record import Buffer
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 WORK = f"{HOME}/work"
 
 

@@ -19,6 +19,7 @@ from jupyter_gpuaas.image.dump import ImageName
 from jupyter_gpuaas.image.image_kernel import ImageKernel
 from jupyter_gpuaas.image.jail import HOME
 from jupyter_gpuaas.image.manifest import references
+from jupyter_gpuaas.image.sockets import look
 from jupyter_gpuaas.model import Channel
 from jupyter_gpuaas.store import FolderStore, MemoryStore
 
@@ -440,6 +441,20 @@ async def test_jail_ends_with_the_host_that_made_it(criu: Criu, tmp_path: Path) 
     finally:
         asyncio.get_running_loop().remove_reader(pidfd)
         os.close(pidfd)
+
+
+async def test_kernel_has_no_port_and_what_a_forked_process_prints_still_comes(criu: Criu, tmp_path: Path) -> None:
+    client = Client()
+    kernel = await start(tmp_path / "a", client, criu)
+    moved = await move(kernel, client, criu, tmp_path / "a", tmp_path / "b")
+    await client.run(
+        moved,
+        "import os\nif (child := os.fork()) == 0:\n    print('from the child', flush=True); os._exit(0)\n"
+        "_ = os.waitpid(child, 0)",
+    )
+    await client.until(lambda: "from the child" in client.text)
+    assert look(moved.jail.processes()).listening == ()
+    await moved.end()
 
 
 async def test_frozen_kernel_keeps_requests_that_are_sent_meanwhile(criu: Criu, node: Path) -> None:
