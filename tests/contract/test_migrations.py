@@ -1,0 +1,316 @@
+"""Sessions that move, are parked and come back, through the service, over real nodes and kernels."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from jupyter_gpuaas.errors import AllocationError, Forbidden, InvalidRequest, MigrationError
+from jupyter_gpuaas.model import Phase, SessionState
+from tests.conftest import GpuaasHome, processes_with
+from tests.roaming import Outputs, roaming
+from tests.service import Service, eventually, running_service
+
+S = SessionState
+QUICK = {"nodes": 2, "checkpoint_share": 1e6, "workdir": "session"}
+
+
+@pytest.fixture
+async def service(gpuaas_home: GpuaasHome) -> AsyncIterator[Service]:
+    async with running_service(gpuaas_home.path, **QUICK) as running:
+        yield running
+
+
+async def nothing_left(service: Service, node: str, session: str) -> None:
+    """Nothing of the session is on the node: no lease, no host, no folder."""
+    folder = service.controller.settings.folder / "nodes" / node
+
+    async def gone() -> bool:
+        leases = [lease for lease in service.engine.leases() if lease.node_id == node and lease.session_id == session]
+        hosts = [report for report in await service.controller.agents.of(node).hosts() if report.session_id == session]
+        return not leases and not hosts and not (folder / "sessions" / session).exists()
+
+    await eventually(gone)
+
+
+# -- moving --------------------------------------------------------------------------------------------------
+
+
+async def test_session_moves_and_goes_on_with_its_variables_and_count(service: Service) -> None:
+    async with roaming(service) as roamer:
+        source = await roamer.node()
+        await roamer.said("import random; random.seed(7); a = [1, 2]; b = a; print(len(a))")
+        await roamer.said("expected = random.getstate()")
+        done = await roamer.migrate()
+        assert done.phase is Phase.DONE, done.cause
+        assert (done.source, done.target) == (source, await roamer.node())
+        assert done.target != source
+        assert done.rounds and done.bytes_sent > 0 and 0 < done.downtime_s < done.total_s
+        outputs = Outputs()
+        reply = await roamer.run("print(b is a, random.getstate() == expected)", outputs)
+        assert (outputs.text, reply["execution_count"]) == ("True True\n", 3)
+        session = await roamer.look()
+        assert session.epoch == 2
+        await nothing_left(service, source, roamer.id)
+        back = await roamer.migrate(source)
+        assert back.phase is Phase.DONE, back.cause
+        assert await roamer.said("print(b is a)") == "True"
+        await nothing_left(service, done.target, roamer.id)
+
+
+async def test_move_waits_for_the_cell_that_runs_and_what_comes_meanwhile_runs_once_and_in_order(
+    service: Service, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    async with roaming(service) as roamer:
+        await roamer.said("import os, time; done = []")
+        outputs = Outputs()
+        code = f"print('in', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\ndone.append(0)"
+        running = asyncio.ensure_future(roamer.run(code, outputs))
+        await outputs.heard.wait()
+        moving = asyncio.ensure_future(roamer.migrate())
+
+        async def waits_for_the_cell() -> bool:
+            view = (await roamer.client.session(roamer.id)).migration
+            return view is not None and view.phase in (Phase.QUIESCE, Phase.PRE_COPY) and "cell" in view.cause
+
+        await eventually(waits_for_the_cell)
+        more = [asyncio.ensure_future(roamer.run(f"done.append({number})")) for number in range(1, 6)]
+        gate.touch()
+        done = await moving
+        assert done.phase is Phase.DONE, done.cause
+        replies = await asyncio.gather(running, *more)
+        assert [reply["status"] for reply in replies] == ["ok"] * 6
+        assert [reply["execution_count"] for reply in replies] == [2, 3, 4, 5, 6, 7]
+        assert await roamer.said("print(done)") == "[0, 1, 2, 3, 4, 5]"
+
+
+async def test_move_that_is_cancelled_leaves_the_session_where_it_was(service: Service, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with roaming(service) as roamer:
+        source = await roamer.node()
+        await roamer.said("import os, time; x = 1")
+        outputs = Outputs()
+        code = f"print('in', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+        running = asyncio.ensure_future(roamer.run(code, outputs))
+        await outputs.heard.wait()
+        view = await roamer.client.migrate(roamer.id)
+        with pytest.raises(MigrationError, match="already"):
+            await roamer.client.migrate(roamer.id)
+        await roamer.client.cancel_migration(roamer.id, view.id)
+
+        async def over() -> bool:
+            return (await roamer.client.migration(roamer.id, view.id)).phase is Phase.CANCELLED
+
+        await eventually(over)
+        gate.touch()
+        assert (await running)["status"] == "ok"
+        assert await roamer.said("print(x)") == "1"
+        assert await roamer.node() == source
+        await nothing_left(service, view.target, roamer.id)
+        with pytest.raises(InvalidRequest, match="not under way"):
+            await roamer.client.cancel_migration(roamer.id, view.id)
+
+
+async def test_move_that_would_lose_names_is_refused_and_names_them(service: Service) -> None:
+    async with roaming(service) as roamer:
+        await roamer.said(
+            "import threading; stop = threading.Event(); t = threading.Thread(target=stop.wait); t.start()"
+        )
+
+        async def plan_names_it() -> bool:
+            return "t" in (await roamer.client.plan_migration(roamer.id)).lost
+
+        await eventually(plan_names_it)
+        with pytest.raises(MigrationError, match=r"\bt\b.*would be lost"):
+            await roamer.client.migrate(roamer.id)
+        assert await roamer.said("print(t.is_alive()); x = 5") == "True"
+        done = await roamer.migrate(accept_loss=True)
+        assert done.phase is Phase.DONE, done.cause
+        assert "t" in done.lost
+        assert await roamer.said("print(x)") == "5"
+
+
+async def test_move_to_where_there_is_no_room_is_refused(service: Service) -> None:
+    async with roaming(service, "one") as one, roaming(service, "two") as two:
+        await one.said("x = 1")
+        with pytest.raises(AllocationError, match="no other node has room"):
+            await one.client.migrate(one.id)
+        with pytest.raises(InvalidRequest, match="no node 'nowhere'"):
+            await one.client.migrate(one.id, "nowhere")
+        with pytest.raises(InvalidRequest, match="already"):
+            await one.client.migrate(one.id, await one.node())
+        with pytest.raises(MigrationError, match="via"):
+            await one.client.migrate(one.id, await two.node(), via="image")
+
+
+async def test_move_by_somebody_else_is_refused(service: Service) -> None:
+    async with roaming(service) as roamer, service.client("eve") as eve:
+        await roamer.said("x = 1")
+        for attempt in (
+            eve.migrate(roamer.id),
+            eve.plan_migration(roamer.id),
+            eve.park(roamer.id),
+            eve.wake(roamer.id),
+        ):
+            with pytest.raises(Forbidden):
+                await attempt
+
+
+async def test_story_tells_phases_and_why(service: Service) -> None:
+    async with roaming(service) as roamer:
+        await roamer.said("x = 1")
+        done = await roamer.migrate()
+        events = await roamer.client.events(session=roamer.id)
+        phases = [event.detail["phase"] for event in events if event.kind == "migration"]
+        wanted = ["reserve", "pre_copy", "quiesce", "stop_copy", "restore", "verify", "cutover", "done"]
+        assert [phase for phase in dict.fromkeys(phases)] == wanted
+        last = [event for event in events if event.kind == "migration"][-1]
+        assert last.detail["downtime_s"] == done.downtime_s
+        assert done.source in last.cause and done.target in last.cause
+        moves = [(event.source, event.target) for event in events if event.kind == "transition"]
+        assert moves[-3:] == [("idle", "migrating"), ("migrating", "starting"), ("starting", "idle")]
+
+
+async def test_target_that_dies_before_the_cutover_changes_nothing(service: Service) -> None:
+    async with roaming(service) as roamer:
+        source = await roamer.node()
+        await roamer.said("x = [1]; y = x")
+        agents = service.controller.agents
+        target = next(node.id for node in service.engine.nodes() if node.id != source)
+        client = agents.of(target)
+        real = client.op
+
+        async def dies(session: str, epoch: int, op: str, content: dict[str, object]) -> dict[str, object]:
+            if op == "load":
+                for process in processes_with("GPUAAS_NODE", target):
+                    process.kill()
+            return await real(session, epoch, op, content)
+
+        client.op = dies  # type: ignore[method-assign]
+        done = await roamer.migrate()
+        assert done.phase is Phase.FAILED
+        assert await roamer.node() == source
+        assert await roamer.said("print(y is x)") == "True"
+        await nothing_left(service, target, roamer.id)
+
+
+async def test_notebook_asks_for_its_own_move(service: Service) -> None:
+    async with roaming(service) as roamer:
+        source = await roamer.node()
+        await roamer.said("x = 3")
+        await roamer.said("%remote_gpu migrate")
+
+        async def moved() -> bool:
+            return await roamer.node() not in ("", source) and (await roamer.look()).state is S.IDLE
+
+        await eventually(moved)
+        assert await roamer.said("print(x)") == "3"
+
+
+# -- parking -------------------------------------------------------------------------------------------------
+
+
+async def test_parked_session_gives_its_device_back_and_the_next_cell_brings_it_back(service: Service) -> None:
+    async with roaming(service) as roamer:
+        await roamer.said("x = [4]; y = x")
+        parked = (await roamer.client.park(roamer.id)).session
+        assert parked.state is S.PARKED
+
+        async def free() -> bool:
+            return not service.engine.leases()
+
+        await eventually(free)
+        outputs = Outputs()
+        reply = await roamer.run("print(y is x)", outputs)
+        assert (outputs.text, reply["execution_count"]) == ("True\n", 2)
+        assert (await roamer.look()).state in (S.IDLE, S.BUSY)
+        assert len(service.engine.leases()) == 1
+
+
+async def test_parked_session_that_is_released_leaves_nothing(service: Service) -> None:
+    async with roaming(service) as roamer:
+        node = await roamer.node()
+        await roamer.said("x = 1")
+        await roamer.client.park(roamer.id)
+        await roamer.client.release(roamer.id)
+        await nothing_left(service, node, roamer.id)
+
+
+async def test_sessions_take_turns_on_one_device(gpuaas_home: GpuaasHome) -> None:
+    async with running_service(gpuaas_home.path, checkpoint_share=1e6, park_for_waiting_s=0.5) as service:
+        async with roaming(service, "one") as one:
+            await one.said("mine = 'one'")
+            view = await service.admin.create_session("two", wait_s=60)
+            assert view.session.state in (S.IDLE, S.STARTING, S.QUEUED)
+            await eventually(lambda: service.controller.sessions.get(view.session.id).session.state is S.IDLE)  # type: ignore[union-attr]
+            assert (await one.look()).state is S.PARKED
+            assert await one.said("print(mine)") == "one"
+            assert service.controller.sessions.get(view.session.id).session.state is S.PARKED  # type: ignore[union-attr]
+
+
+# -- loss ----------------------------------------------------------------------------------------------------
+
+
+async def test_host_that_is_killed_is_followed_by_one_with_the_newest_checkpoint(service: Service) -> None:
+    async with roaming(service) as roamer:
+        await roamer.said("x = [1]; y = x")
+
+        async def kept() -> bool:
+            return len(await roamer.client.checkpoints(roamer.id)) == 1
+
+        await eventually(kept)
+        host = int(await roamer.said("import os; print(os.getppid())"))
+        os.kill(host, signal.SIGKILL)
+        session = await roamer.until(S.LOST, S.RESTORING, S.STARTING)
+        assert await roamer.said("print(y is x)") == "True"
+        session = await roamer.look()
+        assert session.epoch == 2
+        story = [event.target for event in await roamer.client.events(session=roamer.id) if event.kind == "transition"]
+        assert [state for state in story if state in ("lost", "restoring")] == ["lost", "restoring"]
+
+
+# -- nodes ---------------------------------------------------------------------------------------------------
+
+
+async def test_drain_empties_a_node_and_cordons_it(service: Service) -> None:
+    async with roaming(service) as roamer:
+        await roamer.said("x = 6")
+        node = await roamer.node()
+        await service.admin.drain(node, deadline_s=60)
+
+        async def empty() -> bool:
+            return (await service.admin.drain_view(node)).done
+
+        await eventually(empty, 60.0)
+        view = await service.admin.drain_view(node)
+        assert (view.left, view.cause) == ((), "the node is empty")
+        assert await roamer.said("print(x)") == "6"
+        assert await roamer.node() != node
+        states = {each.id: each.state.value for each in await service.admin.nodes()}
+        assert states[node] == "cordoned"
+        await service.admin.cordon(node, cordoned=False)
+        states = {each.id: each.state.value for each in await service.admin.nodes()}
+        assert states[node] == "up"
+
+
+async def test_drain_says_which_sessions_stay_and_why(service: Service) -> None:
+    async with roaming(service, "one") as one, roaming(service, "two") as two:
+        await one.said("x = 1")
+        node = await one.node()
+        await service.admin.drain(node, deadline_s=3)
+
+        async def over() -> bool:
+            return (await service.admin.drain_view(node)).done
+
+        await eventually(over)
+        view = await service.admin.drain_view(node)
+        assert view.left == (one.id,)
+        assert "room" in view.refused[one.id]
+        assert await one.said("print(x)") == "1"
+        assert await two.node() != node
