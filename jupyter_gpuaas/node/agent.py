@@ -97,6 +97,8 @@ class Agent:
         accepting.cancel()
         tidying.cancel()
         listener.close()
+        if self._starting:
+            await asyncio.wait(set(self._starting.values()))
         await self._hosts.close()
         state.unlink(missing_ok=True)
 
@@ -167,6 +169,7 @@ class Agent:
                 epoch, keep = request.query.get("epoch", ""), request.query.get("keep") == "1"
                 if keep and session_id not in self._hosts.sessions and self._order_remains(session_id, epoch):
                     return http.response(200)
+                await self._no_more_starts(session_id, epoch)
                 self._check_epoch(session_id, epoch)
                 await self._hosts.stop(session_id, request.query.get("reason", "released"), keep=keep)
                 return http.response(200)
@@ -236,6 +239,19 @@ class Agent:
             # Nothing of this epoch has run: the same order may be given again.
             self._epochs[spec.session_id] = seen
             raise
+
+    async def _no_more_starts(self, session_id: str, offered: str) -> None:
+        """Before a host of this epoch is ended, which its controller may ask for while it is still being started.
+
+        1. The controller orders a host, and changes its mind.  2. Its order to end the host overtakes the first one, or
+        meets a host that is half there.  So the start is waited for, and one that comes later is refused.
+        """
+        epoch = int(offered) if offered.isdecimal() else 0
+        starting = self._starting.get((session_id, epoch))
+        if starting is not None:
+            await asyncio.wait({starting})
+        if ID.fullmatch(session_id) and session_id not in self._hosts.sessions:
+            self._epochs[session_id] = max(epoch, self._epochs.get(session_id, 0))
 
     def _handle(self, session_id: str) -> HostHandle:
         handle = self._hosts.sessions.get(session_id)

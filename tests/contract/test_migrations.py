@@ -8,11 +8,13 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from jupyter_gpuaas.errors import AllocationError, Forbidden, InvalidRequest, MigrationError
 from jupyter_gpuaas.model import Phase, SessionState
-from tests.conftest import GpuaasHome, processes_with
+from jupyter_gpuaas.node.hosts import HostRecord
+from tests.conftest import GpuaasHome
 from tests.roaming import Outputs, roaming
 from tests.service import Service, eventually, running_service
 
@@ -36,6 +38,15 @@ async def nothing_left(service: Service, node: str, session: str) -> None:
         return not leases and not hosts and not (folder / "sessions" / session).exists()
 
     await eventually(gone)
+
+
+def host_of(service: Service, node: str, session: str) -> int:
+    """Process id of the session's host on a node."""
+    for path in (service.controller.settings.folder / "nodes" / node / "hosts").glob("*.json"):
+        record = msgspec.json.decode(path.read_bytes(), type=HostRecord)
+        if record.session_id == session:
+            return record.pid
+    raise AssertionError(f"session {session} has no host on {node}")
 
 
 # -- moving --------------------------------------------------------------------------------------------------
@@ -188,8 +199,7 @@ async def test_target_that_dies_before_the_cutover_changes_nothing(service: Serv
 
         async def dies(session: str, epoch: int, op: str, content: dict[str, object]) -> dict[str, object]:
             if op == "load":
-                for process in processes_with("GPUAAS_NODE", target):
-                    process.kill()
+                os.kill(host_of(service, target, session), signal.SIGKILL)
             return await real(session, epoch, op, content)
 
         client.op = dies  # type: ignore[method-assign]

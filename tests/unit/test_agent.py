@@ -97,3 +97,30 @@ async def test_agent_host_that_did_not_start_may_be_ordered_again(
     assert (await agent._start(SPEC))[0] == 201
     with pytest.raises(StaleEpoch):
         await agent._start(SPEC)
+
+
+async def test_agent_start_that_comes_after_its_end_is_refused(agent: Agent) -> None:
+    await agent._no_more_starts("s", "1")
+    with pytest.raises(StaleEpoch):
+        await agent._start(SPEC)
+
+
+async def test_agent_end_of_a_host_that_is_being_started_waits_for_its_start(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def start(*_: object) -> HostReport:
+        begun.set()
+        await go_on.wait()
+        return HostReport(session_id="s", lease=LEASE, state=HostState.STARTING)
+
+    monkeypatch.setattr(agent._hosts, "start", start)
+    starting = asyncio.create_task(agent._start(SPEC))
+    await begun.wait()
+    ending = asyncio.create_task(agent._no_more_starts("s", "1"))
+    await asyncio.sleep(0)
+    assert not ending.done()
+    go_on.set()
+    await ending
+    assert (await starting)[0] == 201
