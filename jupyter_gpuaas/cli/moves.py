@@ -13,6 +13,7 @@ from jupyter_gpuaas.cli.asking import (
     SHORT_ID_CHARS,
     as_json,
     ask_service,
+    count_of,
     one_line,
     plain,
     print_json,
@@ -159,7 +160,7 @@ def drain(given: dict[str, Any], node: str, deadline: str, accept_loss: bool, as
             while not view.done:
                 if not as_json and len(view.left) != told:
                     told = len(view.left)
-                    say(f"{told} sessions are on {node}")
+                    say(f"{count_of(told, 'session')} on {node}")
                 await asyncio.sleep(POLL_S)
                 view = await client.drain_view(node)
         except asyncio.CancelledError:
@@ -175,7 +176,7 @@ def drain(given: dict[str, Any], node: str, deadline: str, accept_loss: bool, as
         for session, why in found.refused.items():
             click.echo(f"  {session[:SHORT_ID_CHARS]}: {one_line(why)}")
     if found.left:
-        raise GpuaasError(f"{len(found.left)} sessions are still on {node}.")
+        raise GpuaasError(f"{count_of(len(found.left), 'session')} still on {node}.")
 
 
 @click.command()

@@ -138,8 +138,11 @@ class Drains:
                     refused.setdefault(live.session.id, last.cause)
             self._change(node_id, refused={key: why for key, why in refused.items() if key in self._left(node_id)})
             await asyncio.sleep(LOOK_S)
-        left = len(self._left(node_id))
-        told = f"{left} sessions are still there at the deadline; they go on, and no new ones come"
+        left = self._on(node_id)
+        on_the_way = sum(live.record.move is not None for live in left)
+        told = f"at the deadline {len(left)} of its sessions are still there"
+        told += f", {on_the_way} of them on the way" if on_the_way else ""
+        told += "; they go on, and no new ones come"
         self._change(node_id, done=True, cause=told)
         self._sessions.announce("drain", f"{node_id}: {told}", node=node_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from jupyter_gpuaas.lifecycle.migration import (
     settled,
     step,
 )
+from jupyter_gpuaas.lifecycle.session import diagram as session_diagram
 from jupyter_gpuaas.model import Phase
 
 P, E = Phase, MigrationEvent
@@ -90,3 +92,9 @@ def test_diagram_shows_every_transition() -> None:
         for event, target in row.items():
             line = next(line for line in drawn.splitlines() if f"{source} --> {target}:" in line)
             assert event.value in line
+
+
+@pytest.mark.parametrize(("page", "drawn"), [("migration.md", diagram()), ("architecture.md", session_diagram())])
+def test_documents_show_the_tables_as_they_are(page: str, drawn: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text("utf-8")
+    assert f"```mermaid\n{drawn}```" in text
