@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -297,26 +296,9 @@ class Nodes:
         return await place.state() is state
 
 
-DOUBLE = """
-async def standby(stream, ident, parent):
-    kernel, content = get_ipython().kernel, parent["content"]
-    kernel._begin_checkpoints()
-    if content["op"] == "load":
-        kernel.checkpoints.restore(content["checkpoint"])
-    loaded = {"checkpoint": content["checkpoint"], "sent_bytes": 0, "took_s": 0.0}
-    kernel.session.send(stream, "gpuaas_standby_reply", {"status": "ok", "result": loaded}, parent, ident=ident)
-
-get_ipython().kernel.shell_handlers.setdefault("gpuaas_standby_request", standby)
-del standby
-"""
-
-
 @contextlib.asynccontextmanager
 async def two_nodes(home: Path, **changes: Any) -> AsyncIterator[Nodes]:
     """Two nodes with one device each; at the end all of it ends."""
-    startup = Path(os.environ["IPYTHONDIR"]) / "profile_default" / "startup"
-    startup.mkdir(parents=True, exist_ok=True)
-    (startup / "00-standby.py").write_text(DOUBLE)
     settings = quick_settings(home, nodes=2, relay="never", **changes)
     engine = LocalEngine(settings)
     await engine.open()
