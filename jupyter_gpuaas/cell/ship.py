@@ -20,7 +20,7 @@ from jupyter_gpuaas.cell.sync import Plan, Synchroniser
 from jupyter_gpuaas.client.bundles import get_bundle, put_bundle
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.errors import CellError
+from jupyter_gpuaas.errors import CellError, NoSuchSession, StaleEpoch
 from jupyter_gpuaas.state import names
 from jupyter_gpuaas.state.arrival import NotThere
 from jupyter_gpuaas.state.bundle import (
@@ -344,7 +344,11 @@ class Shipper:
 
         async def put() -> None:
             info = await self.session.info()
-            await put_bundle(info, bundle, buffers, token=self._token, relay=self._settings.relay)
+            try:
+                await put_bundle(info, bundle, buffers, token=self._token, relay=self._settings.relay)
+            except (NoSuchSession, StaleEpoch):  # it has moved to another node meanwhile
+                info = await self.session.info(anew=True)
+                await put_bundle(info, bundle, buffers, token=self._token, relay=self._settings.relay)
 
         self._runner.run(put())
         return bundle

@@ -128,8 +128,10 @@ class RemoteSession:
         """Whether the channel is over and will not come back."""
         return self._ended is not None
 
-    async def info(self) -> ChannelInfo:
-        """Addresses and a ticket that is still good."""
+    async def info(self, *, anew: bool = False) -> ChannelInfo:
+        """Addresses and a ticket that is still good; ``anew`` when those at hand have turned out not to be."""
+        if anew:
+            return await self._ticket()
         if self._info is None or self._info.expires_s < datetime.now(timezone.utc).timestamp() + 10:
             self._info = await self._service.ticket(self.id)
         return self._info
@@ -235,13 +237,18 @@ class RemoteSession:
             self._notice(f"the connection to the session is lost ({reason}); trying again, the session goes on")
 
     def host_lost(self, welcome: dict[str, Any], kept: frozenset[int], *, anew: bool) -> Resend:
-        """Nobody knows what became of requests that had arrived; of cells only, if the journal goes on."""
-        for request in self._requests.values():
-            told = request.is_cell and not anew
-            if request.serial not in kept and not told and not request.done.done():
-                cell = welcome.get("restored_cell")
-                request.done.set_exception(CellError(broken_words("ask", cell)))
-        return Resend()
+        """Nobody knows what became of requests that had arrived; of cells only, if the journal goes on.
+
+        Cells that nobody has heard of are not sent again either: one may have run.
+        """
+        gone = [
+            request
+            for request in self._requests.values()
+            if (anew if request.is_cell else request.serial not in kept) and not request.done.done()
+        ]
+        for request in gone:
+            request.done.set_exception(CellError(broken_words("ask", welcome.get("restored_cell"))))
+        return Resend(drop=frozenset(request.serial for request in gone))
 
     def host_changed(self, op: dict[str, Any]) -> None:
         """The reply to a cell that was cut off comes on the channel itself."""

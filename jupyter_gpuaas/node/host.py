@@ -49,6 +49,8 @@ from .transcript import as_text
 from .transfer import Transfer, TransferRequest
 
 MEASURE_S = 2.0
+#: How long a bundle waits for the end of a standstill; its client waits a little longer.
+BUNDLE_PATIENCE_S = 45.0
 #: Connections of a successor that are served at a time.
 TRANSFERS_MOST = 16
 
@@ -364,9 +366,12 @@ class Host:
                 await session.attach(
                     connection, head, rest, passed["client"], passed["after"], passed.get("journal", "")
                 )
-            elif session.kernel is None or not session.is_here:
-                raise NoSuchSession("the session has no kernel at the moment.")
             else:
+                if passed["method"] == "PUT":
+                    # It belongs to a cell that comes behind it, which may run on another host.
+                    await session.standstill.decided(BUNDLE_PATIENCE_S)
+                if session.kernel is None or not session.is_here:
+                    raise NoSuchSession("the session has no kernel at the moment.")
                 await asyncio.to_thread(_pass_on, session.kernel.data_socket, passed, connection)
                 connection.close()
         except (GpuaasError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import OrderedDict
@@ -200,8 +201,6 @@ class SessionHost:
             task.cancel()
         if not keep:
             self.journal.remove()
-        elif self.standstill.handover is not None:
-            (self.folder / HANDOVER).write_bytes(msgspec.msgpack.encode(self.standstill.handover))
 
     # -- towards clients ---------------------------------------------------------------------------------------
 
@@ -446,8 +445,8 @@ class SessionHost:
             self._tell(held.aborted() if index else held.interrupted())
 
     def handover(self, subshells: tuple[str, ...]) -> Handover:
-        """What a successor has to know, beside journal and kernel."""
-        return Handover(
+        """What a successor has to know, beside journal and kernel; on disk too, in case that this process ends."""
+        handover = Handover(
             journal=self.journal.id,
             last=self.journal.last,
             acknowledged=self.journal.acknowledged,
@@ -458,6 +457,15 @@ class SessionHost:
             kernel_starts=self._kernel_starts,
             subshells=subshells,
         )
+        with contextlib.suppress(OSError):  # then it is in memory only
+            temporary = self.folder / f"{HANDOVER}.new"
+            temporary.write_bytes(msgspec.msgpack.encode(handover))
+            temporary.replace(self.folder / HANDOVER)
+        return handover
+
+    def withdraw_handover(self) -> None:
+        """Nobody takes the session over."""
+        (self.folder / HANDOVER).unlink(missing_ok=True)
 
     def take_over(self, handover: Handover, *, cell: int | None = None, policy: str = "ask") -> None:
         """Go on with a session whose journal and variables are here.

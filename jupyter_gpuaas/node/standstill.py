@@ -8,6 +8,7 @@ kernel's part.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from typing import Any, Protocol
@@ -70,6 +71,8 @@ class StillSession(Protocol):
 
     def handover(self, subshells: tuple[str, ...]) -> Handover: ...
 
+    def withdraw_handover(self) -> None: ...
+
     def kernel_exited(self, status: int) -> None: ...
 
 
@@ -78,7 +81,9 @@ class Standstill:
 
     def __init__(self, session: StillSession) -> None:
         self._session = session
-        self.stage = Stage.GOING
+        self._stage = Stage.GOING
+        self._decided = asyncio.Event()
+        self._decided.set()
         #: What the successor gets; None before ``hand_over``.
         self.handover: Handover | None = None
         self._quiet: Quiet | None = None
@@ -89,6 +94,23 @@ class Standstill:
         self._mark = ""
         self._marked: asyncio.Future[None] | None = None
         self._exited: int | None = None
+
+    @property
+    def stage(self) -> Stage:
+        return self._stage
+
+    @stage.setter
+    def stage(self, stage: Stage) -> None:
+        self._stage = stage
+        if stage in (Stage.GOING, Stage.FROZEN):
+            self._decided.set()
+        else:
+            self._decided.clear()
+
+    async def decided(self, timeout_s: float) -> None:
+        """Wait until the session goes on here, or is handed over; not longer than so long."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._decided.wait(), timeout_s)
 
     @property
     def holds(self) -> bool:
@@ -126,9 +148,11 @@ class Standstill:
             self._attempt = asyncio.get_running_loop().create_task(self._stop(kernel, wait_s))
             try:
                 await asyncio.wait({self._attempt})
-                self._quiet = self._attempt.result()
-                self.stage = Stage.QUIET
-                return self._quiet
+                quiet = self._attempt.result()
+                if self.stage is not Stage.STOPPING:
+                    raise MigrationError("the session's kernel ended.")
+                self._quiet, self.stage = quiet, Stage.QUIET
+                return quiet
             except asyncio.CancelledError:
                 error: Exception = MigrationError("the standstill was given up.")
             except (GpuaasError, RuntimeError) as failure:
@@ -155,6 +179,7 @@ class Standstill:
             kernel = self._session.kernel
             if self.stage is Stage.FROZEN:
                 self.handover = None
+                self._session.withdraw_handover()
                 if kernel is not None and kernel.alive:
                     kernel.resume()
                 self.stage = Stage.QUIET
@@ -251,8 +276,8 @@ class Standstill:
             pass  # a thread of the user's keeps it busy, or it ended; the next line stops whatever there is
         kernel.pause()
         await self._session.settled()
-        self._session.let_clients_go({"op": "moved"}, "the session is moving to another node")
         self.handover = self._session.handover(self._subshells)
+        self._session.let_clients_go({"op": "moved"}, "the session is moving to another node")
 
     async def _go_on(self, kernel: KernelProcess) -> None:
         """Let the kernel handle requests again, and give it those that were held."""

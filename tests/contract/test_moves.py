@@ -13,6 +13,7 @@ import pytest
 
 from jupyter_gpuaas.errors import MigrationError, QuiesceTimeout, StaleEpoch
 from jupyter_gpuaas.model import HostState
+from jupyter_gpuaas.state.bundle import prefix
 from jupyter_gpuaas.wire import ticket
 from jupyter_gpuaas.wire.record import Kind
 from tests.conftest import GpuaasHome
@@ -305,3 +306,26 @@ async def test_stale_epoch_is_refused_by_every_op(nodes: Nodes) -> None:
         await source.op("hand_over")
     with pytest.raises(MigrationError):
         await source.op("live")
+
+
+async def test_bundle_waits_for_the_end_of_a_standstill_and_is_refused_where_the_session_left(nodes: Nodes) -> None:
+    place = nodes.place
+    data = b"x" * 10
+
+    async def put(name: str) -> int:
+        async with httpx.AsyncClient(base_url=place.url, trust_env=False, timeout=60) as web:
+            headers = {"Authorization": f"Bearer {place.ticket('ann')}"}
+            return (await web.put(f"/bundles/{name}", content=prefix([data]) + data, headers=headers)).status_code
+
+    assert await put("a") == 201
+    await place.op("quiesce", wait_s=60)
+    waiting = asyncio.create_task(put("b"))
+    await place.report()
+    await place.op("resume")
+    assert await waiting == 201
+    await place.op("quiesce", wait_s=60)
+    waiting = asyncio.create_task(put("c"))
+    await place.report()
+    await place.op("hand_over")
+    assert await waiting == 404
+    assert await put("d") == 404

@@ -1,0 +1,81 @@
+"""The host of a session dies under a Jupyter client: what its notebook shows, with the journal and without."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import GpuaasHome
+
+from .session import ProxyRun
+
+pytestmark = pytest.mark.fault
+
+
+@pytest.fixture
+def home(gpuaas_home: GpuaasHome) -> Iterator[GpuaasHome]:
+    (gpuaas_home.path / "settings.toml").write_text('devices = "cpu:1"\nack_delay_s = 0.1\nretry_most_s = 0.2\n')
+    yield gpuaas_home
+
+
+def lose_host(home: GpuaasHome, run: ProxyRun, gate: Path, *, journal: bool) -> list[str]:
+    """Kill the host while a cell runs and others wait; returns the requests."""
+    run.run("import os; ran = []")
+    run.run("ran.append('first')")
+    host = int(run.value("os.getppid()"))
+    os.mkfifo(gate)
+    requests = [run.client.execute(f"ran.append('cut off'); open({str(gate)!r}).read()")]
+    requests += [run.client.execute(f"ran.append({number}); print('now', {number})") for number in range(2)]
+    run.wait(lambda m: m["msg_type"] == "execute_input" and m["parent_header"]["msg_id"] == requests[0])
+    (found,) = json.loads(home.cli("sessions", "--json").stdout)
+    if not journal:
+        shutil.rmtree(home.path / "nodes" / "local-0" / "sessions" / found["id"] / "journal")
+    os.kill(host, signal.SIGKILL)
+    return requests
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_cell_that_was_cut_off_is_an_error_that_says_so_and_those_behind_it_run(
+    home: GpuaasHome, runs: Callable[..., ProxyRun], tmp_path: Path, journal: bool
+) -> None:
+    run = runs("lost").ready()
+    cut_off, *queued = lose_host(home, run, tmp_path / "gate", journal=journal)
+    reply = run.wait_done(cut_off)["content"]
+    assert (reply["status"], reply["ename"]) == ("error", "NodeLost")
+    assert "run it again" in reply["evalue"]
+    for number, msg_id in enumerate(queued):
+        assert run.wait_done(msg_id)["content"]["status"] == "ok"
+        assert run.text(msg_id) == f"now {number}\n"
+    assert run.value("ran") == "['first', 0, 1]"
+    assert of_kind(run, cut_off, "error") == 1
+
+
+@pytest.mark.parametrize("journal", [True, False])
+def test_cell_that_was_cut_off_runs_again_where_that_is_wanted(
+    home: GpuaasHome, runs: Callable[..., ProxyRun], tmp_path: Path, journal: bool
+) -> None:
+    with (home.path / "settings.toml").open("a") as file:
+        file.write('on_node_loss = "rerun"\n')
+    run = runs("lost").ready()
+    gate = tmp_path / "gate"
+    requests = lose_host(home, run, gate, journal=journal)
+    gate.write_text("go")
+    for msg_id in requests:
+        assert run.wait_done(msg_id)["content"]["status"] == "ok"
+    assert run.value("ran") == "['first', 'cut off', 0, 1]"
+
+
+def of_kind(run: ProxyRun, msg_id: str, msg_type: str) -> int:
+    found: dict[str, Any] = {
+        message["header"]["msg_id"]: message
+        for message in run.heard
+        if message["msg_type"] == msg_type and message["parent_header"].get("msg_id") == msg_id
+    }
+    return len(found)
