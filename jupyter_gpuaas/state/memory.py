@@ -16,6 +16,10 @@ import msgspec
 
 from ..store.base import CHUNK_BYTES
 from ..store.manifest import Span
+from ..wire.memory import allocate
+
+#: Of a pool: slots that are allocated together.
+_SLOTS = 8
 
 #: Regions are looked for again by address and size: the digests decide, so a wrong find costs time and no more.
 Place = tuple[int, int]
@@ -130,6 +134,7 @@ class CopyPool:
     """Warm memory for copies: fresh pages, not copying, are what costs.
 
     Slots are one chunk long. Those given back are kept up to ``keep_bytes``; beyond, memory is returned to the system.
+    It is taken several slots at a time, so that it is of huge pages where the system has them.
     """
 
     def __init__(self, keep_bytes: int) -> None:
@@ -142,7 +147,10 @@ class CopyPool:
         try:
             slot = self._free.pop()
         except IndexError:
-            slot = memoryview(bytearray(CHUNK_BYTES))
+            memory = allocate(_SLOTS * CHUNK_BYTES)
+            more = [memory[start : start + CHUNK_BYTES] for start in range(0, memory.nbytes, CHUNK_BYTES)]
+            slot = more.pop()
+            self._free += more
         copied = slot[: ref.memory.nbytes]
         copied[:] = ref.memory
         ref.memory, ref.owner = copied, slot

@@ -19,9 +19,8 @@ from .fence import unless_stale
 from .memory import ChunkRef, CopyPool
 from .world import world_of
 
-#: Chunks that are digested before they are handed to the store together: what is copied, digested and written in turn
-#: is then in the processor's cache still.
-BATCH = 16
+#: Chunks that are digested before they are handed to the store together.
+BATCH = 32
 
 #: Told how many of how many bytes are done; may raise to give up.
 Progress = Callable[[int, int], None]
