@@ -70,6 +70,7 @@ def save(system: str, state: str, folder: str, scale: float, room: int, changes:
         "written": written,
         "change_s": changed_s,
         "change_stall_s": stall_s,
+        "first_change_stall_s": again[0].stall_s,
         "change_written": (after - written) / changes if system in INCREMENTAL else after,
         "pass_stall_s": idle_s,
     }
