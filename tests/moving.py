@@ -209,7 +209,7 @@ class Nodes:
         return ChannelInfo(
             direct_url=f"{url.replace('http:', 'ws:')}/channel",
             relay_url="",
-            bundle_url="",
+            bundle_url=f"{url}/bundles",
             relay_bundle_url="",
             ticket=self._place.ticket("ann"),
             epoch=self._place.epoch,

@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from jupyter_gpuaas.errors import MigrationError, QuiesceTimeout, StaleEpoch
+from jupyter_gpuaas.client.bundles import put_bundle
+from jupyter_gpuaas.errors import MigrationError, NoSuchSession, QuiesceTimeout, StaleEpoch
 from jupyter_gpuaas.model import HostState
-from jupyter_gpuaas.state.bundle import prefix
+from jupyter_gpuaas.state.bundle import assemble
 from jupyter_gpuaas.wire import ticket
 from jupyter_gpuaas.wire.record import Kind
 from tests.conftest import GpuaasHome
@@ -309,23 +310,22 @@ async def test_stale_epoch_is_refused_by_every_op(nodes: Nodes) -> None:
 
 
 async def test_bundle_waits_for_the_end_of_a_standstill_and_is_refused_where_the_session_left(nodes: Nodes) -> None:
-    place = nodes.place
-    data = b"x" * 10
+    place, info = nodes.place, await nodes.ticket()
 
-    async def put(name: str) -> int:
-        async with httpx.AsyncClient(base_url=place.url, trust_env=False, timeout=60) as web:
-            headers = {"Authorization": f"Bearer {place.ticket('ann')}"}
-            return (await web.put(f"/bundles/{name}", content=prefix([data]) + data, headers=headers)).status_code
+    async def put(name: str) -> None:
+        await put_bundle(info, name, assemble([]), relay="never")
 
-    assert await put("a") == 201
+    await put("a")
     await place.op("quiesce", wait_s=60)
     waiting = asyncio.create_task(put("b"))
     await place.report()
     await place.op("resume")
-    assert await waiting == 201
+    await waiting
     await place.op("quiesce", wait_s=60)
     waiting = asyncio.create_task(put("c"))
     await place.report()
     await place.op("hand_over")
-    assert await waiting == 404
-    assert await put("d") == 404
+    with pytest.raises(NoSuchSession):
+        await waiting
+    with pytest.raises(NoSuchSession):
+        await put("d")
