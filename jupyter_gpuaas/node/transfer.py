@@ -18,6 +18,7 @@ from ..config import Settings
 from ..errors import (
     ChunkMissing,
     GpuaasError,
+    MigrationError,
     NoSuchCheckpoint,
     NoSuchSession,
     RemoteProtocolError,
@@ -34,7 +35,7 @@ from ..store.manifest import Blob, GroupEntry
 from ..store.peer import REQUEST_CHUNKS
 from ..store.seal import validate, validate_record
 from ..wire.transfer import CHUNK, CONTENT_TYPE, END, HEAD_BYTES, Incoming, error_frame, frame, send
-from . import http
+from . import files, http
 
 #: Connections of one session at a time.
 MOST_CONNECTIONS = 16
@@ -156,6 +157,8 @@ class Transfer:
                 send(connection, [_head("application/octet-stream", len(absent)), absent])
             case ("POST", "chunks"):
                 self._send_chunks(connection, self._digests(request, incoming))
+            case ("POST", "files"):
+                self._files(connection, self._body(request, incoming, files.REQUEST_BYTES))
             case _:
                 raise NoSuchSession(f"path: there is no {request.method} {request.path[:80]} to be had here.")
 
@@ -178,6 +181,19 @@ class Transfer:
             connection.shutdown(socket.SHUT_WR)
         except OSError:
             pass
+
+    def _files(self, connection: socket.socket, body: bytes) -> None:
+        """The list of files, or the files whose paths the body has."""
+        if not body:
+            data = files.listed(self._work, self._settings.sync_files, self._settings.sync_bytes)
+            send(connection, [_head("application/octet-stream", len(data)), data])
+        elif self._work is None:
+            raise MigrationError("both nodes have the working folder of this session.")
+        else:
+            paths = files.wanted_paths(body)
+            send(connection, [_head(CONTENT_TYPE)])
+            files.send_files(connection, self._work, paths, packs=not _on_this_machine(connection))
+            send(connection, [END])
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
