@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from ..wire import ticket
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from ..wire.record import RecordReader
 from . import http
+from .files import fetch_files
 from .journal import Journal
 from .kernel_process import KernelProcess
 from .processes import RUN_MARK, end_marked, memory_bytes, tree
@@ -193,7 +195,16 @@ class Host:
         )
         if spec.peer is not None:
             most = self.settings.message_bytes
-            self.standby = Standby(self.session, spec.peer, most, ready=self._kernel_given.wait, fetch_files=lambda: 0)
+            bring = partial(
+                fetch_files,
+                spec.peer,
+                own,
+                most_bytes=self.settings.sync_bytes,
+                most_files=self.settings.sync_files,
+            )
+            # Into a folder of the session's own only: what is not at the source is removed.
+            files = bring if self._work == own else lambda: 0
+            self.standby = Standby(self.session, spec.peer, most, ready=self._kernel_given.wait, fetch_files=files)
         spare, self._spare = self._spare, None
         assert spare is not None
         given = self._task(self._give_kernel(spare))
