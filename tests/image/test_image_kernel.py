@@ -413,34 +413,53 @@ async def test_interrupt_of_a_moved_kernel_reaches_its_cell(criu: Criu, tmp_path
     await moved.end()
 
 
-async def test_jail_ends_with_the_host_that_made_it(criu: Criu, tmp_path: Path) -> None:
-    script = (
-        "import asyncio, os, sys\n"
-        "from pathlib import Path\n"
-        "from jupyter_gpuaas.image.jail import Jail\n"
-        "from tests.image.cells import spec\n"
-        "async def main():\n"
-        "    jail = await Jail.start(spec(Path(sys.argv[1])), ['/bin/sleep', '600'], dict(os.environ))\n"
-        "    print(jail.init_pid, flush=True)\n"
-        "    os.kill(os.getpid(), 9)\n"
-        "asyncio.run(main())\n"
-    )
+HOST = """
+import asyncio, os, sys
+from pathlib import Path
+import msgspec
+from jupyter_gpuaas.image.criu import Criu
+from jupyter_gpuaas.image.dump import ImageName
+from jupyter_gpuaas.image.image_kernel import ImageKernel
+from jupyter_gpuaas.image.jail import HOME
+from jupyter_gpuaas.store import MemoryStore
+from tests.image.cells import Client, spec
+
+async def main():
+    jail = spec(Path(sys.argv[1]))
+    # Stands for a CRIU that is in the middle of its work.
+    slow = Path(jail.folder) / "criu"
+    slow.write_text(f"#!/bin/sh\\necho begun > {HOME}/begun\\nexec sleep 600\\n")
+    slow.chmod(0o755)
+    criu = Criu(path=f"{HOME}/criu", version="", dirty_tracking=False, lazy_pages=False)
+    kernel = await ImageKernel.start(jail, dict(os.environ), Client(), criu=criu)
+    os.mkfifo(Path(jail.folder) / "begun")
+    print(kernel.jail.init_pid, flush=True)
+    await kernel.dump(MemoryStore(), b"k" * 32, ImageName(id="image"))
+
+asyncio.run(main())
+"""
+
+
+async def test_host_that_is_killed_in_a_dump_leaves_no_process(criu: Criu, tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        sys.executable, "-c", HOST, str(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    output, _ = await process.communicate()
-    pidfd = None
-    try:
-        pidfd = os.pidfd_open(int(output))
-    except ProcessLookupError:
-        return  # gone already
+    assert process.stdout is not None
+    init_pid = int(await process.stdout.readline())
+    pidfd = os.pidfd_open(init_pid)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(pidfd, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), 30)
+        # Opening returns when the stand-in for CRIU opens the other end.
+        begun = await asyncio.wait_for(asyncio.to_thread((tmp_path / "jail" / "begun").read_text), 60)
+        assert begun == "begun\n"
+        process.kill()
+        await process.wait()
+        await asyncio.wait_for(ended.wait(), 60)
     finally:
         asyncio.get_running_loop().remove_reader(pidfd)
         os.close(pidfd)
+    assert not processes_of(tmp_path)
 
 
 async def test_kernel_has_no_port_and_what_a_forked_process_prints_still_comes(criu: Criu, tmp_path: Path) -> None:
