@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from jupyter_gpuaas.image.criu import Criu
+from jupyter_gpuaas.image.cuda_helper import CudaHelper
 from jupyter_gpuaas.image.image_kernel import ImageKernel
 from jupyter_gpuaas.image.jail import HOME, Bind, JailSpec
 from jupyter_gpuaas.model import Channel
@@ -88,8 +89,8 @@ def spec(node: Path) -> JailSpec:
     return JailSpec(folder=str(folder), binds=(Bind(WORK, str(outside)),), cwd=WORK)
 
 
-async def start(node: Path, client: Client, criu: Criu) -> ImageKernel:
-    return await ImageKernel.start(spec(node), dict(os.environ), client, criu=criu, log=2)
+async def start(node: Path, client: Client, criu: Criu, cuda: CudaHelper | None = None) -> ImageKernel:
+    return await ImageKernel.start(spec(node), dict(os.environ), client, criu=criu, cuda=cuda, log=2)
 
 
 def copy_work(source: Path, target: Path) -> None:
