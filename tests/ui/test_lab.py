@@ -19,7 +19,7 @@ from tests.conftest import GpuaasHome
 from tests.fault.test_sessions_go_on import until
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-from selenium.common.exceptions import WebDriverException
+from selenium.common.exceptions import TimeoutException, WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
@@ -37,6 +37,12 @@ CELLS = (
     "import os, time\nprint('on', os.environ['GPUAAS_NODE'])\n6 * 7",
     "print('begun', flush=True)\ntime.sleep(100)",
     "name = input('Name? ')\nprint('hello', name)",
+    # One that is looked at while the session moves.
+    "import ipywidgets, os\nfrom IPython.display import display\n"
+    "slider, label = ipywidgets.IntSlider(3, 0, 10), ipywidgets.Label('nothing yet')\n"
+    "def seen(change): label.value = f\"{change['new']} on {os.environ['GPUAAS_NODE']}\"\n"
+    "slider.observe(seen, 'value')\ndisplay(slider, label)\nshown = display('before', display_id=True)",
+    "shown.update('after the move')\nslider.value",
 )
 BROWSER_FLAGS = (
     "--headless=new",
@@ -118,7 +124,13 @@ class Page:
     def see(self, what: Callable[[], Any]) -> Any:
         """Wait for something; what comes and goes meanwhile is looked for again."""
         wait = WebDriverWait(self._driver, WAIT_S, poll_frequency=0.1, ignored_exceptions=[WebDriverException])
-        return wait.until(lambda _: what())
+        try:
+            return wait.until(lambda _: what())
+        except TimeoutException:
+            shots = os.environ.get("GPUAAS_SHOTS")
+            if shots:
+                self._driver.save_screenshot(f"{shots}/failed.png")
+            raise
 
     def text(self, selector: str) -> str:
         return str(self._driver.find_element(By.CSS_SELECTOR, selector).text)
@@ -133,6 +145,9 @@ class Page:
         editor = self._all(".jp-CodeCell")[number].find_element(By.CSS_SELECTOR, ".cm-content")
         editor.click()
         editor.send_keys(Keys.CONTROL, Keys.ENTER)
+
+    def cell(self, number: int, selector: str) -> WebElement:
+        return self._all(".jp-CodeCell")[number].find_element(By.CSS_SELECTOR, selector)
 
     def prompt(self, number: int) -> str:
         return self._all(".jp-CodeCell")[number].find_element(By.CSS_SELECTOR, ".jp-InputPrompt").text
@@ -166,3 +181,28 @@ def test_a_person_runs_cells_interrupts_one_and_answers_another(
     browser.get("about:blank")
     (line,) = [line for line in gpuaas_home.cli("sessions").stdout.splitlines() if "start.ipynb" in line]
     assert " idle " in line  # leaving the page does not end the session
+
+
+def test_a_slider_goes_on_working_while_its_session_moves(lab: str, browser: Any, gpuaas_home: GpuaasHome) -> None:
+    gpuaas_home.cli("up", "--nodes", "2", "--detach")
+    page = Page(browser, lab)
+    page.run(3)
+    page.see(lambda: page.prompt(3) == "[1]:")
+    handle = page.see(lambda: page.cell(3, ".noUi-handle"))
+
+    handle.send_keys(Keys.ARROW_RIGHT)
+    page.see(lambda: "4 on local-0" in page.output(3))
+
+    moved = gpuaas_home.cli("migrate", "start.ipynb")
+    assert "moved from local-0 to local-1" in moved.stdout
+
+    page.cell(3, ".noUi-handle").send_keys(Keys.ARROW_RIGHT)
+    page.see(lambda: "5 on local-1" in page.output(3))
+    page.run(4)
+    page.see(lambda: page.prompt(4) == "[2]:")
+    assert "5" in page.output(4)
+    page.see(lambda: "after the move" in page.output(3))
+    assert "before" not in page.output(3)
+    shots = os.environ.get("GPUAAS_SHOTS")
+    if shots:
+        browser.save_screenshot(f"{shots}/moved.png")

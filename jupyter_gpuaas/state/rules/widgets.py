@@ -87,9 +87,19 @@ def _attach(widget: Any, comm_id: str, target: str) -> None:
         before._trait_values["comm"] = None
     comm = manager.comms.get(comm_id)
     if comm is None:
-        comm = comms.create_comm(comm_id=comm_id, primary=False, target_name=target)
+        comm = _made(comm_id, target)
         manager.register_comm(comm)
     widget.comm = comm
+
+
+def _made(comm_id: str, target: str) -> Any:
+    """A comm that is not opened, as its other end has it already."""
+    comm = importlib.import_module("comm").create_comm(comm_id=comm_id, primary=False, target_name=target)
+    # ipykernel's comms learn of their kernel when they are opened, and ipywidgets sends nothing by one that has none.
+    kernels = sys.modules.get("ipykernel.kernelbase")
+    if kernels is not None and getattr(comm, "kernel", comm) is None and kernels.Kernel.initialized():
+        comm.kernel = kernels.Kernel.instance()
+    return comm
 
 
 def announce(widgets: Iterable[Any] | None = None) -> None:
@@ -115,7 +125,7 @@ def comm_of(comm_id: str, target: str, closed: bool) -> Any:
     manager = comms.get_comm_manager()
     comm = manager.comms.get(comm_id)
     if comm is None:
-        comm = comms.create_comm(comm_id=comm_id, primary=False, target_name=target)
+        comm = _made(comm_id, target)
         if closed:
             comm._closed = True
         else:
