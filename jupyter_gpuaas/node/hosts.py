@@ -21,7 +21,7 @@ import msgspec
 import psutil
 
 from ..config import Settings
-from ..errors import GpuaasError, TransportError, from_wire
+from ..errors import GpuaasError, MigrationError, TransportError, from_wire
 from ..model import Device, HostReport, HostSpec, HostState
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from .processes import RUN_MARK, below, end_marked
@@ -108,8 +108,18 @@ class HostHandle:
             return None
 
     async def ask(self, op: str, **fields: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; raises TransportError when the host is gone or refuses."""
+        """Send a command and wait for its answer.
+
+        Raises
+        ------
+        MigrationError
+            The session is on its way to another host.
+        TransportError
+            The host is gone, or refuses for another reason.
+        """
         answer = await self._ask(op, **fields)
+        if answer.get("failure", {}).get("error") == MigrationError.__name__:
+            raise from_wire(answer["failure"], status=MigrationError.status)
         if "error" in answer:
             raise TransportError(str(answer["error"]))
         return answer

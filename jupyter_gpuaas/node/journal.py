@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import JournalError, RemoteProtocolError
-from ..wire.record import HEAD, MAGIC, Buffer, Kind, RecordReader, encode, skim
+from ..wire.record import HEAD, MAGIC, Buffer, Kind, RecordReader, check, encode, skim
 from .segment import FileSegment, MemorySegment, Segment
 
 KEEP_ACKNOWLEDGED_US = 3600 * 1_000_000
@@ -188,11 +188,10 @@ class Journal:
         """
         if self._pending:
             raise RemoteProtocolError("this journal has records of its own.")
-        records = RecordReader(self._message_bytes).feed(data)
-        if not records or sum(HEAD.size + record.body_bytes for record in records) != len(data):
-            raise RemoteProtocolError("the copy of a journal ends within a record.")
-        first = records[0].number
-        numbers = [record.number for record in records]
+        numbers = check(data, self._message_bytes)
+        if not numbers:
+            raise RemoteProtocolError("the copy of a journal is empty.")
+        first = numbers[0]
         if first <= self.last or numbers != list(range(first, first + len(numbers))):
             raise RemoteProtocolError(f"the copy of a journal goes on with {first} after {self.last}: not in order.")
         if first > self.last + 1:

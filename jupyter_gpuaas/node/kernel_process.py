@@ -124,6 +124,7 @@ class KernelProcess:
             if self._watch in done:
                 raise RuntimeError(f"the kernel process ended while starting: {describe_exit(self._watch.result())}")
             raise RuntimeError(f"the kernel did not answer within {timeout_s:g} s")
+        self._echoes.clear()  # what was said before iopub was heard is not said again
 
     async def ask(
         self, channel: Channel, msg_type: str, content: dict[str, Any], *, subshell: str = ""

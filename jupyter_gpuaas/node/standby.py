@@ -75,8 +75,7 @@ class Standby:
         """
         async with self._turn:
             began = time.monotonic()
-            fetching = in_thread(self._bring_beside, name="fetch-journal")
-            beside, loaded = await _both(fetching, self._ask("preload", checkpoint))
+            beside, loaded = await self._bring("preload", checkpoint)
             return msgspec.structs.replace(
                 loaded, sent_bytes=loaded.sent_bytes + beside, took_s=time.monotonic() - began
             )
@@ -91,11 +90,10 @@ class Standby:
         """
         async with self._turn:
             began = time.monotonic()
-            files = await in_thread(self._fetch_files, name="fetch-files")
-            loaded = await self._ask("load", checkpoint)
+            beside, loaded = await self._bring("load", checkpoint)
             self._loaded = True
             return msgspec.structs.replace(
-                loaded, sent_bytes=loaded.sent_bytes + files, took_s=time.monotonic() - began
+                loaded, sent_bytes=loaded.sent_bytes + beside, took_s=time.monotonic() - began
             )
 
     async def succeed(self) -> int:
@@ -146,8 +144,12 @@ class Standby:
             self._live = True
             self._session.take_over(self._handover, cell=cell, policy=policy)
 
-    def _bring_beside(self) -> int:
-        return fetch_journal(self._peer, self._session.journal) + self._fetch_files()
+    async def _bring(self, op: str, checkpoint: str) -> tuple[int, Loaded]:
+        """Files first, as variables may refer to them; then the journal beside the variables."""
+        files = await in_thread(self._fetch_files, name="fetch-files")
+        fetching = in_thread(fetch_journal, self._peer, self._session.journal, name="fetch-journal")
+        journal, loaded = await _both(fetching, self._ask(op, checkpoint))
+        return files + journal, loaded
 
     def _bring_rest(self) -> tuple[Handover, int]:
         journal = self._session.journal

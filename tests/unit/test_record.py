@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_gpuaas.errors import LocalProtocolError, RemoteProtocolError, TransportError
-from jupyter_gpuaas.wire.record import HEAD, Kind, Record, RecordReader, encode, skim
+from jupyter_gpuaas.wire.record import HEAD, Kind, Record, RecordReader, check, encode, skim
 from jupyter_gpuaas.wire.resume import Inbox, Outbox, Sent
 
 PARTS = [b"topic", b'{"msg_id":"1"}', b"{}", b"{}", b'{"text":"a"}', bytes(range(256)) * 300]
@@ -143,3 +143,30 @@ def test_outbox_rebased_counts_anew_without_what_is_dropped_and_behind_what_come
     assert (outbox.last, outbox.last_serial) == (4, 5)
     outbox.acknowledge(4)
     assert len(outbox) == 0
+
+
+@given(st.data())
+def test_check_agrees_with_reading(data: st.DataObject) -> None:
+    bodies = data.draw(st.lists(st.lists(st.binary(max_size=40), max_size=4), min_size=1, max_size=4))
+    stream = bytearray(
+        b"".join(b"".join(encode(Kind.IOPUB, number, 9, parts)) for number, parts in enumerate(bodies, 5))
+    )
+    numbers = list(range(5, 5 + len(bodies)))
+    assert check(stream, 1 << 20) == numbers
+    position = data.draw(st.integers(0, len(stream) - 1))
+    stream[position] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(RemoteProtocolError):
+        check(stream, 1 << 20)
+    stream[position:] = b""
+    if position:
+        ends = [offset + size for offset, _, size in skim(bytes(stream))]
+        if position not in ends:
+            with pytest.raises(RemoteProtocolError):
+                check(stream, 1 << 20)
+
+
+def test_check_refuses_a_body_that_is_too_large() -> None:
+    (record,) = encode(Kind.IOPUB, 1, 9, [b"x" * 100])
+    assert check(record, 108) == [1]
+    with pytest.raises(RemoteProtocolError):
+        check(record, 107)
