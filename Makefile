@@ -8,6 +8,7 @@
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make bench-state     how fast states are saved and restored, beside other systems (BENCH_ARGS as above)
+#   make bench-migrate   what it costs to move a session (BENCH_ARGS as above)
 #   make clean           remove what these made
 
 SHELL := /bin/bash
@@ -32,7 +33,7 @@ ifeq ($(shell id -u),0)
   LAB_ROOT := --allow-root
 endif
 
-.PHONY: help lab demo check criu test test-faults bench bench-state clean
+.PHONY: help lab demo check criu test test-faults bench bench-state bench-migrate clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
 
@@ -86,6 +87,9 @@ test-faults: $(STAMPS)/test
 
 bench: $(STAMPS)/test
 	$(BIN)/python benchmarks/channel.py $(BENCH_ARGS)
+
+bench-migrate: $(STAMPS)/test
+	$(BIN)/python benchmarks/migrate.py $(BENCH_ARGS)
 
 bench-state: $(STAMPS)/test
 	$(BIN)/python benchmarks/state.py $(BENCH_ARGS)

@@ -119,9 +119,12 @@ class ZmqKernel:
     ----------
     env
         Whole environment of the kernel process.
+    session_name
+        Of its session, where it has one.
     """
 
-    def __init__(self, kernel_name: str, env: Mapping[str, str]) -> None:
+    def __init__(self, kernel_name: str, env: Mapping[str, str], session_name: str = "") -> None:
+        self.session_name = session_name
         self._env = dict(env)
         self._manager = KernelManager(kernel_name=kernel_name)
         self._poller = zmq.Poller()

@@ -22,17 +22,17 @@ PARTS = {
 
 
 class Service:
-    """``jupyter gpuaas up`` with one node of several cpu devices."""
+    """``jupyter gpuaas up`` with nodes of several cpu devices."""
 
-    def __init__(self, devices: int = 4) -> None:
+    def __init__(self, devices: int = 4, nodes: int = 1) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="gpuaas-bench-"))
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("GPUAAS_", "JPY_"))}
-        self._devices = devices
+        self._devices, self._nodes = devices, nodes
         #: Environment of whatever is to use this service.
         self.env = {**environ, "GPUAAS_HOME": str(self._home)}
 
     def start(self) -> None:
-        self._command("up", "--detach", "--devices", f"cpu:{self._devices}")
+        self._command("up", "--detach", "--nodes", str(self._nodes), "--devices", f"cpu:{self._devices}")
 
     def stop(self) -> None:
         self._command("down")
@@ -40,7 +40,8 @@ class Service:
 
     def kernel(self) -> ZmqKernel:
         """A kernel with a session of its own."""
-        return ZmqKernel("remote_gpu", {**self.env, "JPY_SESSION_NAME": f"/bench-{uuid.uuid4().hex[:8]}.ipynb"})
+        name = f"/bench-{uuid.uuid4().hex[:8]}.ipynb"
+        return ZmqKernel("remote_gpu", {**self.env, "JPY_SESSION_NAME": name}, session_name=name)
 
     def memory(self) -> dict[str, float]:
         """Proportional set size in MB of the largest process of each part."""

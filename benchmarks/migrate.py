@@ -1,0 +1,283 @@
+"""What it costs to move a session, beside dill in a new kernel and the loopback's own rate; all in one run.
+
+``make bench-migrate`` or ``python benchmarks/migrate.py [--sizes MB ...] [--changes PERCENT ...] [--json]``. Two nodes
+on this machine, everything on loopback, nothing stays. In each row a client runs a cell ten times a second, which
+changes the given share of the state within a second and computes a little; the session is moved meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import arrays
+import hardware
+from rows import ZmqKernel
+from service import Service
+
+from jupyter_gpuaas.client.embedded import find_service
+from jupyter_gpuaas.client.migrations import follow_migration
+from jupyter_gpuaas.client.service import ServiceClient
+from jupyter_gpuaas.config import load
+from jupyter_gpuaas.model import MigrationView, Phase, SessionState
+
+SIZES_MB = (10, 1000)
+CHANGES = (0.0, 1.0, 100.0)
+CELLS_PER_S = 10
+BEFORE_S = 4.0
+WAIT_S = 120.0
+
+SETUP = """
+import numpy as np
+state = [np.random.default_rng(n).random({items}) for n in range(8)]
+turn = 0
+def step():
+    global turn
+    turn += 1
+    for part in state:
+        count = int(len(part) * {share})
+        at = turn * count % max(1, len(part) - count)
+        part[at:at + count] += 1
+    return sum(i * i for i in range(20_000))
+"""
+
+
+def main() -> None:
+    """Measure what is asked for and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES_MB), metavar="MB")
+    parser.add_argument("--changes", nargs="+", type=float, default=list(CHANGES), metavar="PERCENT")
+    parser.add_argument("--rounds", type=int, default=3, help="moves of each row; medians are told")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--skip", nargs="*", default=[], choices=["dill", "loss", "park"])
+    asked = parser.parse_args()
+    head = {**hardware.describe(), "loopback MB/s": round(arrays.raw_tcp(256 * 1024**2) / 1e6)}
+    rows: list[dict[str, Any]] = []
+    service = Service(devices=2, nodes=2)
+    service.start()
+    try:
+        for size in asked.sizes:
+            for change in asked.changes:
+                rows.append(moved(service, size, change, asked.rounds))
+            if "dill" not in asked.skip:
+                rows.append(dilled(service, size))
+        if "loss" not in asked.skip:
+            rows.append(lost(service, asked.sizes[0], asked.rounds))
+        if "park" not in asked.skip:
+            rows.append(parked(service, asked.rounds))
+    finally:
+        service.stop()
+    if asked.json:
+        print(json.dumps({"header": head, "rows": rows}, indent=2))
+        return
+    print("\n".join(f"{name}: {value}" for name, value in head.items()))
+    for row in rows:
+        print("\n" + row.pop("what"))
+        print("\n".join(f"    {name}: {value}" for name, value in row.items()))
+
+
+class User(threading.Thread):
+    """Runs cells at a steady pace, and notes when each was sent and how long it took until reply and idle."""
+
+    def __init__(self, kernel: ZmqKernel) -> None:
+        super().__init__(daemon=True)
+        self._kernel = kernel
+        self._over = threading.Event()
+        self.cells: list[tuple[float, float]] = []
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            sent_s = time.time()
+            heard = self._kernel.run("step();", quiet_s=WAIT_S)
+            if heard.done_s is None or heard.status != "ok":
+                raise RuntimeError(f"a cell was not answered: {heard}")
+            self.cells.append((sent_s, heard.done_s))
+            self._over.wait(max(0.0, 1 / CELLS_PER_S - heard.done_s))
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    def median_s(self, since_s: float, until_s: float) -> float:
+        """Median of the cells that were sent within this time."""
+        found = [took_s for sent_s, took_s in self.cells if since_s <= sent_s < until_s]
+        return statistics.median(found) if found else float("nan")
+
+
+@contextlib.contextmanager
+def session(service: Service, setup: str) -> Iterator[tuple[ZmqKernel, str]]:
+    """A kernel with a session of its own, and that session's name."""
+    kernel = service.kernel()
+    kernel.start()
+    try:
+        heard = kernel.run(setup, quiet_s=WAIT_S)
+        if heard.status != "ok":
+            raise RuntimeError(heard.error)
+        yield kernel, kernel.session_name
+    finally:
+        kernel.stop()
+
+
+def ask(service: Service, work: Any) -> Any:
+    """Let the service's client do something."""
+
+    async def run() -> Any:
+        endpoint = await find_service(load({"GPUAAS_HOME": service.env["GPUAAS_HOME"]}), start=False)
+        async with ServiceClient(endpoint.url, endpoint.token) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
+def move(service: Service, name: str) -> MigrationView:
+    async def work(client: ServiceClient) -> MigrationView:
+        found = next(each for each in await client.sessions() if each.name == name)
+        return await follow_migration(client, await client.migrate(found.id), lambda text: None)
+
+    view: MigrationView = ask(service, work)
+    if view.phase is not Phase.DONE:
+        raise RuntimeError(f"not moved: {view.cause}")
+    return view
+
+
+def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[str, Any]:
+    """One row: a session of this size of which so many percent change in a second, moved some times."""
+    items = size_mb * 1_000_000 // 8 // 8
+    setup = SETUP.format(items=items, share=change / 100 / CELLS_PER_S)
+    views: list[MigrationView] = []
+    slowdowns: list[float] = []
+    waits: list[float] = []
+    with session(service, setup) as (kernel, name):
+        for _ in range(rounds):
+            user = User(kernel)
+            user.start()
+            time.sleep(BEFORE_S)
+            begun_s = time.time()
+            view = move(service, name)
+            user.stop()
+            views.append(view)
+            copied_s = view.started_s + view.phases_s["reserve"] + view.phases_s["pre_copy"]
+            slowdowns.append(user.median_s(view.started_s, copied_s) / user.median_s(begun_s - BEFORE_S / 2, begun_s))
+            waits.append(max(took_s for sent_s, took_s in user.cells if sent_s + took_s >= begun_s))
+    return {
+        "what": f"remote_gpu, {size_mb} MB, {change:g} % a second",
+        "downtime_s": median([view.downtime_s for view in views]),
+        "longest_wait_of_a_cell_s": median(waits),
+        "total_s": median([view.total_s for view in views]),
+        "bytes_sent": statistics.median([view.bytes_sent for view in views]),
+        "last_round_bytes": statistics.median([view.rounds[-1].sent_bytes for view in views]),
+        "cells_during_pre_copy": f"{median(slowdowns)} x",
+        "phases_s": {name: median([view.phases_s.get(name, 0.0) for view in views]) for name in views[0].phases_s},
+        "rounds": rounds,
+    }
+
+
+def dilled(service: Service, size_mb: int) -> dict[str, Any]:
+    """The same by hand: everything into a file, a new kernel, everything out of it."""
+    environ = {key: value for key, value in service.env.items() if key != "GPUAAS_HOME"}
+    setup = SETUP.format(items=size_mb * 1_000_000 // 8 // 8, share=0.001)
+    source, target = ZmqKernel("python3", environ), ZmqKernel("python3", environ)
+    with tempfile.TemporaryDirectory(prefix="gpuaas-bench-") as folder:
+        path = str(Path(folder) / "state.pkl")
+        source.start()
+        try:
+            source.run(setup, quiet_s=WAIT_S)
+            begun_s = time.perf_counter()
+            wrote = source.run(f"import dill; dill.dump_module({path!r})", quiet_s=WAIT_S)
+            target.start()
+            read = target.run(f"import dill; dill.load_module({path!r})", quiet_s=WAIT_S)
+            went_on = target.run("step();", quiet_s=WAIT_S)
+            took_s = time.perf_counter() - begun_s
+            for heard in (wrote, read, went_on):
+                if heard.status != "ok":
+                    raise RuntimeError(heard.error)
+            size = os.path.getsize(path)
+        finally:
+            source.stop()
+            target.stop()
+    return {"what": f"dill and a new kernel, {size_mb} MB", "downtime_s": round(took_s, 3), "bytes": size}
+
+
+def lost(service: Service, size_mb: int, rounds: int) -> dict[str, Any]:
+    """A host that is killed: until that is known, and until the next cell has run elsewhere."""
+    setup = SETUP.format(items=size_mb * 1_000_000 // 8 // 8, share=0.001)
+    known: list[float] = []
+    again: list[float] = []
+    with session(service, setup) as (kernel, name):
+
+        async def identity(client: ServiceClient) -> str:
+            return next(each.id for each in await client.sessions() if each.name == name)
+
+        for _ in range(rounds):
+            kernel.run("step();")
+            time.sleep(2.0)  # until the checkpoint is written
+            host = host_of(service, ask(service, identity))
+            killed_s = time.time()
+            os.kill(host, signal.SIGKILL)
+            heard = kernel.run("step();", quiet_s=WAIT_S)
+            if heard.status != "ok":
+                raise RuntimeError(heard.error)
+            again.append(time.time() - killed_s)
+
+            async def when(client: ServiceClient) -> float:
+                events = await client.events(session=await identity(client))
+                return max(event.time_s for event in events if event.target == SessionState.LOST)
+
+            known.append(ask(service, when) - killed_s)
+    return {
+        "what": f"a host is killed, {size_mb} MB",
+        "known_s": median(known),
+        "next_cell_done_s": median(again),
+        "rounds": rounds,
+    }
+
+
+def parked(service: Service, rounds: int) -> dict[str, Any]:
+    """A small session whose devices are given back, and that is brought back by its next cell."""
+    away: list[float] = []
+    back: list[float] = []
+    with session(service, "x = 1") as (kernel, name):
+        for _ in range(rounds):
+            time.sleep(1.0)
+
+            async def park(client: ServiceClient) -> float:
+                found = next(each for each in await client.sessions() if each.name == name)
+                begun_s = time.perf_counter()
+                await client.park(found.id)
+                return time.perf_counter() - begun_s
+
+            away.append(ask(service, park))
+            time.sleep(1.0)
+            heard = kernel.run("x += 1", quiet_s=WAIT_S)
+            if heard.done_s is None or heard.status != "ok":
+                raise RuntimeError(f"not brought back: {heard}")
+            back.append(heard.done_s)
+    return {"what": "a small session is parked", "park_s": median(away), "next_cell_done_s": median(back)}
+
+
+def host_of(service: Service, session: str) -> int:
+    """Process id of the session's host."""
+    for path in Path(service.env["GPUAAS_HOME"]).glob("nodes/*/hosts/*.json"):
+        record = json.loads(path.read_bytes())
+        if record["session_id"] == session:
+            return int(record["pid"])
+    raise RuntimeError(f"session {session} has no host")
+
+
+def median(values: list[float]) -> float:
+    return round(statistics.median(values), 3)
+
+
+if __name__ == "__main__":
+    main()
