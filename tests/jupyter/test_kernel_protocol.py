@@ -11,9 +11,19 @@ import os
 import pytest
 from jupyter_kernel_test import IopubWelcomeTests, KernelTests
 
+from tests.conftest import GpuaasHome
+from tests.fault.test_sessions_go_on import until
+
 KERNEL = os.environ.get("GPUAAS_TEST_KERNEL", "remote_gpu")
 
-pytestmark = pytest.mark.usefixtures("module_gpuaas_home")
+pytestmark = pytest.mark.usefixtures("running")
+
+
+@pytest.fixture(scope="module")
+def running(module_gpuaas_home: GpuaasHome) -> None:
+    """A service with a kernel ahead: what a cell is told that has to wait for one is no message of the suite's."""
+    module_gpuaas_home.cli("up", "--detach")
+    until(lambda: any("jupyter_gpuaas.kernel" in each.cmdline() for each in module_gpuaas_home.processes()))
 
 
 class PythonSamples:
