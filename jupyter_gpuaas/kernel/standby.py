@@ -174,6 +174,8 @@ class Standby:
         for module in _modules(manifest.world.packages):
             with contextlib.suppress(Exception, SystemExit):
                 importlib.import_module(module)
+        for kind in kinds():  # what the packages brought is looked at here, and not while the session stands still
+            kind.capture(world)
         find_rule(object)
         world_of(sys.modules.keys() & {name.partition(".")[0] for name in _modules(manifest.world.packages)})
 
