@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -33,13 +33,13 @@ from ..model import (
     RestoreReport,
     short_id,
 )
+from ..state.ahead import Ahead
 from ..state.checkpointer import BaseGone, Checkpoint, Checkpointer, Pending
 from ..state.listing import notes, owners_address, view_of
 from ..state.lost import Lost
 from ..state.recipes import CellRecord
 from ..state.remaking import WORD
 from ..store.base import Store
-from ..store.chunkcache import ChunkCache
 from ..store.opening import open_store
 from ..store.retention import Kept, Retention, to_forget
 from .burst import Burst
@@ -614,12 +614,12 @@ class Checkpoints:
         self._note("restored", f"the variables are those after cell {checkpoint.manifest.cell}", id=checkpoint.id)
         return msgspec.structs.replace(report, took_s=time.monotonic() - began)
 
-    def take_over(self, checkpoint: str, cache: ChunkCache, told: Told = lambda done, total: None) -> RestoreReport:
+    def take_over(self, checkpoint: str, ahead: Ahead, told: Told = lambda done, total: None) -> RestoreReport:
         """Make the variables of this new kernel those that the session had at its former host.
 
         Parameters
         ----------
-        cache
+        ahead
             Gives what the checkpoint needs; not used after this.
 
         Raises
@@ -627,8 +627,8 @@ class Checkpoints:
         CheckpointError
             It cannot be restored.
         """
-        checkpointer = self._checkpointer_on(cache)
-        report = self._bring_back(checkpointer, checkpointer.load(checkpoint), told, "safe", cache.fast)
+        checkpointer = self._checkpointer_on(ahead.cache)
+        report = self._bring_back(checkpointer, checkpointer.load(checkpoint), told, "safe", ahead)
         # From here on, what is unchanged counts as written where the former host wrote it.
         with contextlib.suppress(StoreError):  # one that cannot be opened is tried again at the next capture
             checkpointer.store = self.checkpointer.store
@@ -641,7 +641,7 @@ class Checkpoints:
         checkpoint: Checkpoint,
         told: Told,
         replay: Replay,
-        fast: Mapping[bytes, bytes] | None = None,
+        ahead: Ahead | None = None,
     ) -> RestoreReport:
         began = self._progress_s = time.monotonic()
         space = self._shell.user_ns
@@ -655,7 +655,7 @@ class Checkpoints:
                     replay=replay,
                     running=self._runs_again,
                     progress=told,
-                    fast=fast,
+                    ahead=ahead,
                 )
                 cells = checkpointer.cells(checkpoint)
         except BaseException:

@@ -1,7 +1,7 @@
 """A kernel that is to take a session over: its variables come while they are still in use at another host.
 
-``preload`` brings what a checkpoint needs into memory, as chunks, and imports the packages; it makes no object of the
-user's, and may come again with newer checkpoints. ``load`` makes the variables, once.
+``preload`` brings what a checkpoint needs into memory and imports the packages; it makes no object of the user's, and
+may come again with newer checkpoints. ``load`` makes the variables, once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import psutil
 
 from ..errors import CheckpointError, MigrationError
 from ..model import Loaded, Peer
+from ..state.ahead import Ahead, is_large
 from ..state.cell_log import is_block
 from ..state.hidden import Hidden, kinds
 from ..state.restore import read_records, restore_names
@@ -31,12 +32,11 @@ from ..store.base import Store
 from ..store.blob import chunk_sizes
 from ..store.chunkcache import SLAB_BYTES, ChunkCache
 from ..store.manifest import GroupRecord, Manifest
+from ..store.memory import MemoryStore
 from ..store.peer import PeerStore
 from ..store.seal import validate
 from .checkpoints import Checkpoints
 
-#: What a load brings beforehand, with all connections at once, rather than group by group.
-TOGETHER_BYTES = 256 * 1024**2
 #: Memory that is left to everything else.
 RESERVE_BYTES = 128 * 1024**2
 #: Hidden state that packages may read when they are imported.
@@ -55,7 +55,10 @@ class Standby:
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._peer: PeerStore | None = None
-        self._cache: ChunkCache | None = None
+        self._cache = ChunkCache(MemoryStore(), most_bytes=0)
+        #: Large memory, where it belongs; what is small is in the cache.
+        self._ahead = Ahead(self._cache)
+        self._prepared = False
         self._loaded: Loaded | None = None
 
     def request(self, content: dict[str, Any]) -> dict[str, Any]:
@@ -85,27 +88,25 @@ class Standby:
     def preload(self, checkpoint: str, peer: Peer | None) -> Loaded:
         """Bring what a checkpoint needs and is not here, as far as there is memory for it."""
         with self._counted(checkpoint, peer) as done:
-            cache, manifest, records = self._look_up(checkpoint)
+            manifest, records = self._look_up(checkpoint)
             done.append(sum(map(_size, records)))
-            cache.keep(_needs(manifest, records).items())
-            self._prepare(cache, manifest, records)
+            self._bring(manifest, records)
         return self._told(done)
 
     def load(self, checkpoint: str, peer: Peer | None) -> Loaded:
         """Make the variables."""
         with self._counted(checkpoint, peer) as done:
-            cache, manifest, records = self._look_up(checkpoint)
+            manifest, records = self._look_up(checkpoint)
             done.append(sum(map(_size, records)))
-            lacking = [(digest, size) for digest, size in _needs(manifest, records).items() if not cache.has(digest)]
-            if sum(size for _, size in lacking) <= TOGETHER_BYTES:
-                cache.keep(lacking)
-            cache.give_up(_uses(records))
-            report = self._checkpoints.take_over(checkpoint, cache)
+            self._bring(manifest, records)
+            self._cache.give_up(_uses(records))
+            report = self._checkpoints.take_over(checkpoint, self._ahead)
         self._loaded = msgspec.structs.replace(self._told(done), lost=report.lost)
         if self._peer is not None:
             self._peer.close()
-        cache.clear()
-        self._cache = self._peer = None
+            self._peer = None
+        self._ahead.clear()
+        self._cache.clear()
         return self._loaded
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -134,32 +135,40 @@ class Standby:
             far = self._peer
         else:
             far = self._peer = PeerStore(peer)
-        if self._cache is None:
-            self._cache = ChunkCache(far, most_bytes=0)
         self._cache.far = far
 
     def _sent(self) -> int:
-        assert self._cache is not None
         return self._peer.sent_bytes if self._peer is not None else self._cache.brought_bytes
 
-    def _look_up(self, checkpoint: str) -> tuple[ChunkCache, Manifest, list[GroupRecord]]:
-        """What a checkpoint is made of; drops what it does not need, and sees how much memory there is."""
+    def _look_up(self, checkpoint: str) -> tuple[Manifest, list[GroupRecord]]:
+        """What a checkpoint is made of. Chunks that it does not need go."""
         cache = self._cache
-        assert cache is not None
         manifest = validate(cache.manifest(checkpoint), self._checkpoints.key, expected_id=checkpoint)
         if manifest.session != self._checkpoints.session:
             raise CheckpointError(f"checkpoint {checkpoint} is of another session.")
         check(manifest.world)
-        # Records are small and needed first; so that there is room for them, they come before the room is measured.
+        # Records are small and needed first, so they come before the memory is measured.
         cache.most_bytes = max(cache.most_bytes, cache.held_bytes + SLAB_BYTES)
         cache.keep(chunk for entry in manifest.groups for chunk in chunk_sizes(entry.record))
         records = read_records(manifest, cache)
-        cache.keep_only(_needs(manifest, records).keys())
-        sizes = [_size(record) for record in records]
-        cache.most_bytes = room(sum(sizes), max(sizes, default=0), _free_bytes() + cache.held_bytes)
-        return cache, manifest, records
+        cache.keep_only(_small(manifest, records).keys())
+        return manifest, records
 
-    def _prepare(self, cache: ChunkCache, manifest: Manifest, records: list[GroupRecord]) -> None:
+    def _bring(self, manifest: Manifest, records: list[GroupRecord]) -> None:
+        """Bring what is lacking: what is small as chunks, large regions to where they stay."""
+        small = _small(manifest, records)
+        sizes = [sum(size for _, size in _chunks(record)) for record in records]
+        free_bytes = _free_bytes() + self._cache.held_bytes + self._ahead.held_bytes
+        large_bytes = sum(region.content.size for record in records for region in record.regions if is_large(region))
+        large_bytes = min(large_bytes, max(0, free_bytes - RESERVE_BYTES))
+        self._cache.most_bytes = room(sum(sizes), max(sizes, default=0), free_bytes - large_bytes)
+        self._cache.keep(small.items())
+        if not self._prepared:
+            self._prepare(manifest, records)
+            self._prepared = True
+        self._ahead.prepare(records, large_bytes)
+
+    def _prepare(self, manifest: Manifest, records: list[GroupRecord]) -> None:
         """Do ahead what a restore would spend its time with. What fails here fails later, or does no harm."""
         shell = self._checkpoints.shell
         world = Hidden(namespace=shell.user_ns, shell=shell, full=True, here=relocated(manifest.world))
@@ -169,7 +178,7 @@ class Standby:
             if kind.kind in _BEFORE_IMPORTS and mine:
                 found: dict[str, Any] = {}
                 with contextlib.suppress(Exception):
-                    restore_names(manifest, cache, Restoring({}), records=mine, bind=found.__setitem__)
+                    restore_names(manifest, self._cache, Restoring({}), records=mine, bind=found.__setitem__)
                     kind.restore(found[name], world)
         for module in _modules(manifest.world.packages):
             with contextlib.suppress(Exception, SystemExit):
@@ -208,14 +217,21 @@ def _size(record: GroupRecord) -> int:
     return record.stream.size + sum(region.content.size for region in record.regions)
 
 
-def _needs(manifest: Manifest, records: list[GroupRecord]) -> dict[bytes, int]:
-    """Chunks and their sizes: what is read first, and then the largest groups first."""
+def _chunks(record: GroupRecord) -> Iterator[tuple[bytes, int]]:
+    """Chunks of a group, and their sizes, without those of large regions."""
+    yield from chunk_sizes(record.stream)
+    for region in record.regions:
+        if not is_large(region):
+            yield from chunk_sizes(region.content)
+
+
+def _small(manifest: Manifest, records: list[GroupRecord]) -> dict[bytes, int]:
+    """What is kept as chunks: records, streams and small regions, with their sizes."""
     found: dict[bytes, int] = {}
     for entry in manifest.groups:
         found.update(chunk_sizes(entry.record))
     for record in sorted(records, key=_size, reverse=True):
-        for blob in (record.stream, *(region.content for region in record.regions)):
-            found.update(chunk_sizes(blob))
+        found.update(_chunks(record))
     return found
 
 
@@ -223,11 +239,9 @@ def _uses(records: list[GroupRecord]) -> dict[bytes, int]:
     """How often a restore fetches each chunk at most. Blocks of cells are read once more, and are small."""
     found: dict[bytes, int] = {}
     for record in records:
-        if any(is_block(name) for name in record.names):
-            continue
-        blobs = (record.stream, *(region.content for region in record.regions))
-        for digest in {digest for blob in blobs for digest, _ in chunk_sizes(blob)}:
-            found[digest] = found.get(digest, 0) + 1
+        if not any(is_block(name) for name in record.names):
+            for digest in {digest for digest, _ in _chunks(record)}:
+                found[digest] = found.get(digest, 0) + 1
     return found
 
 

@@ -18,6 +18,7 @@ from ..store.base import Freed, Store
 from ..store.blob import TOGETHER_BYTES, chunk_digests, chunk_sizes, read_blobs
 from ..store.manifest import Blob, Costs, GroupEntry, GroupRecord, Manifest, Verdict
 from ..store.seal import validate, validate_record
+from .ahead import Ahead
 from .arguments import check_number, check_replay, check_text, devices_of, key_of, names_of, namespace_of
 from .capture import NOT_STATE, Draft, Tracker
 from .cell_log import CellLog, is_block, is_whole, unpack
@@ -371,7 +372,7 @@ class Checkpointer:
         replay: Replay = "safe",
         running: Callable[[CellRecord], None] = lambda cell: None,
         progress: Progress = _no_progress,
-        fast: Mapping[bytes, bytes] | None = None,
+        ahead: Ahead | None = None,
     ) -> RestoreResult:
         """Bring back the state of a checkpoint.
 
@@ -391,9 +392,9 @@ class Checkpointer:
             others may run, too. Names that share parts with restored ones stay lost. Not with ``names``.
         running
             Called before each cell that runs again; may raise to give up.
-        fast
-            Fast digests of chunks by their digests, as ``ChunkCache.fast`` has them once the restore has read the
-            chunks. With it, all of ``into`` being restored, the next capture writes only what has changed since.
+        ahead
+            What is there already; its cache is the store of this object. With it, all of ``into`` being restored, the
+            next capture writes only what has changed since.
 
         Raises
         ------
@@ -428,7 +429,7 @@ class Checkpointer:
                 target[name] = value
 
         self._tracker, self._base = None, ""
-        remembered = Remembered(manifest, {} if fast is None else fast)
+        remembered = Remembered(manifest, {} if ahead is None else ahead.cache.fast)
         with _unless_it_fails(target):
             if into is not None and names is None:
                 keep = manifest.names.keys() | self._not_the_users(target)
@@ -436,7 +437,7 @@ class Checkpointer:
                     del target[name]
             early = {HIDDEN.format(kind) for kind in BEFORE_NAMES}
             first = [record for record in records if early.issuperset(record.names)]
-            restored = _not_remembered if fast is None else remembered.group
+            restored = _not_remembered if ahead is None else remembered.group
             verdicts = restore_names(manifest, self.store, restoring, records=first, bind=bind, restored=restored)
             self._restore_hidden(hidden, early, world, verdicts)
             rest = [record for record in records if record not in first]
@@ -450,6 +451,7 @@ class Checkpointer:
                     bind=bind,
                     progress=progress,
                     restored=restored,
+                    ahead=ahead,
                 ).items()
                 if name not in early
             }
@@ -468,7 +470,7 @@ class Checkpointer:
                     verdicts |= made
             else:
                 verdicts = {name: verdicts[name] for name in names}
-        if fast is not None and into is not None and names is None:
+        if ahead is not None and into is not None and names is None:
             self._tracker, self._base = remembered.tracker(target), manifest.id
         return RestoreResult(target, verdicts, restoring.remarks)
 

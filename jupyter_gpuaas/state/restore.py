@@ -10,6 +10,7 @@ from ..store.base import Store
 from ..store.blob import TOGETHER_BYTES, destinations, read_blobs
 from ..store.manifest import GroupRecord, Manifest, Verdict
 from ..store.seal import validate_record
+from .ahead import Ahead
 from .device.memory import CONTENTS, HostContent
 from .groups import circles
 from .lost import Lost, said
@@ -42,6 +43,7 @@ def restore_names(
     bind: Callable[[str, Any], None],
     progress: Progress = lambda done, total: None,
     restored: Restored = lambda record, values, owners, restoring: None,
+    ahead: Ahead | None = None,
 ) -> dict[str, Verdict]:
     """Bring names back, group by group; one that fails leaves its names lost, with the reason, and the others alone.
 
@@ -51,6 +53,8 @@ def restore_names(
         Called with each name and its object as soon as it is there.
     restored
         Called with each group that is there, and the owners of its memory on the host.
+    ahead
+        Has memory that is filled already.
     """
     verdicts = dict(manifest.names)
     for name, verdict in manifest.names.items():
@@ -59,7 +63,7 @@ def restore_names(
     total = sum(_size(record) for record in records)
     done = 0
     with under(restoring):
-        for record, room in _read(records, store):
+        for record, room in _read(records, store, ahead):
             remarks = len(restoring.remarks)
             try:
                 values = _load(record, room, restoring)
@@ -90,7 +94,7 @@ def restore_names(
 class _Room:
     """Memory for what a group needs from the store."""
 
-    def __init__(self, record: GroupRecord) -> None:
+    def __init__(self, record: GroupRecord, ahead: Ahead | None) -> None:
         self.hosts: list[Any] = []
         self.devices: list[HostContent] = []
         self.wanted: list[tuple[bytes, memoryview]] = []
@@ -99,8 +103,10 @@ class _Room:
         self.error: Exception | None = None
         try:
             for region in record.regions:
-                owner, memory = allocate(region.content.size, region.maker)
-                self.wanted.extend(destinations(region.content, memory))
+                there = ahead.take(region) if ahead is not None else None
+                owner, memory = there or allocate(region.content.size, region.maker)
+                if there is None:
+                    self.wanted.extend(destinations(region.content, memory))
                 if region.maker == ("device",):
                     self.devices.append(HostContent(memory))
                 else:
@@ -112,7 +118,7 @@ class _Room:
         self.wanted.extend(destinations(record.stream, memoryview(self.stream)))
 
 
-def _read(records: list[GroupRecord], store: Store) -> Iterator[tuple[GroupRecord, _Room]]:
+def _read(records: list[GroupRecord], store: Store, ahead: Ahead | None) -> Iterator[tuple[GroupRecord, _Room]]:
     """Each group with its memory; small ones are read together, as each call of a store may be a journey."""
     at = 0
     while at < len(records):
@@ -121,7 +127,7 @@ def _read(records: list[GroupRecord], store: Store) -> Iterator[tuple[GroupRecor
         while at + len(batch) < len(records) and size + _size(records[at + len(batch)]) <= TOGETHER_BYTES:
             batch.append(records[at + len(batch)])
             size += _size(batch[-1])
-        rooms = [_Room(record) for record in batch]
+        rooms = [_Room(record, ahead) for record in batch]
         _fetch(store, [pair for room in rooms for pair in room.wanted])
         yield from zip(batch, rooms, strict=True)
         at += len(batch)

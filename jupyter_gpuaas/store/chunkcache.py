@@ -38,7 +38,7 @@ class ChunkCache:
         self.most_bytes = most_bytes
         #: Fast digest (xxh3) of every chunk that was met, by its digest.
         self.fast: dict[bytes, bytes] = {}
-        #: All that ``keep`` has brought.
+        #: All that has come from the far store.
         self.brought_bytes = 0
         self._slots = slab_bytes // CHUNK_BYTES
         self._lock = threading.Lock()
@@ -123,6 +123,7 @@ class ChunkCache:
                 far.append((digest, memory))
         if far:
             self.far.fetch(far)
+            self.brought_bytes += sum(memory.nbytes for _, memory in far)
             for digest, memory in far:
                 if digest not in self.fast:
                     self.fast[digest] = xxhash.xxh3_128_digest(memory)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy
 import pytest
 
+from jupyter_gpuaas.state.ahead import Ahead
 from jupyter_gpuaas.state.checkpointer import Checkpointer
 from jupyter_gpuaas.store import CHUNK_BYTES, ChunkCache, MemoryStore
 
@@ -32,7 +33,7 @@ def moved(**names: Any) -> tuple[Checkpointer, dict[str, Any], Any]:
     cache = ChunkCache(store, most_bytes=0)
     after = Checkpointer(cache, key=KEY, hidden=False)
     space: dict[str, Any] = {"__name__": "__main__"}
-    after.restore(first, into=space, fast=cache.fast)
+    after.restore(first, into=space, ahead=Ahead(cache))
     cache.clear()
     after.store = store
     return after, space, first
