@@ -6,6 +6,7 @@
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
 #   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
+#   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make bench-state     how fast states are saved and restored, beside other systems (BENCH_ARGS as above)
 #   make bench-migrate   what it costs to move a session (BENCH_ARGS as above)
@@ -33,7 +34,7 @@ ifeq ($(shell id -u),0)
   LAB_ROOT := --allow-root
 endif
 
-.PHONY: help lab demo check criu test test-faults bench bench-state bench-migrate clean
+.PHONY: help lab demo check criu test test-faults test-images bench bench-state bench-migrate clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
 
@@ -76,14 +77,17 @@ check: $(STAMPS)/dev
 criu: $(STAMPS)/venv
 	tools/install-criu.sh $(VENV)/criu
 
-# Without CRIU the tests of process images skip themselves, and say so; everything else is tested all the same.
 test: $(STAMPS)/test
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not fault and not images' $(PYTEST_ARGS)
+
+# Without CRIU the tests skip themselves, and say so.
+test-images: $(STAMPS)/test
 	@$(MAKE) --no-print-directory criu || echo "*** NO CRIU HERE: PROCESS IMAGES ARE NOT TESTED ***" >&2
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not fault' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'images and not slow and not gpu' $(PYTEST_ARGS)
 
 test-faults: $(STAMPS)/test
 	GPUAAS_TRIALS=25 GPUAAS_TWINS=1000 GPUAAS_STORE_TRIALS=50 GPUAAS_KILLS=30 \
-	  $(BIN)/python -m pytest -m '(fault or trials) and not slow and not gpu' $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest -m '(fault or trials) and not slow and not gpu and not images' $(PYTEST_ARGS)
 
 bench: $(STAMPS)/test
 	$(BIN)/python benchmarks/channel.py $(BENCH_ARGS)

@@ -13,6 +13,13 @@ from jupyter_gpuaas.image.criu import Criu, find_criu
 _found: Criu | str | None = None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What freezes and restores real processes is slow enough for a run of its own: ``make test-images``."""
+    for item in items:
+        if "criu" in getattr(item, "fixturenames", ()):
+            item.add_marker("images")
+
+
 @pytest.fixture
 def criu() -> Criu:
     """The CRIU of this machine; where there is none, the test is skipped."""
