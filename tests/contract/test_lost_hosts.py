@@ -110,6 +110,7 @@ async def test_session_that_was_put_away_comes_back_as_it_was_with_what_waited(
     await nodes.recover(quiet["checkpoint"]["id"], node=NODES[0])
     assert (await waiting.reply())["status"] == "ok"
     assert await notebook.value("len(ran)") == "2"
+    assert await notebook.value("open('note').read()") == "'kept'"
     assert in_order(notebook)
     assert notebook.losses == []
 
@@ -159,3 +160,18 @@ async def test_journal_that_begins_anew_is_taken_from_its_beginning(nodes: Nodes
     journals = [welcome["journal"] for welcome in notebook.welcomes]
     assert len(set(journals)) == 2
     assert notebook.welcomes[-1]["restored_cell"] == 1
+
+
+async def test_host_that_dies_after_it_handed_over_has_left_what_waited(nodes: Nodes, notebook: Notebook) -> None:
+    place = nodes.place
+    await notebook.run("ran = []")
+    quiet = await place.op("quiesce", wait_s=60)
+    waiting = [notebook.execute(f"ran.append({number})") for number in range(2)]
+    await notebook.channel.delivered(10)
+    await place.op("hand_over")
+    await lose_host(nodes)
+    await nodes.recover(quiet["checkpoint"]["id"])
+    assert [(await request.reply())["status"] for request in waiting] == ["ok", "ok"]
+    assert await notebook.value("ran") == "[0, 1]"
+    assert in_order(notebook)
+    assert (notebook.losses, notebook.notices) == ([], [])

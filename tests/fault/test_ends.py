@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from .test_sessions_go_on import kill_host, sessions, until
 
 pytestmark = pytest.mark.fault
 
+PRINTING = "for n in range(8000): print(n, 'x' * 1000, flush=True)\nopen({done!r}, 'w').close()"
 BUSY = "import time\nwhile True:\n    try: time.sleep(0.05)\n    except KeyboardInterrupt: pass"
 
 
@@ -76,12 +78,13 @@ def test_cell_run_right_after_a_restart_of_a_busy_kernel_runs_in_the_fresh_one(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_outputs_that_a_stalled_client_has_not_read_survive_its_proxy(
-    home: GpuaasHome, runs: Callable[..., ProxyRun], number: int
+    home: GpuaasHome, runs: Callable[..., ProxyRun], tmp_path: Path, number: int
 ) -> None:
     run = runs("unread").ready()
     run.run("1")
-    cell = run.client.execute("for n in range(8000): print(n, 'x' * 1000, flush=True)")
-    until(lambda: [s for s in sessions(home) if s["state"] == "busy"])
+    done = tmp_path / "done"
+    cell = run.client.execute(PRINTING.format(done=str(done)))
+    until(done.exists)
     until(lambda: [s for s in sessions(home) if s["state"] == "idle"])
     run.kill_proxy(number)
     run.client.stop_channels()
@@ -94,11 +97,12 @@ def test_outputs_that_a_stalled_client_has_not_read_survive_its_proxy(
 
 
 def test_front_end_that_leaves_without_reading_does_not_take_the_outputs_along(
-    home: GpuaasHome, runs: Callable[..., ProxyRun]
+    home: GpuaasHome, runs: Callable[..., ProxyRun], tmp_path: Path
 ) -> None:
     run = runs("leaves").ready()
-    cell = run.client.execute("for n in range(8000): print(n, 'x' * 1000, flush=True)")
-    until(lambda: [s for s in sessions(home) if s["state"] == "busy"])
+    done = tmp_path / "done"
+    cell = run.client.execute(PRINTING.format(done=str(done)))
+    until(done.exists)
     until(lambda: [s for s in sessions(home) if s["state"] == "idle"])
     run.client.stop_channels()
     run.client = run.new_client()
