@@ -10,6 +10,7 @@ import pytest
 from jupyter_gpuaas.state.ahead import Ahead
 from jupyter_gpuaas.state.checkpointer import Checkpointer
 from jupyter_gpuaas.store import CHUNK_BYTES, ChunkCache, MemoryStore
+from tests.state.test_device_memory import DEVICES, SlowArray
 
 KEY = b"k" * 16
 M = CHUNK_BYTES
@@ -87,3 +88,18 @@ def test_tensors_keep_their_entries() -> None:
     after, space, first = moved(weight=weight, row=weight[3:5], model=torch.nn.Linear(200, 200))
     second = after.capture(space, parent=first)
     assert set(second.manifest.groups) == set(first.manifest.groups)
+
+
+def test_memory_of_a_device_keeps_its_chunks() -> None:
+    memory = DEVICES["slow:0"].allocate(5000)
+    memory.data[:] = bytes(range(250)) * 20
+    after, space, first = moved(pair=[SlowArray(memory, 0, 5000), SlowArray(memory, 40, 5)])
+    whole, part = space["pair"]
+    assert part.memory is whole.memory is not memory
+    second = after.capture(space, parent=first)
+    assert set(second.manifest.groups) == set(first.manifest.groups)
+    part[0] = 7
+    third = after.capture(space, parent=second)
+    assert third.manifest.groups != second.manifest.groups
+    found = Checkpointer(after.store, key=KEY, hidden=False).restore(third).namespace["pair"]
+    assert (found[0][40], found[0][41], found[1][0]) == (7, 41, 7)
