@@ -88,6 +88,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = "ask"
 
+    lease_s: Annotated[
+        Seconds,
+        about(
+            "A node that has been silent for this long is lost: its sessions come back elsewhere, and it has stopped "
+            "its own kernels by then. Only where the service has more than one node."
+        ),
+    ] = 15.0
+
     # -- channels ----------------------------------------------------------------------------------------------
     journal_bytes: Annotated[Bytes, about("Bound of one session's journal on disk.")] = GIB
     journal_segment_bytes: Annotated[Bytes, about("Size at which the journal begins a new file.")] = 32 * MIB

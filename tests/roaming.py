@@ -77,11 +77,13 @@ class Roamer:
 
 
 @contextlib.asynccontextmanager
-async def roaming(service: Service, name: str = "roamer", client: ServiceClient | None = None) -> AsyncIterator[Roamer]:
+async def roaming(
+    service: Service, name: str = "roamer", client: ServiceClient | None = None, **settings: Any
+) -> AsyncIterator[Roamer]:
     """A session of this name that is ready, with a client attached."""
     client = client or service.admin
     view = await client.create_session(name, wait_s=60)
-    remote = RemoteSession(client, view.session.id, quick_settings(service.controller.settings.folder))
+    remote = RemoteSession(client, view.session.id, quick_settings(service.controller.settings.folder, **settings))
     await remote.open(view.channel)
     try:
         yield Roamer(client, view.session.id, remote)

@@ -7,21 +7,24 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.catalogue.records import Incoming, SessionRecord
+from jupyter_gpuaas.controller.leases import NodeLeases
 from jupyter_gpuaas.controller.peers import peer_of
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine
-from jupyter_gpuaas.errors import GpuaasError, NoSuchSession, StaleEpoch, StoreError
+from jupyter_gpuaas.errors import GpuaasError, NoSuchSession, StaleEpoch, StoreError, TransportError
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
 from jupyter_gpuaas.model import CheckpointPlan, HostReport, HostSpec, Lease, Loaded, SessionState, short_id
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Commands:
@@ -33,6 +36,7 @@ class Commands:
         engine: Engine,
         agents: Agents,
         settings: Settings,
+        node_leases: NodeLeases,
         plan: Callable[[SessionRecord], CheckpointPlan | None] = lambda record: None,
         newest: Callable[[str, str], str] = lambda owner, session: "",
     ) -> None:
@@ -48,6 +52,9 @@ class Commands:
         self._settings = settings
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping: set[Lease] = set()
+        self._node_leases = node_leases
+        #: Leases whose hosts could not be ended, as their node was lost.
+        self._unended: set[Lease] = set()
         self._handlers: dict[Command, Callable[[LiveSession], Awaitable[None]]] = {
             Command.START_HOST: self._start_host,
             Command.STOP_HOST: self._stop_host,
@@ -132,12 +139,21 @@ class Commands:
         assert lease is not None
         deadline = time.monotonic() + self._settings.start_timeout_s
         pause_s = self._settings.retry_first_s
+        stands_by = False
         while live.session.state is SessionState.STARTING:
             try:
-                incoming = live.record.incoming
-                report = await self._agents.of(lease.node_id).start_host(self.spec(live.record, lease, incoming))
-                if incoming is not None and incoming.node:
-                    report = await self._take_over(live, lease, incoming)
+                incoming = self._incoming(live)
+                comes = incoming is not None and bool(incoming.node)
+                if stands_by and not comes:
+                    # It was started to take the session over from a node that is lost now.
+                    self._sessions.advance(live, SessionEvent.HOST_DIED, f"{incoming.why if incoming else 'no peer'}")
+                    return
+                stands_by = comes
+                starting = self._agents.of(lease.node_id).start_host(self.spec(live.record, lease, incoming))
+                report = await self._unless_lost(lease.node_id, starting)
+                if incoming is not None and comes:
+                    taking = self._unless_lost(lease.node_id, self._take_over(live, lease, incoming))
+                    report = await (taking if incoming.ready else self._unless_lost(incoming.node, taking))
             except GpuaasError as error:
                 # The same order again is safe: the agent knows it by session and epoch.
                 if error.retryable and time.monotonic() < deadline:
@@ -150,6 +166,45 @@ class Commands:
             self._taken_over(live)
             self._sessions.reported(live, report)
             return
+
+    def _incoming(self, live: LiveSession) -> Incoming | None:
+        """Where the session comes from; not from a node that is lost."""
+        incoming = live.record.incoming
+        if incoming is None or not incoming.node or incoming.ready or not self._node_leases.lost(incoming.node):
+            return incoming
+        self._leave(live, incoming)
+        incoming = Incoming(checkpoint=incoming.checkpoint, why=f"node {incoming.node} does not answer")
+        self._sessions.keep(live, incoming=incoming)
+        return incoming
+
+    def _leave(self, live: LiveSession, incoming: Incoming) -> None:
+        """What the session's former host has is not needed any more."""
+        if incoming.lease is not None:
+            self.give_back(incoming.lease)
+        elif incoming.node:
+            self._spawn(self._drop(incoming.node, live.session.id), f"drop remains of {live.session.id}")
+
+    async def _unless_lost(self, node_id: str, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for a node, but no longer than until it is lost.
+
+        Raises
+        ------
+        TransportError
+            It is lost.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                lost = asyncio.ensure_future(self._node_leases.losses.next().wait())
+                try:
+                    if self._node_leases.lost(node_id):
+                        raise TransportError(f"node {node_id} is lost.")
+                    await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    lost.cancel()
+            return await task
+        finally:
+            task.cancel()
 
     async def _take_over(self, live: LiveSession, lease: Lease, incoming: Incoming) -> HostReport:
         """Let the host in standby become the session's."""
@@ -170,10 +225,17 @@ class Commands:
         if incoming is None:
             return
         self._sessions.keep(live, incoming=None)
-        if incoming.lease is not None:
-            self.give_back(incoming.lease)
-        elif incoming.node:
-            self._spawn(self._drop(incoming.node, live.session.id), f"drop remains of {live.session.id}")
+        self._leave(live, incoming)
+        if incoming.why and not incoming.node and live.lease is not None:
+            self._spawn(self._explain(live.lease, incoming.why), f"tell {live.session.id} of its loss")
+
+    async def _explain(self, lease: Lease, why: str) -> None:
+        """Say in the notebook why the session begins with a checkpoint, whoever reads it and when."""
+        text = f"\n[remote GPU] The host of this session was lost: {why}. The session is back.\n"
+        try:
+            await self._agents.of(lease.node_id).op(lease.session_id, lease.epoch, "notice", {"text": text})
+        except GpuaasError as error:
+            log.info("session %s not told of its loss: %s", lease.session_id, error)
 
     async def _place(self, live: LiveSession) -> None:
         if live.session.state is SessionState.RESTORING:
@@ -182,31 +244,44 @@ class Commands:
     async def _drop_remains(self, live: LiveSession) -> None:
         incoming = live.record.incoming
         if incoming is not None and incoming.node:
-            if incoming.lease is not None:
-                self.give_back(incoming.lease)
-            else:
-                self._spawn(self._drop(incoming.node, live.session.id), f"drop remains of {live.session.id}")
+            self._leave(live, incoming)
             self._sessions.keep(live, incoming=None)
 
     async def _drop(self, node_id: str, session_id: str) -> None:
-        # Once: where the agent does not answer, it clears away by itself what nobody asks for.
-        try:
-            await self._agents.of(node_id).drop_remains(session_id)
-        except GpuaasError as error:
-            log.info("remains of session %s on %s: %s", session_id, node_id, error)
+        while True:
+            try:
+                await self._agents.of(node_id).drop_remains(session_id)
+                return
+            except GpuaasError as error:
+                log.info("remains of session %s on %s: %s", session_id, node_id, error)
+            if not self._node_leases.lost(node_id):
+                return  # Once: otherwise the agent clears away by itself what nobody asks for.
+            await asyncio.sleep(self._settings.retry_most_s)
 
     async def _stop_host(self, live: LiveSession) -> None:
         if live.lease is not None:
             keep = live.session.state in (SessionState.PARKED, SessionState.LOST)
-            await self._end(live.lease, live.session.cause or "released", keep=keep)
+            ending = self._end(live.lease, live.session.cause or "released", keep=keep)
+            try:
+                await self._unless_lost(live.lease.node_id, ending)
+            except TransportError:
+                # It stands still there, and is ended when the node is back.
+                self._unended.add(live.lease)
+                self._incoming(live)
 
-    async def _end(self, lease: Lease, reason: str, *, keep: bool = False) -> None:
-        """Return only when no process of the host can be left: its devices go to others next."""
+    async def _end(self, lease: Lease, reason: str, *, keep: bool = False, moved: bool = False) -> None:
+        """Return only when no process of the host can be left: its devices go to others next.
+
+        Parameters
+        ----------
+        moved
+            Clients that are attached to it all the same are to ask where their session is; it has not ended.
+        """
         pause_s = self._settings.retry_first_s
         while any(node.id == lease.node_id for node in self._engine.nodes()):
             try:
                 client = self._agents.of(lease.node_id)
-                await client.stop_host(lease.session_id, epoch=lease.epoch, reason=reason, keep=keep)
+                await client.stop_host(lease.session_id, epoch=lease.epoch, reason=reason, keep=keep, moved=moved)
                 return
             except NoSuchSession:
                 return
@@ -218,11 +293,16 @@ class Commands:
             pause_s = min(2 * pause_s, self._settings.retry_most_s)
 
     async def _release_lease(self, live: LiveSession) -> None:
-        if live.lease is not None:
-            await self._engine.release(live.lease.id)
+        lease = live.lease
+        if lease is not None and (lease in self._unended or live.session.state is SessionState.RESTORING):
+            # With RESTORING, it may have been an earlier controller that could not end its host.
+            self._unended.discard(lease)
+            self.give_back(lease)
+        elif lease is not None:
+            await self._engine.release(lease.id)
         if live.session.state is SessionState.CLOSING:
             self._sessions.advance(live, SessionEvent.RELEASED, live.session.cause, lease=None)
-        elif live.lease is not None:
+        elif lease is not None:
             self._sessions.note(live, "its devices were given back", {}, lease=None)
 
     async def _recover(self, live: LiveSession) -> None:
@@ -237,25 +317,26 @@ class Commands:
             self._sessions.advance(live, SessionEvent.GIVEN_UP, cause)
             return
         cause = f"{session.cause}; checkpoint {short_id(newest)} is restored"
-        incoming = live.record.incoming
-        if incoming is None:
+        incoming = self._incoming(live)
+        if incoming is None or not incoming.node:
             # What the lost host has left on its disk, its agent gives to the next one, if it still can.
             lease = live.lease
             here = lease is not None and await self._has_remains(lease)
             node, epoch = (lease.node_id, lease.epoch) if here and lease is not None else ("", 0)
-            incoming = Incoming(checkpoint=newest, node=node, epoch=epoch)
+            incoming = Incoming(checkpoint=newest, node=node, epoch=epoch, why=session.cause)
         changed = {"incoming": msgspec.structs.replace(incoming, checkpoint=newest, ready=False), "kernel_starts": 0}
         self._sessions.advance(live, SessionEvent.RESTORABLE, cause, record=changed)
 
     async def _has_remains(self, lease: Lease) -> bool:
         try:
-            return await self._agents.of(lease.node_id).has_remains(lease.session_id, epoch=lease.epoch)
+            asking = self._agents.of(lease.node_id).has_remains(lease.session_id, epoch=lease.epoch)
+            return await self._unless_lost(lease.node_id, asking)
         except GpuaasError:
             return False
 
     async def _give_back(self, lease: Lease) -> None:
         try:
-            await self._end(lease, "the service knows no such session")
+            await self._end(lease, "the service knows no such session", moved=True)
             pause_s = self._settings.retry_first_s
             while True:
                 try:

@@ -15,6 +15,7 @@ from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.drains import Drains
+from jupyter_gpuaas.controller.leases import NodeLeases
 from jupyter_gpuaas.controller.migrations import Migrations
 from jupyter_gpuaas.controller.parking import Parking
 from jupyter_gpuaas.controller.reports import HOSTED_STATES
@@ -64,13 +65,16 @@ class Controller:
         self.sessions = Sessions(self.database, settings)
         self.checkpoints = CheckpointDesk(self.database, settings)
         plan, newest = self.checkpoints.plan, self.checkpoints.newest
-        self.commands = Commands(self.sessions, engine, self.agents, settings, plan, newest)
+        self.node_leases = NodeLeases(self.sessions, engine, self.agents, settings)
+        self.commands = Commands(self.sessions, engine, self.agents, settings, self.node_leases, plan, newest)
         self.scheduler = Scheduler(self.sessions, engine)
         self.migrations = Migrations(
             self.sessions, self.commands, engine, self.agents, settings, self.checkpoints.newest_view
         )
         self.unattended = Unattended(self.sessions, settings.unattended_s, self._end)
         self.watcher = Watcher(self.sessions, self.commands, engine, self.agents, settings)
+        self.node_leases.give_up = self.migrations.give_up
+        self.node_leases.heard = self.watcher.heard
         self.parking = Parking(self.sessions, engine, self.agents, settings)
         self.drains = Drains(self.sessions, self.migrations, engine)
         self.wishes = Wishes(self.sessions, self.migrations, self.parking, self.agents)
@@ -95,6 +99,7 @@ class Controller:
         for live in self.sessions.all():
             self._take_up(live, held)
         self.watcher.open()
+        self.node_leases.open()
         self.parking.open()
 
     def _take_up(self, live: LiveSession, held: Mapping[str, Lease]) -> None:
@@ -120,6 +125,7 @@ class Controller:
             await self.wishes.close()
             await self.parking.close()
             await self.migrations.close()
+            await self.node_leases.close()
             await self.watcher.close()
             await self.scheduler.close()
             await self.commands.close()

@@ -87,7 +87,7 @@ class Watcher:
         async with contextlib.aclosing(client.watch()) as lines:
             async for line in lines:
                 if line.report is not None and complete:
-                    self._heard(line.report)
+                    self.heard(line.report)
                 elif line.report is not None:
                     seen[line.report.session_id] = line.report
                 elif line.snapshot:
@@ -97,7 +97,7 @@ class Watcher:
 
     async def _reconcile(self, node_id: str, client: AgentClient, seen: dict[str, HostReport]) -> None:
         for report in seen.values():
-            self._heard(report)
+            self.heard(report)
         missing = [live for live in self._expected(node_id) if live.session.id not in seen]
         if not missing:
             return
@@ -119,7 +119,8 @@ class Watcher:
             and live.lease.node_id == node_id
         ]
 
-    def _heard(self, report: HostReport) -> None:
+    def heard(self, report: HostReport) -> None:
+        """Follow what a node says of one of its hosts."""
         live = self._sessions.get(report.session_id)
         former = live.record.incoming.lease if live is not None and live.record.incoming is not None else None
         if former is not None and former.epoch == report.lease.epoch:

@@ -12,7 +12,7 @@ import msgspec
 
 from jupyter_gpuaas.engine.base import AgentEndpoint
 from jupyter_gpuaas.errors import NoSuchSession, RemoteProtocolError, TransportError, from_wire
-from jupyter_gpuaas.model import DeviceSample, HostReport, HostSpec, Node
+from jupyter_gpuaas.model import DeviceSample, HostReport, HostSpec, LeaseGrant, LeaseRenewal, Node
 
 T = TypeVar("T")
 
@@ -59,6 +59,10 @@ class AgentClient:
         """All hosts of the node."""
         return await self._call(list[HostReport], "GET", "/v1/hosts")
 
+    async def renew_lease(self, renewal: LeaseRenewal) -> LeaseGrant:
+        """Let the node go on for a while; see ``lifecycle.lease``."""
+        return await self._call(LeaseGrant, "POST", "/v1/lease", body=msgspec.json.encode(renewal))
+
     async def start_host(self, spec: HostSpec) -> HostReport:
         """Start the session's host, or find it started: a repeated call does nothing.
 
@@ -70,10 +74,13 @@ class AgentClient:
         body = msgspec.json.encode(spec)
         return await self._call(HostReport, "POST", "/v1/hosts", body=body)
 
-    async def stop_host(self, session_id: str, *, epoch: int, reason: str, keep: bool = False) -> None:
+    async def stop_host(
+        self, session_id: str, *, epoch: int, reason: str, keep: bool = False, moved: bool = False
+    ) -> None:
         """End the session's host and every process of it; ``reason`` is told to its clients.
 
-        With ``keep``, what a successor needs of it stays on the node's disk: journal, handover, working folder.
+        With ``moved``, clients are told to ask where their session is, instead. With ``keep``, too, and what a
+        successor needs of it stays on the node's disk: journal, handover, working folder.
 
         Raises
         ------
@@ -83,6 +90,8 @@ class AgentClient:
         query: dict[str, str | int] = {"epoch": epoch, "reason": reason}
         if keep:
             query["keep"] = 1
+        if moved:
+            query["moved"] = 1
         await self._call(dict[str, Any], "DELETE", f"/v1/hosts/{session_id}", query=query)
 
     async def has_remains(self, session_id: str, *, epoch: int) -> bool:

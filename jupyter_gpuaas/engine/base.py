@@ -87,5 +87,8 @@ class Engine(Protocol):
     def cordon(self, node_id: str, *, cordoned: bool) -> None:
         """Take no new sessions on the node, or take them again; those that it has stay."""
 
+    def silent(self, node_id: str, cause: str) -> None:
+        """Say that a node does not answer, so that nothing is placed there; with an empty cause, that it does again."""
+
     def want(self, requests: Sequence[ResourceRequest]) -> None:
         """Hint what is waiting, for engines that can add nodes."""

@@ -40,6 +40,7 @@ class LocalEngine:
         self._listeners: set[asyncio.Queue[NodeEvent]] = set()
         self._guards: list[asyncio.Task[None]] = []
         self._cordoned: set[str] = set()
+        self._silent: set[str] = set()
 
     async def open(self) -> None:
         """See ``Engine.open``."""
@@ -183,7 +184,18 @@ class LocalEngine:
             self._change(node_id, self._state(node_id), "by request")
             self._queue.serve()
 
+    def silent(self, node_id: str, cause: str) -> None:
+        """See ``Engine.silent``."""
+        if node_id not in self._nodes or bool(cause) == (node_id in self._silent):
+            return
+        (self._silent.add if cause else self._silent.discard)(node_id)
+        self._change(node_id, self._state(node_id), cause or "it answers again")
+        if not cause:
+            self._queue.serve()
+
     def _state(self, node_id: str) -> NodeState:
+        if node_id in self._silent:
+            return NodeState.LOST
         return NodeState.CORDONED if node_id in self._cordoned else NodeState.UP
 
     def want(self, requests: Sequence[ResourceRequest]) -> None:

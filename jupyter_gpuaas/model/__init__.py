@@ -13,6 +13,7 @@ from .checkpoint import (
 )
 from .event import Event
 from .host import HostReport, HostSpec, HostState
+from .lease import LeaseGrant, LeaseRenewal
 from .migration import (
     VIAS,
     DrainView,
@@ -66,6 +67,8 @@ __all__ = [
     "HostSpec",
     "HostState",
     "Lease",
+    "LeaseGrant",
+    "LeaseRenewal",
     "Loaded",
     "MigrationPlan",
     "MigrationView",

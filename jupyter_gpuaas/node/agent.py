@@ -36,12 +36,13 @@ from ..errors import (
     TransportError,
     Unauthorized,
 )
-from ..model import Device, HostReport, HostSpec, Node, NodeState
+from ..model import Device, HostReport, HostSpec, LeaseRenewal, Node, NodeState
 from ..wire import ticket
 from ..wire.machine import machine_id
 from . import http
 from .devices import find_devices, sample
 from .hosts import HostHandle, Hosts
+from .lease import NodeLease
 from .threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class Agent:
         self._machine = machine_id()
         self.node = Node(node_id, NodeState.UP, self._devices, "", platform.python_version(), self._machine)
         self._hosts = Hosts(folder, node_id, settings, self._changed)
+        self._lease = NodeLease(folder, lambda: self._hosts.sessions)
+        self._hosts.before_start = self._lease.hosts_changed
         self._epochs: dict[str, int] = {}
         self._starting: dict[tuple[str, int], asyncio.Future[HostReport]] = {}
         self._watchers: set[asyncio.Queue[HostReport]] = set()
@@ -100,6 +103,7 @@ class Agent:
         if self._starting:
             await asyncio.wait(set(self._starting.values()))
         await self._hosts.close()
+        await self._lease.close()
         state.unlink(missing_ok=True)
 
     async def _accept(self, listener: socket.socket) -> None:
@@ -171,7 +175,8 @@ class Agent:
                     return http.response(200)
                 await self._no_more_starts(session_id, epoch)
                 self._check_epoch(session_id, epoch)
-                await self._hosts.stop(session_id, request.query.get("reason", "released"), keep=keep)
+                moved = request.query.get("moved") == "1"
+                await self._hosts.stop(session_id, request.query.get("reason", "released"), keep=keep, moved=moved)
                 return http.response(200)
             case ("GET", "hosts", session_id, "remains"):
                 remains = self._hosts.remains.get(_id(session_id))
@@ -202,6 +207,9 @@ class Agent:
             case ("GET", "watch"):
                 await self._watch(connection)
                 return b""
+            case ("POST", "lease"):
+                body = await http.read_body(connection, request, self._settings.request_body_bytes)
+                return http.response(200, await self._lease.renew(msgspec.json.decode(body, type=LeaseRenewal)))
             case ("POST", "stop"):
                 self._stopping.set()
                 return http.response(200)

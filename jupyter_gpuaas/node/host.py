@@ -42,6 +42,7 @@ from . import http
 from .files import fetch_files
 from .journal import Journal
 from .kernel_process import KernelProcess
+from .leash import now_s, send
 from .processes import RUN_MARK, end_marked, memory_bytes, tree
 from .session_host import SessionHost, kernel_environment
 from .standby import Standby
@@ -96,12 +97,12 @@ class Host:
         for task in list(self._tasks):
             task.cancel()
 
-    async def stop(self, reason: str, *, keep: bool = False) -> None:
+    async def stop(self, reason: str, *, keep: bool = False, moved: bool = False) -> None:
         """End the session and everything that it started, leave nothing but remains to ``keep``, and end."""
         if self._transfer is not None:
             self._transfer.close()
         if self.session is not None:
-            await self.session.close(reason, keep=keep)
+            await self.session.close(reason, keep=keep, moved=moved)
             if not keep:
                 shutil.rmtree(self.session.folder, ignore_errors=True)
         elif self._spare is not None:
@@ -302,9 +303,15 @@ class Host:
                     command["machine"],
                 )
             elif op == "stop":
-                await self.stop(command.get("reason", "released"), keep=bool(command.get("keep")))
+                keep, moved = bool(command.get("keep")), bool(command.get("moved"))
+                await self.stop(command.get("reason", "released"), keep=keep, moved=moved)
             elif self.session is None:
                 raise NoSuchSession("this host has no session.")
+            elif op == "stopped":
+                self._told_stopped(self.session)
+            elif op == "go_on":
+                done = self._go_on(self.session, command)
+                answer["reply"] = {"done": done}
             elif op == "interrupt":
                 self.session.interrupt()
             elif op == "restart":
@@ -323,6 +330,33 @@ class Host:
         with contextlib.suppress(ConnectionError):
             writer.write(msgspec.json.encode(answer) + b"\n")
             await writer.drain()
+
+    @staticmethod
+    def _told_stopped(session: SessionHost) -> None:
+        """The lease of the node is over, and the leash has stopped the session's processes."""
+        session.notice(
+            "\n[remote GPU] This session stands still: its node has lost contact with the service. "
+            "It goes on when contact is back.\n"
+        )
+        # The session may have another host by now. Whether it has, the service knows.
+        session.let_clients_go({"op": "moved"}, "the node has lost contact with the service")
+
+    @staticmethod
+    def _go_on(session: SessionHost, command: dict[str, Any]) -> bool:
+        """Contact is back, and the session is still ours: what the leash has stopped goes on."""
+        until_s, now = command["until_s"], now_s()
+        if until_s is not None and now >= until_s:
+            return False  # This has come late, and the session may be another's.
+        still = session.standstill.frozen and session.kernel is not None and session.kernel.pid
+        for pid, started in command["processes"]:
+            with contextlib.suppress(ProcessLookupError):
+                # A session that was handed over stands still for its own reason: ``resume`` continues this group.
+                if not still or os.getpgid(pid) != still:
+                    send(pid, started, signal.SIGCONT)
+        stood_s = max(0.0, now - command["since_s"])
+        why = "its node had lost contact with the service"
+        session.notice(f"\n[remote GPU] This session stood still for {stood_s:.1f} s: {why}.\n")
+        return True
 
     # -- clients -----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,8 @@ class Hosts:
         self._node = node
         self._settings = settings
         self._changed = changed
+        #: Hears of a host that is about to begin with a session; may refuse it with an error.
+        self.before_start: Callable[[], Awaitable[None]] = _nothing
         self._spares: list[HostHandle] = []
         self.sessions: dict[str, HostHandle] = {}
         self.remains = Shelf(folder / "remains", settings)
@@ -253,6 +255,7 @@ class Hosts:
                 stands_by=spec.peer is not None,
             )
             handle.save()
+            await self.before_start()
             answer = await handle.ask(
                 "adopt",
                 spec=spec,
@@ -277,13 +280,15 @@ class Hosts:
             handle.record = msgspec.structs.replace(handle.record, stands_by=False)
             handle.save()
 
-    async def stop(self, session_id: str, reason: str, *, keep: bool = False) -> None:
+    async def stop(self, session_id: str, reason: str, *, keep: bool = False, moved: bool = False) -> None:
         """End a session's host and everything that it started; nothing of it is left when this returns.
 
         Parameters
         ----------
         keep
             Journal, handover and working folder stay, as remains.
+        moved
+            Clients are told to ask where their session is, not that it has ended.
         """
         handle = self.sessions[session_id]
         self._ending.add(session_id)
@@ -293,7 +298,7 @@ class Hosts:
             below_it = [] if process is None else await asyncio.to_thread(below, process)
             with contextlib.suppress(asyncio.TimeoutError, GpuaasError):
                 await asyncio.wait_for(
-                    handle.ask("stop", reason=reason, keep=keep), self._settings.stop_timeout_s * 2 + 5
+                    handle.ask("stop", reason=reason, keep=keep, moved=moved), self._settings.stop_timeout_s * 2 + 5
                 )
             await asyncio.to_thread(self._clean, handle, below_it, keep=keep, ordered=keep)
             self.sessions.pop(session_id, None)
@@ -411,6 +416,10 @@ class Hosts:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _reap(pid: int) -> None:

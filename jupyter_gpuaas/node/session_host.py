@@ -180,8 +180,15 @@ class SessionHost:
         if self.kernel is not None:
             self.kernel.kill()
 
-    async def close(self, reason: str, *, keep: bool = False) -> None:
-        """End kernel and links, and remove what is on disk; or ``keep`` it for a successor."""
+    async def close(self, reason: str, *, keep: bool = False, moved: bool = False) -> None:
+        """End kernel and links, and remove what is on disk; or ``keep`` it for a successor.
+
+        Parameters
+        ----------
+        moved
+            The session goes on elsewhere, as it does with ``keep``.
+        """
+        moved = moved or keep
         self._expected_exit = "stop"
         self.standstill.close()
         if self.kernel is not None:
@@ -193,8 +200,8 @@ class SessionHost:
             kernel.kill()
             await kernel.ended()
             kernel.close()
-        op = {"op": "moved"} if keep else {"op": "ended", "reason": reason}
-        self.let_clients_go(op, MOVING if keep else reason)
+        op = {"op": "moved"} if moved else {"op": "ended", "reason": reason}
+        self.let_clients_go(op, MOVING if moved else reason)
         if keep:
             await self.settled()
         for task in self._tasks:

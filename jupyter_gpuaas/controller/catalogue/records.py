@@ -40,6 +40,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     lease: Lease | None = None
     #: The new host has everything already, and only has to begin.
     ready: bool = False
+    #: What the loss was, where nothing is left of the former host: the new one tells its user.
+    why: str = ""
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):

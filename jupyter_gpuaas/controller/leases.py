@@ -1,0 +1,140 @@
+"""Keeps the leases of nodes, and finds out which nodes are lost.
+
+One task a node asks its agent again and again. What follows from an answer, or from none, is in ``lifecycle.lease``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.agents import Agents
+from jupyter_gpuaas.controller.bell import Bell
+from jupyter_gpuaas.controller.catalogue.records import SessionRecord
+from jupyter_gpuaas.controller.reports import HOSTED_STATES
+from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.engine.base import Engine
+from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.lifecycle.lease import TRY_S, Contact, failed, given, heard, next_try
+from jupyter_gpuaas.lifecycle.session import SessionEvent
+from jupyter_gpuaas.model import HostReport, Lease, LeaseRenewal, SessionState
+
+log = logging.getLogger(__name__)
+
+#: A session in one of these acts, or may act, through the host that its lease names.
+ACTING_STATES = HOSTED_STATES | {SessionState.MIGRATING}
+
+
+class NodeLeases:
+    """The controller's side of all leases of nodes."""
+
+    def __init__(self, sessions: Sessions, engine: Engine, agents: Agents, settings: Settings) -> None:
+        self._sessions = sessions
+        self._engine = engine
+        self._agents = agents
+        self._settings = settings
+        self._lost: set[str] = set()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        #: Rung when a node is lost.
+        self.losses = Bell()
+        #: Gives a session's migration up; set by the controller.
+        self.give_up: Callable[[LiveSession, str], None] = lambda live, cause: None
+        #: Hears what hosts a node has that is back; set by the controller.
+        self.heard: Callable[[HostReport], None] = lambda report: None
+
+    def open(self) -> None:
+        """Begin to renew."""
+        self._tasks[""] = asyncio.create_task(self._follow_nodes(), name="leases of nodes")
+        self._follow_new()
+
+    async def close(self) -> None:
+        """Renew no more: nodes whose lease runs out stop their kernels until another controller renews."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks = {}
+
+    def lost(self, node_id: str) -> bool:
+        """Whether the node's lease has run out: what it had may run elsewhere, and nobody waits for it."""
+        return node_id in self._lost
+
+    def _follow_new(self) -> None:
+        for node in self._engine.nodes():
+            if node.id not in self._tasks:
+                self._tasks[node.id] = asyncio.create_task(self._keep(node.id), name=f"lease of {node.id}")
+
+    async def _follow_nodes(self) -> None:
+        async for _ in self._engine.events():
+            self._follow_new()
+
+    async def _keep(self, node_id: str) -> None:
+        contact, last_s = Contact(), None
+        agent, beat_s = "", 0.0
+        while True:
+            now_s = time.monotonic()
+            await asyncio.sleep(max(0.0, next_try(contact, last_s) - now_s))
+            last_s = began_s = time.monotonic()
+            given_s = given(contact, began_s)
+            ttl_s = self._settings.lease_s if len(self._engine.nodes()) > 1 else 0.0
+            renewal = LeaseRenewal(ttl_s=ttl_s, agent=agent, beat_s=beat_s, stands=self._stands(node_id))
+            try:
+                grant = await asyncio.wait_for(self._agents.of(node_id).renew_lease(renewal), given_s)
+            except (GpuaasError, asyncio.TimeoutError, TimeoutError) as error:
+                contact = failed(contact, began_s, time.monotonic(), given_s)
+                log.debug("node %s: lease not renewed: %s", node_id, error)
+            else:
+                agent, beat_s = grant.agent, grant.beat_s
+                contact = heard(contact, time.monotonic(), ttl_s=ttl_s, runs=grant.runs)
+            try:
+                if contact.lost:
+                    self._is_lost(node_id, contact)
+                elif node_id in self._lost:
+                    await self._is_back(node_id)
+            except Exception:
+                # Tried again at the next beat: a database that is full must not leave a node half lost.
+                log.exception("loss of node %s", node_id)
+
+    def _stands(self, node_id: str) -> dict[str, int]:
+        """Hosts of the node that may go on."""
+        found: dict[str, int] = {}
+        if node_id in self._lost:
+            return found  # whoever is not told of its loss yet must not go on before
+        for live in self._sessions.all():
+            for lease in acting(live.record):
+                if lease.node_id == node_id:
+                    found[live.session.id] = max(lease.epoch, found.get(live.session.id, 0))
+        return found
+
+    def _is_lost(self, node_id: str, contact: Contact) -> None:
+        """The sessions of the node are elsewhere from now on; done again as long as it is lost."""
+        silent_s = time.monotonic() - (contact.silent_s or contact.tried_s)
+        cause = f"node {node_id} has been silent for {silent_s:.1f} s; its lease has run out"
+        if node_id not in self._lost:
+            log.warning("%s", cause)
+            self._lost.add(node_id)
+            self._engine.silent(node_id, cause)
+            self.losses.ring()
+        for live in self._sessions.all():
+            move, lease = live.record.move, live.lease
+            if move is not None and move.lease is not None and move.lease.node_id == node_id:
+                self.give_up(live, cause)
+            if lease is not None and lease.node_id == node_id and live.session.state in ACTING_STATES:
+                self._sessions.advance(live, SessionEvent.HOST_DIED, cause)
+
+    async def _is_back(self, node_id: str) -> None:
+        # What it reported while nobody listened is not reported again.
+        for report in await asyncio.wait_for(self._agents.of(node_id).hosts(), TRY_S):
+            self.heard(report)
+        self._lost.discard(node_id)
+        self._engine.silent(node_id, "")
+
+
+def acting(record: SessionRecord) -> list[Lease]:
+    """Leases whose hosts act for the session, or are needed to move it."""
+    own = record.session.lease if record.session.state in ACTING_STATES else None
+    former = record.incoming.lease if record.incoming is not None else None
+    coming = record.move.lease if record.move is not None else None
+    return [lease for lease in (own, former, coming) if lease is not None]
