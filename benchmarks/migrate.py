@@ -177,6 +177,7 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
         "total_s": median([view.total_s for view in views]),
         "bytes_sent": statistics.median([view.bytes_sent for view in views]),
         "last_round_bytes": statistics.median([view.rounds[-1].sent_bytes for view in views]),
+        "rounds_bytes": [[each.sent_bytes for each in view.rounds] for view in views],
         "cells_during_pre_copy": f"{median(slowdowns)} x",
         "phases_s": {name: median([view.phases_s.get(name, 0.0) for view in views]) for name in views[0].phases_s},
         "rounds": rounds,

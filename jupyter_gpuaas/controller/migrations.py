@@ -331,43 +331,40 @@ class Migrations:
 
     async def _pre_copy(self, moving: _Moving) -> None:
         passes: list[Pass] = []
-        copied = ""
+        view = self._newest_of(moving) or await self._first(moving)
         while True:
-            view = await self._known_checkpoint(moving)
-            if view is None:
-                self._advance(moving, E.SETTLED, "there is nothing to copy before the cell has ended")
-                return
-            dirty = view.id != copied
-            ready, why = settled(passes, dirty)
+            done = await self._round(moving, view)
+            passes.append(Pass(done.sent_bytes, done.took_s))
+            newer = self._newest_of(moving) or view
+            ready, why = settled(passes, newer.id != view.id)
             if ready:
                 self._advance(moving, E.SETTLED, why)
                 return
-            if dirty:
-                done = await self._round(moving, view)
-                passes.append(Pass(done.sent_bytes, done.took_s))
-                copied = view.id
+            view = newer
 
-    async def _known_checkpoint(self, moving: _Moving) -> CheckpointView | None:
-        """The newest checkpoint; where there is none yet and no cell runs, one is taken."""
-        live = moving.live
-        last = live.checkpoints.last if live.checkpoints is not None else None
-        if last is None and live.session.state is SessionState.IDLE and not moving.view.rounds:
-            asked = {"op": "take", "label": "", "request": ""}
-            timeout = COPY_S
-            try:
-                taken = await asyncio.wait_for(self._source(moving).checkpoints(live.session.id, asked), timeout)
-            except CheckpointError as error:
-                raise MigrationError(f"no checkpoint can be taken: {error}") from error
-            return msgspec.convert(taken, CheckpointView)
-        return last
+    @staticmethod
+    def _newest_of(moving: _Moving) -> CheckpointView | None:
+        status = moving.live.checkpoints
+        return status.last if status is not None else None
+
+    async def _first(self, moving: _Moving) -> CheckpointView:
+        """A checkpoint of a session that has none: else all that it has would go over while it stands still."""
+        if moving.live.session.state is SessionState.BUSY:
+            self._tell(moving, "a cell runs: the first checkpoint is taken when it has ended")
+        asked = {"op": "take", "label": "", "request": ""}
+        try:
+            taken = await self._source(moving).checkpoints(moving.live.session.id, asked)
+        except CheckpointError as error:
+            raise MigrationError(f"no checkpoint can be taken: {error}") from error
+        return msgspec.convert(taken, CheckpointView)
 
     async def _next_checkpoint(self, moving: _Moving) -> None:
         """Wait until the cell that runs has ended."""
         live = moving.live
-        known = live.checkpoints.last if live.checkpoints is not None else None
+        known = self._newest_of(moving)
 
         def changed() -> bool:
-            last = live.checkpoints.last if live.checkpoints is not None else None
+            last = self._newest_of(moving)
             return live.session.state is not SessionState.BUSY or (last is not None and last != known)
 
         await live.bell.until(changed, 24 * 3600.0)
