@@ -33,7 +33,9 @@ from jupyter_gpuaas.config import load
 from jupyter_gpuaas.model import MigrationView, Phase, SessionState
 
 SIZES_MB = (10, 1000)
-CHANGES = (0.0, 1.0, 100.0)
+#: Instead of a share: nothing runs, and 1 % was changed by the last cell.
+IDLE = -1.0
+CHANGES = (IDLE, 0.0, 1.0, 100.0)
 CELLS_PER_S = 10
 BEFORE_S = 4.0
 WAIT_S = 120.0
@@ -57,7 +59,9 @@ def main() -> None:
     """Measure what is asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", type=int, default=list(SIZES_MB), metavar="MB")
-    parser.add_argument("--changes", nargs="+", type=float, default=list(CHANGES), metavar="PERCENT")
+    parser.add_argument(
+        "--changes", nargs="+", type=float, default=list(CHANGES), metavar="PERCENT", help="-1: an idle session"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="moves of each row; medians are told")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--skip", nargs="*", default=[], choices=["dill", "loss", "park"])
@@ -154,31 +158,38 @@ def move(service: Service, name: str) -> MigrationView:
 def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[str, Any]:
     """One row: a session of this size of which so many percent change in a second, moved some times."""
     items = size_mb * 1_000_000 // 8 // 8
-    setup = SETUP.format(items=items, share=change / 100 / CELLS_PER_S)
+    setup = SETUP.format(items=items, share=0.01 if change == IDLE else change / 100 / CELLS_PER_S)
     views: list[MigrationView] = []
     slowdowns: list[float] = []
     waits: list[float] = []
     with session(service, setup) as (kernel, name):
         for _ in range(rounds):
             user = User(kernel)
-            user.start()
-            time.sleep(BEFORE_S)
+            if change == IDLE:
+                kernel.run("step();")
+                time.sleep(BEFORE_S)
+            else:
+                user.start()
+                time.sleep(BEFORE_S)
             begun_s = time.time()
             view = move(service, name)
+            if change == IDLE:
+                views.append(view)
+                continue
             user.stop()
             views.append(view)
             copied_s = view.started_s + view.phases_s["reserve"] + view.phases_s["pre_copy"]
             slowdowns.append(user.median_s(view.started_s, copied_s) / user.median_s(begun_s - BEFORE_S / 2, begun_s))
             waits.append(max(took_s for sent_s, took_s in user.cells if sent_s + took_s >= begun_s))
     return {
-        "what": f"remote_gpu, {size_mb} MB, {change:g} % a second",
+        "what": f"remote_gpu, {size_mb} MB, " + ("idle" if change == IDLE else f"{change:g} % a second"),
         "downtime_s": median([view.downtime_s for view in views]),
-        "longest_wait_of_a_cell_s": median(waits),
+        "longest_wait_of_a_cell_s": median(waits) if waits else None,
         "total_s": median([view.total_s for view in views]),
         "bytes_sent": statistics.median([view.bytes_sent for view in views]),
         "last_round_bytes": statistics.median([view.rounds[-1].sent_bytes for view in views]),
         "rounds_bytes": [[each.sent_bytes for each in view.rounds] for view in views],
-        "cells_during_pre_copy": f"{median(slowdowns)} x",
+        "cells_during_pre_copy": f"{median(slowdowns)} x" if slowdowns else None,
         "phases_s": {name: median([view.phases_s.get(name, 0.0) for view in views]) for name in views[0].phases_s},
         "rounds": rounds,
     }

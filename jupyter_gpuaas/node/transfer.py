@@ -34,6 +34,7 @@ from ..store.codec import RAW, encode
 from ..store.manifest import Blob, GroupEntry
 from ..store.peer import REQUEST_CHUNKS
 from ..store.seal import validate, validate_record
+from ..wire.priority import step_back
 from ..wire.transfer import CHUNK, CONTENT_TYPE, END, HEAD_BYTES, Incoming, error_frame, frame, send
 from . import files, http
 
@@ -84,7 +85,11 @@ class Transfer:
         self._met: set[bytes] = set()
 
     def serve(self, connection: socket.socket, request: TransferRequest) -> None:
-        """Answer this request and those that follow it on the connection, until its end; blocks. Closes it."""
+        """Answer this request and those that follow it on the connection, until its end; blocks. Closes it.
+
+        The thread is the connection's own, and steps back: the session is used meanwhile.
+        """
+        step_back()
         with self._lock:
             full = self._closed or len(self._connections) >= MOST_CONNECTIONS
             self._connections.add(connection)

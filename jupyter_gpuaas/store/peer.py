@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from ..errors import ChunkCorrupt, RemoteProtocolError, StoreError, TransportError
 from ..model import Peer
+from ..wire.priority import step_back
 from ..wire.transfer import CHUNK, Frame, PeerLink
 from .base import CHUNK_BYTES, DIGEST_BYTES, Buffer, Freed, Objection, Usage, Written, no_objection
 from .codec import RAW, decode, matches
@@ -147,7 +148,7 @@ class PeerStore:
             self._work(work)
         else:
             threads = [
-                threading.Thread(target=self._work, args=(work,), name="gpuaas-fetch", daemon=True)
+                threading.Thread(target=self._work_beside, args=(work,), name="gpuaas-fetch", daemon=True)
                 for _ in range(min(self._connections, len(batches)))
             ]
             try:
@@ -163,6 +164,10 @@ class PeerStore:
                         thread.join()  # what they write to is the caller's
         if work.error is not None:
             raise work.error
+
+    def _work_beside(self, work: _Work) -> None:
+        step_back()
+        self._work(work)
 
     def _work(self, work: _Work) -> None:
         link: PeerLink | None = None
