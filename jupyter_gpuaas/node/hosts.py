@@ -201,6 +201,7 @@ class Hosts:
         self.sessions: dict[str, HostHandle] = {}
         self.remains = Shelf(folder / "remains", settings)
         self._ending: set[str] = set()
+        self._dying: dict[str, asyncio.Task[Any]] = {}
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
         (folder / "hosts").mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -291,6 +292,15 @@ class Hosts:
             Clients are told to ask where their session is, not that it has ended.
         """
         handle = self.sessions[session_id]
+        dying = self._dying.get(session_id)
+        if dying is not None:
+            # It ended by itself, and is being cleared up: what it leaves is there when that is done.
+            await asyncio.wait({dying})
+            if keep:
+                self.remains.order(session_id, handle.record.epoch)
+            else:
+                await asyncio.to_thread(self.remains.drop, session_id)
+            return
         self._ending.add(session_id)
         process = handle.process()
         try:
@@ -375,7 +385,8 @@ class Hosts:
             self._replace_spare()
             self._task(asyncio.to_thread(self._clean, handle))
         if self.sessions.get(session_id) is handle and session_id not in self._ending:
-            self._task(self._died(handle))
+            dying = self._dying[session_id] = self._task(self._died(handle))
+            dying.add_done_callback(lambda _: self._dying.pop(session_id, None))
 
     async def _died(self, handle: HostHandle) -> None:
         """A host ended that nobody asked to: clear up, then say so, so that its devices are free when it is known."""
@@ -412,10 +423,11 @@ class Hosts:
         handle.path.unlink(missing_ok=True)
         handle.path.with_suffix(".log").unlink(missing_ok=True)
 
-    def _task(self, coroutine: Any) -> None:
+    def _task(self, coroutine: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _nothing() -> None:

@@ -10,13 +10,16 @@ import threading
 from collections.abc import Callable
 
 CHUNK_BYTES = 1 << 16
+#: Less than this is the head of an answer.
+SPOILT_FROM_BYTES = 512
 
 
 class Cutter:
     """Forwards to the port that ``target`` names at the time of each connection.
 
     ``cut`` resets all connections; ``stall`` moves no more bytes on them and leaves them open; ``heal`` ends a stall.
-    New connections are stalled too while a stall lasts.
+    New connections are stalled too while a stall lasts, and refused while ``down`` is set. ``spoil`` changes a byte in
+    the answers to so many requests for chunks.
     """
 
     def __init__(self, target: Callable[[], int]) -> None:
@@ -29,6 +32,9 @@ class Cutter:
         self._flowing.set()
         self._closed = False
         self.accepted = 0
+        self.down = False
+        self.spoil = 0
+        self.spoilt = 0
         threading.Thread(target=self._accept, daemon=True, name="cutter").start()
 
     def cut(self) -> int:
@@ -64,6 +70,9 @@ class Cutter:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            if self.down:
+                near.close()
+                continue
             try:
                 far = socket.create_connection(("127.0.0.1", self._target()), timeout=5)
             except OSError:
@@ -79,6 +88,7 @@ class Cutter:
 
     def _forward(self, near: socket.socket, far: socket.socket) -> None:
         other = {near: far, far: near}
+        chunks = False
         try:
             with selectors.DefaultSelector() as selector:
                 for end in other:
@@ -90,6 +100,13 @@ class Cutter:
                         data = key.fileobj.recv(CHUNK_BYTES)
                         if not data:
                             return
+                        if key.fileobj is near and b"/transfer/chunks " in data:
+                            chunks = True
+                        elif key.fileobj is far and chunks and self.spoil and len(data) > SPOILT_FROM_BYTES:
+                            middle, chunks = len(data) // 2, False
+                            data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+                            self.spoil -= 1
+                            self.spoilt += 1
                         other[key.fileobj].sendall(data)
         except (OSError, ValueError):
             pass
