@@ -166,6 +166,9 @@ class Commands:
             self._taken_over(live)
             self._sessions.reported(live, report)
             return
+        if live.session.state in (SessionState.IDLE, SessionState.BUSY) and live.lease is lease:
+            # 1. The host becomes the session's, and its agent reports so.  2. The answer to us is lost.
+            self._taken_over(live)
 
     def _incoming(self, live: LiveSession) -> Incoming | None:
         """Where the session comes from; not from a node that is lost."""
@@ -317,13 +320,15 @@ class Commands:
             self._sessions.advance(live, SessionEvent.GIVEN_UP, cause)
             return
         cause = f"{session.cause}; checkpoint {short_id(newest)} is restored"
-        incoming = self._incoming(live)
-        if incoming is None or not incoming.node:
-            # What the lost host has left on its disk, its agent gives to the next one, if it still can.
-            lease = live.lease
-            here = lease is not None and await self._has_remains(lease)
-            node, epoch = (lease.node_id, lease.epoch) if here and lease is not None else ("", 0)
-            incoming = Incoming(checkpoint=newest, node=node, epoch=epoch, why=session.cause)
+        incoming, lease = self._incoming(live), live.lease
+        if lease is not None and await self._has_remains(lease):
+            # What the lost host has left on its disk, its agent gives to the next one. It was the session's host, even
+            # if nobody has heard that it had become that: then what its predecessor has is out of date.
+            if incoming is not None:
+                self._leave(live, incoming)
+            incoming = Incoming(checkpoint=newest, node=lease.node_id, epoch=lease.epoch, why=session.cause)
+        elif incoming is None or not incoming.node:
+            incoming = Incoming(checkpoint=newest, why=session.cause)
         changed = {"incoming": msgspec.structs.replace(incoming, checkpoint=newest, ready=False), "kernel_starts": 0}
         self._sessions.advance(live, SessionEvent.RESTORABLE, cause, record=changed)
 

@@ -47,7 +47,7 @@ _UNFINISHED: Mapping[SessionState, tuple[Command, ...]] = {
     SessionState.PARKED: (Command.STOP_HOST, Command.RELEASE_LEASE),
     SessionState.LOST: (Command.STOP_HOST, Command.RECOVER),
     SessionState.RESTORING: (Command.RELEASE_LEASE, Command.PLACE),
-    SessionState.CLOSING: (Command.STOP_HOST, Command.RELEASE_LEASE),
+    SessionState.CLOSING: (Command.STOP_HOST, Command.DROP_REMAINS, Command.RELEASE_LEASE),
 }
 
 
@@ -110,6 +110,8 @@ class Controller:
             self.sessions.advance(live, SessionEvent.HOST_DIED, "the engine has lost its lease")
         elif state in _UNFINISHED:
             self.commands.order(live, _UNFINISHED[state])
+        elif state in HOSTED_STATES and live.record.incoming is not None:
+            self.commands.order(live, (Command.START_HOST,))  # it has; its former host is still to go
         if live.record.move is not None:
             self.migrations.take_up(live)
         elif state is SessionState.MIGRATING:

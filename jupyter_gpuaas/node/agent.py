@@ -200,10 +200,9 @@ class Agent:
                 self._check_epoch(session_id, request.query.get("epoch", ""))
                 body = await http.read_body(connection, request, self._settings.request_body_bytes)
                 content = msgspec.json.decode(body or b"{}", type=dict[str, Any])
-                answer = await self._handle(session_id).move(op, content)
                 if op == "live":
-                    self._hosts.became_live(session_id)
-                return http.response(200, answer)
+                    return http.response(200, await self._hosts.make_live(session_id, content))
+                return http.response(200, await self._handle(session_id).move(op, content))
             case ("GET", "hosts", session_id, "log"):
                 return self._log(self._handle(session_id), request, connection)
             case ("GET", "watch"):

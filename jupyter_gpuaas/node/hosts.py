@@ -274,12 +274,29 @@ class Hosts:
         asyncio.get_running_loop().call_later(0.5, self.keep_spares)
         return msgspec.convert(answer["report"], HostReport)
 
-    def became_live(self, session_id: str) -> None:
-        """A host that stood by is its session's host now."""
-        handle = self.sessions.get(session_id)
-        if handle is not None and handle.record.stands_by:
-            handle.record = msgspec.structs.replace(handle.record, stands_by=False)
+    async def make_live(self, session_id: str, content: dict[str, Any]) -> dict[str, Any]:
+        """A host that stood by becomes its session's host; see ``HostHandle.move``."""
+        handle = self.sessions[session_id]
+        stood_by = handle.record.stands_by
+        # Before it runs its first cell: if it dies then, what it leaves is the session's newest.
+        self._note_standby(handle, False)
+        try:
+            return await handle.move("live", content)
+        except GpuaasError:
+            if not handle.gone.is_set():
+                self._note_standby(handle, stood_by)
+            raise
+
+    @staticmethod
+    def _note_standby(handle: HostHandle, stands_by: bool) -> None:
+        if handle.record.stands_by is stands_by:
+            return
+        handle.record = msgspec.structs.replace(handle.record, stands_by=stands_by)
+        try:
             handle.save()
+        except OSError as error:
+            # It matters only to a next agent, if the host dies too.
+            log.error("host %s: not noted that it is live: %s", handle.record.run_id, error)
 
     async def stop(self, session_id: str, reason: str, *, keep: bool = False, moved: bool = False) -> None:
         """End a session's host and everything that it started; nothing of it is left when this returns.
