@@ -15,7 +15,7 @@ from jupyter_gpuaas.model import HostReport, HostSpec
 
 T = TypeVar("T")
 
-#: In their order. ``preload`` is the first round of copying, ``stop_copy`` what is copied of a session that stands still.
+#: In their order. ``preload`` is the first round of copying, ``stop_copy`` the last, of a session at a standstill.
 STEPS = ("reserve", "preload", "quiesce", "stop_copy", "load", "hand_over", "succeed", "cutover", "live")
 #: How long a step that is hurt in its middle has been under way at most. The moments are the experiment.
 MIDDLE_S = 0.15
