@@ -28,14 +28,14 @@ import pytest
 from jupyter_gpuaas.client.embedded import find_running, read_service_file
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.controller import commands, migrations
-from jupyter_gpuaas.errors import GpuaasError, MigrationError, TransportError
-from jupyter_gpuaas.model import Peer, Phase
+from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.model import Peer
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
 from tests.fault.cutter import Cutter
 from tests.fault.mortal import FILE
 from tests.fault.steps import STEPS, Steps, points
-from tests.fault.walker import Walker, walking
+from tests.fault.walker import ENDED, Walker, walking
 from tests.service import Service, eventually, quick_settings, running_service
 
 pytestmark = [pytest.mark.fault, pytest.mark.trials, pytest.mark.timeout(7200)]
@@ -292,11 +292,11 @@ async def _trial(stage: Stage, how: str, point: Point, busy: bool) -> str:
     stage.steps.arm(*point, getattr(stage, how))
     enough = asyncio.Event()
     walk = asyncio.ensure_future(walker.walk(enough)) if busy else None
-    view = await _begun(walker)
+    view = await walker.begun()
 
     async def over() -> bool:
         now = (await walker.client.session(walker.id)).migration
-        return now is not None and now.id == view.id and now.phase in (Phase.DONE, Phase.FAILED, Phase.CANCELLED)
+        return now is not None and now.id == view.id and now.phase in ENDED
 
     if how == "target_hangs" and STEPS.index(point[0]) >= CUT_OVER:
         await eventually(lambda: stage.hurt > hurt)  # what hangs is the session's host now: it goes on
@@ -307,7 +307,7 @@ async def _trial(stage: Stage, how: str, point: Point, busy: bool) -> str:
     enough.set()
     if walk is not None:
         await asyncio.wait_for(walk, 120.0)
-    assert stage.steps.armed is None, "the moment never came"
+    await eventually(lambda: stage.steps.armed is None)
     died = how == "source_host_killed" or (how == "target_host_killed" and STEPS.index(point[0]) >= CUT_OVER)
     died = died or how in ("disk_full", "target_hangs")
     last = await walker.settled()
@@ -318,23 +318,6 @@ async def _trial(stage: Stage, how: str, point: Point, busy: bool) -> str:
         node = (await walker.look()).lease
         assert node is not None and node.node_id == (stage.target if phase == "done" else stage.source)
     return phase
-
-
-async def _begun(walker: Walker) -> Any:
-    """A migration, as soon as both nodes are there again."""
-
-    async def begun() -> Any:
-        try:
-            return await walker.client.migrate(walker.id)
-        except (MigrationError, TransportError) as error:
-            print(f"  not yet: {error}")
-            return None
-        except GpuaasError as error:
-            if "room" not in str(error):
-                raise
-            return None
-
-    return await eventually(begun, 60.0)
 
 
 async def _story(walker: Walker) -> str:
@@ -417,7 +400,7 @@ async def _controller_trial(mortals: Mortals, walker: Walker, point: Point, busy
     (mortals.home.path / FILE).write_text(" ".join(point))
     enough = asyncio.Event()
     walk = asyncio.ensure_future(walker.walk(enough)) if busy else None
-    moving = asyncio.ensure_future(_begun(walker))
+    moving = asyncio.ensure_future(walker.begun())
     assert mortals.process is not None
     await eventually(lambda: mortals.process is not None and mortals.process.poll() is not None, 60.0)
     with contextlib.suppress(GpuaasError):

@@ -20,7 +20,7 @@ import psutil
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.errors import CellError, GpuaasError
+from jupyter_gpuaas.errors import AllocationError, CellError, GpuaasError, MigrationError, TransportError
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
 from jupyter_gpuaas.model import GpuSession, MigrationView, Phase, SessionState
 from jupyter_gpuaas.wire.record import Kind, Record
@@ -143,6 +143,18 @@ class Walker:
 
     async def look(self) -> GpuSession:
         return (await self.client.session(self.id)).session
+
+    async def begun(self) -> MigrationView:
+        """A migration, as soon as there is a node that it can go to, and whoever has to answers."""
+
+        async def begun() -> MigrationView | None:
+            try:
+                return await self.client.migrate(self.id)
+            except (AllocationError, MigrationError, TransportError):
+                return None
+
+        found: MigrationView = await eventually(begun, DEADLINE_S)
+        return found
 
     async def settled(self) -> MigrationView | None:
         """The session when it rests on a node and nothing moves it; its last migration."""
