@@ -68,11 +68,17 @@ class Commands:
         """Begin to carry out the commands, after those that were ordered before."""
         self._spawn(self._carry_out(live, commands), f"{'+'.join(commands)} {live.session.id}")
 
-    def give_back(self, lease: Lease) -> None:
-        """End a host that no session wants, then free its devices."""
+    def give_back(self, lease: Lease, *, for_good: bool = False) -> None:
+        """End a host that no session wants, then free its devices.
+
+        Parameters
+        ----------
+        for_good
+            What it has left, should it be dead, is not wanted either.
+        """
         if lease not in self._stopping:
             self._stopping.add(lease)
-            self._spawn(self._give_back(lease), f"give back {lease.session_id}")
+            self._spawn(self._give_back(lease, for_good), f"give back {lease.session_id}")
 
     async def close(self) -> None:
         """Stop working; a restarted controller begins again with what is left to do."""
@@ -183,7 +189,7 @@ class Commands:
     def _leave(self, live: LiveSession, incoming: Incoming) -> None:
         """What the session's former host has is not needed any more."""
         if incoming.lease is not None:
-            self.give_back(incoming.lease)
+            self.give_back(incoming.lease, for_good=True)
         elif incoming.node:
             self._spawn(self._drop(incoming.node, live.session.id), f"drop remains of {live.session.id}")
 
@@ -271,6 +277,9 @@ class Commands:
                 # It stands still there, and is ended when the node is back.
                 self._unended.add(live.lease)
                 self._incoming(live)
+            else:
+                if not keep:
+                    await self._drop(live.lease.node_id, live.session.id)
 
     async def _end(self, lease: Lease, reason: str, *, keep: bool = False, moved: bool = False) -> None:
         """Return only when no process of the host can be left: its devices go to others next.
@@ -339,9 +348,11 @@ class Commands:
         except GpuaasError:
             return False
 
-    async def _give_back(self, lease: Lease) -> None:
+    async def _give_back(self, lease: Lease, for_good: bool) -> None:
         try:
             await self._end(lease, "the service knows no such session", moved=True)
+            if for_good:
+                await self._drop(lease.node_id, lease.session_id)
             pause_s = self._settings.retry_first_s
             while True:
                 try:

@@ -174,8 +174,6 @@ class Agent:
                 if keep and session_id not in self._hosts.sessions and self._order_remains(session_id, epoch):
                     return http.response(200)
                 await self._no_more_starts(session_id, epoch)
-                if not keep and session_id not in self._hosts.sessions:
-                    await asyncio.to_thread(self._drop_remains, session_id, epoch)
                 self._check_epoch(session_id, epoch)
                 moved = request.query.get("moved") == "1"
                 await self._hosts.stop(session_id, request.query.get("reason", "released"), keep=keep, moved=moved)
@@ -369,12 +367,6 @@ class Agent:
 
     def _order_remains(self, session_id: str, epoch: str) -> bool:
         return epoch.isdecimal() and self._hosts.remains.order(_id(session_id), int(epoch))
-
-    def _drop_remains(self, session_id: str, epoch: str) -> None:
-        """Of a host that died before it was ended for good; those of another epoch are not meant."""
-        remains = self._hosts.remains.get(_id(session_id))
-        if remains is not None and str(remains.epoch) == epoch:
-            self._hosts.remains.drop(session_id)
 
     async def _tidy(self) -> None:
         """Give up what nobody has asked for."""

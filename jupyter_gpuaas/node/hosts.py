@@ -315,8 +315,6 @@ class Hosts:
             await asyncio.wait({dying})
             if keep:
                 self.remains.order(session_id, handle.record.epoch)
-            else:
-                await asyncio.to_thread(self.remains.drop, session_id)
             return
         self._ending.add(session_id)
         process = handle.process()
