@@ -37,6 +37,7 @@ class NodeLeases:
         self._agents = agents
         self._settings = settings
         self._lost: set[str] = set()
+        self._closing = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         #: Rung when a node is lost.
         self.losses = Bell()
@@ -52,6 +53,7 @@ class NodeLeases:
 
     async def close(self) -> None:
         """Renew no more: nodes whose lease runs out stop their kernels until another controller renews."""
+        self._closing = True
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -73,7 +75,8 @@ class NodeLeases:
     async def _keep(self, node_id: str) -> None:
         contact, last_s = Contact(), None
         agent, beat_s = "", 0.0
-        while True:
+        # `wait_for` may answer instead of being cancelled.
+        while not self._closing:
             now_s = time.monotonic()
             await asyncio.sleep(max(0.0, next_try(contact, last_s) - now_s))
             last_s = began_s = time.monotonic()

@@ -70,6 +70,8 @@ class Host:
         self.standby: Standby | None = None
         self._kernel_given = asyncio.Event()
         self._transfers = 0
+        #: When the node's contact with the service was last found again; see ``leash.now_s``.
+        self._went_on_s = 0.0
         self._transfer: Transfer | None = None
         self._spare: asyncio.Task[KernelProcess] | None = None
         self._devices: list[Device] = []
@@ -308,7 +310,7 @@ class Host:
             elif self.session is None:
                 raise NoSuchSession("this host has no session.")
             elif op == "stopped":
-                self._told_stopped(self.session)
+                self._told_stopped(self.session, command["at_s"])
             elif op == "go_on":
                 done = self._go_on(self.session, command)
                 answer["reply"] = {"done": done}
@@ -331,18 +333,20 @@ class Host:
             writer.write(msgspec.json.encode(answer) + b"\n")
             await writer.drain()
 
-    @staticmethod
-    def _told_stopped(session: SessionHost) -> None:
+    def _told_stopped(self, session: SessionHost, at_s: float) -> None:
         """The lease of the node is over, and the leash has stopped the session's processes."""
+        if at_s <= self._went_on_s:
+            return  # This host stood still as well, and hears of it when it is past.
+        session.cut_off = True
         session.notice(
             "\n[remote GPU] This session stands still: its node has lost contact with the service. "
             "It goes on when contact is back.\n"
         )
-        # The session may have another host by now. Whether it has, the service knows.
+        # The session may have another host by now. Whether it has, the service knows, and until the service is back
+        # here nobody is let in.
         session.let_clients_go({"op": "moved"}, "the node has lost contact with the service")
 
-    @staticmethod
-    def _go_on(session: SessionHost, command: dict[str, Any]) -> bool:
+    def _go_on(self, session: SessionHost, command: dict[str, Any]) -> bool:
         """Contact is back, and the session is still ours: what the leash has stopped goes on."""
         until_s, now = command["until_s"], now_s()
         if until_s is not None and now >= until_s:
@@ -353,6 +357,7 @@ class Host:
                 # A session that was handed over stands still for its own reason: ``resume`` continues this group.
                 if not still or os.getpgid(pid) != still:
                     send(pid, started, signal.SIGCONT)
+        self._went_on_s, session.cut_off = now, False
         stood_s = max(0.0, now - command["since_s"])
         why = "its node had lost contact with the service"
         session.notice(f"\n[remote GPU] This session stood still for {stood_s:.1f} s: {why}.\n")

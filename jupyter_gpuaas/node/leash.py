@@ -211,7 +211,7 @@ def _tell(folder: str) -> None:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as control:
         control.settimeout(TELL_S)
         control.connect(os.path.join(folder, "control"))
-        control.sendall(b'{"op": "stopped"}\n')
+        control.sendall(json.dumps({"op": "stopped", "at_s": now_s()}).encode() + b"\n")
         # A socket that is closed before its answers are read takes the line back: the host's report, then its answer.
         answers = b""
         while answers.count(b"\n") < 2 and (data := control.recv(1 << 16)):

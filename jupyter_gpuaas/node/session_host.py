@@ -93,6 +93,8 @@ class SessionHost:
         self.standstill = Standstill(self)
         #: Whether it waits to take the session over from another host.
         self.stands_by = spec.peer is not None
+        #: Whether its processes are stopped because its node has lost contact with the service.
+        self.cut_off = False
         self._busy_timer: asyncio.TimerHandle | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -221,7 +223,7 @@ class SessionHost:
         after, journal
             The last record that it has, and of which journal; None and empty when it has none.
         """
-        if not self.is_here:
+        if not self.is_here or self.cut_off:
             # With this answer a client asks the service where it is.
             raise NoSuchSession(MOVING)
         self._flush()

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jupyter_gpuaas.errors import CellError
-from jupyter_gpuaas.model import NodeState, SessionState
+from jupyter_gpuaas.client.embedded import read_service_file
+from jupyter_gpuaas.client.service import ServiceClient
+from jupyter_gpuaas.client.session import RemoteSession
+from jupyter_gpuaas.engine.agent_client import AgentClient
+from jupyter_gpuaas.errors import CellError, TransportError
+from jupyter_gpuaas.model import LeaseGrant, LeaseRenewal, NodeState, ServiceFile, SessionState
+from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
 from tests.roaming import Outputs, Roamer, roaming
-from tests.service import Service, eventually, running_service
+from tests.service import Service, eventually, quick_settings, running_service
 
 from .nodes import agent_pid, is_stopped, lives, records, stopped
 
@@ -83,14 +92,13 @@ class Counted:
         """Nothing of the first host is left, and it has never run beside the second one."""
         await eventually(lambda: not lives(self.kernel) and not lives(self.host))
         await eventually(lambda: len(records(self.home, session=self.roamer.id)) == 1)
-        leases = [lease for lease in self.service.engine.leases() if lease.session_id == self.roamer.id]
-        assert [lease.epoch for lease in leases] == [2]
+        engine = self.service.engine
+        await eventually(lambda: [each.epoch for each in engine.leases() if each.session_id == self.roamer.id] == [2])
         reply = await self.roamer.run(counting(self.path, "new", most=20))
         assert reply["status"] == "ok"
         order = [line.split()[0] for line in self.path.read_text().splitlines()]
         assert order == sorted(order, reverse=True)
-        states = {node.id: node.state for node in self.service.engine.nodes()}
-        assert set(states.values()) == {NodeState.UP}
+        await eventually(lambda: {node.state for node in engine.nodes()} == {NodeState.UP})
 
 
 async def is_lost(counted: Counted) -> None:
@@ -102,14 +110,32 @@ async def is_lost(counted: Counted) -> None:
     assert is_stopped(counted.kernel)
 
 
-@pytest.mark.parametrize("whom", ["agent and host", "agent"])
+@contextlib.contextmanager
+def cut_off(service: Service, node: str) -> Iterator[None]:
+    """No call of the service reaches the node's agent; everything on the node lives, and clients reach it."""
+    url, call = service.engine.agent(node).url, AgentClient._call
+
+    async def cut(self: AgentClient, *arguments: Any, **more: Any) -> Any:
+        if self.endpoint.url == url:
+            raise TransportError("the link is cut.")
+        return await call(self, *arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AgentClient, "_call", cut)
+        yield
+
+
+@pytest.mark.parametrize("whom", ["agent and host", "agent", "link"])
 async def test_silent_node_its_kernel_is_stopped_before_the_session_goes_on_elsewhere(
     service: Service, tmp_path: Path, whom: str
 ) -> None:
     async with roaming(service, **NO_MORE) as roamer:
         counted = Counted(service, roamer, tmp_path / "lines")
         await counted.begin()
-        with stopped(*([counted.agent, counted.host] if whom != "agent" else [counted.agent])):
+        silent: contextlib.AbstractContextManager[None] = cut_off(service, counted.node)
+        if whom != "link":
+            silent = stopped(counted.agent, *([counted.host] if "host" in whom else []))
+        with silent:
             await is_lost(counted)
             await counted.comes_back()
         await counted.only_one_is_left()
@@ -134,3 +160,148 @@ async def test_host_that_stands_still_alone_loses_nothing(service: Service, tmp_
         assert (await roamer.look()).epoch == 1
         assert records(counted.home, session=roamer.id)[0].pid == counted.host
         await news.aclose()  # type: ignore[attr-defined]
+
+
+# -- a controller that is silent itself ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def apart(gpuaas_home: GpuaasHome) -> ServiceFile:
+    """A service in a process of its own."""
+    lines = ["checkpoint_share = 1e6", 'workdir = "session"', f"lease_s = {LEASE_S}", "spare_kernels = 0"]
+    (gpuaas_home.path / "settings.toml").write_text("\n".join([*lines, 'devices = "cpu:1"', "stop_timeout_s = 2.0"]))
+    gpuaas_home.cli("up", "--detach", "--nodes", "2")
+    written = read_service_file(gpuaas_home.path)
+    assert written is not None
+    return written
+
+
+@contextlib.asynccontextmanager
+async def counting_session(home: Path, url: str, path: Path) -> AsyncIterator[tuple[ServiceClient, RemoteSession, int]]:
+    """A session whose kernel (its pid is told) counts, with a client of it."""
+    async with ServiceClient(url, (home / "token").read_text().strip()) as client:
+        view = await client.create_session("counts", wait_s=60)
+        remote = RemoteSession(client, view.session.id, quick_settings(home, **NO_MORE))
+        await remote.open(view.channel)
+        roamer = Roamer(client, view.session.id, remote)
+        try:
+            kernel = int(await roamer.said("import os; x = [1]; y = x; print(os.getpid())"))
+            yield client, remote, kernel
+        finally:
+            await remote.close()
+
+
+@pytest.mark.parametrize("end", [signal.SIGSTOP, signal.SIGKILL])
+async def test_controller_that_is_silent_kernels_stand_still_and_go_on_and_nothing_is_lost(
+    gpuaas_home: GpuaasHome, apart: ServiceFile, tmp_path: Path, end: int
+) -> None:
+    path = tmp_path / "lines"
+    async with counting_session(gpuaas_home.path, apart.url, path) as (client, remote, kernel):
+        (record,) = records(gpuaas_home.path)
+        roamer = Roamer(client, record.session_id, remote)
+        outputs = Outputs()
+        cell = asyncio.ensure_future(roamer.run(counting(path, "old"), outputs))
+        await eventually(lambda: path.exists() and path.stat().st_size)
+        os.kill(apart.pid, end)
+        try:
+            await eventually(lambda: is_stopped(kernel))
+            size = path.stat().st_size
+            # As no process of the session runs, none can write.
+            await eventually(lambda: list(gpuaas_home.path.glob("nodes/*/leash-*.json")))
+            assert path.stat().st_size == size
+        finally:
+            os.kill(apart.pid, signal.SIGCONT) if end == signal.SIGSTOP else gpuaas_home.cli("up", "--detach")
+        await eventually(lambda: path.stat().st_size > size)
+        assert not is_stopped(kernel)
+        await eventually(lambda: "stood still for" in outputs.text or "stood still for" in _log(gpuaas_home, record))
+        await client.interrupt(record.session_id)
+        assert (await asyncio.wait_for(cell, 60))["ename"] == "KeyboardInterrupt"
+        assert await roamer.said("print(y is x, os.getpid())") == f"True {kernel}"
+        session = (await client.session(record.session_id)).session
+        assert (session.epoch, session.state in (S.IDLE, S.BUSY)) == (1, True)
+        assert [each.run_id for each in records(gpuaas_home.path)] == [record.run_id]
+        assert not [event for event in await client.events(session=record.session_id) if event.target == "lost"]
+
+
+def _log(home: GpuaasHome, record: HostRecord) -> str:
+    return home.cli("logs", record.session_id).stdout
+
+
+async def test_client_that_was_away_finds_its_session_restored_with_the_notice(
+    service: Service, tmp_path: Path
+) -> None:
+    async with roaming(service, **NO_MORE) as roamer:
+        counted = Counted(service, roamer, tmp_path / "lines")
+        await counted.begin()
+        counted.cell.cancel()  # only here: the kernel goes on
+    with stopped(counted.agent, counted.host):
+        await is_lost(counted)
+
+        def is_here() -> bool:
+            live = service.controller.sessions.get(roamer.id)
+            return live is not None and live.session.state is S.IDLE and live.session.epoch == 2
+
+        await eventually(is_here)
+        async with roaming(service, **NO_MORE) as again:
+            assert again.id == roamer.id
+            assert await again.said("print(y is x)") == "True"
+
+            async def told() -> bool:
+                text = "".join([piece.decode() async for piece in _session_log(service, again)])
+                return "was lost" in text and "silent" in text and "restored from checkpoint" in text
+
+            await eventually(told)
+            counted.roamer = again
+            assert (await again.run(counting(counted.path, "new", most=20)))["status"] == "ok"
+    async with roaming(service, **NO_MORE) as again:
+        counted.roamer = again
+        await counted.only_one_is_left()
+
+
+async def _session_log(service: Service, roamer: Roamer) -> AsyncIterator[bytes]:
+    session = await roamer.look()
+    assert session.lease is not None
+    agent = service.controller.agents.of(session.lease.node_id)
+    async with agent.log(roamer.id, kind="output", tail=0, follow=False) as pieces:
+        async for piece in pieces:
+            yield piece
+
+
+async def test_leash_that_is_killed_is_replaced_and_the_next_agent_takes_over_what_it_stopped(
+    service: Service, tmp_path: Path
+) -> None:
+    async with roaming(service, **NO_MORE) as roamer:
+        counted = Counted(service, roamer, tmp_path / "lines")
+        await counted.begin()
+
+        def leash() -> int:
+            found = list((counted.home / "nodes" / counted.node).glob("leash-*.json"))
+            return int(found[0].stem.partition("-")[2]) if len(found) == 1 else 0
+
+        before = await eventually(leash)
+        os.kill(before, signal.SIGKILL)
+        await eventually(lambda: leash() not in (0, before))
+        # 1. The controller is cut off.  2. The leash stops the kernel.  3. The agent dies, and another one is started.
+        renew = AgentClient.renew_lease
+
+        async def fails(self: AgentClient, renewal: LeaseRenewal) -> LeaseGrant:
+            raise TransportError("cut")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(AgentClient, "renew_lease", fails)
+            # Not so long that the node is lost.
+            patch.setattr("jupyter_gpuaas.controller.leases.failed", lambda contact, *rest: contact)
+            await eventually(lambda: is_stopped(counted.kernel))
+            former = leash()
+            os.kill(counted.agent, signal.SIGKILL)
+            await eventually(lambda: agent_pid(counted.home, counted.node) != counted.agent)
+            assert is_stopped(counted.kernel)
+            patch.setattr(AgentClient, "renew_lease", renew)
+            await eventually(lambda: leash() not in (0, former) and not is_stopped(counted.kernel))
+        assert not lives(former)
+        before_s = counted.lines("old")
+        await eventually(lambda: counted.lines("old") > before_s)
+        await roamer.client.interrupt(roamer.id)
+        assert (await counted.cell)["ename"] == "KeyboardInterrupt"
+        assert await roamer.said("print(y is x)") == "True"
+        assert (await roamer.look()).epoch == 1
