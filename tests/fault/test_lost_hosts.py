@@ -66,6 +66,8 @@ def test_cell_that_was_cut_off_runs_again_where_that_is_wanted(
     run = runs("lost").ready()
     gate = tmp_path / "gate"
     requests = lose_host(home, run, gate, journal=journal)
+    # Not before it has begun again: the dying kernel may still read.
+    run.wait(lambda m: m["msg_type"] == "execute_input" and m["parent_header"]["msg_id"] == requests[0])
     gate.write_text("go")
     for msg_id in requests:
         assert run.wait_done(msg_id)["content"]["status"] == "ok"

@@ -30,7 +30,11 @@ def home(gpuaas_home: GpuaasHome) -> Iterator[GpuaasHome]:
 
 
 def sessions(home: GpuaasHome, *arguments: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(home.cli("sessions", "--json", *arguments).stdout)
+    told = home.cli("sessions", "--json", *arguments, check=False)
+    if "no service runs" in told.stderr:  # a proxy starts it, and is ready before
+        return []
+    assert told.returncode == 0, told.stderr
+    found: list[dict[str, Any]] = json.loads(told.stdout)
     return found
 
 
@@ -146,8 +150,8 @@ def test_second_session_is_queued_with_its_place_and_starts_when_the_first_is_re
     until(lambda: len(sessions(home)) == 2)
     third = runs("third")
     until(lambda: len(sessions(home)) == 3)
-    shown = second.wait(lambda m: m["msg_type"] in ("display_data", "update_display_data") and "queued" in str(m))
-    assert "place 1" in shown["content"]["data"]["text/plain"] and shown["parent_header"]["msg_id"] == msg_id
+    shown = second.wait(lambda m: m["msg_type"] in ("display_data", "update_display_data") and "place 1" in str(m))
+    assert "queued" in shown["content"]["data"]["text/plain"] and shown["parent_header"]["msg_id"] == msg_id
     places = {s["name"]: s["queue_place"] for s in sessions(home)}
     assert places == {"first": 0, "second": 1, "third": 2}
     home.cli("release", "first")
@@ -258,8 +262,11 @@ def test_nothing_is_left_behind_a_killed_host_and_a_killed_agent_loses_nothing(
     if victim == "host":
         kill_host(home, "victim")
         until(lambda: processes_with("GPUAAS_RUN", marked) == [])
-        until(lambda: sessions(home) == [])
+        assert run.value("x") == "7"  # as another host has restored it
+        home.cli("release", "victim")
+        assert sessions(home) == []
         until(lambda: list((home.path / "nodes").glob("*/sessions/*")) == [])
+        until(lambda: list((home.path / "nodes").glob("*/remains/*")) == [])
     else:
         agent = json.loads((home.path / "nodes/local-0/agent.json").read_text())["pid"]
         os.kill(agent, signal.SIGKILL)
