@@ -33,7 +33,16 @@ from jupyter_gpuaas.errors import (
     StaleEpoch,
     TransportError,
 )
-from jupyter_gpuaas.lifecycle.migration import ENDED, REVERSIBLE, MigrationEvent, Pass, settled, step
+from jupyter_gpuaas.lifecycle.migration import (
+    ENDED,
+    REVERSIBLE,
+    SLOWEST_BYTES_S,
+    MigrationEvent,
+    Pass,
+    patience_s,
+    settled,
+    step,
+)
 from jupyter_gpuaas.lifecycle.placement import targets
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import (
@@ -61,7 +70,6 @@ PATIENCE_S = 2.0
 STEP_S = 60.0
 #: For what goes by the size of the state: so much, and the time that this rate needs.
 COPY_S = 120.0
-SLOWEST_BYTES_S = 5e6
 #: What estimates go by where nothing was measured yet.
 ASSUMED_BYTES_S = 400e6
 ASSUMED_STOP_S = 0.3
@@ -324,7 +332,10 @@ class Migrations:
                 f"{', '.join(quiet.checkpoint.lost)} would be lost.", hint="--accept-loss moves the session without."
             )
         self._advance(moving, E.QUIET, f"stands still after cell {quiet.checkpoint.cell}")
-        await self._round(moving, quiet.checkpoint)
+        # From here on, each step holds the user up.
+        passes = [Pass(each.sent_bytes, each.took_s) for each in moving.view.rounds]
+        moving.patience_s = patience_s(passes, quiet.checkpoint.host_bytes + quiet.checkpoint.device_bytes)
+        await self._round(moving, quiet.checkpoint, moving.patience_s)
         self._advance(moving, E.COPIED, f"checkpoint {quiet.checkpoint.short} is on {moving.view.target}")
         if live.session.state not in MOVABLE:
             raise MigrationError(f"the session is {live.session.state}.")
@@ -371,9 +382,8 @@ class Migrations:
         if live.session.state not in MOVABLE:
             raise MigrationError(f"the session is {live.session.state}.")
 
-    async def _round(self, moving: _Moving, view: CheckpointView) -> Loaded:
-        size = view.host_bytes + view.device_bytes
-        timeout_s = COPY_S + size / SLOWEST_BYTES_S
+    async def _round(self, moving: _Moving, view: CheckpointView, timeout_s: float = 0.0) -> Loaded:
+        timeout_s = timeout_s or COPY_S + (view.host_bytes + view.device_bytes) / SLOWEST_BYTES_S
         reply = await self._op(moving, "preload", {"checkpoint": view.id}, timeout_s)
         done = msgspec.convert(reply, Loaded)
         this = Round(checkpoint=view.id, sent_bytes=done.sent_bytes, took_s=done.took_s)
@@ -387,7 +397,7 @@ class Migrations:
         return done
 
     async def _restore(self, moving: _Moving) -> None:
-        reply = await self._op(moving, "load", {"checkpoint": moving.checkpoint}, COPY_S)
+        reply = await self._op(moving, "load", {"checkpoint": moving.checkpoint}, moving.patience_s)
         loaded = msgspec.convert(reply, Loaded)
         if loaded.lost and not moving.accept_loss:
             told = "; ".join(f"{name}: {why}" for name, why in loaded.lost.items())
@@ -397,8 +407,8 @@ class Migrations:
         )
         self._advance(moving, E.RESTORED, f"the variables are on {moving.view.target}")
         self._sessions.advance(moving.live, SessionEvent.MOVING, f"becomes {moving.view.target}'s")
-        await self._op(moving, "hand_over", {}, STEP_S, source=True)
-        done = await self._op(moving, "succeed", {}, STEP_S)
+        await self._op(moving, "hand_over", {}, moving.patience_s, source=True)
+        done = await self._op(moving, "succeed", {}, moving.patience_s)
         sent = int(done.get("bytes", 0))
         moving.view = msgspec.structs.replace(moving.view, bytes_sent=moving.view.bytes_sent + sent)
 
@@ -566,6 +576,8 @@ class _Moving:
         self.accept_loss = accept_loss
         self.checkpoint = ""
         self.since_s = time.monotonic()
+        #: How long a step may hold the session up.
+        self.patience_s = STEP_S
         #: When the session began to stand still, by the monotonic clock; 0 before.
         self.stopped_s = 0.0
 

@@ -114,6 +114,27 @@ def expected_stop_s(passes: Sequence[Pass]) -> float:
     return passes[-1].took_s if passes else 0.0
 
 
+#: A session that stands still waits for no step longer than this, beside the time that its size needs.
+STILL_S = 30.0
+#: A step may be so much slower than copying was.
+SLOWER = 3.0
+#: What is expected of a link that nothing is known of.
+SLOWEST_BYTES_S = 5e6
+
+
+def patience_s(passes: Sequence[Pass], size: int) -> float:
+    """How long one step may hold the session up until the move is given up: somebody waits for its next cell.
+
+    Parameters
+    ----------
+    size
+        Of its state, in bytes.
+    """
+    took_s = sum(each.took_s for each in passes)
+    rate = sum(each.sent_bytes for each in passes) / took_s if took_s else 0.0
+    return STILL_S + SLOWER * size / max(rate, SLOWEST_BYTES_S)
+
+
 def diagram() -> str:
     """The table as a Mermaid state diagram, for ``docs/migration.md``."""
     lines = ["stateDiagram-v2", "    [*] --> reserve"]

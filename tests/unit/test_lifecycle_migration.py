@@ -12,10 +12,14 @@ from jupyter_gpuaas.lifecycle.migration import (
     ENDED,
     MOST_ROUNDS,
     REVERSIBLE,
+    SLOWER,
+    SLOWEST_BYTES_S,
+    STILL_S,
     TABLE,
     MigrationEvent,
     Pass,
     diagram,
+    patience_s,
     settled,
     step,
 )
@@ -98,3 +102,12 @@ def test_diagram_shows_every_transition() -> None:
 def test_documents_show_the_tables_as_they_are(page: str, drawn: str) -> None:
     text = (Path(__file__).parents[2] / "docs" / page).read_text("utf-8")
     assert f"```mermaid\n{drawn}```" in text
+
+
+def test_patience_goes_by_the_size_and_by_how_fast_copying_was() -> None:
+    assert patience_s([], 0) == STILL_S
+    assert patience_s([], 10_000_000) == STILL_S + SLOWER * 10_000_000 / SLOWEST_BYTES_S
+    fast = [Pass(10**9, 2.0), Pass(10**8, 0.2)]
+    assert patience_s(fast, 10**9) == pytest.approx(STILL_S + SLOWER * 2.0)
+    # Little was lacking, so that nothing is known of the link.
+    assert patience_s([Pass(100, 1.0)], 10**9) == STILL_S + SLOWER * 10**9 / SLOWEST_BYTES_S
