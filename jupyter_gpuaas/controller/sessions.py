@@ -89,7 +89,8 @@ class Sessions:
         """Take over the sessions that an earlier controller left."""
         for record in self._database.unfinished():
             live = LiveSession(record)
-            live.hosted = record.session.state in (SessionState.IDLE, SessionState.BUSY)
+            # One that was being moved may stay, and its host reports then only what changes.
+            live.hosted = record.session.state in (SessionState.IDLE, SessionState.BUSY, SessionState.MIGRATING)
             live.knows_checkpoints = False
             self._live[record.session.id] = live
 
