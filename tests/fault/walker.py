@@ -147,13 +147,21 @@ class Walker:
     async def begun(self) -> MigrationView:
         """A migration, as soon as there is a node that it can go to, and whoever has to answers."""
 
+        refusal = ""
+
         async def begun() -> MigrationView | None:
+            nonlocal refusal
             try:
                 return await self.client.migrate(self.id)
-            except (AllocationError, MigrationError, TransportError):
+            except (AllocationError, MigrationError, TransportError) as error:
+                refusal = str(error)
                 return None
 
-        found: MigrationView = await eventually(begun, DEADLINE_S)
+        try:
+            found: MigrationView = await eventually(begun, DEADLINE_S)
+        except AssertionError:
+            leases, session = await self.client.allocations(), await self.look()
+            raise AssertionError(f"no move begins: {refusal}; {leases}; {session}") from None
         return found
 
     async def settled(self) -> MigrationView | None:
