@@ -149,6 +149,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 4 * GIB
 
     # -- sessions that move ------------------------------------------------------------------------------------
+    images: Annotated[
+        str,
+        about(
+            "Kernels that can move in the middle of a cell, as process images: `off`, or `auto` (on nodes that can; "
+            "they need root and CRIU, see docs/process-images.md)."
+        ),
+    ] = "off"
     park_idle_s: Annotated[
         Annotated[float, Meta(ge=0)],
         about("A session without a cell for this long gives its devices back until its next cell; 0 means never."),
@@ -190,6 +197,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "on_shutdown": ("end", "detach"),
     "relay": ("auto", "never", "always"),
     "workdir": ("auto", "session"),
+    "images": ("off", "auto"),
     "on_node_loss": ("ask", "rerun", "restore_only"),
 }
 

@@ -41,7 +41,7 @@ accept_loss = click.option("--accept-loss", is_flag=True, help="Go on although s
     type=click.Choice(["auto", "portable", "image"]),
     default="auto",
     show_default=True,
-    help="Move the variables (portable), the process (image), or whichever loses nothing.",
+    help="Move the variables, when the cell that runs has ended (portable); or the process, in its middle (image).",
 )
 @accept_loss
 @as_json

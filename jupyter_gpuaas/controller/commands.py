@@ -113,8 +113,13 @@ class Commands:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_most_s)
 
-    def spec(self, record: SessionRecord, lease: Lease, incoming: Incoming | None) -> HostSpec:
+    def spec(self, record: SessionRecord, lease: Lease, incoming: Incoming | None, *, image: bool = False) -> HostSpec:
         """What a host is told that is to act for a session with this lease.
+
+        Parameters
+        ----------
+        image
+            Its kernel comes from the former host, as an image.
 
         Raises
         ------
@@ -138,6 +143,7 @@ class Commands:
             env=record.env,
             checkpoints=plan,
             peer=peer,
+            image=image,
         )
 
     async def _start_host(self, live: LiveSession) -> None:

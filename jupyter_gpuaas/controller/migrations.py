@@ -42,12 +42,15 @@ from jupyter_gpuaas.lifecycle.migration import (
     patience_s,
     settled,
     step,
+    way,
 )
 from jupyter_gpuaas.lifecycle.placement import targets
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import (
+    CPU,
     CheckpointView,
     HostState,
+    Imaged,
     Lease,
     Loaded,
     MigrationPlan,
@@ -70,6 +73,8 @@ PATIENCE_S = 2.0
 STEP_S = 60.0
 #: For what goes by the size of the state: so much, and the time that this rate needs.
 COPY_S = 120.0
+#: For an image, whose size nobody knows before.
+IMAGE_S = 900.0
 #: What estimates go by where nothing was measured yet.
 ASSUMED_BYTES_S = 400e6
 ASSUMED_STOP_S = 0.3
@@ -126,8 +131,15 @@ class Migrations:
             rate = max(1.0, last.bytes_sent / max(took_s, 1e-3))
         else:
             remarks.append(f"times are assumed from {ASSUMED_BYTES_S / 1e6:.0f} MB/s; no migration was measured yet")
+        by_image = not self._no_images(live, source.node_id, node_id)
         if session.state is SessionState.BUSY:
-            remarks.append("the cell that runs is waited for")
+            remarks.append(
+                "it moves in the middle of the cell that runs, as a process image"
+                if by_image
+                else "the cell that runs is waited for"
+            )
+        elif by_image and view is not None and view.lost:
+            remarks.append("as a process image, nothing of this is lost")
         size = view.host_bytes + view.device_bytes if view is not None else 0
         return MigrationPlan(
             source=source.node_id,
@@ -158,12 +170,9 @@ class Migrations:
         InvalidRequest, AllocationError, MigrationError
             It cannot be done. Nothing has changed.
         """
-        if via == "image":
-            raise MigrationError(
-                "via: process images cannot be moved by this service yet.", hint="`portable` moves the variables."
-            )
         plan = await self.plan(live, target)
-        if plan.lost and not accept_loss:
+        way = self._way(live, plan, via)
+        if plan.lost and not accept_loss and way == "portable":
             raise MigrationError(
                 f"{', '.join(plan.lost)} would be lost: {'; '.join(f'{k}: {v}' for k, v in plan.lost.items())}.",
                 hint="--accept-loss moves the session without.",
@@ -175,14 +184,15 @@ class Migrations:
             source=plan.source,
             target=plan.target,
             phase=Phase.RESERVE,
-            via="portable",
+            via=way,
             cause=cause,
             started_s=time.time(),
-            lost=plan.lost,
+            lost=plan.lost if way == "portable" else {},
         )
         self._sessions.keep(live, move=Move(view=view), epochs=live.next_epoch)
         moving = _Moving(live, view, live.record.epochs, accept_loss)
-        self._tell(moving, f"moves from {plan.source} to {plan.target}: {cause}")
+        how = ", as a process image" if way == "image" else ""
+        self._tell(moving, f"moves from {plan.source} to {plan.target}{how}: {cause}")
         self._start(live, self._run(moving))
         return view
 
@@ -261,6 +271,24 @@ class Migrations:
             )
         return lease, found[0]
 
+    def _no_images(self, live: LiveSession, source: str, target: str) -> str:
+        """Why the session cannot go from one node to the other as a process image; empty if it can."""
+        for node in self._engine.nodes():
+            if node.id in (source, target) and node.no_images:
+                return f"{node.id}: {node.no_images}"
+        if live.lease is not None and not all(device.startswith(f"{CPU}:") for device in live.lease.device_ids):
+            return "sessions with device memory do not move so yet"
+        return "" if live.in_jail else "its kernel was not started in a jail (the log of its host says why)"
+
+    def _way(self, live: LiveSession, plan: MigrationPlan, via: Via) -> Via:
+        """Which way it goes. Raises MigrationError where it is to go as an image, and cannot."""
+        why_not = self._no_images(live, plan.source, plan.target)
+        if via == "image" and why_not:
+            raise MigrationError(
+                f"via: the session cannot move as a process image: {why_not}", hint="`portable` moves the variables."
+            )
+        return way(via, busy=live.session.state is SessionState.BUSY, loses=bool(plan.lost), images=not why_not)
+
     # -- one migration ---------------------------------------------------------------------------------------
 
     def _start(self, live: LiveSession, work: Any) -> None:
@@ -306,15 +334,19 @@ class Migrations:
         moving.lease = await self._engine.acquire(request, meta, timeout=STEP_S)
         self._sessions.keep(live, move=Move(view=moving.view, lease=moving.lease))
         incoming = self._incoming(moving, "")
-        spec = self._commands.spec(live.record, moving.lease, incoming)
+        spec = self._commands.spec(live.record, moving.lease, incoming, image=moving.by_image)
         report = await asyncio.wait_for(self._target(moving).start_host(spec), STEP_S)
         if report.state is HostState.FAILED:
             raise MigrationError(report.cause or "the target's kernel did not start.")
-        self._advance(moving, E.RESERVED, f"a kernel starts on {view.target}")
+        told = "a host stands by" if moving.by_image else "a kernel starts"
+        self._advance(moving, E.RESERVED, f"{told} on {view.target}")
 
     async def _copy_and_stop(self, moving: _Moving) -> None:
         """Rounds of copying until the session stands still, and its last state is on the target."""
         live = moving.live
+        if moving.by_image:
+            await self._take_image(moving)
+            return
         while True:
             await self._pre_copy(moving)
             try:
@@ -339,6 +371,31 @@ class Migrations:
         self._advance(moving, E.COPIED, f"checkpoint {quiet.checkpoint.short} is on {moving.view.target}")
         if live.session.state not in MOVABLE:
             raise MigrationError(f"the session is {live.session.state}.")
+
+    async def _take_image(self, moving: _Moving) -> None:
+        """Stop the session wherever it is, and put its process into an image that the target can read."""
+        image = moving.view.id
+        before = await self._bring_beside(moving, image)
+        self._advance(moving, E.SETTLED, f"files and outputs so far are there: {before.sent_bytes / 1e6:.1f} MB")
+        reply = await self._op(moving, "take_image", {"image": image}, IMAGE_S, source=True)
+        imaged = msgspec.convert(reply, Imaged)
+        moving.stopped_s = time.monotonic() - imaged.took_s
+        moving.checkpoint = image
+        moving.view = msgspec.structs.replace(
+            moving.view, bytes_sent=moving.view.bytes_sent + imaged.image_bytes, lost=_closed(imaged.lost)
+        )
+        told = f"stopped where it was, and put into an image of {imaged.image_bytes / 1e6:.0f} MB"
+        self._advance(moving, E.QUIET, f"{told}; {len(imaged.lost)} connections are closed" if imaged.lost else told)
+        await self._bring_beside(moving, image)
+        self._advance(moving, E.COPIED, f"files and outputs are on {moving.view.target}")
+        if moving.live.session.state not in MOVABLE:
+            raise MigrationError(f"the session is {moving.live.session.state}.")
+
+    async def _bring_beside(self, moving: _Moving, image: str) -> Loaded:
+        """What an image does not hold."""
+        done = msgspec.convert(await self._op(moving, "preload", {"checkpoint": image}, IMAGE_S), Loaded)
+        moving.view = msgspec.structs.replace(moving.view, bytes_sent=moving.view.bytes_sent + done.sent_bytes)
+        return done
 
     async def _pre_copy(self, moving: _Moving) -> None:
         passes: list[Pass] = []
@@ -397,15 +454,19 @@ class Migrations:
         return done
 
     async def _restore(self, moving: _Moving) -> None:
-        reply = await self._op(moving, "load", {"checkpoint": moving.checkpoint}, moving.patience_s)
+        limit_s = IMAGE_S if moving.by_image else moving.patience_s
+        reply = await self._op(moving, "load", {"checkpoint": moving.checkpoint}, limit_s)
         loaded = msgspec.convert(reply, Loaded)
         if loaded.lost and not moving.accept_loss:
             told = "; ".join(f"{name}: {why}" for name, why in loaded.lost.items())
             raise MigrationError(f"not restored there: {told}.", hint="--accept-loss moves the session without.")
         moving.view = msgspec.structs.replace(
-            moving.view, bytes_sent=moving.view.bytes_sent + loaded.sent_bytes, lost=loaded.lost
+            moving.view,
+            bytes_sent=moving.view.bytes_sent + loaded.sent_bytes,
+            lost={**moving.view.lost, **loaded.lost} if moving.by_image else loaded.lost,
         )
-        self._advance(moving, E.RESTORED, f"the variables are on {moving.view.target}")
+        told = "the process is" if moving.by_image else "the variables are"
+        self._advance(moving, E.RESTORED, f"{told} on {moving.view.target}")
         self._sessions.advance(moving.live, SessionEvent.MOVING, f"becomes {moving.view.target}'s")
         await self._op(moving, "hand_over", {}, moving.patience_s, source=True)
         done = await self._op(moving, "succeed", {}, moving.patience_s)
@@ -582,8 +643,16 @@ class _Moving:
         self.stopped_s = 0.0
 
     @property
+    def by_image(self) -> bool:
+        return self.view.via == "image"
+
+    @property
     def source_epoch(self) -> int:
         return self.source.epoch
+
+
+def _closed(connections: tuple[str, ...]) -> dict[str, str]:
+    return {each: "connections are closed by the move" for each in connections}
 
 
 def _in_words(phase: Phase) -> str:

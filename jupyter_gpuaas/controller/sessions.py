@@ -44,6 +44,8 @@ class LiveSession:
         self.orders = asyncio.Lock()
         #: Whether an agent has said that it hosts the present epoch.
         self.hosted = False
+        #: Whether its kernel can be put into an image.
+        self.in_jail = False
         #: What its host last said is wrong while it goes on.
         self.warning = ""
         #: What its host last said of its checkpoints.
@@ -241,6 +243,7 @@ class Sessions:
         if live.session.state not in HOSTED_STATES or report.state is HostState.STANDBY:
             return
         live.hosted = True
+        live.in_jail = report.in_jail
         starts = live.record.kernel_starts
         session = msgspec.structs.replace(
             live.session, clients=report.clients, unattended_since_s=report.unattended_since_s

@@ -81,7 +81,8 @@ class Dump:
         await self._criu_dump(pre=False)
         scratch = jail.spec.scratch
         try:
-            await asyncio.to_thread(pack_scratch, jail.root, scratch, self._folder)
+            elsewhere = frozenset(bind.inside for bind in jail.spec.binds)
+            await asyncio.to_thread(pack_scratch, jail.root, scratch, self._folder, elsewhere)
         except OSError as error:
             raise NotDumpable(f"the session's own folders cannot be read: {error}.") from error
         try:

@@ -192,6 +192,11 @@ class ImageKernel:
         return not self._exited.done()
 
     @property
+    def connected(self) -> bool:
+        """Whether orders reach the relay at once."""
+        return self._link.connected
+
+    @property
     def data_socket(self) -> Path:
         """Where the kernel takes bundles, as the node sees it."""
         return Path(self.jail.spec.folder) / "data"
@@ -226,12 +231,14 @@ class ImageKernel:
         """Send header, parent, metadata, content and buffers; while there is no connection they wait for it."""
         self._link.put([(KINDS[channel], [DELIMITER, b"", *parts])])
 
-    async def ask(self, channel: Channel, msg_type: str, content: dict[str, Any]) -> dict[str, Any]:
+    async def ask(
+        self, channel: Channel, msg_type: str, content: dict[str, Any], *, subshell: str = ""
+    ) -> dict[str, Any]:
         """Send a request of our own and return the content of its reply, also when it is answered on another node.
 
         Raises RuntimeError when the kernel has ended, or does.
         """
-        parts = make_parts(b"", msg_type, b"{}", content)
+        parts = make_parts(b"", msg_type, b"{}", content, subshell=subshell)
         msg_id = read_header(parts[1]).msg_id
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[msg_id] = reply
@@ -255,6 +262,10 @@ class ImageKernel:
     def interrupt(self) -> None:
         """SIGINT to the kernel and the processes of its group; a frozen one gets it when it goes on."""
         self._order(Order("signal", signal.SIGINT))
+
+    def remind(self) -> None:
+        """SIGURG to the same: a call that slept over an interrupt ends."""
+        self._order(Order("signal", signal.SIGURG))
 
     def kill(self) -> None:
         """SIGKILL to the kernel's process group."""

@@ -142,13 +142,16 @@ class Jail:
         )
         try:
             return cls(spec, process, await asyncio.wait_for(_hear(process), START_TIMEOUT_S))
-        except asyncio.TimeoutError:
-            error = f"it was not ready within {START_TIMEOUT_S:g} s"
-        except OSError as refused:
-            error = str(refused)
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        except BaseException as failure:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            if isinstance(failure, asyncio.TimeoutError):
+                error = f"it was not ready within {START_TIMEOUT_S:g} s"
+            elif isinstance(failure, OSError):
+                error = str(failure)
+            else:
+                raise
         raise ImageUnavailable(f"a jail for the kernel cannot be made: {error}.")
 
     @property
@@ -239,10 +242,15 @@ class Jail:
         assert process.returncode is not None
         return process.returncode, output.decode(errors="replace")
 
+    def kill(self) -> None:
+        """Kill everything in the jail."""
+        if not self.ended.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.init_pid, signal.SIGKILL)
+
     async def end(self) -> None:
         """Kill everything in the jail; returns when nothing of it is left."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.init_pid, signal.SIGKILL)
+        self.kill()
         await self.ended
 
 

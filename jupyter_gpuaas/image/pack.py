@@ -132,13 +132,25 @@ def unpack(store: Store, files: Sequence[ImageFile], rounds: int, folder: Path) 
             os.close(descriptor)
 
 
-def pack_scratch(root: Path, scratch: Sequence[str], folder: Path) -> None:
-    """What lies in the jail's own folders, as one archive each. Sockets are left out: CRIU makes them again."""
+def pack_scratch(root: Path, scratch: Sequence[str], folder: Path, elsewhere: frozenset[str] = frozenset()) -> None:
+    """What lies in the jail's own folders, as one archive each. Sockets are left out: CRIU makes them again.
+
+    Parameters
+    ----------
+    elsewhere
+        Paths inside that are folders of the node.
+    """
     for number, inside in enumerate(scratch):
         with tarfile.open(folder / SCRATCH.format(number=number), "w") as archive:
             top = root / inside.strip("/")
             for name in sorted(os.listdir(top)):
-                archive.add(top / name, arcname=name)
+                archive.add(
+                    top / name,
+                    arcname=name,
+                    filter=lambda member, inside=inside: (  # type: ignore[misc]
+                        None if f"{inside.rstrip('/')}/{member.name}" in elsewhere else member
+                    ),
+                )
 
 
 def unpack_scratch(root: Path, scratch: Sequence[str], folder: Path) -> None:

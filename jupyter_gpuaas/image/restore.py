@@ -17,6 +17,9 @@ from .pack import unpack, unpack_scratch
 
 #: CRIU's own processes get numbers above those of the tree.
 CRIU_PIDS = 300
+#: How long it may take, and what is added for its bytes.
+RESTORE_S = 60.0
+SLOWEST_BYTES_S = 20e6
 
 
 async def read_manifest(store: Store, image_id: str, key: bytes) -> ImageManifest:
@@ -59,7 +62,16 @@ async def restore_tree(manifest: ImageManifest, spec: JailSpec, criu: Criu, stor
         try:
             await asyncio.to_thread(unpack_scratch, jail.root, spec.scratch, folder)
             place = f"{manifest.rounds - 1}"
-            status, output = await jail.run(restore_arguments(criu, folder=f"{HOME}/{IMAGES}/{manifest.id}/{place}"))
+            command = restore_arguments(criu, folder=f"{HOME}/{IMAGES}/{manifest.id}/{place}")
+            limit_s = RESTORE_S + manifest.content_bytes / SLOWEST_BYTES_S
+            restoring = asyncio.ensure_future(jail.run(command))
+            if not (await asyncio.wait({restoring}, timeout=limit_s))[0]:
+                jail.kill()  # CRIU is in it, and so is all that it has made
+                await restoring
+                raise NotRestorableHere(
+                    "CRIU does not come to its end: it waits for a lock on a file, probably, which the source holds."
+                )
+            status, output = restoring.result()
             if status != 0:
                 raise NotRestorableHere(f"CRIU cannot restore the session: {why(folder / place, output, status)}.")
             if not any(process.inner_pid == ROOT_PID for process in jail.processes()):

@@ -52,6 +52,8 @@ class BundleStore:
         self._bundles: OrderedDict[str, Sequence[Any]] = OrderedDict()
         self._lock = threading.Lock()
         self._path = socket_path
+        #: Connections that are being served.
+        self.moving = 0
         self._listener: socket.socket | None = None
         if socket_path:
             self._listener = self._listen(socket_path)
@@ -115,12 +117,17 @@ class BundleStore:
         except (OSError, ProtocolError) as error:
             log.warning("a bundle's connection was not handed over: %s", error)
             return
-        with socket.socket(fileno=descriptor) as client:
-            client.settimeout(SILENCE_S)
-            try:
+        with self._lock:
+            self.moving += 1
+        try:
+            with socket.socket(fileno=descriptor) as client:
+                client.settimeout(SILENCE_S)
                 self._answer(client, head)
-            except OSError as error:
-                log.warning("bundle %s: the client is gone: %s", head.get("bundle"), error)
+        except OSError as error:
+            log.warning("bundle %s: the client is gone: %s", head.get("bundle"), error)
+        finally:
+            with self._lock:
+                self.moving -= 1
 
     def _answer(self, client: socket.socket, head: dict[str, Any]) -> None:
         bundle = str(head["bundle"])

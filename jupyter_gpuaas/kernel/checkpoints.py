@@ -136,6 +136,21 @@ class Checkpoints:
         """Id of the session."""
         return self._session
 
+    def settle(self, timeout_s: float) -> bool:
+        """Wait until all that was captured is written, and lock nothing in the store; False when it took longer.
+
+        A lock that this process holds could not be had by its own image, where both nodes see the same files.
+        """
+        if not self._writer.drain(timeout_s):
+            return False
+        if self._checkpointer is not None:
+            self._checkpointer.store.close()  # it opens again what it needs
+        return True
+
+    def belong_to(self, epoch: int) -> None:
+        """The session's host is another one, and this process is the same: what it takes from now on is that one's."""
+        self._epoch = epoch
+
     @property
     def key(self) -> bytes:
         """Secret of the owner."""

@@ -65,7 +65,8 @@ class Exchange:
 
     def __init__(self, shell: Any, bundles: BundleStore) -> None:
         self._shell = shell
-        self._bundles = bundles
+        #: Variables on their way in and out.
+        self.bundles = bundles
         self._receipts: dict[tuple[str, ...], _Receipt] = {}
         self._modules = LocalModules()
         self._files: WorkingFolder | None = None
@@ -150,7 +151,7 @@ class Exchange:
         return {"wanted": self._folder.wanted(msgspec.convert(content["files"], list[FileHead]))}
 
     def _write(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        buffers = self._bundles.take(str(content["bundle"]))
+        buffers = self.bundles.take(str(content["bundle"]))
         head = read_head(buffers)
         self._folder.write(head.files, buffers)
         return {"written": len(head.files)}
@@ -199,7 +200,7 @@ class Exchange:
         """
         shipment = msgspec.convert(meta, Shipment)
         self._drop({"handles": shipment.drop})
-        buffers: Sequence[Any] = self._bundles.take(shipment.bundle) if shipment.bundle else ()
+        buffers: Sequence[Any] = self.bundles.take(shipment.bundle) if shipment.bundle else ()
         groups: Sequence[GroupHead] = ()
         if buffers:
             head = read_head(buffers)
@@ -357,7 +358,7 @@ class Exchange:
 
     def _offer(self, groups: Sequence[Group], held_there: Collection[bytes] = ()) -> str:
         bundle = uuid.uuid4().hex
-        self._bundles.offer(bundle, assemble(groups, held=held_there))
+        self.bundles.offer(bundle, assemble(groups, held=held_there))
         return bundle
 
     def _handle(self, name: str, value: Any, reason: str) -> dict[str, Any]:

@@ -35,6 +35,8 @@ WARM_UP_S = 0.2
 #: Until replies have left, before a capture may hold up the threads that send them.
 SENDING_S = 0.05
 SUBSHELL_S = 5.0
+#: For checkpoints that are being written when the process is about to be put into an image.
+SETTLE_S = 5.0
 #: Of the time that a kernel has to end by itself, what goes into writing the last checkpoints.
 CLOSING_S = 2.0
 
@@ -424,9 +426,13 @@ class GpuKernel(IPythonKernel):
             self.returning.begin()
             threads = self.shell_channel_thread
             content["subshells"] = threads.manager.list_subshell() if threads is not None else []
+        elif op == "image":
+            content["busy"] = self._before_image()
         elif op == "go_on":
             for subshell in parent["content"].get("subshells", ()):
                 self._make_subshell(subshell)
+            if "epoch" in parent["content"]:
+                self._moved(parent["content"]["epoch"], parent["content"]["env"])
             content["done"] = self.returning.end(in_order=False)
         elif op == "freeze":
             self.returning.frozen = True
@@ -444,6 +450,23 @@ class GpuKernel(IPythonKernel):
             self._tell_stand({"kind": "mark", "mark": content["mark"]})
         assert self.session is not None
         self.session.send(stream, "gpuaas_stand_reply", {"status": "ok"}, parent, ident=ident)
+
+    def _before_image(self) -> str:
+        """Bring to an end what ties this process to its node; gives what does not end soon, in words."""
+        self.returning.still = True
+        if self.exchange.bundles.moving:
+            return "variables of a shipped cell are on their way"
+        if self.checkpoints is not None and not self.checkpoints.settle(SETTLE_S):
+            return "checkpoints are being written"
+        return ""
+
+    def _moved(self, epoch: int, env: dict[str, str]) -> None:
+        """This process goes on at another host of its session."""
+        os.environ.update(env)
+        if self._adopted is not None:
+            self._adopted["epoch"] = epoch
+        if self.checkpoints is not None:
+            self.checkpoints.belong_to(epoch)
 
     def _make_subshell(self, subshell_id: str) -> None:
         """A shell of this id, as the session had one elsewhere: clients go on using it."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ..errors import InvalidTransition
-from ..model import Phase
+from ..model import Phase, Via
 from ..model._compat import StrEnum
 
 P = Phase
@@ -66,6 +66,21 @@ def step(phase: Phase, event: MigrationEvent) -> Phase:
         return TABLE[phase][event]
     except KeyError:
         raise InvalidTransition(phase, event) from None
+
+
+def way(via: Via, *, busy: bool, loses: bool, images: bool) -> Via:
+    """How a session moves: its variables, or the image of its process.
+
+    Parameters
+    ----------
+    busy, loses
+        Whether a cell runs, and whether names would be lost with its variables alone.
+    images
+        Whether it can be done with an image.
+    """
+    if via == "auto":
+        return "image" if images and (busy or loses) else "portable"
+    return via
 
 
 class Pass(msgspec.Struct, frozen=True):

@@ -16,9 +16,11 @@ from .host import HostReport, HostSpec, HostState
 from .lease import LeaseGrant, LeaseRenewal
 from .migration import (
     VIAS,
+    AskedRequest,
     DrainView,
     Handover,
     HeldRequest,
+    Imaged,
     Loaded,
     MigrationPlan,
     MigrationView,
@@ -50,6 +52,7 @@ __all__ = [
     "LIVE_STATES",
     "REPLAYS",
     "VIAS",
+    "AskedRequest",
     "Channel",
     "ChannelInfo",
     "CheckpointDiff",
@@ -66,6 +69,7 @@ __all__ = [
     "HostReport",
     "HostSpec",
     "HostState",
+    "Imaged",
     "Lease",
     "LeaseGrant",
     "LeaseRenewal",

@@ -45,6 +45,8 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: CheckpointPlan | None = None
     #: Stand by to take the session over from there, instead of beginning it.
     peer: Peer | None = None
+    #: What comes from ``peer`` is the image of the kernel's process, so no kernel is started.
+    image: bool = False
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,3 +70,5 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: CheckpointStatus | None = None
     #: What its notebook asked for last.
     wish: Wish | None = None
+    #: Whether its kernel can be put into an image.
+    in_jail: bool = False

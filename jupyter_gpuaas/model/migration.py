@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from ._compat import StrEnum
-from .checkpoint import CheckpointView
+from .checkpoint import CheckpointStatus, CheckpointView
 
 #: How a session travels: its checkpoint, the image of its process, or whichever loses nothing.
 Via = Literal["auto", "portable", "image"]
@@ -106,6 +106,15 @@ class HeldRequest(msgspec.Struct, frozen=True):
     parts: tuple[bytes, ...]
 
 
+class AskedRequest(msgspec.Struct, frozen=True):
+    """A request that the kernel has and has not answered yet."""
+
+    address: bytes
+    channel: str
+    header: bytes
+    msg_type: str
+
+
 class Handover(msgspec.Struct, frozen=True, kw_only=True):
     """What a host tells its successor, beside the journal and the kernel's state. Travels as msgpack."""
 
@@ -129,6 +138,10 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     broken: tuple[HeldRequest, ...] = ()
     #: Execution counts of the newest cells that were answered, in this order; of a dead host only.
     answered: tuple[int, ...] = ()
+    #: Where the kernel itself goes along, as an image: what it will answer there, and the prompt that it waits for.
+    asked: tuple[AskedRequest, ...] = ()
+    prompt: tuple[bytes, ...] = ()
+    checkpoints: CheckpointStatus | None = None
 
 
 class Quiet(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +151,18 @@ class Quiet(msgspec.Struct, frozen=True, kw_only=True):
     #: How long the running cell was waited for, and how long the checkpoint took.
     waited_s: float
     took_s: float
+
+
+class Imaged(msgspec.Struct, frozen=True, kw_only=True):
+    """A source whose kernel is stopped, wherever it was, and put into an image."""
+
+    image: str
+    #: Of the image, before compression.
+    image_bytes: int
+    #: How long it has been stopped.
+    took_s: float
+    #: What does not go along, in words: connections of the user's code.
+    lost: tuple[str, ...] = ()
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

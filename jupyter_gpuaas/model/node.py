@@ -53,6 +53,8 @@ class Node(msgspec.Struct, frozen=True):
     python: str = ""
     #: Equal on two processes of one running machine; tells whether a path means the same file.
     machine: str = ""
+    #: Why sessions cannot come or go in the middle of a cell here; empty where they can.
+    no_images: str = "process images are switched off (setting `images`)"
 
 
 class NodeView(Node, frozen=True):

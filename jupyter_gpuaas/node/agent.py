@@ -29,6 +29,7 @@ from ..config import Settings, load
 from ..errors import (
     AllocationError,
     GpuaasError,
+    ImageUnavailable,
     NoSuchSession,
     RemoteProtocolError,
     SettingError,
@@ -36,6 +37,7 @@ from ..errors import (
     TransportError,
     Unauthorized,
 )
+from ..image.criu import find_criu
 from ..model import Device, HostReport, HostSpec, LeaseRenewal, Node, NodeState
 from ..wire import ticket
 from ..wire.machine import machine_id
@@ -84,6 +86,8 @@ class Agent:
         listener.setblocking(False)
         port = listener.getsockname()[1]
         self.node = msgspec.structs.replace(self.node, url=f"http://{self._settings.host}:{port}")
+        if self._settings.images == "auto":
+            await self._find_criu()
         await self._hosts.find()
         for session_id, handle in self._hosts.sessions.items():
             if handle.report is not None:
@@ -105,6 +109,16 @@ class Agent:
         await self._hosts.close()
         await self._lease.close()
         state.unlink(missing_ok=True)
+
+    async def _find_criu(self) -> None:
+        """Whether sessions can come and go as process images."""
+        reason = ""
+        try:
+            self._hosts.criu = await asyncio.to_thread(find_criu)
+        except ImageUnavailable as error:
+            reason = str(error)
+            log.warning("kernels cannot be put into images: %s", reason)
+        self.node = msgspec.structs.replace(self.node, no_images=reason)
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import msgspec
 import xxhash
 
-from ..model import Channel
+from ..model import AskedRequest, Channel
 from ..wire.jupyter import Header, make_parts, read_header
 from ..wire.record import Buffer
 
@@ -77,6 +77,24 @@ class Dialogue:
         self._seen.update(dict.fromkeys(seen))
         while len(self._seen) > self._remembered:
             self._seen.popitem(last=False)
+
+    @property
+    def asked(self) -> tuple[AskedRequest, ...]:
+        """What the kernel has not answered yet, oldest first."""
+        found = self._asked.values()
+        return tuple(AskedRequest(each.address, each.channel, each.header, each.msg_type) for each in found)
+
+    def take_over(self, asked: Iterable[AskedRequest], prompt: Iterable[bytes]) -> None:
+        """Requests that this kernel got at the session's former host, and the prompt that it waits with."""
+        for each in asked:
+            channel, header = Channel(each.channel), read_header(each.header)
+            key = (channel, header.msg_id)
+            self._asked[key] = Asked(each.address, channel, each.header, each.msg_type)
+            if each.msg_type == "execute_request":
+                self._executing[key] = None
+        parts: list[Buffer] = list(prompt)
+        if parts:
+            self.prompt, self._prompt_parent = parts, read_header(parts[2]).msg_id
 
     def passed_on(self, channel: Channel, header: Header, parts: list[Buffer]) -> None:
         """The kernel has this request now."""

@@ -25,6 +25,7 @@ import msgspec
 from ..config import Settings, load
 from ..errors import (
     GpuaasError,
+    ImageUnavailable,
     MigrationError,
     NoSuchSession,
     RemoteProtocolError,
@@ -32,16 +33,23 @@ from ..errors import (
     Unauthorized,
     to_wire,
 )
+from ..image.criu import Criu
+from ..image.dump import ImageName
+from ..image.image_kernel import ImageKernel
+from ..image.jail import JailSpec
 from ..lifecycle.node_loss import ON_NODE_LOSS
-from ..model import CPU, Channel, Device, HostReport, HostSpec, RestoreReport, short_id
+from ..model import CPU, Channel, Device, HostReport, HostSpec, Imaged, RestoreReport, short_id
 from ..model.words import restored_lines
+from ..store.opening import open_store
 from ..wire import ticket
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from ..wire.record import RecordReader
 from . import http
 from .files import fetch_files
+from .image_standby import ImageStandby
+from .jailed_kernel import JailedKernel, drop_image, image_address, jail_spec, path_inside
 from .journal import Journal
-from .kernel_process import KernelProcess
+from .kernel_process import Kernel, KernelProcess
 from .leash import now_s, send
 from .processes import RUN_MARK, end_marked, memory_bytes, tree
 from .session_host import SessionHost, kernel_environment
@@ -59,9 +67,19 @@ TRANSFERS_MOST = 16
 
 
 class Host:
-    """One host process."""
+    """One host process.
 
-    def __init__(self, run_id: str, run_folder: Path, node: str, settings: Settings) -> None:
+    Parameters
+    ----------
+    sessions
+        The node's folder of its sessions' folders.
+    criu
+        With it, kernels are started in jails, so that they can be put into images.
+    """
+
+    def __init__(
+        self, run_id: str, run_folder: Path, node: str, settings: Settings, sessions: Path, criu: Criu | None = None
+    ) -> None:
         self.run_id = run_id
         self.run_folder = run_folder
         self.node = node
@@ -73,12 +91,18 @@ class Host:
         #: When the node's contact with the service was last found again; see ``leash.now_s``.
         self._went_on_s = 0.0
         self._transfer: Transfer | None = None
-        self._spare: asyncio.Task[KernelProcess] | None = None
+        self._sessions = sessions
+        self._criu = criu
+        self._spare: asyncio.Task[Kernel] | None = None
         self._devices: list[Device] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._done = asyncio.Event()
         self._log = sys.stderr.fileno()
         self._work = run_folder
+        #: Id of the image that this host has made or used, while it is there.
+        self._image = ""
+        #: Ends the kernel that was started ahead, where one comes as an image.
+        self._emptied: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -115,13 +139,21 @@ class Host:
 
     # -- the kernel --------------------------------------------------------------------------------------------
 
-    async def _new_kernel(self) -> KernelProcess:
+    async def _new_kernel(self) -> Kernel:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("GPUAAS_", "JPY_"))}
         environ |= {RUN_MARK: self.run_id, "GPUAAS_HOME": self.settings.home}
         if environ.get(MALLOC_VARIABLE) == MALLOC_HUGE_PAGES:
             del environ[MALLOC_VARIABLE]  # a host's own; how a cell allocates is the user's matter
-        folder = self.run_folder / f"{time.monotonic_ns() % 10**9:x}"
-        folder.mkdir(mode=0o700)
+        folder = self._kernel_folder()
+        if self._criu is not None:
+            # Without the mark: a process that goes on at another node would be taken for one of this host, whose end
+            # its jail does not survive anyway.
+            unmarked = {name: value for name, value in environ.items() if name != RUN_MARK}
+            try:
+                return await self._new_jailed_kernel(self._jail(folder), unmarked, self._criu)
+            except ImageUnavailable as error:
+                self._say(f"this kernel cannot be put into an image: {error}")
+                self._criu = None
         kernel = KernelProcess(folder, environ, self._log, _Relay(self))
         try:
             await kernel.start(self.settings.start_timeout_s)
@@ -130,23 +162,60 @@ class Host:
             raise
         return kernel
 
+    def _kernel_folder(self) -> Path:
+        folder = self.run_folder / f"{time.monotonic_ns() % 10**9:x}"
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def _jail(self, folder: Path) -> JailSpec:
+        store = self.settings.checkpoint_store
+        needed = [str(self.settings.folder), sys.prefix, *([store] if store and "://" not in store else [])]
+        return jail_spec(folder, self._sessions, needed)
+
+    async def _new_jailed_kernel(self, spec: JailSpec, environ: dict[str, str], criu: Criu) -> Kernel:
+        timeout_s = self.settings.start_timeout_s
+        starting = ImageKernel.start(spec, environ, _Relay(self), criu=criu, log=self._log, timeout_s=timeout_s)
+        return JailedKernel(await starting)
+
+    def log(self, text: str) -> None:
+        """Text for the log of this host."""
+        with contextlib.suppress(OSError):
+            os.write(self._log, text.encode(errors="replace"))
+
+    def _say(self, text: str) -> None:
+        self.log(f"{text}\n")
+
+    def _inside(self, kernel: Kernel) -> Path | None:
+        """The working folder as the kernel sees it; None if it does not."""
+        if not isinstance(kernel, JailedKernel):
+            return self._work
+        inside = path_inside(self._work, kernel.image.jail.spec)
+        return Path(inside) if inside is not None else None
+
+    def _kernel_facts(self, session: SessionHost, inside: Path) -> dict[str, str]:
+        labels = [msgspec.to_builtins(device) for device in self._devices]
+        return kernel_environment(session.spec, self.node, labels, inside)
+
     async def _give_kernel(self, coming: Any) -> None:
         """Make a started (or starting) kernel that of the session."""
         session = self.session
         assert session is not None
         try:
-            kernel: KernelProcess | None
+            kernel: Kernel | None
             try:
                 kernel = await coming
             except (RuntimeError, OSError):
                 kernel = None
             if kernel is None or not kernel.alive:  # a spare need not have lived until now
                 kernel = await self._new_kernel()
-            cap = sum(device.memory_bytes for device in self._devices if device.kind == CPU)
-            kernel.cap_memory(cap)
-            labels = [msgspec.to_builtins(device) for device in self._devices]
-            env = kernel_environment(session.spec, self.node, labels, self._work)
-            content: dict[str, Any] = {"env": env, "cwd": str(self._work)}
+            inside = self._inside(kernel)
+            if inside is None:
+                self._say(f"this kernel cannot be put into an image: its jail would not show {self._work}.")
+                self._criu = None
+                await _end(kernel)
+                kernel, inside = await self._new_kernel(), self._work
+            kernel.cap_memory(self._memory_cap)
+            content: dict[str, Any] = {"env": self._kernel_facts(session, inside), "cwd": str(inside)}
             plan = session.spec.checkpoints
             content["standby"] = session.stands_by
             if plan is not None:
@@ -167,7 +236,7 @@ class Host:
             self._kernel_given.set()
 
     @staticmethod
-    async def _restore(session: SessionHost, kernel: KernelProcess, checkpoint: str) -> None:
+    async def _restore(session: SessionHost, kernel: Kernel, checkpoint: str) -> None:
         """Give a new session the variables of a checkpoint, before its first request reaches the kernel."""
         asked = {"op": "restore", "checkpoint": checkpoint}
         reply = await kernel.ask(Channel.SHELL, "gpuaas_checkpoint_request", asked)
@@ -207,9 +276,25 @@ class Host:
             )
             # Into a folder of the session's own only: what is not at the source is removed.
             files = bring if self._work == own else lambda: 0
-            self.standby = Standby(self.session, spec.peer, most, ready=self._kernel_given.wait, fetch_files=files)
+            ready = self._kernel_given.wait
+            if spec.image:
+                self.standby = ImageStandby(
+                    self.session,
+                    spec.peer,
+                    most,
+                    ready=ready,
+                    fetch_files=files,
+                    restore=self._kernel_of_image,
+                    moved=self._moved,
+                )
+            else:
+                self.standby = Standby(self.session, spec.peer, most, ready=ready, fetch_files=files)
         spare, self._spare = self._spare, None
         assert spare is not None
+        if spec.image:
+            self._emptied = self._task(self._not_needed(spare))
+            self.session.awaits_kernel()
+            return self.session.report()
         given = self._task(self._give_kernel(spare))
         if spare.done():
             await given
@@ -240,16 +325,117 @@ class Host:
                 if policy not in ON_NODE_LOSS:
                     raise RemoteProtocolError(f"on_node_loss: is none of {', '.join(ON_NODE_LOSS)}.")
                 await standby.live(policy)
+                self._drop_image()
                 return _plain(session.report())
         if not session.stands_by:
             if op == "quiesce":
                 return _plain(await session.standstill.quiesce(content.get("wait_s")))
+            if op == "take_image":
+                return _plain(await self._take_image(session, str(content["image"])))
             if op == "hand_over":
                 return await session.standstill.hand_over()
             if op == "resume":
                 await session.standstill.resume()
+                self._drop_image()
                 return {}
         raise MigrationError(f"op: {op!r} is not possible with this host.")
+
+    # -- images of the kernel's process ------------------------------------------------------------------------
+
+    async def _take_image(self, session: SessionHost, image: str) -> Imaged:
+        """Put the kernel into an image, wherever it is; it is stopped afterwards.
+
+        Raises
+        ------
+        MigrationError, ImageError, StoreError
+            There is none, and the kernel runs on.
+        """
+
+        async def take(kernel: Kernel) -> Imaged:
+            if not isinstance(kernel, JailedKernel):
+                raise MigrationError(
+                    "the kernel of this session was not started in a jail, so it cannot be put into an image."
+                )
+            address, key = self._image_store(session, image)
+            name = ImageName(id=image, session=session.spec.session_id, epoch=session.spec.lease.epoch)
+            store = await asyncio.to_thread(open_store, address)
+            self._image = image
+            try:
+                began = time.monotonic()
+                manifest = await kernel.image.dump(store, key, name)
+            except BaseException:
+                self._drop_image()
+                raise
+            finally:
+                store.close()
+            return Imaged(
+                image=image,
+                image_bytes=manifest.content_bytes,
+                took_s=time.monotonic() - began,
+                lost=tuple(each.words for each in manifest.belongings.connections),
+            )
+
+        return await session.standstill.take_image(take)
+
+    async def _kernel_of_image(self, image: str) -> Kernel:
+        """The kernel of an image, stopped.
+
+        Raises
+        ------
+        ImageError, StoreError, CheckpointError
+            It cannot be made here; nothing is left of it.
+        """
+        session = self.session
+        assert session is not None
+        if self._criu is None:
+            raise ImageUnavailable("this node makes no process images.")
+        if self._emptied is not None:
+            await asyncio.wait({self._emptied})
+        address, key = self._image_store(session, image)
+        store = await asyncio.to_thread(open_store, address)
+        self._image = image
+        try:
+            restored = await ImageKernel.restore(
+                self._jail(self._kernel_folder()), _Relay(self), criu=self._criu, store=store, image_id=image, key=key
+            )
+        finally:
+            store.close()
+        kernel = JailedKernel(restored)
+        kernel.cap_memory(self._memory_cap)
+        return kernel
+
+    def _moved(self) -> dict[str, Any]:
+        """What a kernel is told that has come here as an image."""
+        session = self.session
+        assert session is not None and session.kernel is not None
+        inside = self._inside(session.kernel) or self._work
+        return {"epoch": session.spec.lease.epoch, "env": self._kernel_facts(session, inside)}
+
+    @staticmethod
+    def _image_store(session: SessionHost, image: str) -> tuple[str, bytes]:
+        """Address and key; an image is readable for who has the key of its session's checkpoints."""
+        plan = session.spec.checkpoints
+        if plan is None:
+            raise MigrationError("the session takes no checkpoints, so there is no place for an image.")
+        return image_address(plan.store, session.spec.session_id, image), bytes.fromhex(plan.key)
+
+    def _drop_image(self) -> None:
+        """The image, if there is one, is not needed any more."""
+        image, self._image = self._image, ""
+        if image and self.session is not None:
+            address, _ = self._image_store(self.session, image)
+            self._task(in_thread(drop_image, address, image, name="drop-image"))
+
+    async def _not_needed(self, spare: asyncio.Task[Kernel]) -> None:
+        """End a kernel that was started ahead, or is about to be."""
+        if not spare.done():
+            spare.cancel()
+        with contextlib.suppress(RuntimeError, OSError, GpuaasError, asyncio.CancelledError):
+            await _end(await spare)
+
+    @property
+    def _memory_cap(self) -> int:
+        return sum(device.memory_bytes for device in self._devices if device.kind == CPU)
 
     async def _measure(self) -> None:
         """Watch the memory of the session's processes; what passes the cap is ended, and said."""
@@ -259,9 +445,11 @@ class Host:
             if session is None or session.kernel is None:
                 continue
             kernel = session.kernel.pid
+            if not kernel:
+                continue
             used = {pid: memory_bytes(pid) for pid in await asyncio.to_thread(tree, kernel)}
             session.used_bytes = sum(used.values())
-            cap = sum(device.memory_bytes for device in self._devices if device.kind == CPU)
+            cap = self._memory_cap
             if cap and session.used_bytes > cap:
                 biggest = max(used, key=lambda pid: used[pid])
                 why = (
@@ -351,11 +539,12 @@ class Host:
         until_s, now = command["until_s"], now_s()
         if until_s is not None and now >= until_s:
             return False  # This has come late, and the session may be another's.
-        still = session.standstill.frozen and session.kernel is not None and session.kernel.pid
+        kernel = session.kernel
+        still = kernel is not None and kernel.stopped
         for pid, started in command["processes"]:
             with contextlib.suppress(ProcessLookupError):
-                # A session that was handed over stands still for its own reason: ``resume`` continues this group.
-                if not still or os.getpgid(pid) != still:
+                # A session that moves stands still for its own reason: ``resume`` continues these.
+                if kernel is None or not still or not kernel.has(pid):
                     send(pid, started, signal.SIGCONT)
         self._went_on_s, session.cut_off = now, False
         stood_s = max(0.0, now - command["since_s"])
@@ -417,7 +606,7 @@ class Host:
                     connection, head, rest, passed["client"], passed["after"], passed.get("journal", "")
                 )
             else:
-                if passed["method"] == "PUT":
+                if passed["method"] == "PUT" or session.standstill.sealed:
                     # It belongs to a cell that comes behind it, which may run on another host.
                     await session.standstill.decided(BUNDLE_PATIENCE_S)
                 if session.kernel is None or not session.is_here:
@@ -517,6 +706,16 @@ class _Relay:
         if self._host.session is not None and self._host.session.kernel is not None:
             self._host.session.kernel_exited(status)
 
+    def kernel_logged(self, text: str) -> None:
+        self._host.log(text)
+
+
+async def _end(kernel: Kernel) -> None:
+    """End a kernel that no session has."""
+    kernel.kill()
+    await kernel.ended()
+    kernel.close()
+
 
 def _plain(value: msgspec.Struct) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(value)
@@ -542,12 +741,15 @@ def _pass_on(path: Path, passed: dict[str, Any], connection: socket.socket) -> N
 @click.option("--run-id", required=True)
 @click.option("--run-folder", required=True, type=click.Path(path_type=Path))
 @click.option("--node", required=True)
-def main(run_id: str, run_folder: Path, node: str) -> None:
+@click.option("--sessions", required=True, type=click.Path(path_type=Path))
+@click.option("--criu", default="")
+def main(run_id: str, run_folder: Path, node: str, sessions: Path, criu: str) -> None:
     """Host process; started by the agent."""
     settings = load()
+    found = msgspec.json.decode(criu, type=Criu) if criu else None
 
     async def serve() -> None:
-        await Host(run_id, run_folder, node, settings).run()
+        await Host(run_id, run_folder, node, settings, sessions, found).run()
 
     asyncio.run(serve())
 

@@ -22,6 +22,7 @@ import psutil
 
 from ..config import Settings
 from ..errors import GpuaasError, MigrationError, TransportError, from_wire
+from ..image.criu import Criu
 from ..model import Device, HostReport, HostSpec, HostState
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from .processes import RUN_MARK, below, end_marked
@@ -192,6 +193,8 @@ class Hosts:
 
     def __init__(self, folder: Path, node: str, settings: Settings, changed: Callable[[HostReport], None]) -> None:
         self._folder = folder
+        #: Makes process images; None where there is none, or none is wanted.
+        self.criu: Criu | None = None
         self._node = node
         self._settings = settings
         self._changed = changed
@@ -358,6 +361,8 @@ class Hosts:
                     [
                         sys.executable, "-m", "jupyter_gpuaas.node.host",
                         "--run-id", run_id, "--run-folder", run_folder, "--node", self._node,
+                        "--sessions", str(self._folder / "sessions"),
+                        "--criu", msgspec.json.encode(self.criu).decode() if self.criu is not None else "",
                     ],
                     environ,
                     file_actions=[

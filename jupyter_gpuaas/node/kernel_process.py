@@ -35,6 +35,52 @@ class KernelHandler(Protocol):
     def kernel_exited(self, status: int) -> None: ...
 
 
+class Kernel(Protocol):
+    """A kernel as a host uses it: ``KernelProcess``, or ``JailedKernel``."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def stopped(self) -> bool:
+        """Whether ``pause`` has been called, and ``resume`` not yet."""
+
+    @property
+    def data_socket(self) -> Path: ...
+
+    def has(self, pid: int) -> bool:
+        """Whether this process is one of those that ``pause`` stops. Raises ProcessLookupError where it has ended."""
+
+    async def ask(
+        self, channel: Channel, msg_type: str, content: dict[str, Any], *, subshell: str = ""
+    ) -> dict[str, Any]: ...
+
+    def send(self, channel: Channel, parts: list[Buffer]) -> None: ...
+
+    def hold_outputs(self) -> None: ...
+
+    def take_outputs(self) -> None: ...
+
+    def cap_memory(self, most_bytes: int) -> None: ...
+
+    async def pause(self) -> None: ...
+
+    async def resume(self) -> None: ...
+
+    def interrupt(self) -> None: ...
+
+    def remind(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+    async def ended(self, timeout_s: float | None = None) -> bool: ...
+
+    def close(self) -> None: ...
+
+
 class KernelProcess:
     """Starts ``python -m jupyter_gpuaas.kernel`` on ipc sockets in ``folder`` (0700, short path).
 
@@ -58,7 +104,12 @@ class KernelProcess:
         #: Requests of our own whose idle status has not come yet.
         self._echoes: set[str] = set()
         self._iopub_heard = asyncio.Event()
-        self.data_socket = folder / "data"
+        self.stopped = False
+
+    @property
+    def data_socket(self) -> Path:
+        """Where the kernel takes bundles."""
+        return self._folder / "data"
 
     @property
     def pid(self) -> int:
@@ -159,20 +210,23 @@ class KernelProcess:
 
     def cap_memory(self, most_bytes: int) -> None:
         """Make allocations beyond ``most_bytes`` fail in the kernel (MemoryError); 0 takes the cap away."""
-        if sys.platform == "linux" and self.pid:
-            limit = most_bytes or resource.RLIM_INFINITY
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(self.pid, resource.RLIMIT_DATA, (limit, limit))
+        cap_memory(self.pid, most_bytes)
 
-    def pause(self) -> None:
+    async def pause(self) -> None:
         """Stop every process of the kernel's group where it is, and take no more of what it has said."""
+        self.stopped = True
         self.hold_outputs()
         self._signal(signal.SIGSTOP)
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         """Let it go on after ``pause``."""
+        self.stopped = False
         self._signal(signal.SIGCONT)
         self.take_outputs()
+
+    def has(self, pid: int) -> bool:
+        """Whether this process is of its group."""
+        return os.getpgid(pid) == self.pid
 
     def interrupt(self) -> None:
         """SIGINT to the kernel and the processes of its group."""
@@ -253,6 +307,14 @@ class KernelProcess:
         if future is not None and channel is not Channel.IOPUB and not future.done():
             future.set_result(msgspec.json.decode(parts[3]))
         return True
+
+
+def cap_memory(pid: int, most_bytes: int) -> None:
+    """Make allocations of a process beyond ``most_bytes`` fail."""
+    if sys.platform == "linux" and pid:
+        limit = most_bytes or resource.RLIM_INFINITY
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
 
 
 def describe_exit(status: int) -> str:

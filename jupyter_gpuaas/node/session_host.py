@@ -26,8 +26,9 @@ from .attachment import Attachment
 from .checkpoint_notes import TOPIC, CheckpointNotes
 from .dialogue import Dialogue
 from .held import HANDOVER, Held, HeldRequests
+from .jailed_kernel import JailedKernel
 from .journal import Journal
-from .kernel_process import KernelProcess, describe_exit
+from .kernel_process import Kernel, describe_exit
 from .standstill import RETURNED, Standstill
 from .standstill import TOPIC as STAND_TOPIC
 
@@ -72,7 +73,7 @@ class SessionHost:
             segment_bytes=settings.journal_segment_bytes,
             message_bytes=settings.message_bytes,
         )
-        self.kernel: KernelProcess | None = None
+        self.kernel: Kernel | None = None
         self.state = HostState.STARTING
         self.cause = ""
         self.used_bytes = 0
@@ -120,6 +121,7 @@ class SessionHost:
             warning=self.journal.no_room,
             checkpoints=self._notes.status,
             wish=self._notes.wish,
+            in_jail=isinstance(self.kernel, JailedKernel),
         )
 
     @property
@@ -151,7 +153,7 @@ class SessionHost:
             self.notice("".join(f"[remote GPU] {line}\n" for line in restored_lines(report)))
         return reply
 
-    def kernel_ready(self, kernel: KernelProcess) -> None:
+    def kernel_ready(self, kernel: Kernel) -> None:
         """A kernel process belongs to the session now and takes its requests."""
         self.kernel = kernel
         if self.stands_by:
@@ -163,6 +165,10 @@ class SessionHost:
         self._expected_exit = ""
         self.release_held()
         self._set_state(HostState.BUSY if self._dialogue.busy else HostState.IDLE, self.cause)
+
+    def awaits_kernel(self) -> None:
+        """The kernel comes from the host that has the session now."""
+        self._set_state(HostState.STANDBY, "")
 
     def failed(self, why: str) -> None:
         """No kernel can be had."""
@@ -195,7 +201,7 @@ class SessionHost:
         self.standstill.close()
         if self.kernel is not None:
             kernel, self.kernel = self.kernel, None
-            if self.state is not HostState.BUSY and not self.standstill.frozen:
+            if self.state is not HostState.BUSY and not self.standstill.frozen and not kernel.stopped:
                 # Idle: let its exit handlers run.
                 kernel.send(Channel.CONTROL, make_parts(b"", "shutdown_request", b"{}", {"restart": False})[1:])
                 await kernel.ended(self.settings.stop_timeout_s)
@@ -310,7 +316,7 @@ class SessionHost:
         if header.msg_type == "execute_request":
             self._append(Kind.REQUEST, parts)
         if self.takes_requests:
-            if channel is Channel.SHELL and self.standstill.holds:
+            if self.standstill.sealed or (channel is Channel.SHELL and self.standstill.holds):
                 self._held.add(Held(channel, header, parts))
             elif header.msg_type == "interrupt_request" and self.standstill.interrupted():
                 self._append(KINDS[channel], make_parts(parts[0], "interrupt_reply", parts[1], {"status": "ok"}))
@@ -466,6 +472,11 @@ class SessionHost:
             kernel_starts=self._kernel_starts,
             subshells=subshells,
         )
+        if self.standstill.imaged:
+            prompt = tuple(map(bytes, self._dialogue.prompt or ()))
+            handover = msgspec.structs.replace(
+                handover, asked=self._dialogue.asked, prompt=prompt, checkpoints=self._notes.status
+            )
         with contextlib.suppress(OSError):  # then it is in memory only
             temporary = self.folder / f"{HANDOVER}.new"
             temporary.write_bytes(msgspec.msgpack.encode(handover))
@@ -488,6 +499,9 @@ class SessionHost:
         self._whole = handover.whole
         self.restored_cell = cell
         self._dialogue.remember(handover.seen)
+        self._dialogue.take_over(handover.asked, handover.prompt)
+        if handover.checkpoints is not None and self._notes.status is None:
+            self._notes.status = handover.checkpoints
         self._inboxes = OrderedDict((client, Inbox(last)) for client, last in handover.inboxes.items())
         self._sent = handover.sent
         self._kernel_starts = handover.kernel_starts
@@ -497,6 +511,8 @@ class SessionHost:
             self.notice(notice(handover.answered, cell))
         for each in handover.broken if policy != "rerun" else ():
             self._tell(_held(each).failed(ENAME, broken_words(policy, cell)))
+        if handover.asked and not isinstance(self.kernel, JailedKernel):
+            self._tell(self._dialogue.kernel_died("its process was lost on the way to another node"))
         for each in (*(handover.broken if policy == "rerun" else ()), *handover.held):
             self._held.add(_held(each))
         self.release_held()
@@ -511,7 +527,7 @@ class SessionHost:
             self._pass_on(held.channel, held.header, held.parts)
 
     def _refuse_elsewhere(self) -> None:
-        if not self.is_here:
+        if not self.is_here or self.standstill.sealed:
             raise MigrationError(MOVING)
 
     # -- inside ------------------------------------------------------------------------------------------------

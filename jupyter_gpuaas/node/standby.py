@@ -16,7 +16,7 @@ import msgspec
 from ..errors import MigrationError, TransportError, from_wire
 from ..model import Channel, Handover, HostState, Loaded, Peer
 from .journal import Journal
-from .kernel_process import KernelProcess
+from .kernel_process import Kernel
 from .succession import Source, fetch_handover, fetch_journal, fetch_source
 from .threads import in_thread
 
@@ -27,7 +27,7 @@ class StandbySession(Protocol):
     """The session's host, as its standby needs it."""
 
     journal: Journal
-    kernel: KernelProcess | None
+    kernel: Kernel | None
     state: HostState
     cause: str
 
@@ -144,6 +144,11 @@ class Standby:
             self._live = True
             self._session.take_over(self._handover, cell=cell, policy=policy)
 
+    async def bring_files_and_journal(self) -> int:
+        """What comes beside the kernel; gives the bytes."""
+        files = await in_thread(self._fetch_files, name="fetch-files")
+        return files + await in_thread(fetch_journal, self._peer, self._session.journal, name="fetch-journal")
+
     async def _bring(self, op: str, checkpoint: str) -> tuple[int, Loaded]:
         """Files first, as variables may refer to them; then the journal beside the variables."""
         files = await in_thread(self._fetch_files, name="fetch-files")
@@ -177,7 +182,7 @@ class Standby:
         return msgspec.convert(reply["result"], Loaded)
 
 
-async def _cell(kernel: KernelProcess) -> int | None:
+async def _cell(kernel: Kernel) -> int | None:
     """The cell that the kernel's variables are those after; None when it does not say."""
     content = {"code": "", "silent": True, "user_expressions": {}, "allow_stdin": False}
     try:

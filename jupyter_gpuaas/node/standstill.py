@@ -1,8 +1,9 @@
 """Bringing a session to a standstill and letting it go on: the source's part of a move.
 
-GOING ──quiesce──▶ STOPPING ──▶ QUIET ──hand_over──▶ FROZEN. From each of them ``resume`` leads back to GOING, and so
-does whatever goes wrong: the requests that were held then go to the kernel, in their order. ``kernel.returning`` is the
-kernel's part.
+GOING ──quiesce──▶ STOPPING ──▶ QUIET ──hand_over──▶ FROZEN. With ``take_image`` in the place of ``quiesce`` nothing
+comes to its end: the kernel is stopped where it is, put into an image, and what it was sent goes with it. From each of
+them ``resume`` leads back to GOING, and so does whatever goes wrong: the requests that were held then go to the kernel,
+in their order. ``kernel.returning`` is the kernel's part.
 """
 
 from __future__ import annotations
@@ -11,20 +12,23 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
 
 from ..errors import GpuaasError, MigrationError, QuiesceTimeout, from_wire
-from ..model import Channel, CheckpointView, Handover, Quiet
+from ..model import Channel, CheckpointView, Handover, Imaged, Quiet
 from ..model._compat import StrEnum
 from ..wire.record import Buffer
-from .kernel_process import KernelProcess
+from .kernel_process import Kernel
 
 #: Topic on iopub of what the kernel tells of its standstill.
 TOPIC = b"gpuaas_stand"
 #: Type of the messages on shell that carry a request which the kernel has not begun.
 RETURNED = "gpuaas_returned"
+#: How long the kernel may take to prepare for an image.
+PREPARE_S = 10.0
 #: How long a failed attempt waits for the kernel to go on, before it says why it failed.
 PATIENCE_S = 5.0
 
@@ -45,7 +49,7 @@ class _Note(msgspec.Struct):
 class StillSession(Protocol):
     """The session's host, as its standstill needs it."""
 
-    kernel: KernelProcess | None
+    kernel: Kernel | None
 
     @property
     def takes_requests(self) -> bool:
@@ -87,6 +91,9 @@ class Standstill:
         #: What the successor gets; None before ``hand_over``.
         self.handover: Handover | None = None
         self._quiet: Quiet | None = None
+        #: Nothing at all goes to the kernel: it is being put into an image, or is in one.
+        self.sealed = False
+        self._imaged: Imaged | None = None
         self._subshells: tuple[str, ...] = ()
         self._attempt: asyncio.Task[Quiet] | None = None
         self._going_on: asyncio.Task[None] | None = None
@@ -118,6 +125,11 @@ class Standstill:
         return self.stage is not Stage.GOING
 
     @property
+    def imaged(self) -> bool:
+        """Whether the kernel goes along as an image, with what it was sent."""
+        return self._imaged is not None
+
+    @property
     def frozen(self) -> bool:
         """Whether the session has been handed over: nothing of it may change any more."""
         return self.stage is Stage.FROZEN
@@ -136,6 +148,8 @@ class Standstill:
         """
         if self.stage is Stage.FROZEN:
             raise MigrationError("the session has been handed over already.")
+        if self.sealed:
+            raise MigrationError("the session is being put into an image.")
         if self._quiet is not None:
             return self._quiet
         if self._attempt is not None or self._going_on is not None:
@@ -163,6 +177,42 @@ class Standstill:
             await asyncio.wait({self._going_on}, timeout=PATIENCE_S)
             raise error
 
+    async def take_image(self, take: Callable[[Kernel], Awaitable[Imaged]]) -> Imaged:
+        """Stop the kernel where it is, and put it into an image.
+
+        Parameters
+        ----------
+        take
+            Makes the image; afterwards the kernel is stopped. When it fails, the kernel runs.
+
+        Raises
+        ------
+        MigrationError, ImageError, StoreError
+            There is no image, and the session goes on.
+        """
+        async with self._turn:
+            if self._imaged is not None:
+                return self._imaged
+            kernel = self._session.kernel
+            if self.stage is not Stage.GOING or self._going_on is not None:
+                raise MigrationError("the session stands still already, or is about to.")
+            if kernel is None or not self._session.takes_requests:
+                raise MigrationError("the session has no kernel at the moment.")
+            self.stage, self.sealed = Stage.STOPPING, True
+            try:
+                await self._prepare(kernel)
+                imaged = await take(kernel)
+                await self._session.settled()
+                if self.stage is not Stage.STOPPING:
+                    raise MigrationError("the session's kernel ended.")
+            except BaseException as error:
+                self._unseal(kernel)
+                if isinstance(error, RuntimeError):
+                    raise MigrationError(f"{error}.") from error
+                raise
+            self._imaged, self.stage = imaged, Stage.QUIET
+            return imaged
+
     async def hand_over(self) -> dict[str, int]:
         """Freeze the quiet session and close its links; from now on the source does nothing by itself."""
         async with self._turn:
@@ -177,15 +227,17 @@ class Standstill:
             self._attempt.cancel()
         async with self._turn:
             kernel = self._session.kernel
+            if kernel is not None and kernel.alive and kernel.stopped:
+                await kernel.resume()
             if self.stage is Stage.FROZEN:
                 self.handover = None
                 self._session.withdraw_handover()
-                if kernel is not None and kernel.alive:
-                    kernel.resume()
                 self.stage = Stage.QUIET
                 status, self._exited = self._exited, None
                 if status is not None:
                     self._session.kernel_exited(status)
+            if self._imaged is not None and self.stage is Stage.QUIET and kernel is not None:
+                self._unseal(kernel)
             if self._going_on is not None:
                 await asyncio.wait({self._going_on})
             if self.stage is not Stage.GOING and kernel is not None:
@@ -227,13 +279,39 @@ class Standstill:
             return True
         if self.stage is not Stage.GOING:
             self.stage, self._quiet = Stage.GOING, None
+            self.sealed, self._imaged = False, None
             if self._marked is not None and not self._marked.done():
                 self._marked.set_exception(RuntimeError("the kernel process ended"))
         return False
 
     # -- inside ------------------------------------------------------------------------------------------------
 
-    async def _stop(self, kernel: KernelProcess, wait_s: float | None) -> Quiet:
+    @staticmethod
+    async def _prepare(kernel: Kernel) -> None:
+        """Let the kernel bring to an end what ties its process to this node."""
+        try:
+            asking = kernel.ask(Channel.CONTROL, "gpuaas_stand_request", {"op": "image"})
+            reply = await asyncio.wait_for(asking, PREPARE_S)
+        except asyncio.TimeoutError:
+            return  # code that keeps the interpreter's lock; nothing else of Python's runs then
+        if reply["busy"]:
+            raise MigrationError(f"{reply['busy']}.", hint="Try again in a moment.")
+
+    def _unseal(self, kernel: Kernel) -> None:
+        """There is no image, or nobody wants it: the kernel gets what was held."""
+        self.sealed, self._imaged = False, None
+        if self._session.kernel is kernel and self.stage in (Stage.STOPPING, Stage.QUIET):
+            self.stage = Stage.GOING
+            self._session.release_held()
+            self._going_on = asyncio.get_running_loop().create_task(self._tell_to_go_on(kernel))
+
+    async def _tell_to_go_on(self, kernel: Kernel) -> None:
+        with contextlib.suppress(RuntimeError, asyncio.TimeoutError):
+            asking = kernel.ask(Channel.CONTROL, "gpuaas_stand_request", {"op": "go_on"})
+            await asyncio.wait_for(asking, PREPARE_S)
+        self._going_on = None
+
+    async def _stop(self, kernel: Kernel, wait_s: float | None) -> Quiet:
         began = time.monotonic()
         try:
             await asyncio.wait_for(self._reach_border(kernel), wait_s)
@@ -254,7 +332,7 @@ class Standstill:
             raise MigrationError("the session's kernel was told to end.")
         return Quiet(checkpoint=checkpoint, waited_s=waited - began, took_s=took - waited)
 
-    async def _reach_border(self, kernel: KernelProcess) -> None:
+    async def _reach_border(self, kernel: Kernel) -> None:
         """Return when everything that the kernel was sent is answered or returned, in every shell."""
         reply = await kernel.ask(Channel.CONTROL, "gpuaas_stand_request", {"op": "return"})
         self._subshells = tuple(reply["subshells"])
@@ -269,17 +347,18 @@ class Standstill:
         if self.stage is not Stage.QUIET or kernel is None:
             raise MigrationError("the session does not stand still.")
         self.stage = Stage.FROZEN
-        asking = kernel.ask(Channel.CONTROL, "gpuaas_stand_request", {"op": "freeze"})
-        try:
-            await asyncio.wait_for(asking, PATIENCE_S)
-        except (asyncio.TimeoutError, RuntimeError):
-            pass  # a thread of the user's keeps it busy, or it ended; the next line stops whatever there is
-        kernel.pause()
+        if self._imaged is None:
+            asking = kernel.ask(Channel.CONTROL, "gpuaas_stand_request", {"op": "freeze"})
+            try:
+                await asyncio.wait_for(asking, PATIENCE_S)
+            except (asyncio.TimeoutError, RuntimeError):
+                pass  # a thread of the user's keeps it busy, or it ended; the next line stops whatever there is
+            await kernel.pause()
         await self._session.settled()
         self.handover = self._session.handover(self._subshells)
         self._session.let_clients_go({"op": "moved"}, "the session is moving to another node")
 
-    async def _go_on(self, kernel: KernelProcess) -> None:
+    async def _go_on(self, kernel: Kernel) -> None:
         """Let the kernel handle requests again, and give it those that were held."""
         try:
             reply = await kernel.ask(Channel.CONTROL, "gpuaas_stand_request", {"op": "go_on"})

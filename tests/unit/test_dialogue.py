@@ -139,3 +139,16 @@ def test_successor_knows_what_its_predecessor_has_seen_and_forgets_the_oldest() 
     assert successor.accept(cells[2]) is None
     assert successor.accept(cells[1]) is None
     assert successor.accept(cells[0]) is not None
+
+
+def test_reply_to_what_was_asked_at_the_former_host_finds_its_asker() -> None:
+    former, cell = Dialogue(10), ask()
+    request(former, Channel.SHELL, cell)
+    prompt = former.answer(Channel.STDIN, said("input_request", cell))
+    here = Dialogue(10)
+    here.take_over(former.asked, map(bytes, former.prompt or ()))
+    assert here.busy
+    assert here.prompt == prompt
+    assert here.answer(Channel.SHELL, said("execute_reply", cell))[0] == b"client-a"
+    assert not here.busy
+    assert here.prompt is None

@@ -22,9 +22,10 @@ from jupyter_gpuaas.lifecycle.migration import (
     patience_s,
     settled,
     step,
+    way,
 )
 from jupyter_gpuaas.lifecycle.session import diagram as session_diagram
-from jupyter_gpuaas.model import Phase
+from jupyter_gpuaas.model import Phase, Via
 
 P, E = Phase, MigrationEvent
 
@@ -88,6 +89,21 @@ def test_settled_rounds_that_do_not_shrink_stop_and_say_so() -> None:
 def test_settled_ends_whatever_the_session_does() -> None:
     shrinking = [Pass(10**12 >> number, 1.0) for number in range(MOST_ROUNDS)]
     assert settled(shrinking, dirty=True)[0]
+
+
+@pytest.mark.parametrize(
+    ("via", "busy", "loses", "images", "expected"),
+    [
+        ("auto", False, False, True, "portable"),
+        ("auto", True, False, True, "image"),
+        ("auto", False, True, True, "image"),
+        ("auto", True, True, False, "portable"),
+        ("portable", True, True, True, "portable"),
+        ("image", False, False, True, "image"),
+    ],
+)
+def test_way_is_an_image_where_that_keeps_more(via: Via, busy: bool, loses: bool, images: bool, expected: Via) -> None:
+    assert way(via, busy=busy, loses=loses, images=images) == expected
 
 
 def test_diagram_shows_every_transition() -> None:

@@ -1,0 +1,88 @@
+"""A host that takes a session over together with its kernel's process, in the middle of a cell."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..errors import MigrationError
+from ..model import Channel, Loaded
+from .kernel_process import Kernel
+from .standby import Standby
+
+
+class ImageStandby(Standby):
+    """The same operations as of ``Standby``; what they call a checkpoint is the id of an image.
+
+    Parameters
+    ----------
+    restore
+        Makes the kernel of an image, stopped.
+    moved
+        What the kernel is told when it runs here: its epoch, and its environment.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        restore: Callable[[str], Awaitable[Kernel]],
+        moved: Callable[[], dict[str, Any]],
+        **more: Any,
+    ) -> None:
+        super().__init__(*arguments, **more)
+        self._restore = restore
+        self._moved = moved
+        self._taken_over = False
+        self._telling: asyncio.Task[None] | None = None
+
+    async def preload(self, checkpoint: str) -> Loaded:
+        """Bring over what does not come with the image: files, and the journal so far."""
+        async with self._turn:
+            began = time.monotonic()
+            sent = await self.bring_files_and_journal()
+            return Loaded(checkpoint=checkpoint, sent_bytes=sent, took_s=time.monotonic() - began)
+
+    async def load(self, checkpoint: str) -> Loaded:
+        """Make the processes; they are stopped until ``live``. What they have open must be here first."""
+        async with self._turn:
+            began = time.monotonic()
+            sent = await self.bring_files_and_journal()
+            if self._session.kernel is None:
+                self._session.kernel = await self._restore(checkpoint)
+            self._loaded = True
+            return Loaded(checkpoint=checkpoint, sent_bytes=sent, took_s=time.monotonic() - began)
+
+    async def live(self, policy: str) -> None:
+        """Be the session's host, and let the processes go on.
+
+        Raises
+        ------
+        MigrationError, TransportError
+            Not everything is here yet; the kernel does not answer. It can be asked again.
+        """
+        async with self._turn:
+            if self._live:
+                return
+            kernel = self._session.kernel
+            if not self._loaded or self._handover is None or kernel is None:
+                raise MigrationError("the session has not arrived here yet.")
+            if not self._taken_over:
+                # Before the kernel can say anything: what it says is the session's from its first word on.
+                self._taken_over = True
+                self._session.take_over(self._handover, policy=policy)
+            await kernel.resume()
+            self._live = True
+            # What the former host had still to say is not known here.
+            kernel.take_outputs()
+            kernel.remind()
+            # The cell that runs may not let it answer for long.
+            self._telling = asyncio.get_running_loop().create_task(self._tell(kernel))
+
+    async def _tell(self, kernel: Kernel) -> None:
+        content = {"op": "go_on", **self._moved()}
+        try:
+            await kernel.ask(Channel.CONTROL, "gpuaas_stand_request", content)
+        except RuntimeError:
+            return  # it ended; the next kernel is adopted as always

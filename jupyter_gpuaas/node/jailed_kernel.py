@@ -1,0 +1,162 @@
+"""A kernel in a jail, used by a host like any other, and put into an image or taken from one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from ..image.image_kernel import ImageKernel
+from ..image.jail import HOME, Bind, JailSpec, is_below
+from ..image.manifest import references
+from ..model import Channel
+from ..store.opening import open_store
+from ..wire.record import Buffer
+from .kernel_process import REMIND_S, cap_memory
+
+#: Where a jail sees the folders of its node's sessions, so that each has the same path on every node.
+SESSIONS = f"{HOME}/sessions"
+#: How long a kernel that is killed has to be gone.
+KILL_S = 2.0
+
+
+class JailedKernel:
+    """Implements ``Kernel``."""
+
+    def __init__(self, image: ImageKernel) -> None:
+        self.image = image
+        self._ending: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        return self.image.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.image.alive
+
+    @property
+    def stopped(self) -> bool:
+        return self.image.frozen
+
+    @property
+    def data_socket(self) -> Path:
+        return self.image.data_socket
+
+    async def ask(
+        self, channel: Channel, msg_type: str, content: dict[str, Any], *, subshell: str = ""
+    ) -> dict[str, Any]:
+        return await self.image.ask(channel, msg_type, content, subshell=subshell)
+
+    def send(self, channel: Channel, parts: list[Buffer]) -> None:
+        self.image.send(channel, parts)
+
+    def hold_outputs(self) -> None:
+        self.image.hold_outputs()
+
+    def take_outputs(self) -> None:
+        self.image.take_outputs()
+
+    def cap_memory(self, most_bytes: int) -> None:
+        cap_memory(self.pid, most_bytes)
+
+    def has(self, pid: int) -> bool:
+        return any(process.pid == pid for process in self.image.jail.processes())
+
+    async def pause(self) -> None:
+        await self.image.freeze()
+
+    async def resume(self) -> None:
+        await self.image.thaw()
+
+    def interrupt(self) -> None:
+        self.image.interrupt()
+        self.remind()
+
+    def remind(self) -> None:
+        """As ``KernelProcess.remind``."""
+        loop = asyncio.get_running_loop()
+        for after_s in REMIND_S:
+            loop.call_later(after_s, self._remind)
+
+    def _remind(self) -> None:
+        if self.alive and not self.stopped:
+            self.image.remind()
+
+    def kill(self) -> None:
+        """End the kernel, so that its last words still come; with all of its jail where its relay does not do it."""
+        if self.stopped or not self.image.connected:
+            self.image.jail.kill()
+        else:
+            self.image.kill()
+            asyncio.get_running_loop().call_later(KILL_S, self._kill_jail)
+
+    def _kill_jail(self) -> None:
+        if self.alive:
+            self.image.jail.kill()
+
+    async def ended(self, timeout_s: float | None = None) -> bool:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.image.ended(), timeout_s)
+        return not self.alive
+
+    def close(self) -> None:
+        """End the jail; the kernel has ended."""
+        self.image.jail.kill()
+        self._ending = asyncio.get_running_loop().create_task(self.image.end())
+
+
+def jail_spec(folder: Path, sessions: Path, needed: Iterable[str]) -> JailSpec:
+    """The jail of a kernel.
+
+    Parameters
+    ----------
+    folder
+        The jail's own.
+    sessions
+        Of the node.
+    needed
+        Folders that the kernel uses by their paths on the node; bound where the jail would hide them.
+    """
+    spec = JailSpec(folder=str(folder))
+    hidden = sorted(path for path in set(needed) if _hidden(path, spec) and Path(path).is_dir())
+    return JailSpec(folder=str(folder), binds=(Bind(SESSIONS, str(sessions)), *(Bind(path, path) for path in hidden)))
+
+
+def path_inside(path: Path, spec: JailSpec) -> str | None:
+    """A folder of the node as the jail sees it; None if it does not."""
+    for bind in spec.binds:
+        if is_below(str(path), bind.outside):
+            return bind.inside + str(path)[len(bind.outside.rstrip("/")) :]
+    return None if _hidden(str(path), spec) else str(path)
+
+
+def image_address(store: str, session: str, image: str) -> str:
+    """Where the image of a session is, which is a store of its own, beside the store of checkpoints."""
+    return f"{store.rstrip('/')}-images/{session}/{image}"
+
+
+def drop_image(address: str, image: str) -> None:
+    """Remove an image; blocks. One that is not there is no error."""
+    if "://" not in address:
+        folder = Path(address).expanduser()
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # the last one of its session
+        return
+    with contextlib.suppress(CheckpointError):
+        store = open_store(address)
+        try:
+            with contextlib.suppress(CheckpointError):
+                store.forget(image)
+            store.collect(references)
+        finally:
+            store.close()
+
+
+def _hidden(path: str, spec: JailSpec) -> bool:
+    return any(is_below(path, own) for own in (*spec.scratch, HOME))

@@ -1,0 +1,215 @@
+"""Sessions that move in the middle of a cell, through the service: real nodes, kernels and CRIU."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from jupyter_gpuaas.errors import MigrationError
+from jupyter_gpuaas.image.criu import Criu
+from jupyter_gpuaas.model import Phase
+from tests.conftest import GpuaasHome
+from tests.contract.test_migrations import host_of, nothing_left
+from tests.roaming import Outputs, Roamer, roaming
+from tests.service import Service, eventually, running_service
+
+LINES = 2_000
+
+WORKS = f"""
+import os, threading, contextlib
+ticks = [0]
+running = threading.Event()
+def tick():
+    while not running.wait(0.001):
+        ticks[0] += 1
+thread = threading.Thread(target=tick, daemon=True)
+thread.start()
+def numbers():
+    number = 0
+    while True:
+        yield number
+        number += 1
+generator = numbers()
+entered = []
+@contextlib.contextmanager
+def block():
+    entered.append("in")
+    yield
+    entered.append("out")
+with block(), open("log.txt", "a") as log:
+    for number in generator:
+        print("line", number, flush=True)
+        log.write(f"{{number}}\\n")
+        log.flush()
+        if number == {LINES} // 2:
+            print("middle", flush=True)
+            while not os.path.exists("go"):
+                pass
+        if number == {LINES} - 1:
+            break
+"""
+
+
+@pytest.fixture
+async def service(criu: Criu, gpuaas_home: GpuaasHome) -> AsyncIterator[Service]:
+    settings = {"nodes": 2, "checkpoint_share": 1e6, "workdir": "session", "images": "auto"}
+    async with running_service(gpuaas_home.path, **settings) as running:
+        yield running
+
+
+def work(service: Service, node: str, session: str) -> Path:
+    """The session's working folder on a node."""
+    return service.controller.settings.folder / "nodes" / node / "sessions" / session / "work"
+
+
+async def running_cell(roamer: Roamer, code: str, mark: str) -> tuple[asyncio.Task[dict[str, object]], Outputs]:
+    """Begin a cell, and wait until it has said ``mark``."""
+    outputs = Outputs()
+    running = asyncio.ensure_future(roamer.run(code, outputs))
+    await eventually(lambda: mark in outputs.text or running.done(), 60.0)
+    assert not running.done(), (running.result(), outputs.text)
+    return running, outputs
+
+
+async def test_session_moves_in_the_middle_of_a_cell(service: Service) -> None:
+    async with roaming(service) as roamer:
+        source = await roamer.node()
+        await roamer.said("import os; before = os.getppid()")
+        running, outputs = await running_cell(roamer, WORKS, "middle")
+        done = await roamer.migrate(via="image")
+        assert (done.phase, done.via) == (Phase.DONE, "image"), done.cause
+        assert await roamer.node() == done.target != source
+        (work(service, done.target, roamer.id) / "go").touch()
+        reply = await asyncio.wait_for(running, 60.0)
+        assert (reply["status"], reply["execution_count"]) == ("ok", 2)
+        lines = [line for line in outputs.text.splitlines() if line != "middle"]
+        assert lines == [f"line {number}" for number in range(LINES)]
+        told = await roamer.said(
+            "count = ticks[0]\nwhile ticks[0] == count: pass\n"
+            "print(entered, next(generator), log.closed, len(open('log.txt').read().split()))"
+        )
+        assert told == f"['in', 'out'] {LINES} True {LINES}"
+        assert await roamer.said("print(os.environ['GPUAAS_NODE'])") == done.target
+        assert not (service.controller.settings.folder / "nodes" / source / "sessions" / roamer.id).exists()
+
+
+STEPS = """
+import os, random, time
+import numpy as np
+generator = np.random.default_rng(5)
+weights = generator.standard_normal((40, 40))
+losses = []
+for step in range(60):
+    sample = generator.standard_normal((40, 40)) + random.random()
+    difference = weights @ sample - sample
+    losses.append(float((difference ** 2).mean()))
+    weights -= 0.01 * difference @ sample.T / 40
+    if step in (20, 40):
+        print("step", step, flush=True)
+        while not os.path.exists(f"go{step}"):
+            pass
+import hashlib
+print(hashlib.sha256(weights.tobytes() + repr(losses).encode()).hexdigest())
+"""
+
+
+async def test_training_in_one_cell_that_is_moved_twice_ends_with_the_same_bits(service: Service) -> None:
+    async with roaming(service, "moved") as roamer:
+        await roamer.said("import random; random.seed(3); open('go20', 'w').close(); open('go40', 'w').close()")
+        expected = await roamer.said(STEPS)
+        await roamer.said("random.seed(3); os.unlink('go20'); os.unlink('go40')")
+        running, outputs = await running_cell(roamer, STEPS, "step 20")
+        for step, mark in ((20, "step 40"), (40, "")):
+            done = await roamer.migrate(via="image")
+            assert done.phase is Phase.DONE, done.cause
+            (work(service, done.target, roamer.id) / f"go{step}").touch()
+            await nothing_left(service, done.source, roamer.id)
+            await eventually(lambda mark=mark: mark in outputs.text, 60.0)  # type: ignore[misc]
+        assert (await asyncio.wait_for(running, 60.0))["status"] == "ok"
+        assert outputs.text.split()[-1] == expected.split()[-1]
+        # What the moved process checkpoints is of its new epoch: its variables can go on by themselves.
+        await roamer.said("losses.append(0)")
+        done = await roamer.migrate(via="portable")
+        assert (done.phase, done.via) == (Phase.DONE, "portable"), done.cause
+        assert await roamer.said("print(len(losses))") == "61"
+
+
+async def test_target_that_dies_while_it_restores_leaves_the_cell_running_on_its_source(service: Service) -> None:
+    async with roaming(service) as roamer:
+        source = await roamer.node()
+        running, outputs = await running_cell(roamer, WORKS, "middle")
+        target = next(node.id for node in service.engine.nodes() if node.id != source)
+        client = service.controller.agents.of(target)
+        real = client.op
+
+        async def dies(session: str, epoch: int, op: str, content: dict[str, object]) -> dict[str, object]:
+            if op == "load":
+                os.kill(host_of(service, target, session), signal.SIGKILL)
+            return await real(session, epoch, op, content)
+
+        client.op = dies  # type: ignore[method-assign]
+        waiting = asyncio.ensure_future(roamer.migrate(via="image"))
+        later = asyncio.ensure_future(roamer.run("later = number"))
+        done = await waiting
+        assert done.phase is Phase.FAILED
+        assert await roamer.node() == source
+        client.op = real  # type: ignore[method-assign]
+        (work(service, source, roamer.id) / "go").touch()
+        assert (await asyncio.wait_for(running, 60.0))["status"] == "ok"
+        lines = [line for line in outputs.text.splitlines() if line != "middle"]
+        assert lines == [f"line {number}" for number in range(LINES)]
+        assert (await later)["execution_count"] == 2
+        await nothing_left(service, target, roamer.id)
+        assert not list(service.controller.settings.folder.glob("checkpoints-images/*/*"))
+
+
+async def test_what_comes_for_a_moved_cell_reaches_it(service: Service) -> None:
+    async with roaming(service) as roamer:
+        cell = "import os\nprint('in', flush=True)\nwhile True: pass"
+        running, _ = await running_cell(roamer, cell, "in")
+        moving = asyncio.ensure_future(roamer.migrate())
+        later = asyncio.ensure_future(roamer.run("x = 1"))
+        done = await moving
+        assert (done.phase, done.via) == (Phase.DONE, "image"), done.cause
+        roamer.remote.interrupt()
+        reply = await asyncio.wait_for(running, 60.0)
+        assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
+        assert (await later)["status"] == "aborted"
+        assert await roamer.said("print(os.environ['GPUAAS_NODE'])") == done.target
+
+
+async def test_session_that_would_lose_names_moves_as_an_image(service: Service) -> None:
+    async with roaming(service) as roamer:
+        await roamer.said(
+            "import threading; stop = threading.Event(); t = threading.Thread(target=stop.wait); t.start()"
+        )
+
+        async def plan_names_it() -> bool:
+            return "t" in (await roamer.client.plan_migration(roamer.id)).lost
+
+        await eventually(plan_names_it)
+        done = await roamer.migrate()
+        assert (done.phase, done.via, done.lost) == (Phase.DONE, "image", {}), done.cause
+        assert await roamer.said("print(t.is_alive()); stop.set(); t.join()") == "True"
+
+
+async def test_session_that_is_tied_to_its_node_stays_and_says_why(service: Service) -> None:
+    async with roaming(service) as roamer:
+        source = await roamer.node()
+        await roamer.said("import socket; listener = socket.create_server(('127.0.0.1', 0)); listener.listen(); x = 3")
+        done = await roamer.migrate(via="image")
+        assert done.phase is Phase.FAILED and "port" in done.cause, done.cause
+        assert await roamer.node() == source
+        assert await roamer.said("print(x, listener.getsockname()[1] > 0)") == "3 True"
+
+
+async def test_nodes_that_make_no_images_say_why(criu: Criu, gpuaas_home: GpuaasHome) -> None:
+    async with running_service(gpuaas_home.path, nodes=2) as service, roaming(service) as roamer:
+        await roamer.said("x = 1")
+        with pytest.raises(MigrationError, match="local-0: process images are switched off"):
+            await roamer.migrate(via="image")
