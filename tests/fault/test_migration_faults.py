@@ -30,7 +30,7 @@ from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.controller import commands, migrations
 from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.lifecycle import migration as lifecycle
-from jupyter_gpuaas.model import Peer
+from jupyter_gpuaas.model import Peer, Phase
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
 from tests.fault.cutter import Cutter
@@ -266,7 +266,7 @@ async def test_one_session_with_its_last_state_whatever_breaks(
     stage.through_nets = how in NETS
     if how in HANGING:
         monkeypatch.setattr(migrations, "STEP_S", IMPATIENT_S)
-        monkeypatch.setattr(migrations, "COPY_S", IMPATIENT_S)
+        monkeypatch.setattr(migrations, "COPY_S", 2 * IMPATIENT_S)  # a kernel starts in this time
         monkeypatch.setattr(lifecycle, "STILL_S", IMPATIENT_S)
     outcomes: Counter[str] = Counter()
     settings = quick_settings(stage.folder, **SETTINGS)
@@ -290,7 +290,7 @@ async def _trial(stage: Stage, how: str, point: Point, busy: bool) -> str:
     stage.source = session.lease.node_id
     stage.target = "local-1" if stage.source == "local-0" else "local-0"
     await walker.kept()
-    hurt = stage.hurt
+    hurt, phase = stage.hurt, ""
     stage.steps.arm(*point, getattr(stage, how))
     enough = asyncio.Event()
     walk = asyncio.ensure_future(walker.walk(enough)) if busy else None
@@ -301,7 +301,7 @@ async def _trial(stage: Stage, how: str, point: Point, busy: bool) -> str:
         return now is not None and now.id == view.id and now.phase in ENDED
 
     if how == "target_hangs" and STEPS.index(point[0]) >= CUT_OVER:
-        await eventually(lambda: stage.hurt > hurt)  # what hangs is the session's host now: it goes on
+        await eventually(lambda: stage.hurt > hurt, 120.0)  # what hangs is the session's host now: it goes on
         stage.heal()
     await eventually(over, 200.0)
     stage.heal()
@@ -309,17 +309,20 @@ async def _trial(stage: Stage, how: str, point: Point, busy: bool) -> str:
     enough.set()
     if walk is not None:
         await asyncio.wait_for(walk, 120.0)
-    await eventually(lambda: stage.steps.armed is None)
+    if how not in HANGING:
+        await eventually(lambda: stage.steps.armed is None)
+    elif stage.steps.armed is not None:
+        # The controller, impatient as it is here, gave the move up before that moment: on a busy machine.
+        stage.steps.armed, phase = None, "missed"
     died = how == "source_host_killed" or (how == "target_host_killed" and STEPS.index(point[0]) >= CUT_OVER)
     died = died or how in ("disk_full", "target_hangs")
     last = await walker.settled()
     await walker.check(died=died)
     assert last is not None
-    phase = last.phase.value
     if not died:
         node = (await walker.look()).lease
-        assert node is not None and node.node_id == (stage.target if phase == "done" else stage.source)
-    return phase
+        assert node is not None and node.node_id == (stage.target if last.phase is Phase.DONE else stage.source)
+    return phase or last.phase.value
 
 
 async def _story(walker: Walker) -> str:
