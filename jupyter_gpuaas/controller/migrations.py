@@ -75,6 +75,8 @@ STEP_S = 60.0
 COPY_S = 120.0
 #: For an image, whose size nobody knows before.
 IMAGE_S = 900.0
+#: Until a migration whose task has ended too early is brought to its end.
+AGAIN_S = 0.5
 #: What estimates go by where nothing was measured yet.
 ASSUMED_BYTES_S = 400e6
 ASSUMED_STOP_S = 0.3
@@ -221,17 +223,19 @@ class Migrations:
             self._reasons[live.session.id] = cause
             task.cancel()
 
-    def take_up(self, live: LiveSession) -> None:
-        """Bring to an end what an earlier controller began."""
+    def take_up(self, live: LiveSession, why: str = "the service was restarted") -> None:
+        """Bring to an end what was begun, by an earlier controller or by a task that is over."""
         move = live.record.move
         assert move is not None
         if live.lease is None:  # lost meanwhile, and given up
+            if move.lease is not None:
+                self._commands.give_back(move.lease)
             self._sessions.keep(live, move=None)
             return
         moving = _Moving(live, move.view, live.record.epochs, accept_loss=True)
         moving.lease = move.lease
         if move.view.phase in REVERSIBLE:
-            moving.view = self._phase(moving, E.FAILED, "the service was restarted")
+            moving.view = self._phase(moving, E.FAILED, why)
         work = self._lead_back(moving) if moving.view.phase in ENDED else self._finish(moving)
         self._start(live, work)
 
@@ -295,14 +299,24 @@ class Migrations:
         session_id = live.session.id
         task = asyncio.create_task(work, name=f"migrate {session_id}")
         self._tasks[session_id] = task
-        task.add_done_callback(lambda done: self._done(session_id, done))
+        task.add_done_callback(lambda done: self._done(live, done))
 
-    def _done(self, session_id: str, task: asyncio.Task[None]) -> None:
+    def _done(self, live: LiveSession, task: asyncio.Task[None]) -> None:
+        session_id = live.session.id
         if self._tasks.get(session_id) is task:
             del self._tasks[session_id]
-        self._reasons.pop(session_id, None)
+        why = self._reasons.pop(session_id, "given up")
         if not task.cancelled() and task.exception() is not None:
+            why = f"{type(task.exception()).__name__}: {task.exception()}"
             log.error("%s failed", task.get_name(), exc_info=task.exception())
+        if live.record.move is not None and not self._closing:
+            # 1. Somebody gives the move up.  2. Its task has not begun, or has just cut over.  Now it is over, and no
+            # task brings to an end what it had begun, without which the session could never be moved again.
+            asyncio.get_running_loop().call_later(AGAIN_S, self._again, live, why)
+
+    def _again(self, live: LiveSession, why: str) -> None:
+        if live.record.move is not None and not self._closing and live.session.id not in self._tasks:
+            self.take_up(live, why)
 
     async def _run(self, moving: _Moving) -> None:
         try:

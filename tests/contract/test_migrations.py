@@ -324,3 +324,20 @@ async def test_drain_says_which_sessions_stay_and_why(service: Service) -> None:
         assert "room" in view.refused[one.id]
         assert await one.said("print(x)") == "1"
         assert await two.node() != node
+
+
+async def test_move_that_is_given_up_before_it_begins_is_brought_to_an_end(service: Service) -> None:
+    async with roaming(service) as roamer:
+        await roamer.said("x = 1")
+        live = service.controller.sessions.get(roamer.id)
+        assert live is not None
+        migrations = service.controller.migrations
+        begun = await migrations.begin(live, None, via="auto", accept_loss=False, cause="a test")
+        migrations.give_up(live, "a change of mind")  # its task has not had a turn yet
+
+        async def over() -> bool:
+            return (await roamer.client.migration(roamer.id, begun.id)).phase in (Phase.FAILED, Phase.CANCELLED)
+
+        await eventually(over)
+        assert (await roamer.migrate()).phase is Phase.DONE
+        assert await roamer.said("print(x)") == "1"
