@@ -17,6 +17,9 @@ from tests.service import eventually
 
 from .test_moves import in_order
 
+#: Between real nodes, and so not quick: a part of `make test-faults`.
+pytestmark = pytest.mark.fault
+
 
 @pytest.fixture
 async def nodes(gpuaas_home: GpuaasHome) -> AsyncIterator[Nodes]:

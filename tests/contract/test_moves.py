@@ -21,6 +21,9 @@ from tests.conftest import GpuaasHome
 from tests.moving import NODES, Nodes, Notebook, Place, two_nodes
 from tests.service import eventually
 
+#: Between real nodes, and so not quick: a part of `make test-faults`.
+pytestmark = pytest.mark.fault
+
 
 @pytest.fixture
 async def nodes(gpuaas_home: GpuaasHome) -> AsyncIterator[Nodes]:

@@ -14,6 +14,9 @@ from tests.fault.nodes import is_stopped
 from tests.moving import SESSION, Nodes, Notebook, two_nodes
 from tests.service import eventually
 
+#: Between real nodes, and so not quick: a part of `make test-faults`.
+pytestmark = pytest.mark.fault
+
 LONG_S = 600.0
 
 

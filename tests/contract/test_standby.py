@@ -12,6 +12,9 @@ from jupyter_gpuaas.wire.jupyter import make_parts
 from tests.kernels import Driven, driven
 from tests.peers import Source
 
+#: Between real nodes, and so not quick: a part of `make test-faults`.
+pytestmark = pytest.mark.fault
+
 KEY = "ab" * 32
 PREPARE = """
 import os, random, numpy as np, ipywidgets
