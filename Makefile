@@ -87,7 +87,7 @@ test-images: $(STAMPS)/test
 
 test-faults: $(STAMPS)/test
 	GPUAAS_TRIALS=25 GPUAAS_TWINS=1000 GPUAAS_STORE_TRIALS=50 GPUAAS_KILLS=30 \
-	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=50 \
+	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=10 \
 	  $(BIN)/python -m pytest -m '(fault or trials) and not slow and not gpu and not images' $(PYTEST_ARGS)
 
 bench: $(STAMPS)/test
