@@ -1,0 +1,17 @@
+"""The suite's own modules are none of a notebook's."""
+
+from __future__ import annotations
+
+import pytest
+
+from jupyter_gpuaas.state import retained
+
+
+@pytest.fixture(autouse=True)
+def no_modules_of_the_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would count as the user's, and in the whole suite they lead to so much that each look takes long."""
+    judged = retained.is_of_the_user
+    monkeypatch.setattr(retained, "_judged", {})
+    monkeypatch.setattr(
+        retained, "is_of_the_user", lambda name: name.partition(".")[0] not in ("tests", "conftest") and judged(name)
+    )
