@@ -22,9 +22,12 @@ NODES ?= 1
 LAB_DIR ?= lab
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+# Test files that run at the same time; each has services and folders of its own.
+TEST_JOBS ?= 2
 BENCH_ARGS ?=
 LAB_ARGS ?=
 
+PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -78,17 +81,17 @@ criu: $(STAMPS)/venv
 	tools/install-criu.sh $(VENV)/criu
 
 test: $(STAMPS)/test
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not fault and not images' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not slow and not gpu and not fault and not images' $(PYTEST_ARGS)
 
 # Without CRIU the tests skip themselves, and say so.
 test-images: $(STAMPS)/test
 	@$(MAKE) --no-print-directory criu || echo "*** NO CRIU HERE: PROCESS IMAGES ARE NOT TESTED ***" >&2
-	$(BIN)/python -m pytest -m 'images and not slow and not gpu' $(PYTEST_ARGS)
+	$(PYTEST) -m 'images and not slow and not gpu' $(PYTEST_ARGS)
 
 test-faults: $(STAMPS)/test
 	GPUAAS_TRIALS=25 GPUAAS_TWINS=1000 GPUAAS_STORE_TRIALS=50 GPUAAS_KILLS=30 \
 	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=10 \
-	  $(BIN)/python -m pytest -m '(fault or trials) and not slow and not gpu and not images' $(PYTEST_ARGS)
+	  $(PYTEST) -m '(fault or trials) and not slow and not gpu and not images' $(PYTEST_ARGS)
 
 bench: $(STAMPS)/test
 	$(BIN)/python benchmarks/channel.py $(BENCH_ARGS)

@@ -191,10 +191,13 @@ class Checkpoints:
     def begins(self, code: str) -> Run | None:
         """A cell of the main shell is about to run."""
         try:
-            return self._run.begin(code, self._reads)
+            run = self._run.begin(code, self._reads)
         except Exception:  # an object of the user's that cannot be looked at; the cell runs all the same
             self._run.missed()
             return None
+        if run is not None and run.source:
+            self._plain[code] = run.source
+        return run
 
     def ended(self, run: Run | None, *, number: int, silent: bool, shipped: bool, aside: str) -> None:
         """It has run; see ``CellsRun.ended``. None: something ran in another way."""

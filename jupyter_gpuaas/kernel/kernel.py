@@ -23,6 +23,7 @@ from .exchange import Exchange
 from .interrupts import Held
 from .returning import NOTE as STAND_NOTE
 from .returning import RETURNED, Returning
+from .transformed import TransformedOnce
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoints
@@ -154,6 +155,7 @@ class GpuKernel(IPythonKernel):
                     checkpoints.ran(sources, time.monotonic() - began, number=number, counts=counts)
                 if not in_main:
                     checkpoints.background()
+                self._transformed.forget()
         return reply
 
     async def _execute(
@@ -224,6 +226,7 @@ class GpuKernel(IPythonKernel):
 
             assert self.shell is not None
             mark_baseline(self.shell.user_ns)
+            self.shell.transform_cell = self._transformed = TransformedOnce(self.shell.transform_cell)
             self.checkpoints = Checkpoints(
                 self.shell,
                 msgspec.convert(content["checkpoints"], CheckpointPlan),

@@ -20,6 +20,7 @@ What is assumed
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from types import CodeType
 from typing import Any
@@ -198,8 +199,11 @@ def _everything(why: str) -> Touch:
 
 
 def _facts_of_cell(cell: str | CodeType) -> CodeFacts:
-    if isinstance(cell, CodeType):
-        return facts(cell)
+    return _facts_of_source(cell) if isinstance(cell, str) else facts(cell)
+
+
+@functools.lru_cache(maxsize=256)  # a capture asks twice, and cells are run again
+def _facts_of_source(cell: str) -> CodeFacts:
     try:
         tree = ast.parse(cell)
     except SyntaxError:

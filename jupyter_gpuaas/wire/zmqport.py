@@ -17,6 +17,8 @@ BATCH = 256
 #: Frames up to this size are copied out of ZMQ's memory; larger ones are borrowed.
 COPY_BYTES = 64 * 1024
 
+READABLE = int(zmq.POLLIN)
+
 Message = list[Buffer]
 
 
@@ -77,14 +79,13 @@ class ZmqPort:
         if self._closed or self._paused:
             return
         batch: list[Message] = []
-        receive = self.sock.recv_multipart
-        try:
-            while len(batch) < BATCH:
-                frames = receive(zmq.NOBLOCK, copy=False)
-                batch.append([frame.bytes if len(frame) < COPY_BYTES else frame.buffer for frame in frames])
-        except zmq.Again:
-            pass
-        else:
-            self._again()
+        sock = self.sock
+        # To ask costs less than the exception of a read that finds nothing.
+        while int(sock.get(zmq.EVENTS)) & READABLE:
+            frames = sock.recv_multipart(zmq.NOBLOCK, copy=False)
+            batch.append([frame.bytes if len(frame) < COPY_BYTES else frame.buffer for frame in frames])
+            if len(batch) == BATCH:
+                self._again()
+                break
         if batch:
             self._on_batch(batch)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from jupyter_gpuaas.state.hidden.world import of_notebook
 
 from .hidden_session import session
 
@@ -209,3 +212,18 @@ def test_full_look_finds_what_changed_and_nothing_else(tmp_path: Path) -> None:
         json.dumps = original
         del json.JSONEncoder.mine  # type: ignore[attr-defined]
     assert patches.look(world) == []
+
+
+def test_classes_of_extension_modules_are_never_the_notebooks() -> None:
+    """Many are said to be of ``builtins``, as are those that a namespace without a name defines."""
+    polars = pytest.importorskip("polars._plr")
+    named: dict[str, object] = {"__name__": "__main__"}
+    nameless: dict[str, Any] = {}
+    exec("class A:\n    def f(self): return 1\nclass B(int):\n    __slots__ = ()\n    __add__ = int.__sub__", nameless)
+    nameless.pop("__builtins__")
+    of_c = [kind for kind in vars(polars).values() if isinstance(kind, type) and kind.__module__ == "builtins"]
+    assert polars.PyExpr in of_c
+    for kind in of_c:
+        assert not of_notebook(kind, nameless) and not of_notebook(kind, named), kind
+    for name in ("A", "B"):
+        assert of_notebook(nameless[name], nameless) and not of_notebook(nameless[name], named)

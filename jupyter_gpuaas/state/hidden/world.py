@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import contextlib
 import importlib
 import sys
@@ -173,8 +174,10 @@ def remark(text: str) -> None:
         restoring.remark(text)
 
 
-#: Of a type's flags: made by a class statement (``Py_TPFLAGS_HEAPTYPE``).
-_BY_STATEMENT = 1 << 9
+#: Of a type's flags: what a class statement sets, and many extension modules too (``Py_TPFLAGS_HEAPTYPE, _BASETYPE``).
+_BY_STATEMENT = 1 << 9 | 1 << 10
+#: What only C code gives a class of its own.
+_OF_C = (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 #: Objects that have been tried, and the reason where they cannot be kept; holds none of them alive.
 _tried: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -302,9 +305,19 @@ def made_by_notebook(value: Any, namespace: dict[str, Any], depth: int = 2) -> b
 def of_notebook(kind: type, namespace: dict[str, Any]) -> bool:
     """Whether a class was defined in the namespace, as far as its module tells."""
     module = type.__getattribute__(kind, "__module__")
-    if module == "builtins":  # so are called classes of a namespace that has no name
-        return "__name__" not in namespace and bool(kind.__flags__ & _BY_STATEMENT)
+    if module == "builtins":  # so are called classes of a namespace that has no name, and many of extension modules
+        return "__name__" not in namespace and _is_by_statement(kind)
     return module in ("__main__", namespace.get("__name__"))
+
+
+def _is_by_statement(kind: type) -> bool:
+    if kind.__flags__ & _BY_STATEMENT != _BY_STATEMENT or getattr(builtins, kind.__name__, None) is kind:
+        return False
+    own = type.__getattribute__(kind, "__dict__").values()
+    return not any(
+        value.__objclass__ is kind if isinstance(value, _OF_C) else isinstance(value, types.BuiltinFunctionType)
+        for value in own
+    )
 
 
 def _content(cell: Any) -> Any:
