@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: So many cells in a row get a checkpoint each, however soon they follow each other.
-MOST_ALONE = 3
+MOST_ALONE = 5
 #: Cells that share a checkpoint have not run longer, all in all: so much would have to be computed again.
 MOST_COST_S = 0.1
 #: So long after the first cell without a checkpoint one is taken, though more cells come.

@@ -198,7 +198,10 @@ def test_full_look_finds_what_changed_and_nothing_else(tmp_path: Path) -> None:
     namespace: dict[str, object] = {"__name__": "__main__"}
     patches, world = Patches(), Hidden(namespace, full=True)
     patches.mark(world)
-    assert patches.look(world) == [] and list(patches._changed()) == []
+    assert patches.look(world) == []
+    # The suite's own tools count what they do in globals, at any time.
+    tools = ("hypothesis", "_pytest", "pytest", "xdist", "execnet")
+    assert [owner for owner in patches._changed() if not owner.__name__.startswith(tools)] == []
     mine = types.FunctionType((lambda: 1).__code__, namespace)
     original = json.dumps
     try:
