@@ -22,12 +22,12 @@ NODES ?= 1
 LAB_DIR ?= lab
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
-# Test files that run at the same time; each has services and folders of its own.
+# Test files that `make test` runs at the same time; each has services and folders of its own.
 TEST_JOBS ?= 2
 BENCH_ARGS ?=
 LAB_ARGS ?=
 
-PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -81,7 +81,7 @@ criu: $(STAMPS)/venv
 	tools/install-criu.sh $(VENV)/criu
 
 test: $(STAMPS)/test
-	$(PYTEST) -m 'not slow and not gpu and not fault and not images' $(PYTEST_ARGS)
+	$(PYTEST) -n $(TEST_JOBS) --dist loadfile -m 'not slow and not gpu and not fault and not images' $(PYTEST_ARGS)
 
 # Without CRIU the tests skip themselves, and say so.
 test-images: $(STAMPS)/test
