@@ -9,6 +9,8 @@
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make bench-state     how fast states are saved and restored, beside other systems (BENCH_ARGS as above)
+#   make test-gpu        the tests that need a CUDA device, with the torch that is there (TEST_PYTHON=python3)
+#   make bench-device    what checkpoints and suspensions cost on a GPU (TEST_PYTHON and BENCH_ARGS as above)
 #   make bench-migrate   what it costs to move a session (BENCH_ARGS as above)
 #   make clean           remove what these made
 
@@ -25,6 +27,7 @@ PYTEST_ARGS ?=
 # Test files that `make test` runs at the same time; each has services and folders of its own.
 TEST_JOBS ?= 2
 BENCH_ARGS ?=
+TEST_PYTHON ?= $(BIN)/python
 LAB_ARGS ?=
 
 PYTEST = $(BIN)/python -m pytest
@@ -37,7 +40,7 @@ ifeq ($(shell id -u),0)
   LAB_ROOT := --allow-root
 endif
 
-.PHONY: help lab demo check criu test test-faults test-images bench bench-state bench-migrate clean
+.PHONY: help lab demo check criu test test-faults test-images test-gpu bench bench-state bench-device bench-migrate clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
 
@@ -92,6 +95,13 @@ test-faults: $(STAMPS)/test
 	GPUAAS_TRIALS=25 GPUAAS_TWINS=1000 GPUAAS_STORE_TRIALS=50 GPUAAS_KILLS=30 \
 	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=10 \
 	  $(PYTEST) -m '(fault or trials) and not slow and not gpu and not images' $(PYTEST_ARGS)
+
+# With TEST_PYTHON of your own, nothing is installed: it has torch for your CUDA, and `pip install -e '.[test]'`.
+test-gpu: $(if $(filter $(BIN)/python,$(TEST_PYTHON)),$(STAMPS)/test)
+	$(TEST_PYTHON) -m pytest -m gpu tests/gpu tests/image $(PYTEST_ARGS)
+
+bench-device: $(if $(filter $(BIN)/python,$(TEST_PYTHON)),$(STAMPS)/test)
+	$(TEST_PYTHON) benchmarks/device.py $(BENCH_ARGS)
 
 bench: $(STAMPS)/test
 	$(BIN)/python benchmarks/channel.py $(BENCH_ARGS)

@@ -63,7 +63,13 @@ class Agent:
     def __init__(self, node_id: str, folder: Path, settings: Settings) -> None:
         self._folder = folder
         self._settings = settings
-        self._devices = find_devices(settings.devices, settings.device_memory_bytes, settings.nodes)
+        number = node_id.rpartition("-")[2]
+        self._devices = find_devices(
+            settings.devices,
+            settings.device_memory_bytes,
+            settings.nodes,
+            int(number) if number.isdecimal() else 0,
+        )
         self._machine = machine_id()
         self.node = Node(node_id, NodeState.UP, self._devices, "", platform.python_version(), self._machine)
         self._hosts = Hosts(folder, node_id, settings, self._changed)

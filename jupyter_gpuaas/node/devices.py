@@ -14,20 +14,20 @@ GIB = 1024**3
 SHARE_OF_MEMORY = 0.8
 
 
-def find_devices(choice: str, cpu_memory_bytes: int, nodes: int = 1) -> tuple[Device, ...]:
+def find_devices(choice: str, cpu_memory_bytes: int, nodes: int = 1, number: int = 0) -> tuple[Device, ...]:
     """The devices that a node offers.
 
     Parameters
     ----------
     choice
-        ``auto``: the machine's CUDA GPUs, or one cpu device where it has none; ``cpu:N``: N cpu devices.
+        ``auto``: the machine's CUDA GPUs, or one cpu device where there are none for this node; ``cpu:N``: N cpu devices.
     cpu_memory_bytes
         Cap of each cpu device; 0 for an equal share of the machine's memory.
-    nodes
-        Nodes that share the machine.
+    nodes, number
+        Nodes that share the machine, and which of them this is: each GPU belongs to one of them.
     """
     if choice == "auto":
-        return _cuda_devices() or _cpu_devices(1, cpu_memory_bytes, nodes)
+        return _cuda_devices()[number % nodes :: nodes] or _cpu_devices(1, cpu_memory_bytes, nodes)
     kind, _, count = choice.partition(":")
     if kind != CPU or not (count or "1").isdecimal() or not 1 <= int(count or "1") <= 64:
         raise SettingError(f"setting devices: {choice!r} is neither 'auto' nor like 'cpu:2'.")

@@ -88,6 +88,9 @@ class Draft(msgspec.Struct):
                 if ref.is_borrowed:
                     self.copied_bytes += pool.copy(ref)
                     stop()
+            for region, device in zip(group.regions, group.devices, strict=True):
+                if device != "cpu":  # copied when it was looked at
+                    self.copied_bytes += sum(ref.nbytes for ref in region.refs if not ref.digest)
 
     def written_digests(self) -> set[bytes]:
         """Of all chunks that are taken for written."""

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import xxhash
 
 from ..store.base import CHUNK_BYTES
+from ..wire.memory import allocate
 from . import pages
 from .device.memory import DeviceMemory
-from .memory import Chunked, ChunkRef, length_of
+from .memory import Chunked, ChunkRef, Staged, length_of
 from .pages import PAGE_BYTES, Unwatched
 
 #: Smaller regions are digested faster than they are asked about.
@@ -30,6 +31,8 @@ _MOST_PATIENCE = 64
 #: Chunks that one thread digests at a time, and how many there must be for threads to be worth their start.
 _RUN = 4
 _THREADED = 16
+#: Chunks whose copies lie in one piece of memory.
+_TOGETHER = 16
 _THREADS = max(2, min(4, os.cpu_count() or 1))
 
 _digest = xxhash.xxh3_128_digest
@@ -200,21 +203,44 @@ def _edges(content: memoryview, first: int, last: int) -> bytes:
 
 
 def look_at_device(memory: DeviceMemory, before: Chunked | None) -> Chunked:
-    """Compare memory of a device to what it was; what differs is copied to the host at once."""
+    """Compare memory of a device to what it was; what differs is copied at once, on the device where it has room."""
     size = memory.nbytes
     fast = memory.chunk_digests(CHUNK_BYTES)
     if before is not None and before.size == size and before.fast == fast:
         return before
     refs: list[ChunkRef] = []
+    new: list[ChunkRef] = []
     spans: list[tuple[int, int]] = []
-    targets: list[memoryview] = []
     for number, now in enumerate(fast):
         if before is not None and before.size == size and before.fast[number] == now:
             refs.append(before.refs[number])
             continue
         start = number * CHUNK_BYTES
         spans.append((start, min(CHUNK_BYTES, size - start)))
-        targets.append(memoryview(bytearray(spans[-1][1])))
-        refs.append(ChunkRef(targets[-1]))
-    memory.read(spans, targets)
+        new.append(ChunkRef(None))
+        refs.append(new[-1])
+    staged = memory.stage(spans)
+    if staged is not None:
+        at = 0
+        for ref, (_, length) in zip(new, spans, strict=True):
+            ref.owner = Staged(staged, at, length)
+            at += length
+    else:
+        targets = _room(spans)
+        memory.read(spans, targets)
+        for ref, target in zip(new, targets, strict=True):
+            ref.memory = target
     return Chunked(size, fast, refs)
+
+
+def _room(spans: list[tuple[int, int]]) -> list[memoryview]:
+    """Memory for copies, several in one piece, which is then of huge pages where the system has them."""
+    targets: list[memoryview] = []
+    for first in range(0, len(spans), _TOGETHER):
+        lengths = [length for _, length in spans[first : first + _TOGETHER]]
+        piece = allocate(sum(lengths))
+        at = 0
+        for length in lengths:
+            targets.append(piece[at : at + length])
+            at += length
+    return targets

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ..store.base import CHUNK_BYTES
 from ..store.manifest import Span
 from ..wire.memory import allocate
+from .device.memory import DeviceMemory
 
 #: Of a pool: slots that are allocated together.
 _SLOTS = 8
@@ -35,13 +36,28 @@ class ChunkRef:
         self.digest = b""
         #: The bytes, as long as they are still to be written.
         self.memory = memory
-        #: Keeps borrowed memory alive; of a copy, the slot of the pool.
+        #: Keeps borrowed memory alive; of a copy, the slot of the pool; of one that waits on a device, its `Staged`.
         self.owner = owner
 
     @property
     def is_borrowed(self) -> bool:
         """Whether the bytes are an object's own, which changes them when it likes."""
-        return self.owner is not None and not isinstance(self.owner, memoryview)
+        return self.owner is not None and not isinstance(self.owner, (memoryview, Staged))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are still to be written."""
+        if isinstance(self.owner, Staged):
+            return self.owner.length
+        return 0 if self.memory is None else self.memory.nbytes
+
+
+class Staged(NamedTuple):
+    """Where a chunk lies in a copy on a device, until it is fetched."""
+
+    memory: DeviceMemory
+    offset: int
+    length: int
 
 
 class Chunked:
@@ -144,17 +160,35 @@ class CopyPool:
     def copy(self, ref: ChunkRef) -> int:
         """Replace borrowed memory by a copy; returns the bytes copied."""
         assert ref.memory is not None
+        slot = self._slot()
+        copied = slot[: ref.memory.nbytes]
+        copied[:] = ref.memory
+        ref.memory, ref.owner = copied, slot
+        return copied.nbytes
+
+    def fetch(self, refs: Iterable[ChunkRef]) -> None:
+        """Bring those to the host that wait on a device."""
+        waiting: dict[int, list[ChunkRef]] = {}
+        for ref in refs:
+            if isinstance(ref.owner, Staged):
+                waiting.setdefault(id(ref.owner.memory), []).append(ref)
+        for together in waiting.values():
+            places = [ref.owner for ref in together]
+            slots = [self._slot() for _ in together]
+            targets = [slot[: place.length] for slot, place in zip(slots, places, strict=True)]
+            places[0].memory.read([(place.offset, place.length) for place in places], targets)
+            for ref, slot, target in zip(together, slots, targets, strict=True):
+                ref.memory, ref.owner = target, slot
+
+    def _slot(self) -> memoryview:
         try:
-            slot = self._free.pop()
+            return self._free.pop()
         except IndexError:
             memory = allocate(_SLOTS * CHUNK_BYTES)
             more = [memory[start : start + CHUNK_BYTES] for start in range(0, memory.nbytes, CHUNK_BYTES)]
             slot = more.pop()
             self._free += more
-        copied = slot[: ref.memory.nbytes]
-        copied[:] = ref.memory
-        ref.memory, ref.owner = copied, slot
-        return copied.nbytes
+            return slot
 
     def give_back(self, ref: ChunkRef) -> None:
         """The chunk was written; its slot serves again."""

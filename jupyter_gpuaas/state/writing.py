@@ -50,7 +50,7 @@ def write(
     """
     # Of all groups, not of the changed ones alone: a capture before this one may not have come to its end.
     new = [ref for group in draft.groups if group.entry is None for ref in group.refs() if not ref.digest]
-    total = sum(ref.memory.nbytes for ref in new if ref.memory is not None)
+    total = sum(ref.nbytes for ref in new)
     stored = done = 0
     for batch, chunks in _digested(_batches(new), pool):
         done += sum(memory.nbytes for _, memory in chunks)
@@ -115,6 +115,7 @@ def _digested(batches: Iterator[list[ChunkRef]], pool: CopyPool) -> Iterator[tup
 
 def _digests(batch: list[ChunkRef], pool: CopyPool) -> Chunks:
     found: Chunks = []
+    pool.fetch(batch)
     for ref in batch:
         # A thread of the user's may write to borrowed memory between this and the store: the digest would be wrong.
         if ref.is_borrowed:

@@ -52,7 +52,7 @@ def test_copies_larger_than_the_ring_are_right() -> None:
 
 
 def test_digests_on_the_device_are_those_of_the_host() -> None:
-    from jupyter_gpuaas.state.device.copies import torch_digests
+    from jupyter_gpuaas.state.device.digests import torch_digests
 
     tensor = torch.randint(0, 255, (5_000_001,), dtype=torch.uint8)
     assert torch_digests(tensor.cuda(), 1 << 16) == torch_digests(tensor, 1 << 16)

@@ -50,14 +50,20 @@ class SlowMemory:
         return HostMemory(self.data).chunk_digests(chunk_bytes)
 
     def read(self, spans: Spans, into: Sequence[memoryview]) -> None:
-        self.owner.ring.read(spans, into, lambda offset, slot, length: self._later(offset, slot, length, to_host=True))
+        self.owner.ring.read(spans, into, lambda *where: self._later(*where, to_host=True))
+
+    def stage(self, spans: Spans) -> SlowMemory | None:
+        total = sum(length for _, length in spans)
+        if total > self.owner.left // 4:
+            return None
+        staged = self.owner.allocate(total)
+        staged.data[:] = b"".join(self.data[offset : offset + length] for offset, length in spans)
+        return staged
 
     def write(self, spans: Spans, data: Sequence[Any]) -> None:
-        self.owner.ring.write(
-            spans, data, lambda offset, slot, length: self._later(offset, slot, length, to_host=False)
-        )
+        self.owner.ring.write(spans, data, lambda *where: self._later(*where, to_host=False))
 
-    def _later(self, offset: int, slot: int, length: int, *, to_host: bool) -> Callable[[], None]:
+    def _later(self, offset: int, slot: int, at: int, length: int, *, to_host: bool) -> Callable[[], None]:
         device = self.owner
         device.under_way += 1
         device.most_under_way = max(device.most_under_way, device.under_way)
@@ -68,9 +74,9 @@ class SlowMemory:
             if device.fail_after is not None and device.copied > device.fail_after:
                 raise OSError("the link broke")
             if to_host:
-                device.slots[slot][:length] = self.data[offset : offset + length]
+                device.slots[slot][at : at + length] = self.data[offset : offset + length]
             else:
-                self.data[offset : offset + length] = device.slots[slot][:length]
+                self.data[offset : offset + length] = device.slots[slot][at : at + length]
 
         return wait
 
@@ -102,6 +108,14 @@ def check_device_memory(make: Make) -> None:
         assert targets[0][0] == data[at] ^ 0x80
         memory.write([(at, 1)], [data[at : at + 1]])
         assert memory.chunk_digests(chunk) == digests
+        # A copy on the device is what was there, whatever comes after.
+        staged = memory.stage(parts)
+        if staged is not None:
+            memory.write([(0, size)], [bytes(size)])
+            back = bytearray(staged.nbytes)
+            staged.read([(0, staged.nbytes)], [memoryview(back)])
+            assert back == data[at : at + 1] + data[: size // 2]
+            memory.write([(0, size)], [data])
 
     # Many words that change alike: signs, exchanged places, and one more here for one less there.
     memory = make(chunk)

@@ -26,7 +26,7 @@ def test_torch_memory_on_the_host() -> None:
 def test_slow_device() -> None:
     device = SlowDevice(1 << 20)
     check_device_memory(device.allocate)
-    assert device.most_under_way == len(device.slots)
+    assert device.most_under_way >= len(device.slots)
     assert device.under_way == 0
     with pytest.raises(OutOfMemory):
         device.allocate(1 << 20)

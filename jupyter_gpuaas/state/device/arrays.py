@@ -1,4 +1,4 @@
-"""Arrays of cupy, and of others that show device memory by ``__cuda_array_interface__``. Written without a GPU at hand.
+"""Arrays of cupy, and of others that show device memory by ``__cuda_array_interface__``.
 
 Whichever library comes first at restore owns the memory; the others wrap its address, so that what shared device
 memory shares it again.

@@ -1,8 +1,4 @@
-"""Device memory of the host, of torch on CUDA and of cupy.
-
-Written for CUDA, but run only on CPU tensors and a test device so far: there was no GPU. `tests/gpu/test_state.py` is
-what has to pass on one.
-"""
+"""Device memory of the host, of torch on CUDA and of cupy."""
 
 from __future__ import annotations
 
@@ -10,12 +6,18 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import xxhash
 
-from .memory import DIGEST_BYTES, Spans
+from .digests import cupy_digests, torch_digests
+from .kernels import beside_captures
+from .memory import DeviceMemory, Spans
 from .ring import SLOT_BYTES, SLOTS, Ring
+
+#: Of the free memory of a device, what copies may take until they are on the host.
+STAGED_SHARE = 0.25
 
 
 class HostMemory:
@@ -39,6 +41,9 @@ class HostMemory:
         for (offset, length), target in zip(spans, into, strict=True):
             target[:] = self.view[offset : offset + length]
 
+    def stage(self, spans: Spans) -> DeviceMemory | None:
+        return None
+
     def write(self, spans: Spans, data: Sequence[Any]) -> None:
         for (offset, length), source in zip(spans, data, strict=True):
             self.view[offset : offset + length] = memoryview(source).cast("B")
@@ -60,26 +65,53 @@ class TorchMemory:
         self.address = int(storage.data_ptr())
         self.nbytes = int(storage.nbytes())
         self._bytes = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+        #: Nobody writes to it any more, so there is nothing to wait for; another thread than the user's may read it.
+        self._settled = False
 
     def chunk_digests(self, chunk_bytes: int) -> list[bytes]:
         self._settle()
         return torch_digests(self._bytes, chunk_bytes)
 
     def read(self, spans: Spans, into: Sequence[memoryview]) -> None:
+        with beside_captures() if self._settled else nullcontext():
+            self._settle()
+            ring, slots, stream = _torch_ring(self.device)
+
+            def start(offset: int, slot: int, at: int, length: int) -> Callable[[], None]:
+                return self._copy(slots[slot][at : at + length], self._bytes[offset : offset + length], stream)
+
+            ring.read(spans, into, start)
+
+    def stage(self, spans: Spans) -> DeviceMemory | None:
+        torch = sys.modules["torch"]
+        if not self.device.startswith("cuda"):
+            return None
+        total = sum(length for _, length in spans)
+        free_bytes, _ = torch.cuda.mem_get_info(self.device)
+        cached_bytes = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        if total > STAGED_SHARE * (free_bytes + cached_bytes):
+            return None
+        try:
+            storage = torch.UntypedStorage(total, device=self.device)
+        except torch.cuda.OutOfMemoryError:
+            return None
+        staged = TorchMemory(storage)
         self._settle()
-        ring, slots, stream = _torch_ring(self.device)
-
-        def start(offset: int, slot: int, length: int) -> Callable[[], None]:
-            return self._copy(slots[slot][:length], self._bytes[offset : offset + length], stream)
-
-        ring.read(spans, into, start)
+        at = 0
+        with torch.inference_mode():
+            for offset, length in _joined(spans):
+                staged._bytes[at : at + length].copy_(self._bytes[offset : offset + length])
+                at += length
+        staged._settle()
+        staged._settled = True
+        return staged
 
     def write(self, spans: Spans, data: Sequence[Any]) -> None:
         self._settle()
         ring, slots, stream = _torch_ring(self.device)
 
-        def start(offset: int, slot: int, length: int) -> Callable[[], None]:
-            return self._copy(self._bytes[offset : offset + length], slots[slot][:length], stream)
+        def start(offset: int, slot: int, at: int, length: int) -> Callable[[], None]:
+            return self._copy(self._bytes[offset : offset + length], slots[slot][at : at + length], stream)
 
         ring.write(spans, data, start)
 
@@ -88,7 +120,7 @@ class TorchMemory:
         return self._bytes
 
     def _settle(self) -> None:
-        if self.device.startswith("cuda"):
+        if self.device.startswith("cuda") and not self._settled:
             sys.modules["torch"].cuda.synchronize(self.device)
 
     def _copy(self, target: Any, source: Any, stream: Any) -> Callable[[], None]:
@@ -117,9 +149,10 @@ class CupyMemory:
         cupy = sys.modules["cupy"]
         with cupy.cuda.Device(self.pointer.device_id):
             cupy.cuda.runtime.deviceSynchronize()
-            whole = cupy.ndarray(self.nbytes, cupy.uint8, self.pointer)
-            digests = _digests(cupy, whole, chunk_bytes, {})
-            return _split(cupy.asnumpy(digests).tobytes())
+            return cupy_digests(cupy, cupy.ndarray(self.nbytes, cupy.uint8, self.pointer), chunk_bytes)
+
+    def stage(self, spans: Spans) -> DeviceMemory | None:
+        return None
 
     def read(self, spans: Spans, into: Sequence[memoryview]) -> None:
         ring, addresses, stream = _cupy_ring(self.pointer.device_id)
@@ -135,9 +168,9 @@ class CupyMemory:
         with cupy.cuda.Device(self.pointer.device_id):
             runtime.deviceSynchronize()
 
-        def start(offset: int, slot: int, length: int) -> Callable[[], None]:
+        def start(offset: int, slot: int, at: int, length: int) -> Callable[[], None]:
             with cupy.cuda.Device(self.pointer.device_id):
-                here, there = addresses[slot], self.address + offset
+                here, there = addresses[slot] + at, self.address + offset
                 pair = (here, there) if to_host else (there, here)
                 kind = runtime.memcpyDeviceToHost if to_host else runtime.memcpyHostToDevice
                 runtime.memcpyAsync(*pair, length, kind, stream.ptr)
@@ -149,6 +182,17 @@ class CupyMemory:
 
 
 def _nothing() -> None: ...
+
+
+def _joined(spans: Spans) -> list[tuple[int, int]]:
+    """The same bytes in as few spans as can be."""
+    found: list[tuple[int, int]] = []
+    for offset, length in spans:
+        if found and sum(found[-1]) == offset:
+            found[-1] = (found[-1][0], found[-1][1] + length)
+        else:
+            found.append((offset, length))
+    return found
 
 
 @functools.cache
@@ -167,64 +211,3 @@ def _cupy_ring(device: int) -> tuple[Ring, list[int], Any]:
         slots = [cupyx.empty_pinned(SLOT_BYTES, "u1") for _ in range(SLOTS)]
         stream = cupy.cuda.Stream(non_blocking=True)
     return Ring([memoryview(slot) for slot in slots]), [slot.ctypes.data for slot in slots], stream
-
-
-# -- digests -----------------------------------------------------------------------------------------------
-
-#: Bytes that are digested at once; what the digest needs besides is about three times as much.
-_SLAB_BYTES = 64 << 20
-#: Of each of the two sums: a multiplier, a shift, and the bits that a shift without a sign leaves.
-_SUMS = ((-7046029254386353131, 32, (1 << 32) - 1), (-4417276706812531889, 29, (1 << 35) - 1))
-_MIX = -8796714831421723037
-
-
-def torch_digests(whole: Any, chunk_bytes: int) -> list[bytes]:
-    """128 bits for each chunk of a flat tensor of bytes, computed where it lies."""
-    torch = sys.modules["torch"]
-    with torch.inference_mode():
-        digests = _digests(torch, whole, chunk_bytes, {"device": whole.device})
-        return _split(digests.cpu().contiguous().numpy().tobytes())
-
-
-def _digests(xp: Any, whole: Any, chunk_bytes: int, place: dict[str, Any]) -> Any:
-    """Of each chunk two sums of its words, each word mixed and weighed by its place.
-
-    Mixed before and after it is weighed, as a plain weighted sum cannot see that two doubles changed their sign: the
-    top bit of an odd weight times 2**63 is 2**63 at every place.
-    """
-    if chunk_bytes % 8:
-        raise ValueError("a chunk is a multiple of 8 bytes")
-    words = chunk_bytes // 8
-    weights = [_weights(xp.arange(words, dtype=xp.int64, **place), odd) for odd, _, _ in _SUMS]
-    size = int(whole.shape[0])
-    slab = max(1, _SLAB_BYTES // chunk_bytes) * chunk_bytes
-    found = [xp.zeros((0, 2), dtype=xp.int64, **place)]
-    for begin in range(0, size, slab):
-        part = whole[begin : min(begin + slab, size)]
-        length = int(part.shape[0])
-        if length % chunk_bytes:
-            padded = xp.zeros(-(-length // chunk_bytes) * chunk_bytes, dtype=xp.uint8, **place)
-            padded[:length] = part
-            part = padded
-        x = part.view(xp.int64).reshape(-1, words)
-        sums = []
-        for (odd, shift, mask), weight in zip(_SUMS, weights, strict=True):
-            y = (x ^ odd) * _MIX
-            y ^= (y >> shift) & mask
-            y *= weight
-            y ^= (y >> shift) & mask
-            sums.append(y.sum(1))
-        found.append(xp.stack(sums, 1))
-    return xp.concatenate(found)
-
-
-def _weights(index: Any, odd: int) -> Any:
-    """An odd number for each place, by the finalizer of splitmix64."""
-    z = (index + 1) * odd
-    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * -4658895280553007687
-    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * -7723592293110705685
-    return (z ^ ((z >> 31) & ((1 << 33) - 1))) | 1
-
-
-def _split(digests: bytes) -> list[bytes]:
-    return [digests[start : start + DIGEST_BYTES] for start in range(0, len(digests), DIGEST_BYTES)]

@@ -9,9 +9,10 @@ A rule cannot give the pickler a buffer of a GPU. It gives a `DeviceMemory` to `
 **What a capture does** after ``dump``: `memories(context)` are the device memories of that pickle, in order; none
 overlaps another, and a place refers to them by index. Each becomes one region of the group, with ``device`` and
 ``maker = ("device",)``. ``memory.chunk_digests(CHUNK_BYTES)`` says cheaply which chunks changed since the capture
-before (same device, address and length); only those are fetched by ``memory.read(spans, into)`` and hashed and stored
-on the host. The digests only find what changed: a content address is always computed on the host. ``memory.read``
-returns when the bytes are there, and sees all that was queued on the device before the call.
+before (same device, address and length); only those are copied, on the device by ``memory.stage(spans)`` where it has
+room, so that cells go on at once, and to the host by ``memory.read(spans, into)``, where they are hashed and stored.
+The digests only find what changed: a content address is always computed on the host. ``memory.read`` returns when the
+bytes are there, and sees all that was queued on the device before the call.
 
 **What a restore does** before ``load``: ``restoring.memo[CONTENTS] = [content, ...]``, in the same order, each with
 ``nbytes`` and ``fill(memory)``, which writes all bytes of the region by ``memory.write(spans, data)``, in pieces of
@@ -60,7 +61,13 @@ class DeviceMemory(Protocol):
         """
 
     def read(self, spans: Spans, into: Sequence[memoryview]) -> None:
-        """Copy to the host; each target is as long as its span."""
+        """Copy to the host; each target is as long as its span. What `stage` gave may be read in any thread."""
+
+    def stage(self, spans: Spans) -> DeviceMemory | None:
+        """A copy of these stretches on the device, one behind the other, complete when this returns.
+
+        None where there is no room to spare, or nothing to be won.
+        """
 
     def write(self, spans: Spans, data: Sequence[Any]) -> None:
         """Copy from the host; the data may be reused when this returns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import sys
 import warnings
 from typing import Any
 
@@ -23,6 +24,7 @@ def reduce_untyped(storage: Any, context: Context) -> Any:
     one = canonical(storage, context)
     if one is not storage:
         return same, (one,)
+    torch = sys.modules["torch"]
     size, device = storage.nbytes(), str(storage.device)
     if device == "meta" or not size:
         return empty_storage, (size, device)
@@ -32,6 +34,8 @@ def reduce_untyped(storage: Any, context: Context) -> Any:
         context.rebuilt(f"tensor memory of its own, no longer mapped to {storage.filename}")
     elif storage.is_shared():
         context.rebuilt("tensor memory of its own, no longer shared with other processes")
+    if torch.cuda.is_initialized() and storage.is_pinned():
+        context.rebuilt("memory that was pinned, and is not any more: pin_memory() it again")
     if storage.resizable():
         context.owns(storage.data_ptr(), ("storage", size))
     return host_storage, (pickle.PickleBuffer(storage_bytes(storage)), size, storage.resizable())

@@ -1,4 +1,4 @@
-"""What else belongs to a GPU: arrays of cupy and numba, streams, events, graphs. Written without a GPU at hand."""
+"""What else belongs to a GPU: arrays of cupy and numba, streams, events, graphs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,27 @@ rule("numba.cuda.cudadrv.devicearray.DeviceNDArrayBase")(reduce_numba_array)
 
 @rule("torch.Stream", "torch.cuda.streams.Stream")
 def reduce_stream(stream: Any, context: Context) -> Any:
+    if getattr(stream, "cuda_stream", None) == 0:
+        return default_stream, (str(stream.device),)
     context.rebuilt("a new stream, with nothing queued")
-    return stream_of, (type(stream), str(stream.device))
+    return stream_of, (type(stream), str(stream.device), int(getattr(stream, "priority", 0)))
 
 
-def stream_of(kind: Any, stored: str) -> Any:
+def default_stream(stored: str) -> Any:
+    """The stream on which a device works where none is named."""
+    torch = importlib.import_module("torch")
+    return torch.cuda.default_stream(torch.device(_device_of(stored)))
+
+
+def stream_of(kind: Any, stored: str, priority: int = 0) -> Any:
+    return kind(device=importlib.import_module("torch").device(_device_of(stored)), priority=priority)
+
+
+def _device_of(stored: str) -> str:
     device = restoring().device(stored)
     if device == "cpu":
         raise NotRestorable(f"is a stream of {stored}, which is mapped to the CPU")
-    return kind(device=importlib.import_module("torch").device(device))
+    return device
 
 
 @rule("torch.Event", "torch.cuda.streams.Event")
@@ -32,7 +44,7 @@ def reduce_event(event: Any, context: Context) -> Any:
 
 
 def event_of(kind: Any) -> Any:
-    return kind()
+    return kind(enable_timing=True)  # events do not tell whether they take times; one that does serves for both
 
 
 @rule("torch.cuda.graphs.CUDAGraph", "torch._C._CUDAGraph", "torch.cuda.memory.MemPool", "torch._C._MemPool")

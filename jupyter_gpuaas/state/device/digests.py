@@ -1,0 +1,140 @@
+"""Digests that find what changed: 128 bits for each chunk, computed where the memory lies."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from typing import Any
+
+from . import kernels
+from .kernels import MIX, SUMS, Unavailable
+from .memory import DIGEST_BYTES
+
+log = logging.getLogger(__name__)
+
+#: Bytes that are digested at once by operations of a library; what that needs besides is about three times as much.
+_SLAB_BYTES = 64 << 20
+
+
+def torch_digests(whole: Any, chunk_bytes: int) -> list[bytes]:
+    """Of a flat tensor of bytes."""
+    torch = sys.modules["torch"]
+    with torch.inference_mode():
+        digests = None
+        if whole.is_cuda and kernels.fits(whole.data_ptr(), whole.numel(), chunk_bytes):
+            launch = _kernel_of_torch(whole.device.index)
+            digests = launch(whole, chunk_bytes) if launch else None
+        if digests is None:
+            digests = by_operations(torch, whole, chunk_bytes, {"device": whole.device})
+        return split(digests.cpu().contiguous().numpy().tobytes())
+
+
+@functools.cache
+def _kernel_of_torch(index: int) -> Any:
+    """The kernel as a function of a tensor and the chunk size; None where there is none that keeps its word."""
+    torch = sys.modules["torch"]
+    device = torch.device("cuda", index)
+
+    def digests(whole: Any, chunk_bytes: int) -> Any:
+        size = int(whole.numel())
+        made = torch.zeros((-(-size // chunk_bytes), 2), dtype=torch.int64, device=device)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        with torch.cuda.device(device):
+            launch(whole.data_ptr(), size, chunk_bytes, made.data_ptr(), stream)
+        return made
+
+    try:
+        with torch.cuda.device(device):
+            torch.cuda.synchronize()  # its context is current in this thread now
+            launch = kernels.launcher(index, "sm_{}{}".format(*torch.cuda.get_device_capability(device)))
+        for chunk_bytes in (1 << 20, 1 << 10):
+            # Not random: the user's generators stay where they are.
+            sample = torch.arange(3 * (1 << 18) + 2, dtype=torch.int32, device=device)
+            sample = (sample * 0x1E3779B1).view(torch.uint8)[: 3 * (1 << 20) + 5]
+            expected = by_operations(torch, sample, chunk_bytes, {"device": device})
+            if not torch.equal(digests(sample, chunk_bytes), expected):
+                raise Unavailable("its digests are wrong")
+    except Exception as error:  # of a library, a driver or a compiler: digests are slower then, and no more
+        log.info("memory of cuda:%d is digested without a kernel of our own: %s", index, error)
+        return None
+    return digests
+
+
+def cupy_digests(cupy: Any, whole: Any, chunk_bytes: int) -> list[bytes]:
+    """Of a flat array of bytes of cupy, whose device is the current one."""
+    digests = None
+    if kernels.fits(int(whole.data.ptr), int(whole.size), chunk_bytes):
+        launch = _kernel_of_cupy(int(whole.data.device_id))
+        digests = launch(whole, chunk_bytes) if launch else None
+    if digests is None:
+        digests = by_operations(cupy, whole, chunk_bytes, {})
+    return split(cupy.asnumpy(digests).tobytes())
+
+
+@functools.cache
+def _kernel_of_cupy(index: int) -> Any:
+    cupy = sys.modules["cupy"]
+
+    def digests(whole: Any, chunk_bytes: int) -> Any:
+        size = int(whole.size)
+        made = cupy.zeros((-(-size // chunk_bytes), 2), dtype=cupy.int64)
+        launch(int(whole.data.ptr), size, chunk_bytes, int(made.data.ptr), int(cupy.cuda.get_current_stream().ptr))
+        return made
+
+    try:
+        cupy.cuda.runtime.deviceSynchronize()
+        launch = kernels.launcher(index, f"sm_{cupy.cuda.Device(index).compute_capability}")
+        sample = (cupy.arange(3 * (1 << 18) + 2, dtype=cupy.int32) * 0x1E3779B1).view(cupy.uint8)[: 3 * (1 << 20) + 5]
+        if not (digests(sample, 1 << 20) == by_operations(cupy, sample, 1 << 20, {})).all():
+            raise Unavailable("its digests are wrong")
+    except Exception as error:
+        log.info("memory of cuda:%d is digested without a kernel of our own: %s", index, error)
+        return None
+    return digests
+
+
+def by_operations(xp: Any, whole: Any, chunk_bytes: int, place: dict[str, Any]) -> Any:
+    """Of each chunk two sums of its words, each word mixed and weighed by its place.
+
+    Mixed before and after it is weighed, as a plain weighted sum cannot see that two doubles changed their sign: the
+    top bit of an odd weight times 2**63 is 2**63 at every place.
+    """
+    if chunk_bytes % 8:
+        raise ValueError("a chunk is a multiple of 8 bytes")
+    words = chunk_bytes // 8
+    weights = [_weights(xp.arange(words, dtype=xp.int64, **place), odd) for odd, _ in SUMS]
+    size = int(whole.shape[0])
+    slab = max(1, _SLAB_BYTES // chunk_bytes) * chunk_bytes
+    found = [xp.zeros((0, 2), dtype=xp.int64, **place)]
+    for begin in range(0, size, slab):
+        part = whole[begin : min(begin + slab, size)]
+        length = int(part.shape[0])
+        if length % chunk_bytes:
+            padded = xp.zeros(-(-length // chunk_bytes) * chunk_bytes, dtype=xp.uint8, **place)
+            padded[:length] = part
+            part = padded
+        x = part.view(xp.int64).reshape(-1, words)
+        sums = []
+        for (odd, shift), weight in zip(SUMS, weights, strict=True):
+            mask = (1 << (64 - shift)) - 1  # the bits that a shift without a sign leaves
+            y = (x ^ odd) * MIX
+            y ^= (y >> shift) & mask
+            y *= weight
+            y ^= (y >> shift) & mask
+            sums.append(y.sum(1))
+        found.append(xp.stack(sums, 1))
+    return xp.concatenate(found)
+
+
+def _weights(index: Any, odd: int) -> Any:
+    """An odd number for each place, by the finalizer of splitmix64."""
+    z = (index + 1) * odd
+    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * -4658895280553007687
+    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * -7723592293110705685
+    return (z ^ ((z >> 31) & ((1 << 33) - 1))) | 1
+
+
+def split(digests: bytes) -> list[bytes]:
+    """Into those of the single chunks."""
+    return [digests[start : start + DIGEST_BYTES] for start in range(0, len(digests), DIGEST_BYTES)]
