@@ -35,7 +35,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--sizes", nargs="+", type=float, default=[1, 8], metavar="GB", help="of models with Adam")
-    parser.add_argument("--held", nargs="+", type=float, default=[0, 1, 16], metavar="GIB", help="by suspended processes")
+    parser.add_argument(
+        "--held", nargs="+", type=float, default=[0, 1, 16], metavar="GIB", help="by suspended processes"
+    )
     parser.add_argument("--unwritten", nargs="*", type=float, default=[], metavar="GB", help="models that only wait")
     parser.add_argument("--folder", type=Path, help="where states are saved; a temporary folder by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file too")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +18,9 @@ KEY = b"k" * 32
 def main() -> None:
     """Do what the arguments say; the last line of the output is the result."""
     what, *arguments = sys.argv[1:]
-    found = {"link": link, "digests": digests, "save": save, "restore": restore, "stall": stall, "suspend": suspend}[what](
-        *arguments
-    )
+    found = {"link": link, "digests": digests, "save": save, "restore": restore, "stall": stall, "suspend": suspend}[
+        what
+    ](*arguments)
     print(json.dumps(found))
 
 
@@ -97,7 +96,6 @@ def digests() -> dict[str, Any]:
     kernel = ours._kernel_of_torch(0)
     first_s = time.perf_counter() - started
     copy = 2 * size / timed(lambda: other.copy_(whole)) / GB
-    del other
     found = {
         "GB": size / GB,
         "device copy GB/s": copy,
@@ -153,9 +151,9 @@ def _tensors(namespace: dict[str, Any]) -> list[Any]:
 
 
 def _digest(namespace: dict[str, Any]) -> list[str]:
-    from jupyter_gpuaas.state.device.digests import torch_digests
-
     import torch
+
+    from jupyter_gpuaas.state.device.digests import torch_digests
 
     return [b"".join(torch_digests(t.view(-1).view(torch.uint8), MIB)).hex() for t in _tensors(namespace)]
 
@@ -168,7 +166,11 @@ def stall(size_gb: str) -> dict[str, Any]:
     namespace = _model(size_gb)
     checkpointer = Checkpointer(MemoryStore(), key=KEY)
     pending = checkpointer.begin(namespace)
-    return {"full stall s": pending.stall_s, "full GB": pending.nbytes / GB, "full GB/s": pending.nbytes / pending.stall_s / GB}
+    return {
+        "full stall s": pending.stall_s,
+        "full GB": pending.nbytes / GB,
+        "full GB/s": pending.nbytes / pending.stall_s / GB,
+    }
 
 
 def save(size_gb: str, folder: str) -> dict[str, Any]:
@@ -259,11 +261,11 @@ async def _suspend(gib: float) -> dict[str, Any]:
     started = time.perf_counter()
     helper = await CudaHelper.start()
     helper_s = time.perf_counter() - started
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(gib)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLDER, str(gib), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert holder.stdin is not None and holder.stdout is not None
-    before = holder.stdout.readline()
+    before = await holder.stdout.readline()
     found: dict[str, Any] = {"held GiB": gib, "helper starts in s": helper_s}
     try:
         for round_ in ("first", "again"):
@@ -276,14 +278,13 @@ async def _suspend(gib: float) -> dict[str, Any]:
             started = time.perf_counter()
             await helper.resume(suspended)
             found[f"resume s, {round_}"] = time.perf_counter() - started
-            holder.stdin.write("\n")
-            holder.stdin.flush()
-            found["memory is as before"] = holder.stdout.readline() == before
+            holder.stdin.write(b"\n")
+            found["memory is as before"] = await holder.stdout.readline() == before
         if gib >= 1:
             for what in ("suspend", "resume"):
                 found[f"{what} GB/s"] = gib * GIB / found[f"{what} s, again"] / GB
     finally:
         holder.stdin.close()
-        holder.wait()
+        await holder.wait()
         await helper.close()
     return found

@@ -20,7 +20,8 @@ def find_devices(choice: str, cpu_memory_bytes: int, nodes: int = 1, number: int
     Parameters
     ----------
     choice
-        ``auto``: the machine's CUDA GPUs, or one cpu device where there are none for this node; ``cpu:N``: N cpu devices.
+        ``auto``: the machine's CUDA GPUs, or one cpu device where there are none for this node;
+        ``cpu:N``: N cpu devices.
     cpu_memory_bytes
         Cap of each cpu device; 0 for an equal share of the machine's memory.
     nodes, number

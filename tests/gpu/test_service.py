@@ -59,7 +59,9 @@ async def test_one_session_has_the_gpu_and_another_waits_for_it(gpuaas_home: Gpu
             assert await one.said("print(torch.cuda.device_count(), torch.cuda.get_device_name())") == (
                 f"1 {torch.cuda.get_device_name(0)}"
             )
-            views = [await service.admin.create_session(f"more-{number}") for number in range(torch.cuda.device_count())]
+            views = [
+                await service.admin.create_session(f"more-{number}") for number in range(torch.cuda.device_count())
+            ]
             assert views[-1].session.state is S.QUEUED
             for view in views:
                 await service.admin.release(view.session.id)
