@@ -74,7 +74,7 @@ async def test_session_is_back_on_the_gpu_after_its_host_was_killed_and_after_it
         await roamer.said(MAKE)
         before = await roamer.said(LOOK)
         assert before.startswith("cuda:0 40 ")
-        await kept(roamer, 2)
+        await kept(roamer, 1)
         host = int(await roamer.said("print(os.getppid())"))
         os.kill(host, signal.SIGKILL)
         await roamer.until(S.LOST, S.RESTORING, S.STARTING)
