@@ -15,16 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-#: Of each of the two sums of a digest: a multiplier and a shift. As numbers with a sign, as torch has no others.
-SUMS = ((-7046029254386353131, 32), (-4417276706812531889, 29))
-MIX = -8796714831421723037
+#: Sums of a digest. They become two numbers, by pairs, when they are complete; see `digests.folded`.
+SUMS = 4
 
 #: Smaller memory is digested by torch before a kernel is compiled.
 WORTH_BYTES = 4 << 20
 #: Bytes of a vector that a thread loads at once: memory and chunks must be aligned to that.
 _VECTOR = 16
 _THREADS = 256
-#: Vectors of a chunk that one thread takes, and chunks that a block takes: weights are made once for all of these.
+#: Vectors of a chunk that one thread takes, and chunks that a block takes: keys are made once for all of these.
 _VECTORS, _CHUNKS = 4, 8
 #: CU_STREAM_CAPTURE_MODE_RELAXED.
 _RELAXED = 2
@@ -34,23 +33,20 @@ _KERNEL = """
 typedef unsigned long long u64;
 typedef unsigned int u32;
 
-__device__ __forceinline__ u64 weight(u64 place, u64 odd) {
-    u64 z = (place + 1) * odd;
+// The key of a word: what the finalizer of splitmix64 gives for its place.
+__device__ __forceinline__ u64 key(u64 place) {
+    u64 z = (place + 1) * 0x9E3779B97F4A7C15ull;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-    return (z ^ (z >> 31)) | 1;
+    return z ^ (z >> 31);
 }
 
-template <int SHIFT>
-__device__ __forceinline__ u64 mixed(u64 x, u64 odd, u64 w) {
-    u64 y = (x ^ odd) * MIX;
-    y ^= y >> SHIFT;
-    y *= w;
-    return y ^ (y >> SHIFT);
+__device__ __forceinline__ u64 product(u64 x, u64 k) {
+    return (u64)((u32)x + (u32)k) * (u64)((u32)(x >> 32) + (u32)(k >> 32));
 }
 
 // Zeros from the end of the memory to the end of its last chunk.
-__device__ ulonglong2 last(const unsigned char* at, u64 left) {
+__device__ __noinline__ ulonglong2 last(const unsigned char* at, u64 left) {
     u64 words[2] = {0, 0};
     for (u64 byte = 0; byte < 16 && byte < left; ++byte) words[byte / 8] |= (u64)at[byte] << (8 * (byte % 8));
     return make_ulonglong2(words[0], words[1]);
@@ -58,56 +54,56 @@ __device__ ulonglong2 last(const unsigned char* at, u64 left) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 chunk_digests(const unsigned char* data, u64 size, u64 chunk, u64 chunks, u64* digests) {
-    const u64 A = ODD_A, B = ODD_B;
-    __shared__ u64 sums[THREADS / 32][CHUNKS][2];
+    __shared__ u64 sums[THREADS / 32][CHUNKS][SUMS];
     const u64 first = ((u64)blockIdx.x * VECTORS * THREADS + threadIdx.x) * 2, words = chunk / 8;
-    u64 wa[2 * VECTORS], wb[2 * VECTORS];
+    // The sums take the keys of one place after the other.
+    u64 keys[VECTORS][SUMS + 1];
 #pragma unroll
-    for (int v = 0; v < VECTORS; ++v) {
-        const u64 place = first + (u64)v * 2 * THREADS;
-        wa[2 * v] = weight(place, A);
-        wa[2 * v + 1] = weight(place + 1, A);
-        wb[2 * v] = weight(place, B);
-        wb[2 * v + 1] = weight(place + 1, B);
-    }
+    for (int v = 0; v < VECTORS; ++v)
+#pragma unroll
+        for (int s = 0; s <= SUMS; ++s) keys[v][s] = key(first + (u64)v * 2 * THREADS + s);
     const u64 from = (u64)blockIdx.y * CHUNKS;
+    const bool inside = (u64)(blockIdx.x + 1) * VECTORS * THREADS * 2 <= words;
     for (int c = 0; c < CHUNKS; ++c) {
-        u64 a = 0, b = 0;
-        if (from + c < chunks) {
-            const u64 start = (from + c) * chunk;
-            ulonglong2 x[VECTORS];
+        u64 sum[SUMS] = {};
+        ulonglong2 x[VECTORS];
+        const u64 start = (from + c) * chunk + first * 8;
+        if (inside && (from + c + 1) * chunk <= size) {
 #pragma unroll
-            for (int v = 0; v < VECTORS; ++v) {
-                const u64 place = first + (u64)v * 2 * THREADS, at = start + place * 8;
-                if (place >= words) continue;
-                x[v] = at + 16 <= size ? *(const ulonglong2*)(data + at)
-                     : at < size       ? last(data + at, size - at)
-                                       : make_ulonglong2(0, 0);
-            }
+            for (int v = 0; v < VECTORS; ++v)
+                x[v] = *(const ulonglong2*)(data + start + v * 16 * THREADS);
 #pragma unroll
+            for (int v = 0; v < VECTORS; ++v)
+#pragma unroll
+                for (int s = 0; s < SUMS; ++s)
+                    sum[s] += product(x[v].x, keys[v][s]) + product(x[v].y, keys[v][s + 1]);
+        } else if (from + c < chunks) {
             for (int v = 0; v < VECTORS; ++v) {
-                if (first + (u64)v * 2 * THREADS >= words) continue;
-                a += mixed<SHIFT_A>(x[v].x, A, wa[2 * v]) + mixed<SHIFT_A>(x[v].y, A, wa[2 * v + 1]);
-                b += mixed<SHIFT_B>(x[v].x, B, wb[2 * v]) + mixed<SHIFT_B>(x[v].y, B, wb[2 * v + 1]);
+                const u64 at = start + (u64)v * 16 * THREADS;
+                if (first + (u64)v * 2 * THREADS >= words) break;
+                const ulonglong2 y = at + 16 <= size ? *(const ulonglong2*)(data + at)
+                                     : at < size     ? last(data + at, size - at)
+                                                     : make_ulonglong2(0, 0);
+                for (int s = 0; s < SUMS; ++s) {
+                    const u64 place = first + (u64)v * 2 * THREADS + s;
+                    sum[s] += product(y.x, key(place)) + product(y.y, key(place + 1));
+                }
             }
         }
 #pragma unroll
-        for (int lane = 16; lane; lane /= 2) {
-            a += __shfl_xor_sync(0xFFFFFFFFu, a, lane);
-            b += __shfl_xor_sync(0xFFFFFFFFu, b, lane);
-        }
-        if (threadIdx.x % 32 == 0) {
-            sums[threadIdx.x / 32][c][0] = a;
-            sums[threadIdx.x / 32][c][1] = b;
+        for (int s = 0; s < SUMS; ++s) {
+#pragma unroll
+            for (int lane = 16; lane; lane /= 2) sum[s] += __shfl_xor_sync(0xFFFFFFFFu, sum[s], lane);
+            if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32][c][s] = sum[s];
         }
     }
     __syncthreads();
-    if (threadIdx.x < 2 * CHUNKS) {
-        const u32 c = threadIdx.x / 2, which = threadIdx.x % 2;
+    if (threadIdx.x < SUMS * CHUNKS) {
+        const u32 c = threadIdx.x / SUMS, s = threadIdx.x % SUMS;
         if (from + c < chunks) {
-            u64 sum = 0;
-            for (int warp = 0; warp < THREADS / 32; ++warp) sum += sums[warp][c][which];
-            atomicAdd(&digests[(from + c) * 2 + which], sum);
+            u64 whole = 0;
+            for (int warp = 0; warp < THREADS / 32; ++warp) whole += sums[warp][c][s];
+            atomicAdd(&digests[(from + c) * SUMS + s], whole);
         }
     }
 }
@@ -115,15 +111,7 @@ chunk_digests(const unsigned char* data, u64 size, u64 chunk, u64 chunks, u64* d
 
 
 def _source() -> str:
-    (odd_a, shift_a), (odd_b, shift_b) = SUMS
-    values: dict[str, int | str] = {
-        "THREADS": _THREADS,
-        "VECTORS": _VECTORS,
-        "CHUNKS": _CHUNKS,
-        "SHIFT_A": shift_a,
-        "SHIFT_B": shift_b,
-    }
-    values |= {name: f"{n % 2**64}ull" for name, n in (("ODD_A", odd_a), ("ODD_B", odd_b), ("MIX", MIX))}
+    values = {"THREADS": _THREADS, "VECTORS": _VECTORS, "CHUNKS": _CHUNKS, "SUMS": SUMS}
     return "".join(f"#define {name} {value}\n" for name, value in values.items()) + _KERNEL
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from .memory import Spans
 
 SLOT_BYTES = 32 << 20
 SLOTS = 4
-#: Transfers from so many bytes on use threads, each of which copies so much at a time.
+#: Transfers from so many bytes on use threads of ours, each of which copies so much at a time.
 _THREADED_BYTES = 64 << 20
 _PART_BYTES = 4 << 20
 _THREADS = max(1, min(8, (os.cpu_count() or 1) // 2))
@@ -50,11 +51,7 @@ class Ring:
         """From the device into the targets. When it returns or raises, nothing is under way any more."""
 
         def land(slot: int, load: _Load) -> None:
-            copy(
-                (view[begin : begin + n], self.slots[slot][at + begin : at + begin + n])
-                for at, view in load.pieces
-                for begin, n in _parts(view)
-            )
+            copy((view, self.slots[slot][at : at + len(view)]) for at, view in load.pieces)
 
         with self._lock, _Copier(spans) as copy:
             under_way: deque[tuple[list[Callable[[], None]], int, _Load]] = deque()
@@ -82,11 +79,7 @@ class Ring:
                     slot = number % len(self.slots)
                     if len(under_way) == len(self.slots):
                         _wait(under_way)
-                    copy(
-                        (self.slots[slot][at + begin : at + begin + n], view[begin : begin + n])
-                        for at, view in load.pieces
-                        for begin, n in _parts(view)
-                    )
+                    copy((self.slots[slot][at : at + len(view)], view) for at, view in load.pieces)
                     waits: list[Callable[[], None]] = []
                     under_way.append(waits)
                     for offset, at, length in load.copies:
@@ -131,8 +124,11 @@ class _Copier:
     """Copies within the host, by threads where the transfer is large; they end with it."""
 
     def __init__(self, spans: Spans) -> None:
+        torch = sys.modules.get("torch")
+        #: torch's own threads are there already, and quicker to begin than ours.
+        self._torch = torch if torch is not None and torch.get_num_threads() > 1 else None
         large = _THREADS > 1 and sum(length for _, length in spans) >= _THREADED_BYTES
-        self._pool = ThreadPoolExecutor(_THREADS, "gpuaas-copy") if large else None
+        self._pool = ThreadPoolExecutor(_THREADS, "gpuaas-copy") if large and self._torch is None else None
 
     def __enter__(self) -> Callable[[Iterable[tuple[memoryview, memoryview]]], None]:
         return self._copy
@@ -141,9 +137,21 @@ class _Copier:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _copy(self, parts: Iterable[tuple[memoryview, memoryview]]) -> None:
+    def _copy(self, pieces: Iterable[tuple[memoryview, memoryview]]) -> None:
+        if self._torch is not None:
+            for target, source in pieces:
+                _copy_by_torch(self._torch, target, source)
+            return
+        parts = ((target[at : at + n], source[at : at + n]) for target, source in pieces for at, n in _parts(target))
         for _ in map(_copy, parts) if self._pool is None else self._pool.map(_copy, parts):
             pass
+
+
+def _copy_by_torch(torch: Any, target: memoryview, source: memoryview) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that the source is read-only, which it stays
+        there = torch.frombuffer(source, dtype=torch.uint8)
+    torch.frombuffer(target, dtype=torch.uint8).copy_(there)
 
 
 def _copy(pair: tuple[memoryview, memoryview]) -> None:

@@ -34,7 +34,7 @@ def reduce_untyped(storage: Any, context: Context) -> Any:
         context.rebuilt(f"tensor memory of its own, no longer mapped to {storage.filename}")
     elif storage.is_shared():
         context.rebuilt("tensor memory of its own, no longer shared with other processes")
-    if torch.cuda.is_initialized() and storage.is_pinned():
+    if torch.cuda.is_initialized() and torch.empty(0, dtype=torch.uint8).set_(storage).is_pinned():
         context.rebuilt("memory that was pinned, and is not any more: pin_memory() it again")
     if storage.resizable():
         context.owns(storage.data_ptr(), ("storage", size))

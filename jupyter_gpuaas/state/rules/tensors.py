@@ -46,10 +46,11 @@ def generator_of(stored: str, state: Any) -> Any:
     torch = importlib.import_module("torch")
     device = restoring().device(stored)
     generator = torch.Generator(device)
+    state = state.cpu()  # it was mapped as all memory is, and states are read on the CPU
     if torch.device(device).type == torch.device(stored).type:
         generator.set_state(state)
     else:
         # The algorithms differ, so the numbers cannot go on; the seed is kept, which is what a run on it begins with.
         restoring().remark(f"a torch.Generator of {stored} is one of {device}, newly seeded: its numbers differ")
-        generator.manual_seed(int.from_bytes(bytes(state.cpu().numpy().tobytes()[:8]), "little") & (2**63 - 1))
+        generator.manual_seed(int.from_bytes(bytes(state.numpy().tobytes()[:8]), "little") & (2**63 - 1))
     return generator
