@@ -59,7 +59,10 @@ def main() -> None:
     print("\n".join(f"{name}: {value}" for name, value in head.items()))
     for name, found in results.items():
         print(f"\n{name}")
-        print(table(found if isinstance(found, list) else found.get("rows", [found])))
+        rows = found if isinstance(found, list) else found.get("rows", [found])
+        print(table(rows))
+        if rows != [found] and isinstance(found, dict):
+            print("\n".join(f"{what}: {_shown(value)}" for what, value in found.items() if what != "rows"))
 
 
 def device() -> dict[str, object]:
