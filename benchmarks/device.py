@@ -49,7 +49,10 @@ def main() -> None:
             if row in ("link", "digests"):
                 results[row] = worker(row)
             elif row == "models":
-                results[row] = [model(size, Path(folder) / f"{size:g}") for size in asked.sizes]
+                results[row] = []
+                for size in asked.sizes:
+                    results[row].append(model(size, Path(folder) / f"{size:g}"))
+                    print(f"-- {results[row][-1]}", file=sys.stderr, flush=True)
                 results[row] += [{"GB": size, **worker("stall", size)} for size in asked.unwritten]
             else:
                 results[row] = worker("suspend", *asked.held)
