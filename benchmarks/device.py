@@ -39,6 +39,7 @@ def main() -> None:
         "--held", nargs="+", type=float, default=[0, 1, 16], metavar="GIB", help="by suspended processes"
     )
     parser.add_argument("--unwritten", nargs="*", type=float, default=[], metavar="GB", help="models that only wait")
+    parser.add_argument("--alone", action="store_true", help="models without torch.save and torch.load")
     parser.add_argument("--folder", type=Path, help="where states are saved; a temporary folder by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file too")
     asked = parser.parse_args()
@@ -51,11 +52,14 @@ def main() -> None:
             elif row == "models":
                 results[row] = []
                 for size in asked.sizes:
-                    results[row].append(model(size, Path(folder) / f"{size:g}"))
+                    results[row].append(model(size, Path(folder) / f"{size:g}", "none" if asked.alone else "torch"))
                     print(f"-- {results[row][-1]}", file=sys.stderr, flush=True)
                 results[row] += [{"GB": size, **worker("stall", size)} for size in asked.unwritten]
             else:
-                results[row] = worker("suspend", *asked.held)
+                results[row] = []
+                for gib in asked.held:
+                    results[row].append(worker("suspend", gib))
+                    print(f"-- {results[row][-1]}", file=sys.stderr, flush=True)
             if asked.json:
                 asked.json.write_text(json.dumps({"header": head, "results": results}, indent=2) + "\n", "utf-8")
             print(f"-- {row}", json.dumps(results[row]), file=sys.stderr, flush=True)
@@ -83,10 +87,10 @@ def device() -> dict[str, object]:
     }
 
 
-def model(size_gb: float, folder: Path) -> dict[str, Any]:
+def model(size_gb: float, folder: Path, peers: str) -> dict[str, Any]:
     """Ours and torch's own, each saved in one process and restored in another."""
     folder.mkdir(parents=True)
-    saved = worker("save", size_gb, str(folder))
+    saved = worker("save", size_gb, str(folder), peers)
     if "failed" in saved:
         return {"GB": size_gb, **saved}
     restored = worker("restore", size_gb, str(folder), json.dumps(saved["ids"]))

@@ -18,7 +18,7 @@ from ..store.manifest import Blob, GroupEntry, GroupRecord, Region, Span, Verdic
 from ..store.seal import NAME_CHARS
 from .device.memory import memories
 from .groups import Ids, circles, connected
-from .looking import Looker, look_at_device
+from .looking import Looker, look_at_devices
 from .lost import Lost, clear, told
 from .memory import Chunked, ChunkRef, CopyPool, Layout, Place, lay_out
 from .pickler import LARGE_BYTES, Pickled, dump
@@ -362,12 +362,11 @@ class Tracker:
             group.devices.append("cpu")
             was = known.get(("cpu", *place))
             group.regions.append(looker.look(content, was, (unit.layout.views, unit.values), place[0]))
-        for memory in memories(context):
-            place = (memory.address, memory.nbytes)
-            group.makers.append(("device",))
-            group.devices.append(memory.device)
-            group.regions.append(look_at_device(memory, known.get((memory.device, *place))))
-            group.places = (*group.places, place)
+        there = memories(context)
+        group.regions += look_at_devices(there, [known.get((m.device, m.address, m.nbytes)) for m in there])
+        group.makers += [("device",)] * len(there)
+        group.devices += [memory.device for memory in there]
+        group.places = (*group.places, *((memory.address, memory.nbytes) for memory in there))
         same = (
             old is not None
             and (old.names, old.verdict, old.spans, old.makers, old.devices, old.references)

@@ -8,7 +8,7 @@ to them first, so memory is watched only once it was found to change little, and
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ import xxhash
 from ..store.base import CHUNK_BYTES
 from ..wire.memory import allocate
 from . import pages
+from .device.copies import digests_of, stage_together
 from .device.memory import DeviceMemory
 from .memory import Chunked, ChunkRef, Staged, length_of
 from .pages import PAGE_BYTES, Unwatched
@@ -202,35 +203,45 @@ def _edges(content: memoryview, first: int, last: int) -> bytes:
     return _digest(content[:first]) + _digest(content[last:])
 
 
-def look_at_device(memory: DeviceMemory, before: Chunked | None) -> Chunked:
-    """Compare memory of a device to what it was; what differs is copied at once, on the device where it has room."""
-    size = memory.nbytes
-    fast = memory.chunk_digests(CHUNK_BYTES)
-    if before is not None and before.size == size and before.fast == fast:
-        return before
-    refs: list[ChunkRef] = []
-    new: list[ChunkRef] = []
-    spans: list[tuple[int, int]] = []
-    for number, now in enumerate(fast):
-        if before is not None and before.size == size and before.fast[number] == now:
-            refs.append(before.refs[number])
+def look_at_devices(memories: Sequence[DeviceMemory], befores: Sequence[Chunked | None]) -> list[Chunked]:
+    """Compare memories of devices to what they were; what differs is copied at once, on the device where it has room.
+
+    The very ``before`` where nothing differs.
+    """
+    found: list[Chunked] = []
+    fetched: list[tuple[DeviceMemory, list[tuple[int, int]], list[ChunkRef]]] = []
+    for memory, before, fast in zip(memories, befores, digests_of(memories, CHUNK_BYTES), strict=True):
+        size = memory.nbytes
+        known = before if before is not None and before.size == size else None
+        if known is not None and known.fast == fast:
+            found.append(known)
             continue
-        start = number * CHUNK_BYTES
-        spans.append((start, min(CHUNK_BYTES, size - start)))
-        new.append(ChunkRef(None))
-        refs.append(new[-1])
-    staged = memory.stage(spans)
-    if staged is not None:
-        at = 0
-        for ref, (_, length) in zip(new, spans, strict=True):
-            ref.owner = Staged(staged, at, length)
-            at += length
-    else:
-        targets = _room(spans)
-        memory.read(spans, targets)
-        for ref, target in zip(new, targets, strict=True):
-            ref.memory = target
-    return Chunked(size, fast, refs)
+        refs: list[ChunkRef] = []
+        spans: list[tuple[int, int]] = []
+        new: list[ChunkRef] = []
+        for number, now in enumerate(fast):
+            if known is not None and known.fast[number] == now:
+                refs.append(known.refs[number])
+                continue
+            start = number * CHUNK_BYTES
+            spans.append((start, min(CHUNK_BYTES, size - start)))
+            new.append(ChunkRef(None))
+            refs.append(new[-1])
+        fetched.append((memory, spans, new))
+        found.append(Chunked(size, fast, refs))
+    copies = stage_together([(memory, spans) for memory, spans, _ in fetched])
+    for (memory, spans, new), copied in zip(fetched, copies, strict=True):
+        if copied is not None:
+            staged, at = copied
+            for ref, (_, length) in zip(new, spans, strict=True):
+                ref.owner = Staged(staged, at, length)
+                at += length
+        else:
+            targets = _room(spans)
+            memory.read(spans, targets)
+            for ref, target in zip(new, targets, strict=True):
+                ref.memory = target
+    return found
 
 
 def _room(spans: list[tuple[int, int]]) -> list[memoryview]:

@@ -13,6 +13,7 @@ from ..store.base import CHUNK_BYTES
 from ..store.blob import chunk_digests
 from ..store.manifest import Blob, GroupRecord, Manifest, Verdict
 from .capture import Group, Tracker
+from .device.copies import digests_of
 from .device.memory import made_memories
 from .memory import Chunked, ChunkRef, Place, address
 from .owners import bytes_of
@@ -42,15 +43,16 @@ class Remembered:
             return
         group.stream = stream
         made = made_memories(restoring)
+        fast = dict(zip(made, digests_of(list(made.values()), CHUNK_BYTES), strict=True))
         hosts, places, moved = iter(owners), [], False
         for region in record.regions:
             content: Chunked | None
             if region.maker == ("device",):
-                memory = made.get(sum(device != "cpu" for device in group.devices))
-                if memory is None:
+                number = sum(device != "cpu" for device in group.devices)
+                if number not in made:
                     return
-                digests = memory.chunk_digests(CHUNK_BYTES)
-                content, device, place = _refs(region.content, digests), memory.device, (memory.address, memory.nbytes)
+                memory, content = made[number], _refs(region.content, fast[number])
+                device, place = memory.device, (memory.address, memory.nbytes)
                 moved = moved or device != region.device
             else:
                 content, device, place = self._chunked(region.content), "cpu", _place(next(hosts))

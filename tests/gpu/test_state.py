@@ -80,7 +80,7 @@ def test_tensors_models_and_generators(device_map: dict[str, str]) -> None:
     new["bits"][3] = 0
     assert new["t"].tolist() == [0, 1, 99, 0, 4, 5] and new["t"].device.type == kind
     assert new["w"].grad.tolist() == [2, 2, 2] and new["w"].grad.device.type == kind
-    assert new["device"].type == kind and new["here"].device.type == device_map.get("cpu", "cpu")
+    assert new["device"].type == kind and new["here"].device.type == device_map.get("cpu", "cpu")[:4]
     if kind == "cuda":
         drawn = [torch.rand(3, device="cuda", generator=space["generator"]) for space in (made, new)]
         assert torch.equal(*drawn)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from jupyter_gpuaas.state.device.copies import HostMemory, TorchMemory
+from jupyter_gpuaas.state.device.digests import by_operations, split, torch_digests, torch_digests_together
 from jupyter_gpuaas.state.device.memory import CONTENTS, HostContent, Place, contents_of, make, memories, out_of_band
+from jupyter_gpuaas.state.looking import look_at_devices
+from jupyter_gpuaas.state.memory import CopyPool, Staged
 from jupyter_gpuaas.state.pickler import dump, load, under
 from jupyter_gpuaas.state.rules.registry import Context, NotRestorable, Restoring, rule
+from jupyter_gpuaas.store.base import CHUNK_BYTES
 
 from .device_contract import OutOfMemory, SlowDevice, SlowMemory, check_device_memory
 
@@ -152,3 +157,58 @@ def test_what_lay_on_a_gpu_comes_back_to_the_cpu() -> None:
     later[0] = 5
     assert whole.tolist() == [0, 1, 2, 9, 7, 5, 6, 7] and first[1] == 5
     assert any("numpy" in remark for remark in now.remarks)
+
+
+# -- in a capture ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("capacity", [64 << 20, 5 << 20])
+def test_what_is_new_is_copied_before_it_can_change_and_the_rest_is_left(capacity: int) -> None:
+    device = SlowDevice(capacity, slot_bytes=1 << 21)
+    memories = [device.allocate(3 * CHUNK_BYTES + 77), device.allocate(CHUNK_BYTES)]
+    rng = random.Random(0)
+    for memory in memories:
+        memory.data[:] = rng.randbytes(memory.nbytes)
+    was = [bytes(memory.data) for memory in memories]
+    first = look_at_devices(memories, [None, None])
+    # Copied on the device where that has room, else to the host.
+    assert all(isinstance(ref.owner, Staged) is (capacity > 5 << 20) for each in first for ref in each.refs)
+    for memory in memories:
+        memory.data[:] = bytes(memory.nbytes)
+    pool = CopyPool(1 << 26)
+    for each, expected in zip(first, was, strict=True):
+        assert sum(ref.nbytes for ref in each.refs) == len(expected)
+        pool.fetch(each.refs)
+        assert b"".join(bytes(ref.memory) for ref in each.refs if ref.memory is not None) == expected
+    for memory, content in zip(memories, was, strict=True):
+        memory.data[:] = content
+    memories[0].data[2 * CHUNK_BYTES] ^= 1
+    again = look_at_devices(memories, list(first))
+    assert again[1] is first[1]
+    assert [new is old for new, old in zip(again[0].refs, first[0].refs, strict=True)] == [True, True, False, True]
+
+
+def test_spans_that_lie_apart_travel_together() -> None:
+    device = SlowDevice(1 << 20, slot_bytes=1 << 10)
+    memory = device.allocate(1 << 14)
+    memory.data[:] = random.Random(1).randbytes(memory.nbytes)
+    spans = [(7, 100), (107, 3), (5000, 1), (9000, 3000), (0, 0), (12000, 500)]
+    targets = [bytearray(length) for _, length in spans]
+    memory.read(spans, [memoryview(target) for target in targets])
+    assert [bytes(target) for target in targets] == [memory.data[at : at + n] for at, n in spans]
+    other = device.allocate(1 << 14)
+    other.write(spans, [bytes(target) for target in targets])
+    for at, n in spans:
+        assert other.data[at : at + n] == memory.data[at : at + n]
+    assert other.data[4999] == other.data[5001] == other.data[8999] == other.data[12500] == 0
+
+
+def test_digests_are_the_same_by_each_library() -> None:
+    torch, numpy = pytest.importorskip("torch"), pytest.importorskip("numpy")
+    data = numpy.random.default_rng(0).integers(0, 256, 3 * CHUNK_BYTES + 5, dtype=numpy.uint8)
+    tensor = torch.from_numpy(data)
+    for chunk_bytes in (CHUNK_BYTES, 1 << 12):
+        by_numpy = split(by_operations(numpy, data, chunk_bytes, {}).tobytes())
+        assert torch_digests(tensor, chunk_bytes) == by_numpy
+        parts = [tensor[:CHUNK_BYTES], tensor[CHUNK_BYTES:]]
+        assert [d for each in torch_digests_together(parts, chunk_bytes) for d in each] == by_numpy

@@ -11,7 +11,7 @@ from typing import Any
 
 import xxhash
 
-from .digests import cupy_digests, torch_digests
+from .digests import cupy_digests, torch_digests, torch_digests_together
 from .kernels import beside_captures
 from .memory import DeviceMemory, Spans
 from .ring import SLOT_BYTES, SLOTS, Ring
@@ -83,28 +83,7 @@ class TorchMemory:
             ring.read(spans, into, start)
 
     def stage(self, spans: Spans) -> DeviceMemory | None:
-        torch = sys.modules["torch"]
-        if not self.device.startswith("cuda"):
-            return None
-        total = sum(length for _, length in spans)
-        free_bytes, _ = torch.cuda.mem_get_info(self.device)
-        cached_bytes = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        if total > STAGED_SHARE * (free_bytes + cached_bytes):
-            return None
-        try:
-            storage = torch.UntypedStorage(total, device=self.device)
-        except torch.cuda.OutOfMemoryError:
-            return None
-        staged = TorchMemory(storage)
-        self._settle()
-        at = 0
-        with torch.inference_mode():
-            for offset, length in _joined(spans):
-                staged._bytes[at : at + length].copy_(self._bytes[offset : offset + length])
-                at += length
-        staged._settle()
-        staged._settled = True
-        return staged
+        return _stage([(self, spans)]) if self.device.startswith("cuda") else None
 
     def write(self, spans: Spans, data: Sequence[Any]) -> None:
         self._settle()
@@ -179,6 +158,72 @@ class CupyMemory:
             return wait
 
         return start
+
+
+def digests_of(memories: Sequence[DeviceMemory], chunk_bytes: int) -> list[list[bytes]]:
+    """Of each memory. What torch has on one device is waited for once, and answers together."""
+    found: dict[int, list[bytes]] = {}
+    for device, numbers in _of_torch(memories).items():
+        sys.modules["torch"].cuda.synchronize(device)
+        wholes = [memories[number].torch_bytes() for number in numbers]  # type: ignore[attr-defined]
+        found |= zip(numbers, torch_digests_together(wholes, chunk_bytes), strict=True)
+    return [
+        found[number] if number in found else memory.chunk_digests(chunk_bytes)
+        for number, memory in enumerate(memories)
+    ]
+
+
+def stage_together(wanted: Sequence[tuple[DeviceMemory, Spans]]) -> list[tuple[DeviceMemory, int] | None]:
+    """`DeviceMemory.stage` for several at once: the copy of each, and where in it its bytes begin."""
+    found: list[tuple[DeviceMemory, int] | None] = [None] * len(wanted)
+    together = _of_torch([memory for memory, _ in wanted])
+    for numbers in together.values():
+        staged = _stage([wanted[number] for number in numbers])
+        at = 0
+        for number in numbers:
+            found[number] = None if staged is None else (staged, at)
+            at += sum(length for _, length in wanted[number][1])
+    apart = set(range(len(wanted))).difference(*together.values())
+    for number in apart:
+        memory, spans = wanted[number]
+        alone = memory.stage(spans)
+        found[number] = None if alone is None else (alone, 0)
+    return found
+
+
+def _of_torch(memories: Sequence[DeviceMemory]) -> dict[str, list[int]]:
+    """Numbers of those that torch has on CUDA, by device."""
+    found: dict[str, list[int]] = {}
+    for number, memory in enumerate(memories):
+        if isinstance(memory, TorchMemory) and memory.device.startswith("cuda"):
+            found.setdefault(memory.device, []).append(number)
+    return found
+
+
+def _stage(wanted: Sequence[tuple[Any, Spans]]) -> TorchMemory | None:
+    """Copies in one piece, as taking memory from the driver takes longer than filling it."""
+    torch = sys.modules["torch"]
+    device = wanted[0][0].device
+    total = sum(length for _, spans in wanted for _, length in spans)
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    cached_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if not total or total > STAGED_SHARE * (free_bytes + cached_bytes):
+        return None
+    try:
+        staged = TorchMemory(torch.UntypedStorage(total, device=device))
+    except torch.cuda.OutOfMemoryError:
+        return None
+    torch.cuda.synchronize(device)
+    at = 0
+    with torch.inference_mode():
+        for memory, spans in wanted:
+            source = memory.torch_bytes()
+            for offset, length in _joined(spans):
+                staged._bytes[at : at + length].copy_(source[offset : offset + length])
+                at += length
+    torch.cuda.synchronize(device)
+    staged._settled = True
+    return staged
 
 
 def _nothing() -> None: ...

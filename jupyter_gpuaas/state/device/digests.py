@@ -8,8 +8,10 @@ takes three instructions a word and sum. The sums are folded into two numbers of
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from . import kernels
@@ -26,30 +28,50 @@ _FOLD = -8796714831421723037
 
 def torch_digests(whole: Any, chunk_bytes: int) -> list[bytes]:
     """Of a flat tensor of bytes."""
+    return torch_digests_together([whole], chunk_bytes)[0]
+
+
+def torch_digests_together(wholes: Sequence[Any], chunk_bytes: int) -> list[list[bytes]]:
+    """Of flat tensors of bytes on one device; it is asked for them once."""
     torch = sys.modules["torch"]
+    if not wholes:
+        return []
+    device = wholes[0].device
+    counts = [-(-int(whole.numel()) // chunk_bytes) for whole in wholes]
     with torch.inference_mode():
-        digests = None
-        if whole.is_cuda and kernels.fits(whole.data_ptr(), whole.numel(), chunk_bytes):
-            launch = _kernel_of_torch(whole.device.index)
-            digests = launch(whole, chunk_bytes) if launch else None
-        if digests is None:
-            digests = by_operations(torch, whole, chunk_bytes, {"device": whole.device})
-        return split(digests.cpu().contiguous().numpy().tobytes())
+        made = torch.zeros((sum(counts), 2), dtype=torch.int64, device=device)
+        sums, first = None, 0
+        by_kernel = []
+        for whole, count in zip(wholes, counts, strict=True):
+            fits = whole.is_cuda and kernels.fits(whole.data_ptr(), whole.numel(), chunk_bytes)
+            launch = _kernel_of_torch(device.index) if fits else None
+            if launch is None:
+                made[first : first + count] = by_operations(torch, whole, chunk_bytes, {"device": device})
+            else:
+                if sums is None:
+                    sums = torch.zeros((sum(counts), SUMS), dtype=torch.int64, device=device)
+                launch(whole, chunk_bytes, sums[first : first + count])
+                by_kernel.append((first, first + count))
+            first += count
+        if sums is not None:
+            done = folded(sums)
+            for begin, end in by_kernel:
+                made[begin:end] = done[begin:end]
+        found = split(made.cpu().contiguous().numpy().tobytes())
+    ends = list(itertools.accumulate(counts))
+    return [found[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
 @functools.cache
 def _kernel_of_torch(index: int) -> Any:
-    """The kernel as a function of a tensor and the chunk size; None where there is none that keeps its word."""
+    """The kernel, which adds to zeroed sums; None where there is none that keeps its word."""
     torch = sys.modules["torch"]
     device = torch.device("cuda", index)
 
-    def digests(whole: Any, chunk_bytes: int) -> Any:
-        size = int(whole.numel())
-        made = torch.zeros((-(-size // chunk_bytes), SUMS), dtype=torch.int64, device=device)
+    def digests(whole: Any, chunk_bytes: int, sums: Any) -> None:
         stream = torch.cuda.current_stream(device).cuda_stream
         with torch.cuda.device(device):
-            launch(whole.data_ptr(), size, chunk_bytes, made.data_ptr(), stream)
-        return folded(made)
+            launch(whole.data_ptr(), int(whole.numel()), chunk_bytes, sums.data_ptr(), stream)
 
     try:
         with torch.cuda.device(device):
@@ -60,7 +82,9 @@ def _kernel_of_torch(index: int) -> Any:
             sample = torch.arange(3 * (1 << 18) + 2, dtype=torch.int32, device=device)
             sample = (sample * 0x1E3779B1).view(torch.uint8)[: 3 * (1 << 20) + 5]
             expected = by_operations(torch, sample, chunk_bytes, {"device": device})
-            if not torch.equal(digests(sample, chunk_bytes), expected):
+            sums = torch.zeros((len(expected), SUMS), dtype=torch.int64, device=device)
+            digests(sample, chunk_bytes, sums)
+            if not torch.equal(folded(sums), expected):
                 raise Unavailable("its digests are wrong")
     except Exception as error:  # of a library, a driver or a compiler: digests are slower then, and no more
         log.info("memory of cuda:%d is digested without a kernel of our own: %s", index, error)
