@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jupyter_gpuaas.state.device.copies import HostMemory, TorchMemory
-from jupyter_gpuaas.state.device.digests import by_operations, split, torch_digests, torch_digests_together
+from jupyter_gpuaas.state.device.digests import by_operations, folded, split, torch_digests, torch_digests_together
 from jupyter_gpuaas.state.device.memory import CONTENTS, HostContent, Place, contents_of, make, memories, out_of_band
 from jupyter_gpuaas.state.looking import look_at_devices
 from jupyter_gpuaas.state.memory import CopyPool, Staged
@@ -208,7 +208,53 @@ def test_digests_are_the_same_by_each_library() -> None:
     data = numpy.random.default_rng(0).integers(0, 256, 3 * CHUNK_BYTES + 5, dtype=numpy.uint8)
     tensor = torch.from_numpy(data)
     for chunk_bytes in (CHUNK_BYTES, 1 << 12):
-        by_numpy = split(by_operations(numpy, data, chunk_bytes, {}).tobytes())
+        by_numpy = split(folded(by_operations(numpy, data, chunk_bytes, {})).tobytes())
         assert torch_digests(tensor, chunk_bytes) == by_numpy
         parts = [tensor[:CHUNK_BYTES], tensor[CHUNK_BYTES:]]
         assert [d for each in torch_digests_together(parts, chunk_bytes) for d in each] == by_numpy
+
+
+def test_memories_of_torch_on_one_device_answer_together_and_are_copied_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    from jupyter_gpuaas.state.device import copies, digests
+
+    def on_cuda(size: int) -> TorchMemory:
+        memory = TorchMemory(torch.randint(0, 256, (size,), dtype=torch.uint8).untyped_storage())
+        memory.device = "cuda:0"
+        return memory
+
+    def kernel_for(whole: Any, chunk_bytes: int) -> Any:
+        """A kernel that adds to its sums, for memory that is large enough."""
+        if whole.numel() < CHUNK_BYTES:
+            return None
+        return lambda whole, chunk_bytes, sums: sums.add_(by_operations(torch, whole, chunk_bytes, {}))
+
+    storage = torch.UntypedStorage
+    taken: list[int] = []
+    monkeypatch.setattr(digests, "_kernel_for", kernel_for)
+    for name, answer in (("synchronize", None), ("memory_reserved", 0), ("memory_allocated", 0)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 27, 1 << 28))
+    monkeypatch.setattr(torch, "UntypedStorage", lambda size, device: taken.append(size) or storage(size))
+    memories = [on_cuda(3 * CHUNK_BYTES + 5), on_cuda(100), HostMemory(b"12345678"), on_cuda(2 * CHUNK_BYTES)]
+    was = [bytes(HostMemory(memory.torch_bytes().numpy()).view) for memory in memories if memory.device != "cpu"]
+    expected = [TorchMemory.chunk_digests(m, CHUNK_BYTES) for m in memories if isinstance(m, TorchMemory)]
+    found = copies.digests_of(memories, CHUNK_BYTES)
+    assert [found[number] for number in (0, 1, 3)] == expected
+    assert found[2] == memories[2].chunk_digests(CHUNK_BYTES)
+    befores = look_at_devices(memories, [None] * len(memories))
+    assert taken == [5 * CHUNK_BYTES + 105]
+    for memory in memories:
+        if isinstance(memory, TorchMemory):
+            memory.torch_bytes().zero_()
+    pool = CopyPool(1 << 26)
+    for chunked, content in zip([befores[number] for number in (0, 1, 3)], was, strict=True):
+        for ref in chunked.refs:
+            assert isinstance(ref.owner, Staged)
+            ref.owner.memory.device = "cpu"  # type: ignore[misc]  # it lies there, and torch is to copy it so
+        pool.fetch(chunked.refs)
+        assert b"".join(bytes(ref.memory) for ref in chunked.refs if ref.memory is not None) == content
+    again = look_at_devices(memories, befores)
+    assert again[2] is befores[2] and again[0] is not befores[0]

@@ -39,27 +39,25 @@ def torch_digests_together(wholes: Sequence[Any], chunk_bytes: int) -> list[list
     device = wholes[0].device
     counts = [-(-int(whole.numel()) // chunk_bytes) for whole in wholes]
     with torch.inference_mode():
-        made = torch.zeros((sum(counts), 2), dtype=torch.int64, device=device)
-        sums, first = None, 0
-        by_kernel = []
+        sums, first = torch.zeros((sum(counts), SUMS), dtype=torch.int64, device=device), 0
         for whole, count in zip(wholes, counts, strict=True):
-            fits = whole.is_cuda and kernels.fits(whole.data_ptr(), whole.numel(), chunk_bytes)
-            launch = _kernel_of_torch(device.index) if fits else None
+            part = sums[first : first + count]
+            launch = _kernel_for(whole, chunk_bytes)
             if launch is None:
-                made[first : first + count] = by_operations(torch, whole, chunk_bytes, {"device": device})
+                part.copy_(by_operations(torch, whole, chunk_bytes, {"device": device}))
             else:
-                if sums is None:
-                    sums = torch.zeros((sum(counts), SUMS), dtype=torch.int64, device=device)
-                launch(whole, chunk_bytes, sums[first : first + count])
-                by_kernel.append((first, first + count))
+                launch(whole, chunk_bytes, part)
             first += count
-        if sums is not None:
-            done = folded(sums)
-            for begin, end in by_kernel:
-                made[begin:end] = done[begin:end]
+        made = folded(sums)
         found = split(made.cpu().contiguous().numpy().tobytes())
     ends = list(itertools.accumulate(counts))
     return [found[end - count : end] for count, end in zip(counts, ends, strict=True)]
+
+
+def _kernel_for(whole: Any, chunk_bytes: int) -> Any:
+    if not whole.is_cuda or not kernels.fits(whole.data_ptr(), whole.numel(), chunk_bytes):
+        return None
+    return _kernel_of_torch(whole.device.index)
 
 
 @functools.cache
@@ -84,7 +82,7 @@ def _kernel_of_torch(index: int) -> Any:
             expected = by_operations(torch, sample, chunk_bytes, {"device": device})
             sums = torch.zeros((len(expected), SUMS), dtype=torch.int64, device=device)
             digests(sample, chunk_bytes, sums)
-            if not torch.equal(folded(sums), expected):
+            if not torch.equal(sums, expected):
                 raise Unavailable("its digests are wrong")
     except Exception as error:  # of a library, a driver or a compiler: digests are slower then, and no more
         log.info("memory of cuda:%d is digested without a kernel of our own: %s", index, error)
@@ -100,7 +98,7 @@ def cupy_digests(cupy: Any, whole: Any, chunk_bytes: int) -> list[bytes]:
         digests = launch(whole, chunk_bytes) if launch else None
     if digests is None:
         digests = by_operations(cupy, whole, chunk_bytes, {})
-    return split(cupy.asnumpy(digests).tobytes())
+    return split(cupy.asnumpy(folded(digests)).tobytes())
 
 
 @functools.cache
@@ -111,7 +109,7 @@ def _kernel_of_cupy(index: int) -> Any:
         size = int(whole.size)
         made = cupy.zeros((-(-size // chunk_bytes), SUMS), dtype=cupy.int64)
         launch(int(whole.data.ptr), size, chunk_bytes, int(made.data.ptr), int(cupy.cuda.get_current_stream().ptr))
-        return folded(made)
+        return made
 
     try:
         cupy.cuda.runtime.deviceSynchronize()
@@ -126,7 +124,7 @@ def _kernel_of_cupy(index: int) -> Any:
 
 
 def by_operations(xp: Any, whole: Any, chunk_bytes: int, place: dict[str, Any]) -> Any:
-    """By operations of torch, numpy or cupy."""
+    """The sums of each chunk, by operations of torch, numpy or cupy."""
     if chunk_bytes % 8:
         raise ValueError("a chunk is a multiple of 8 bytes")
     words = chunk_bytes // 8
@@ -134,7 +132,7 @@ def by_operations(xp: Any, whole: Any, chunk_bytes: int, place: dict[str, Any]) 
     low_keys, high_keys = keys & _HALF, (keys >> 32) & _HALF
     size = int(whole.shape[0])
     slab = max(1, _SLAB_BYTES // chunk_bytes) * chunk_bytes
-    found = [xp.zeros((0, 2), dtype=xp.int64, **place)]
+    found = [xp.zeros((0, SUMS), dtype=xp.int64, **place)]
     for begin in range(0, size, slab):
         part = whole[begin : min(begin + slab, size)]
         length = int(part.shape[0])
@@ -149,12 +147,12 @@ def by_operations(xp: Any, whole: Any, chunk_bytes: int, place: dict[str, Any]) 
             product = (low + low_keys[first : first + words]) & _HALF
             product *= (high + high_keys[first : first + words]) & _HALF
             sums.append(product.sum(1))
-        found.append(folded(xp.stack(sums, 1)))
+        found.append(xp.stack(sums, 1))
     return xp.concatenate(found)
 
 
 def folded(sums: Any) -> Any:
-    """Two numbers of each four."""
+    """Two numbers of each four sums."""
     return sums[:, ::2] * _FOLD + sums[:, 1::2]
 
 
