@@ -52,7 +52,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: Annotated[str, about("Address that the controller listens on.")] = "127.0.0.1"
     port: Annotated[Annotated[int, Meta(ge=0, le=65535)], about("Port of the controller; 0 picks a free one.")] = 0
     nodes: Annotated[Annotated[int, Meta(ge=1, le=64)], about("Local nodes that the embedded service starts.")] = 1
-    devices: Annotated[str, about("Devices of a local node: `auto`, or like `cpu:2` for two cpu devices.")] = "auto"
+    devices: Annotated[
+        str,
+        about(
+            "Devices of a local node: `auto` (GPUs of this machine, which its nodes share out, or one cpu device), or "
+            "like `cpu:2` for two cpu devices."
+        ),
+    ] = "auto"
     device_memory_bytes: Annotated[
         Count, about("Memory cap of a cpu device; 0 means an equal share of 80 % of the machine's memory.")
     ] = 0

@@ -3,8 +3,8 @@
 The process need not cooperate. While it is suspended it holds no device, so CRIU can dump it; restored on a like node
 and told to go on, it takes its device memory back, there or on another device of the same kind.
 
-The library is called through ctypes: it needs no package, and whoever has a driver has the library. Nothing here has
-run on a real device yet (docs/process-images.md).
+The library is called through ctypes: it needs no package, and whoever has a driver has the library. What was tried on a
+real device, and what was not: docs/gpus.md.
 """
 
 from __future__ import annotations
