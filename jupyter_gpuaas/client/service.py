@@ -15,6 +15,7 @@ import msgspec
 
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, RemoteProtocolError, ServiceUnreachable, from_wire
 from jupyter_gpuaas.model import (
+    CellRuns,
     ChannelInfo,
     CheckpointDiff,
     CheckpointStatus,
@@ -32,6 +33,7 @@ from jupyter_gpuaas.model import (
     ResourceRequest,
     RestoreReport,
     SessionView,
+    UserView,
     Via,
 )
 
@@ -40,6 +42,14 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 3.0
 #: For what has to wait until the cells that run have ended.
 LONG_S = 7 * 24 * 3600.0
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the service has said, as it said it."""
+
+    status: int
+    content_type: str
+    content: bytes
 
 
 class ServiceClient:
@@ -88,6 +98,10 @@ class ServiceClient:
     async def health(self) -> dict[str, str]:
         """``{"status", "version"}``; needs no token."""
         return await self._call(dict[str, str], "GET", "/health")
+
+    async def me(self) -> UserView:
+        """Whose token it is."""
+        return await self._call(UserView, "GET", "/me")
 
     async def nodes(self) -> list[NodeView]:
         """The nodes of the pool, with what their devices do now."""
@@ -150,6 +164,19 @@ class ServiceClient:
     async def release(self, session: str) -> SessionView:
         """End a session; answers when nothing of it runs any more."""
         return await self._call(SessionView, "DELETE", f"/sessions/{_quoted(session)}")
+
+    async def cells(self, session: str, *, after: str = "", journal: str = "") -> CellRuns:
+        """The newest execution of each cell of the session's notebook, with its outputs.
+
+        Parameters
+        ----------
+        after
+            Only those with something new behind this record, or behind the request of this ``msg_id``.
+        journal
+            Which journal that record is of.
+        """
+        query = {"after": after, "journal": journal}
+        return await self._call(CellRuns, "GET", f"/sessions/{_quoted(session)}/cells", query=query)
 
     async def interrupt(self, session: str) -> None:
         """Interrupt the cell that runs."""
@@ -313,6 +340,10 @@ class ServiceClient:
         query = {"after": after, "limit": limit, "session": session}
         return await self._call(list[Event], "GET", "/events", query=query)
 
+    async def last_event(self) -> int:
+        """Number of the newest event."""
+        return (await self._call(dict[str, int], "GET", "/events/last"))["seq"]
+
     async def stream_events(self, *, after: int = 0) -> AsyncGenerator[Event, None]:
         """Events above ``after``, then each new one as it happens, until the connection breaks."""
         from websockets.asyncio.client import connect
@@ -334,6 +365,32 @@ class ServiceClient:
             raise _refused(error.response.status_code, error.response.body) from error
         except (OSError, WebSocketException, TimeoutError, asyncio.TimeoutError) as error:
             raise self._unreachable(error) from error
+
+    # -- for who passes requests on --------------------------------------------------------------------
+
+    async def forward(
+        self, method: str, path: str, *, query: Mapping[str, str], body: bytes, wait_s: float = 0.0
+    ) -> Answer:
+        """Ask the service and answer with what it says, a refusal too.
+
+        Parameters
+        ----------
+        path
+            As it goes over the wire: its segments are quoted.
+
+        Raises
+        ------
+        ServiceUnreachable
+        """
+        timeout = httpx.Timeout(self._timeout + wait_s, connect=min(self._timeout, CONNECT_TIMEOUT_S))
+        headers = {"Content-Type": "application/json"} if body else {}
+        try:
+            answer = await self._http.request(
+                method, path, params=query, content=body, headers=headers, timeout=timeout
+            )
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        return Answer(answer.status_code, answer.headers.get("Content-Type", ""), answer.content)
 
     # ----------------------------------------------------------------------------------------------
 

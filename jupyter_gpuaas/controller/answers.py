@@ -9,6 +9,7 @@ from fastapi import Response
 
 from jupyter_gpuaas.errors import GpuaasError, to_wire
 from jupyter_gpuaas.model import (
+    CellRuns,
     ChannelInfo,
     CheckpointDiff,
     CheckpointStatus,
@@ -24,6 +25,7 @@ from jupyter_gpuaas.model import (
     Proposal,
     RestoreReport,
     SessionView,
+    UserView,
 )
 
 _REF = "#/components/schemas/{name}"
@@ -31,6 +33,8 @@ _FACTS = (
     SessionView,
     GpuSession,
     ChannelInfo,
+    CellRuns,
+    UserView,
     NodeView,
     Lease,
     Event,

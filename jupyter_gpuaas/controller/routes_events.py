@@ -35,6 +35,12 @@ async def listed(
     return Facts(found)
 
 
+@router.get("/events/last", summary="Newest event", responses=responses(None))
+async def newest(controller: TheController, user: Caller) -> Response:
+    """Number of the newest event, whomever it concerns: who begins to listen begins behind it."""
+    return Facts({"seq": await asyncio.to_thread(controller.database.newest_event)})
+
+
 @router.websocket("/events/stream")
 async def streamed(socket: WebSocket, controller: TheController, user: Caller, after: After = 0) -> None:
     """Events above `after`, then each new one; one JSON text a message."""

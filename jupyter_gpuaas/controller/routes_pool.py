@@ -15,7 +15,7 @@ from jupyter_gpuaas.controller.callers import Caller, TheController
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.errors import GpuaasError
-from jupyter_gpuaas.model import DeviceSample, Lease, NewToken, Node, NodeView
+from jupyter_gpuaas.model import DeviceSample, Lease, NewToken, Node, NodeView, UserView
 
 router = APIRouter(tags=["pool"])
 
@@ -38,6 +38,12 @@ class TokenWanted(BaseModel):
 async def health() -> Response:
     """Whether the service answers; needs no token."""
     return Facts({"status": "ok", "version": __version__})
+
+
+@router.get("/me", summary="Who calls", responses=responses(UserView))
+async def me(user: Caller) -> Response:
+    """Whose token it is."""
+    return Facts(UserView(user=user.name, role=user.role.value))
 
 
 @router.get("/nodes", summary="List nodes", responses=responses(NodeView, many=True))

@@ -18,6 +18,7 @@ from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.errors import TransportError
 from jupyter_gpuaas.model import (
+    CellRuns,
     ChannelInfo,
     GpuSession,
     ResourceRequest,
@@ -187,6 +188,18 @@ async def logged(
             await opened.__aexit__(None, None, None)
 
     return StreamingResponse(stream(), media_type="text/plain; charset=utf-8")
+
+
+@router.get("/sessions/{session}/cells", summary="Cells", responses=responses(CellRuns))
+async def ran(
+    controller: TheController,
+    live: TheSession,
+    after: Annotated[str, Query(max_length=512, description="Record, or `msg_id` of a request; empty for all.")] = "",
+    journal: Annotated[str, Query(max_length=64, description="Which journal the record is of.")] = "",
+) -> Response:
+    """The newest execution of each cell of the notebook, with its outputs, as far as the journal keeps them."""
+    found = await agent_of(controller, live).cells(live.session.id, after=after, journal=journal)
+    return Response(found, media_type="application/json")
 
 
 def agent_of(controller: Controller, live: LiveSession) -> AgentClient:

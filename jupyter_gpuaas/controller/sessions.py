@@ -303,11 +303,18 @@ class Sessions:
         **news: Any,
     ) -> None:
         record = msgspec.structs.replace(live.record, session=session, **(more or {}))
+        if session.lease != live.session.lease:
+            news["detail"] = {**news.get("detail", {}), **_holds(session.lease)}
         expected = live.session.last_event if swap else None
         live.record = self._database.store(record, expected_event=expected, **news)
         log.debug("session %s: %s %s", session.id, session.state, news.get("cause", ""))
         live.bell.ring()
         self.news.ring()
+
+
+def _holds(lease: Lease | None) -> dict[str, Any]:
+    """The devices that a session has from now on, as its story tells it."""
+    return {"node": lease.node_id, "devices": list(lease.device_ids)} if lease else {"node": "", "devices": []}
 
 
 def _nobody(live: LiveSession, commands: tuple[Command, ...]) -> None:

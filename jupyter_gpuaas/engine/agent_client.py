@@ -145,6 +145,12 @@ class AgentClient:
             raise from_wire(reply, status=500)
         return reply.get("result")
 
+    async def cells(self, session_id: str, *, after: str, journal: str) -> bytes:
+        """What the session's journal has of its notebook's cells: ``CellRuns`` as JSON."""
+        query: dict[str, str | int] = {"after": after, "journal": journal}
+        found = await self._call(msgspec.Raw, "GET", f"/v1/hosts/{session_id}/cells", query=query)
+        return bytes(found)
+
     async def stop(self) -> None:
         """End all hosts and the agent."""
         await self._call(dict[str, Any], "POST", "/v1/stop")

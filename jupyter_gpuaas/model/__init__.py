@@ -1,5 +1,6 @@
 """Facts: nodes, devices, sessions, allocations, events. No behaviour, no I/O, no clock."""
 
+from .cell_run import CellRun, CellRuns
 from .checkpoint import (
     REPLAYS,
     CheckpointDiff,
@@ -33,7 +34,7 @@ from .migration import (
     Wish,
 )
 from .node import CPU, CUDA, Device, DeviceSample, Node, NodeState, NodeView
-from .service import NewToken, ServiceFile
+from .service import NewToken, ServiceFile, UserView
 from .session import (
     LIVE_STATES,
     Channel,
@@ -53,6 +54,8 @@ __all__ = [
     "REPLAYS",
     "VIAS",
     "AskedRequest",
+    "CellRun",
+    "CellRuns",
     "Channel",
     "ChannelInfo",
     "CheckpointDiff",
@@ -91,6 +94,7 @@ __all__ = [
     "ServiceFile",
     "SessionState",
     "SessionView",
+    "UserView",
     "Via",
     "Wish",
     "check_label",

@@ -14,6 +14,14 @@ class ServiceFile(msgspec.Struct, frozen=True):
     nodes: int
 
 
+class UserView(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose token it is."""
+
+    user: str
+    #: ``admin`` or ``user``.
+    role: str
+
+
 class NewToken(msgspec.Struct, frozen=True, kw_only=True):
     """A token just made; the service itself keeps only its hash."""
 

@@ -223,6 +223,9 @@ class Agent:
                 return http.response(200, await self._handle(session_id).move(op, content))
             case ("GET", "hosts", session_id, "log"):
                 return self._log(self._handle(session_id), request, connection)
+            case ("GET", "hosts", session_id, "cells"):
+                passed = {"kind": "cells", **{name: request.query.get(name, "") for name in ("after", "journal")}}
+                return self._hand_over(self._handle(session_id), connection, passed)
             case ("GET", "watch"):
                 await self._watch(connection)
                 return b""

@@ -45,6 +45,7 @@ from ..wire import ticket
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from ..wire.record import RecordReader
 from . import http
+from .cell_runs import cell_runs
 from .files import fetch_files
 from .image_standby import ImageStandby
 from .jailed_kernel import JailedKernel, drop_image, image_address, jail_spec, path_inside
@@ -588,6 +589,9 @@ class Host:
             if kind == "log":
                 await self._send_log(connection, session, passed)
                 return
+            if kind == "cells":
+                await self._send_cells(connection, session, passed)
+                return
             spec = session.spec
             user = ticket.check(
                 passed["ticket"],
@@ -684,6 +688,24 @@ class Host:
                 if not passed.get("follow"):
                     return
                 await asyncio.sleep(0.2)
+
+    async def _send_cells(self, connection: socket.socket, session: SessionHost, passed: dict[str, Any]) -> None:
+        """What the journal has of the notebook's cells; read in a thread, so that outputs do not wait for it."""
+        if session.stands_by:
+            raise MigrationError("the session has not arrived here yet.")
+        await session.settled()
+        journal: Journal = session.journal
+        copy, parser = journal.copy(journal.first - 1), RecordReader(self.settings.message_bytes)
+
+        def read() -> bytes:
+            records = (record for piece in copy.pieces() for record in parser.feed(piece))
+            after, of = passed["after"], passed["journal"]
+            runs = cell_runs(records, journal=copy.journal, first=copy.first, last=copy.last, after=after, of=of)
+            return http.response(200, runs)
+
+        answer = await in_thread(read, name="read-cells")
+        with connection:
+            await asyncio.get_running_loop().sock_sendall(connection, answer)
 
     def _task(self, coroutine: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)

@@ -17,10 +17,11 @@ import msgspec
 
 from ..client.channel import Channel as SessionChannel
 from ..client.channel import Resend
+from ..client.kernel_notes import KernelNote, drop_note, is_to_detach, write_note
 from ..config import Settings
 from ..errors import GpuaasError, TransportError
 from ..lifecycle.node_loss import ENAME, broken_words
-from ..model import Channel, HostState
+from ..model import Channel, GpuSession, HostState
 from ..wire.jupyter import make_parts, read_header
 from ..wire.record import Buffer, Kind, Record
 from .after_loss import KINDS, Key, fate
@@ -47,7 +48,9 @@ class Proxy:
         self._loop = asyncio.get_running_loop()
         self._front = Front(connection_file, self._requested, self._subscribers_changed)
         self._waiting = Waiting(self._front.reply, self._front.publish, settings.unreachable_s, settings.outbox_bytes)
-        self._seeker = Seeker(settings, default_name(connection_file), self._waiting.status, self._waiting.retrying)
+        #: Under which name notes about this kernel are kept.
+        self._kernel = default_name(connection_file)
+        self._seeker = Seeker(settings, self._kernel, self._waiting.status, self._waiting.retrying, self._note_session)
         self._channel = SessionChannel(self._seeker.ticket, self, settings, token=lambda: self._seeker.token)
         self._delivery = Delivery(self._front, self._channel, settings.ack_delay_s)
         self._ever_linked = False
@@ -64,6 +67,7 @@ class Proxy:
         """Serve until the client shuts the kernel down or the process is told to end."""
         self._loop.add_signal_handler(signal.SIGTERM, self._leave.set)
         self._loop.add_signal_handler(signal.SIGINT, lambda: self._channel.send_op({"op": "interrupt"}))
+        drop_note(self._settings.folder, self._kernel)  # of the proxy before this one
         self._task(self._keep_channel())
         self._task(self._watch_parent())
         await self._leave.wait()
@@ -78,6 +82,7 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._seeker.close()
         self._delivery.close()
+        drop_note(self._settings.folder, self._kernel)
         self._front.close(linger_ms=500)
 
     async def _keep_channel(self) -> None:
@@ -176,7 +181,8 @@ class Proxy:
     async def _shut_down(self, held: Held) -> None:
         """The client ends the kernel, for good or to start it anew."""
         self._shutdown = held
-        if self._settings.on_shutdown == "detach" or self._over:
+        detach = self._settings.on_shutdown == "detach" or is_to_detach(self._settings.folder, self._kernel)
+        if detach or self._over:
             self._answer_shutdown(held)
             return
         self._pass(held)
@@ -268,6 +274,14 @@ class Proxy:
 
     def host_changed(self, op: dict[str, Any]) -> None:
         log.info("session is %s %s", op.get("state"), op.get("cause"))
+
+    def _note_session(self, url: str, session: GpuSession) -> None:
+        """For the Jupyter server, which knows only the kernel."""
+        note = KernelNote(pid=os.getpid(), url=url, session_id=session.id, session_name=session.name)
+        try:
+            write_note(self._settings.make_folder(), self._kernel, note)
+        except (OSError, GpuaasError) as error:
+            log.warning("the session of this kernel cannot be noted down: %s", error)
 
     def _say(self, text: str) -> None:
         parts = make_parts(b"", "stream", b"{}", {"name": "stderr", "text": text})

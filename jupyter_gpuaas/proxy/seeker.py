@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ..client.choices import Choice, read_choice
 from ..client.coming import Wanted, channel_of
 from ..client.embedded import find_service
 from ..client.service import ServiceClient
 from ..config import Settings
-from ..errors import NoSuchSession, ServiceUnreachable
+from ..errors import NoSuchSession, ServiceUnreachable, SessionEnded
 from ..model import ChannelInfo, GpuSession, SessionView
 from ..wire.machine import machine_id
 
@@ -30,15 +31,23 @@ class Seeker:
         Name of the session when neither ``GPUAAS_SESSION`` nor ``JPY_SESSION_NAME`` gives one.
     told, trying
         Called with how things stand, in words for the user; ``trying`` while nothing has been reached yet.
+    found
+        Called with the service's address and the session, when it is known or another one than before.
     """
 
     def __init__(
-        self, settings: Settings, default_name: str, told: Callable[[str], None], trying: Callable[[str], None]
+        self,
+        settings: Settings,
+        default_name: str,
+        told: Callable[[str], None],
+        trying: Callable[[str], None],
+        found: Callable[[str, GpuSession], None],
     ) -> None:
         self._settings = settings
         self._name = os.environ.get("JPY_SESSION_NAME") or default_name
         self._told = told
         self._trying = trying
+        self._found = found
         self._service: ServiceClient | None = None
         #: The session, once it is known.
         self.session: GpuSession | None = None
@@ -66,7 +75,9 @@ class Seeker:
         return channel
 
     def _seen(self, session: GpuSession) -> None:
-        self.session = session
+        before, self.session = self.session, session
+        if self._service is not None and (before is None or before.id != session.id):
+            self._found(self._service.url, session)
 
     async def release(self) -> None:
         """End the session by the service, where the channel cannot be used."""
@@ -101,15 +112,23 @@ class Seeker:
         if self.session is not None:
             return await service.session(self.session.id)
         name = self._name
+        choice = read_choice(self._settings.folder, name) or Choice()
         if self._settings.session:
             try:
                 return await service.session(self._settings.session)
             except NoSuchSession:
                 name = self._settings.session
+        elif choice.session:
+            try:
+                return await service.session(choice.session)
+            except (NoSuchSession, SessionEnded):
+                pass  # then the notebook's own
         env = {key: os.environ[key] for key in FORWARDED if key in os.environ}
         # Known before it is waited for, so that a client that changes its mind can end it.
-        view = await service.create_session(name, cwd=os.getcwd(), machine=machine_id(), env=env)
-        self.session = view.session
+        view = await service.create_session(
+            name, request=choice.request, cwd=os.getcwd(), machine=machine_id(), env=env
+        )
+        self._seen(view.session)
         self._known.set()
         return view
 

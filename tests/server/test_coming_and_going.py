@@ -1,0 +1,122 @@
+"""The service and the Jupyter server end, are killed and come back; events go on and sessions stay."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jupyter_gpuaas.client.embedded import read_service_file
+from tests.conftest import GpuaasHome
+from tests.server.running import JupyterServer, with_token
+
+
+@pytest.fixture
+def home(gpuaas_home: GpuaasHome) -> Iterator[GpuaasHome]:
+    settings = 'devices = "cpu:1"\nspare_kernels = 0\nretry_most_s = 0.2\n'
+    (gpuaas_home.path / "settings.toml").write_text(settings)
+    yield gpuaas_home
+
+
+def kill_controller(home: GpuaasHome) -> None:
+    written = read_service_file(home.path)
+    assert written is not None
+    process = psutil.Process(written.pid)
+    process.kill()
+    process.wait(20)
+
+
+def test_nothing_is_started_before_it_is_wanted_and_a_killed_controller_is_found_again(
+    home: GpuaasHome, tmp_path: Path
+) -> None:
+    with JupyterServer(tmp_path) as server:
+        first = server.until("off")
+        assert (first["may_start"], first["nodes"], first["url"]) == (True, 0, "")
+        assert read_service_file(home.path) is None
+
+        async def live() -> str:
+            async with server.events() as events:
+                loop = asyncio.get_running_loop()
+                kernel_id = await loop.run_in_executor(None, server.start_kernel, "a.ipynb")
+                ready = await events.until("service", kind="state", state="ready")
+                assert (ready["seq"], ready["nodes"], ready["problem"]) == (0, 1, "")
+                idle = await events.until("session", kind="transition", target="idle")
+                session = str(idle["session"])
+                given = [each for each in events.heard if each["schema_id"] == "urn:jupyter-gpuaas:allocation:v1"]
+                assert [(each["session"], each["node"]) for each in given] == [(session, "local-0")]
+                assert given[0]["devices"] == ["cpu:0"]
+
+                kill_controller(home)
+                await events.until("service", kind="state", state="off")
+                # Any request that needs it starts it again; its sessions have gone on.
+                listed = await loop.run_in_executor(None, server.ask, "GET", "v1/sessions")
+                assert listed.status_code == 200, listed.text
+                assert [each["id"] for each in listed.json()] == [session]
+                await events.until("service", kind="state", state="ready")
+                async with server.channels(kernel_id) as tab:
+                    reply = await tab.until(await tab.send("6 * 7"), "execute_result")
+                    assert reply["content"]["data"]["text/plain"] == "42"
+                taken = await events.until("checkpoint", kind="checkpoint_taken")
+                assert taken["session"] == session
+                assert taken["checkpoint"]
+                assert taken["host_bytes"] >= 0
+                numbers = [each["seq"] for each in events.heard if each["seq"]]
+                assert numbers == sorted(numbers)
+                return session
+
+        session = asyncio.run(live())
+        log = server.log.read_text()
+        assert with_token(home.path, [*server.said, log]) == []
+        # The Jupyter server ends in order, with all its kernels: the session stays, and a new server finds it.
+        server.end()
+        assert "Traceback" not in server.log.read_text(), server.log.read_text()
+        assert "never retrieved" not in server.log.read_text()
+    assert list((home.path / "kernels").iterdir()) == []
+    with JupyterServer(tmp_path) as server:
+        server.until("ready")
+        assert server.session_of(server.start_kernel("a.ipynb"))["id"] == session
+
+
+def test_a_configured_service_that_does_not_answer_is_told_and_found_when_it_comes(
+    home: GpuaasHome, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = {"GPUAAS_URL": f"http://127.0.0.1:{port}", "GPUAAS_TOKEN": "wrong"}
+    with JupyterServer(tmp_path / "one", env=env) as server:
+        view = server.until("unreachable")
+        assert view["problem"]
+        assert (view["embedded"], view["may_start"]) == (False, False)
+        for method, path in (("GET", "v1/nodes"), ("POST", "v1/sessions/x/park"), ("GET", "sessions/x/missed")):
+            answer = server.ask(method, path)
+            assert (answer.status_code, answer.json()["error"]) == (503, "ServiceUnreachable")
+            assert answer.json()["message"]
+            assert answer.json()["hint"]
+        refused = server.ask("POST", "service/start")
+        assert (refused.status_code, refused.json()["error"]) == (409, "InvalidRequest")
+        # It comes, but the token is not one of its own.
+        home.cli("up", "--detach", "--port", str(port))
+        wrong = server.ask("GET", "v1/nodes")
+        assert (wrong.status_code, wrong.json()["error"]) == (401, "Unauthorized")
+    env["GPUAAS_TOKEN"] = (home.path / "token").read_text().strip()
+    with JupyterServer(tmp_path / "two", env=env) as server:
+        server.until("ready")
+        home.cli("down")
+        server.until("unreachable")
+        home.cli("up", "--detach", "--port", str(port))
+        server.until("ready")
+        assert server.ask("GET", "v1/nodes").status_code == 200
+
+
+def test_a_server_that_may_not_start_the_service_says_so(home: GpuaasHome, tmp_path: Path) -> None:
+    with JupyterServer(tmp_path, config='c.GpuaasApp.start_service = "never"') as server:
+        assert server.until("off")["may_start"] is False
+        answer = server.ask("GET", "v1/nodes")
+        assert (answer.status_code, answer.json()["error"]) == (503, "ServiceUnreachable")
+        assert "gpuaas up" in answer.json()["hint"]
+        assert server.ask("POST", "service/start").status_code == 409
+        assert read_service_file(home.path) is None
