@@ -696,11 +696,14 @@ class Host:
         await session.settled()
         journal: Journal = session.journal
         copy, parser = journal.copy(journal.first - 1), RecordReader(self.settings.message_bytes)
+        cell, number = session.restored_cell, session.restored_number
 
         def read() -> bytes:
             records = (record for piece in copy.pieces() for record in parser.feed(piece))
             after, of = passed["after"], passed["journal"]
             runs = cell_runs(records, journal=copy.journal, first=copy.first, last=copy.last, after=after, of=of)
+            if cell is not None:
+                runs = msgspec.structs.replace(runs, restored_cell=cell, restored_number=number)
             return http.response(200, runs)
 
         answer = await in_thread(read, name="read-cells")

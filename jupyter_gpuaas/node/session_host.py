@@ -91,6 +91,8 @@ class SessionHost:
         self._whole = True
         #: The cell that the variables were restored to when this host began; None when they were not.
         self.restored_cell: int | None = None
+        #: Number of the last record before that.
+        self.restored_number = 0
         self.standstill = Standstill(self)
         #: Whether it waits to take the session over from another host.
         self.stands_by = spec.peer is not None
@@ -497,7 +499,7 @@ class SessionHost:
         """
         self.stands_by = False
         self._whole = handover.whole
-        self.restored_cell = cell
+        self.restored_cell, self.restored_number = cell, self.journal.last
         self._dialogue.remember(handover.seen)
         self._dialogue.take_over(handover.asked, handover.prompt)
         if handover.checkpoints is not None and self._notes.status is None:
