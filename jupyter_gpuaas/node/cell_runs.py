@@ -143,7 +143,9 @@ class CellLog:
         self._most_bytes = most_bytes
         self._runs: dict[str, _Run] = {}  # by msg_id, oldest request first
         self._of_cell: dict[str, str] = {}
-        self._marks: dict[str, int] = {}  # msg_id of any request -> number of its idle status, else of itself
+        #: msg_id of any request -> number of itself; once it is idle, of what came last of idle status and reply.
+        self._marks: dict[str, int] = {}
+        self._idle: set[str] = set()
         #: At least the size of all outputs; counted again when it says too much.
         self._most_held_bytes = 0
         self._widgets: dict[str, str] = {}  # comm id of an Output widget -> msg_id whose outputs it takes
@@ -183,7 +185,10 @@ class CellLog:
         self._runs[msg_id] = _Run(cell_id, msg_id, record, str(content["code"]))
 
     def _answered(self, record: Record) -> None:
-        run = self._runs.get(read_header(record.parts[2]).msg_id)
+        parent = read_header(record.parts[2]).msg_id
+        if parent in self._idle:  # the two come on different sockets
+            self._marks[parent] = record.number
+        run = self._runs.get(parent)
         if run is None or read_header(record.parts[1]).msg_type != "execute_reply":
             return
         content = read_json(record.parts[4])
@@ -202,6 +207,7 @@ class CellLog:
             idle = read_json(record.parts[4])["execution_state"] == "idle"
             if idle and parent in self._marks:
                 self._marks[parent] = record.number
+                self._idle.add(parent)
             if run is not None:
                 run.last = record.number
                 if idle:
@@ -228,7 +234,7 @@ class CellLog:
             text = str(content["text"])
             run.add({"output_type": "stream", "name": str(content["name"]), "text": text}, size)
         elif kind in DISPLAYS:
-            output = {
+            output: dict[str, Any] = {
                 "output_type": kind,
                 "data": dict(content["data"]),
                 "metadata": dict(content.get("metadata") or {}),

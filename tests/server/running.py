@@ -101,6 +101,11 @@ class JupyterServer:
         listening = psutil.Process(self._process.pid).net_connections("tcp")
         return next((each.laddr.port for each in listening if each.status == psutil.CONN_LISTEN), 0)
 
+    def troubles(self) -> list[str]:
+        """Lines of its log that tell of errors in the extension, or of tasks that it left behind."""
+        signs = ("jupyter_gpuaas/", "Uncaught exception", "never retrieved", "was destroyed", "could not be told")
+        return [line for line in self.log.read_text().splitlines() if any(sign in line for sign in signs)]
+
     # -- requests ------------------------------------------------------------------------------------
 
     def ask(self, method: str, path: str, body: Any = None, *, token: str = ANN, **more: Any) -> httpx.Response:

@@ -225,6 +225,12 @@ def test_only_what_has_news_behind_a_number_or_a_request_is_told() -> None:
     journal.end("b", count=2)
     assert journal.runs("b").cells == ()
     assert journal.runs("b").whole
+    # Reply and idle status come in any order.
+    journal.begin("f", "e", 3)
+    journal.status("f", "idle")
+    journal.reply("f", execution_count=3)
+    assert journal.runs("f").cells == ()
+    del journal.records[-5:]
     unknown = journal.runs("nobody")
     assert (unknown.whole, len(unknown.cells)) == (False, 2)
     other = journal.runs("6", of="another")
