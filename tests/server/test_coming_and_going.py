@@ -72,7 +72,7 @@ def test_nothing_is_started_before_it_is_wanted_and_a_killed_controller_is_found
                 async with server.channels(kernel_id) as tab:
                     reply = await tab.until(await tab.send("kept"), "execute_result")
                     assert reply["content"]["data"]["text/plain"] == "42"
-                numbers = [each["seq"] for each in events.heard if each["seq"]]
+                numbers = [each["seq"] for each in events.heard if each.get("seq")]
                 assert numbers == sorted(numbers)
                 return session
 

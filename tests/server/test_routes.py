@@ -133,7 +133,7 @@ def test_v1_answers_as_the_service_does(server: JupyterServer, kernel: tuple[str
         ("POST", "v1/sessions/{s}/migrations", b"{", 422, "InvalidRequest", ""),
         ("PATCH", "v1/sessions/{s}/checkpoints", {"every": -1}, 422, "InvalidRequest", "every"),
         ("DELETE", "v1/sessions/{s}/migrations/none", None, 422, "InvalidRequest", "none"),
-        ("POST", "v1/sessions/{s}/migrations", {}, 409, "MigrationError", "node"),
+        ("POST", "v1/sessions/{s}/migrations", {}, 409, "AllocationError", ""),
         ("GET", "v1/events?after=x", None, 422, "InvalidRequest", "after"),
         ("POST", "v1/nodes/none/cordon", None, 422, "InvalidRequest", "none"),
         ("POST", "v1/sessions/{s}/migrations", b" " * (1024**2 + 1), 413, "InvalidRequest", "request_body_bytes"),
