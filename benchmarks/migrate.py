@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import arrays
+import frozen
 import hardware
 from rows import ZmqKernel
 from service import Service
@@ -30,7 +31,7 @@ from jupyter_gpuaas.client.embedded import find_service
 from jupyter_gpuaas.client.migrations import follow_migration
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import load
-from jupyter_gpuaas.model import MigrationView, Phase, SessionState
+from jupyter_gpuaas.model import MigrationView, Phase, SessionState, Via
 
 SIZES_MB = (10, 1000)
 #: Instead of a share: nothing runs, and 1 % was changed by the last cell.
@@ -64,10 +65,16 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="moves of each row; medians are told")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--skip", nargs="*", default=[], choices=["dill", "loss", "park"])
+    parser.add_argument("--skip", nargs="*", default=[], choices=["dill", "loss", "park", "image", "criu"])
     asked = parser.parse_args()
     head = {**hardware.describe(), "loopback MB/s": round(arrays.raw_tcp(256 * 1024**2) / 1e6)}
     rows: list[dict[str, Any]] = []
+    criu = frozen.criu_here()
+    if isinstance(criu, str):
+        asked.skip += ["image", "criu"]
+        head["process images"] = f"not measured: {criu}"
+    else:
+        head["process images"] = f"CRIU {criu.version}"
     service = Service(devices=2, nodes=2)
     service.start()
     try:
@@ -76,12 +83,16 @@ def main() -> None:
                 rows.append(moved(service, size, change, asked.rounds))
             if "dill" not in asked.skip:
                 rows.append(dilled(service, size))
+            if "criu" not in asked.skip and not isinstance(criu, str):
+                rows.append(frozen.by_hand(criu, setup_of(size, 0.001), size))
         if "loss" not in asked.skip:
             rows.append(lost(service, asked.sizes[0], asked.rounds))
         if "park" not in asked.skip:
             rows.append(parked(service, asked.rounds))
     finally:
         service.stop()
+    if "image" not in asked.skip:
+        rows += images(asked.sizes, asked.rounds)
     if asked.json:
         print(json.dumps({"header": head, "rows": rows}, indent=2))
         return
@@ -144,10 +155,10 @@ def ask(service: Service, work: Any) -> Any:
     return asyncio.run(run())
 
 
-def move(service: Service, name: str) -> MigrationView:
+def move(service: Service, name: str, via: Via = "portable") -> MigrationView:
     async def work(client: ServiceClient) -> MigrationView:
         found = next(each for each in await client.sessions() if each.name == name)
-        return await follow_migration(client, await client.migrate(found.id), lambda text: None)
+        return await follow_migration(client, await client.migrate(found.id, via=via), lambda text: None)
 
     view: MigrationView = ask(service, work)
     if view.phase is not Phase.DONE:
@@ -155,10 +166,14 @@ def move(service: Service, name: str) -> MigrationView:
     return view
 
 
+def setup_of(size_mb: int, share: float) -> str:
+    """Cell that makes a state of this size, and ``step``, which changes this share of it."""
+    return SETUP.format(items=size_mb * 1_000_000 // 8 // 8, share=share)
+
+
 def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[str, Any]:
     """One row: a session of this size of which so many percent change in a second, moved some times."""
-    items = size_mb * 1_000_000 // 8 // 8
-    setup = SETUP.format(items=items, share=0.01 if change == IDLE else change / 100 / CELLS_PER_S)
+    setup = setup_of(size_mb, 0.01 if change == IDLE else change / 100 / CELLS_PER_S)
     views: list[MigrationView] = []
     slowdowns: list[float] = []
     waits: list[float] = []
@@ -195,10 +210,42 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
     }
 
 
+def images(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
+    """Rows of sessions that move as process images, in the middle of a cell that counts."""
+    rows = []
+    service = Service(devices=2, nodes=2)
+    service.env["GPUAAS_IMAGES"] = "auto"
+    service.start()
+    try:
+        for size in sizes:
+            with session(service, setup_of(size, 0.0)) as (kernel, name):
+                views = []
+                for _ in range(rounds):
+                    cell = threading.Thread(
+                        target=kernel.run, args=("import time\nfor _ in range(800): time.sleep(0.01)",)
+                    )
+                    cell.start()
+                    time.sleep(1.0)
+                    views.append(move(service, name, "image"))
+                    cell.join()
+            rows.append(
+                {
+                    "what": f"remote_gpu in the middle of a cell, as a process image, {size} MB",
+                    "downtime_s": median([view.downtime_s for view in views]),
+                    "total_s": median([view.total_s for view in views]),
+                    "bytes_sent": statistics.median([view.bytes_sent for view in views]),
+                    "rounds": rounds,
+                }
+            )
+    finally:
+        service.stop()
+    return rows
+
+
 def dilled(service: Service, size_mb: int) -> dict[str, Any]:
     """The same by hand: everything into a file, a new kernel, everything out of it."""
     environ = {key: value for key, value in service.env.items() if key != "GPUAAS_HOME"}
-    setup = SETUP.format(items=size_mb * 1_000_000 // 8 // 8, share=0.001)
+    setup = setup_of(size_mb, 0.001)
     source, target = ZmqKernel("python3", environ), ZmqKernel("python3", environ)
     with tempfile.TemporaryDirectory(prefix="gpuaas-bench-") as folder:
         path = str(Path(folder) / "state.pkl")
@@ -223,7 +270,7 @@ def dilled(service: Service, size_mb: int) -> dict[str, Any]:
 
 def lost(service: Service, size_mb: int, rounds: int) -> dict[str, Any]:
     """A host that is killed: until that is known, and until the next cell has run elsewhere."""
-    setup = SETUP.format(items=size_mb * 1_000_000 // 8 // 8, share=0.001)
+    setup = setup_of(size_mb, 0.001)
     known: list[float] = []
     again: list[float] = []
     with session(service, setup) as (kernel, name):
