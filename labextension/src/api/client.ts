@@ -1,0 +1,164 @@
+/** The service's REST, as the Jupyter server passes it on. The browser never sees the service's token. */
+
+import { URLExt } from '@jupyterlab/coreutils';
+import { ServerConnection } from '@jupyterlab/services';
+
+import { Problem, problemOf } from './problem';
+import type {
+  ICheckpoint,
+  ICheckpointDiff,
+  IChoice,
+  IChosen,
+  IEvent,
+  IKernel,
+  IMigration,
+  IMissed,
+  INode,
+  IPlan,
+  IRestoreReport,
+  IService,
+  ISession,
+  ISessionView
+} from './types';
+
+export const NAMESPACE = 'jupyter-gpuaas';
+
+type Query = { readonly [name: string]: string | number | boolean };
+
+export class Client {
+  constructor(private readonly settings: ServerConnection.ISettings) {}
+
+  service(): Promise<IService> {
+    return this.ask('GET', 'service');
+  }
+
+  startService(): Promise<IService> {
+    return this.ask('POST', 'service/start');
+  }
+
+  kernel(id: string): Promise<IKernel> {
+    return this.ask('GET', `kernels/${encodeURIComponent(id)}`);
+  }
+
+  /** From now on, the end of this Jupyter kernel leaves its session running. */
+  detach(kernel: string): Promise<unknown> {
+    return this.ask('POST', `kernels/${encodeURIComponent(kernel)}/detach`);
+  }
+
+  chosen(path: string): Promise<IChosen> {
+    return this.ask('GET', 'choices', { path });
+  }
+
+  choose(path: string, choice: IChoice): Promise<IChosen> {
+    return this.ask('PUT', 'choices', { path }, choice);
+  }
+
+  /** What the session's cells said behind a record of its journal. */
+  missed(session: string, after: number | string): Promise<IMissed> {
+    return this.ask('GET', `sessions/${encodeURIComponent(session)}/missed`, { after });
+  }
+
+  sessions(): Promise<ISession[]> {
+    return this.ask('GET', 'v1/sessions');
+  }
+
+  session(id: string): Promise<ISessionView> {
+    return this.ask('GET', of('sessions', id));
+  }
+
+  nodes(): Promise<INode[]> {
+    return this.ask('GET', 'v1/nodes');
+  }
+
+  story(session: string): Promise<IEvent[]> {
+    return this.ask('GET', 'v1/events', { session, limit: 1000 });
+  }
+
+  release(session: string): Promise<ISessionView> {
+    return this.ask('DELETE', of('sessions', session));
+  }
+
+  interrupt(session: string): Promise<unknown> {
+    return this.ask('POST', of('sessions', session, 'interrupt'));
+  }
+
+  park(session: string, acceptLoss: boolean): Promise<ISessionView> {
+    return this.ask('POST', of('sessions', session, 'park'), { accept_loss: acceptLoss });
+  }
+
+  wake(session: string): Promise<ISessionView> {
+    return this.ask('POST', of('sessions', session, 'wake'));
+  }
+
+  plan(session: string, target: string | null): Promise<IPlan> {
+    return this.ask('POST', of('sessions', session, 'migrations'), {}, { target, dry_run: true });
+  }
+
+  migrate(session: string, target: string | null, acceptLoss: boolean): Promise<IMigration> {
+    const body = { target, accept_loss: acceptLoss };
+    return this.ask('POST', of('sessions', session, 'migrations'), {}, body);
+  }
+
+  cancelMigration(session: string, migration: string): Promise<IMigration> {
+    return this.ask('DELETE', of('sessions', session, 'migrations', migration));
+  }
+
+  checkpoints(session: string): Promise<ICheckpoint[]> {
+    return this.ask('GET', of('sessions', session, 'checkpoints'));
+  }
+
+  takeCheckpoint(session: string, name: string): Promise<ICheckpoint> {
+    return this.ask('POST', of('sessions', session, 'checkpoints'), {}, { name });
+  }
+
+  restore(session: string, checkpoint: string, newName: string | null): Promise<IRestoreReport> {
+    const body = { checkpoint, new: newName };
+    return this.ask('POST', of('sessions', session, 'restores'), {}, body);
+  }
+
+  diff(session: string, one: string, other: string): Promise<ICheckpointDiff> {
+    return this.ask('GET', of('sessions', session, 'checkpoints', one, 'diff', other));
+  }
+
+  forget(session: string, checkpoint: string): Promise<ICheckpoint> {
+    return this.ask('DELETE', of('sessions', session, 'checkpoints', checkpoint));
+  }
+
+  /** One request; raises Problem where it is refused or does not arrive. */
+  protected async ask<T>(method: string, path: string, query: Query = {}, body?: unknown): Promise<T> {
+    const url = URLExt.join(this.settings.baseUrl, NAMESPACE, path) + queryOf(query);
+    const init: RequestInit = { method };
+    if (body !== undefined) {
+      init.body = JSON.stringify(body);
+    }
+    let response: Response;
+    try {
+      response = await ServerConnection.makeRequest(url, init, this.settings);
+    } catch (error) {
+      throw new Problem('The Jupyter server does not answer.', '', 0, 'NetworkError');
+    }
+    const text = await response.text();
+    const content: unknown = parsed(text);
+    if (!response.ok) {
+      throw problemOf(response.status, content);
+    }
+    return content as T;
+  }
+}
+
+function of(...parts: string[]): string {
+  return `v1/${parts.map(encodeURIComponent).join('/')}`;
+}
+
+function queryOf(query: Query): string {
+  const pairs = Object.entries(query).map(([name, value]) => [name, String(value)]);
+  return pairs.length === 0 ? '' : `?${new URLSearchParams(pairs).toString()}`;
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,38 @@
+/** What devices a notebook wants: kept in its metadata, and put down at the server before its kernel starts. */
+
+import type { NotebookPanel } from '@jupyterlab/notebook';
+
+import type { IResourceRequest } from '../api/types';
+import { METADATA } from '../notebook/seen';
+import type { IGpuaas } from '../tokens';
+
+type Ours = { readonly [key: string]: unknown };
+
+/** Null where nothing was chosen, or what stands there makes no sense. */
+export function choiceOf(panel: NotebookPanel): IResourceRequest | null {
+  const ours = (panel.model?.getMetadata(METADATA) ?? {}) as Ours;
+  const choice = ours['choice'] as Partial<IResourceRequest> | undefined;
+  if (typeof choice !== 'object' || choice === null || typeof choice.devices !== 'number') {
+    return null;
+  }
+  return {
+    devices: choice.devices,
+    kind: typeof choice.kind === 'string' ? choice.kind : null,
+    memory_bytes: typeof choice.memory_bytes === 'number' ? choice.memory_bytes : 0,
+    node: typeof choice.node === 'string' ? choice.node : null
+  };
+}
+
+export function keepChoice(panel: NotebookPanel, request: IResourceRequest): void {
+  const ours = (panel.model?.getMetadata(METADATA) ?? {}) as Ours;
+  panel.model?.setMetadata(METADATA, { ...ours, choice: { ...request } });
+}
+
+/** Put a notebook's choice down again, for where it was not made on this machine. */
+export async function applyChoice(gpuaas: IGpuaas, panel: NotebookPanel): Promise<void> {
+  await panel.context.ready;
+  const request = choiceOf(panel);
+  if (request !== null) {
+    await gpuaas.client.choose(panel.context.path, { request, session: null }).catch(() => undefined);
+  }
+}

@@ -1,0 +1,143 @@
+import { event, migration, node, service, session, status } from '../../__tests__/facts';
+import { HISTORY, type IState, MOST_EVENTS, NOTHING, reduce, same } from '../state';
+
+function known(...sessions: ReturnType<typeof session>[]): IState {
+  return reduce(NOTHING, { of: 'sessions', sessions });
+}
+
+describe('reduce', () => {
+  it('keeps the objects of sessions that have not changed', () => {
+    const before = known(session({ id: 's1' }), session({ id: 's2' }));
+
+    const after = reduce(before, {
+      of: 'sessions',
+      sessions: [session({ id: 's1' }), session({ id: 's2', state: 'busy' })]
+    });
+
+    expect(after.sessions.get('s1')).toBe(before.sessions.get('s1'));
+    expect(after.sessions.get('s2')?.state).toBe('busy');
+  });
+
+  it('keeps the whole list when nothing has changed', () => {
+    const before = known(session());
+
+    expect(reduce(before, { of: 'sessions', sessions: [session()] }).sessions).toBe(before.sessions);
+  });
+
+  it('drops sessions that are not listed any more', () => {
+    const after = reduce(known(session({ id: 's1' }), session({ id: 's2' })), {
+      of: 'sessions',
+      sessions: [session({ id: 's2' })]
+    });
+
+    expect([...after.sessions.keys()]).toEqual(['s2']);
+  });
+
+  it('follows a transition before anybody has asked', () => {
+    const after = reduce(known(session()), {
+      of: 'event',
+      event: event({ seq: 7, target: 'lost', cause: 'its node is gone', epoch: 2 })
+    });
+
+    expect(after.sessions.get('s1')).toMatchObject({
+      state: 'lost',
+      cause: 'its node is gone',
+      epoch: 2,
+      last_event: 7
+    });
+  });
+
+  it('learns of a place in the queue', () => {
+    const before = known(session({ state: 'queued', queue_place: 3, lease: null }));
+
+    const after = reduce(before, {
+      of: 'event',
+      event: event({ kind: 'session', source: '', target: '', detail: { queue_place: 2 } })
+    });
+
+    expect(after.sessions.get('s1')?.queue_place).toBe(2);
+  });
+
+  it('passes over an event that it has heard before', () => {
+    const once = reduce(known(session()), { of: 'event', event: event({ seq: 5, target: 'busy' }) });
+
+    expect(reduce(once, { of: 'event', event: event({ seq: 5, target: 'busy' }) })).toBe(once);
+    expect(reduce(once, { of: 'event', event: event({ seq: 4, target: 'lost' }) })).toBe(once);
+  });
+
+  it('takes two events of one number that are about different things', () => {
+    const once = reduce(known(session()), { of: 'event', event: event({ seq: 5 }) });
+
+    const twice = reduce(once, { of: 'event', event: event({ seq: 5, kind: 'allocation' }) });
+
+    expect(twice.events).toHaveLength(2);
+  });
+
+  it('follows a migration by its events', () => {
+    const begun = reduce(known(session()), { of: 'migration', migration: migration({ via: 'image' }) });
+
+    const after = reduce(begun, {
+      of: 'event',
+      event: event({
+        kind: 'migration',
+        cause: 'copied',
+        detail: { migration: 'm1', phase: 'restore', source: 'node-a', target: 'node-b', bytes_sent: 12 }
+      })
+    });
+
+    expect(after.migrations.get('s1')).toMatchObject({ phase: 'restore', bytes_sent: 12, via: 'image' });
+  });
+
+  it('learns that the service came up', () => {
+    const off = reduce(NOTHING, { of: 'service', service: service({ state: 'off', nodes: 0 }) });
+
+    const after = reduce(off, {
+      of: 'event',
+      event: event({ seq: 0, kind: 'state', detail: { state: 'ready', problem: '', nodes: 2 } })
+    });
+
+    expect(after.service).toMatchObject({ state: 'ready', nodes: 2, may_start: true });
+    expect(after.events).toEqual([]);
+  });
+
+  it('keeps what is known of checkpoints when a session has no host to ask', () => {
+    const view = { session: session(), checkpoints: status(), migration: null };
+    const before = reduce(NOTHING, { of: 'view', view });
+
+    const after = reduce(before, { of: 'view', view: { ...view, checkpoints: null } });
+
+    expect(after.checkpoints.get('s1')).toEqual(status());
+  });
+
+  it('bounds history and events', () => {
+    let state = NOTHING;
+    for (let turn = 0; turn < MOST_EVENTS + 10; turn++) {
+      state = reduce(state, { of: 'nodes', nodes: [node()] });
+      state = reduce(state, { of: 'event', event: event({ seq: turn + 1, kind: 'service' }) });
+    }
+
+    expect(state.history.get('node-a/cuda:0')).toHaveLength(HISTORY);
+    expect(state.events).toHaveLength(MOST_EVENTS);
+    expect(state.events[MOST_EVENTS - 1]?.seq).toBe(MOST_EVENTS + 10);
+  });
+
+  it('draws how full a device is where its utilisation cannot be read', () => {
+    const sample = { device_id: 'cuda:0', used_bytes: 70.5e9, utilisation: -1 };
+
+    const state = reduce(NOTHING, { of: 'nodes', nodes: [node({ samples: [sample] })] });
+
+    expect(state.history.get('node-a/cuda:0')).toEqual([0.5]);
+  });
+});
+
+describe('same', () => {
+  it.each([
+    [{ a: [1, { b: null }] }, { a: [1, { b: null }] }, true],
+    [{ a: 1 }, { a: 1, b: 2 }, false],
+    [[1, 2], [2, 1], false],
+    [[], {}, false],
+    [null, {}, false]
+  ])('%j and %j: %s', (one, other, expected) => {
+    expect(same(one, other)).toBe(expected);
+  });
+});

@@ -1,0 +1,31 @@
+/** Questions to the state. Pure. */
+
+import type { ISession } from '../api/types';
+import type { IState } from './state';
+
+const ENDED: ReadonlySet<string> = new Set(['closed', 'failed']);
+
+export function isLive(session: ISession): boolean {
+  return !ENDED.has(session.state);
+}
+
+export function liveSessions(state: IState): ISession[] {
+  return [...state.sessions.values()].filter(isLive);
+}
+
+/** Sessions that wait for devices, in their order. */
+export function queue(state: IState): ISession[] {
+  return liveSessions(state)
+    .filter(session => session.state === 'queued' || session.state === 'restoring')
+    .sort((one, other) => one.queue_place - other.queue_place || one.created_s - other.created_s);
+}
+
+/** Whether there is more than this one machine, so that its parts are worth being shown. */
+export function isCluster(state: IState): boolean {
+  return state.nodes.size > 1;
+}
+
+/** Sessions that can be moved, and those that cannot now. */
+export function isMovable(session: ISession): boolean {
+  return session.state === 'idle' || session.state === 'busy';
+}

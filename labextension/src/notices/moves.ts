@@ -1,0 +1,86 @@
+/** Tells of moves in a notice: while one is under way with a way back, and how it ended. Failures stay. */
+
+import { Notification } from '@jupyterlab/apputils';
+
+import type { IMigration } from '../api/types';
+import { cancelMigration, titleOf } from '../acts/sessions';
+import { isOver, isReversible } from '../model/phases';
+import type { IGpuaas } from '../tokens';
+import { amount } from '../words/amounts';
+
+export class MoveNotices {
+  constructor(private readonly gpuaas: IGpuaas) {
+    this.seen = gpuaas.store.state.migrations;
+    gpuaas.store.changed.connect(this.look, this);
+  }
+
+  private look(): void {
+    const { migrations } = this.gpuaas.store.state;
+    if (migrations === this.seen) {
+      return;
+    }
+    const before = this.seen;
+    this.seen = migrations;
+    for (const [session, migration] of migrations) {
+      const known = before.get(session);
+      if (migration === known) {
+        continue;
+      }
+      // One that was over when it was first heard of is history.
+      if (!isOver(migration) || (known?.id === migration.id && !isOver(known))) {
+        this.tell(migration);
+      }
+    }
+  }
+
+  private tell(migration: IMigration): void {
+    const id = this.shown.get(migration.id);
+    const options = isOver(migration) ? this.ended(migration) : this.underWay(migration);
+    if (id === undefined) {
+      this.shown.set(migration.id, Notification.emit(options.message, options.type, options));
+    } else {
+      Notification.update({ id, ...options });
+    }
+  }
+
+  private underWay(migration: IMigration) {
+    const { words } = this.gpuaas;
+    const { trans } = words;
+    const title = titleOf(this.gpuaas, migration.session_id);
+    const doing = words.phase(migration.phase, migration.target);
+    const sent = migration.bytes_sent > 0 ? trans.__('%1 sent', amount(migration.bytes_sent)) : '';
+    const actions = isReversible(migration)
+      ? [
+          {
+            label: trans.__('Cancel the move'),
+            caption: trans.__('The session goes on where it is'),
+            callback: (event: MouseEvent) => {
+              event.preventDefault(); // The notice stays: it says what became of it.
+              void cancelMigration(this.gpuaas, migration.session_id, migration.id);
+            }
+          }
+        ]
+      : [];
+    return {
+      message: [trans.__('%1 moves to %2. %3.', title, migration.target, doing), sent].join(' '),
+      type: 'in-progress' as const,
+      autoClose: false as const,
+      actions
+    };
+  }
+
+  private ended(migration: IMigration) {
+    const message = this.gpuaas.words.ending(migration, titleOf(this.gpuaas, migration.session_id));
+    const isBad = migration.phase === 'failed';
+    return {
+      message,
+      type: isBad ? ('error' as const) : ('success' as const),
+      autoClose: isBad ? (false as const) : 8000,
+      actions: []
+    };
+  }
+
+  private seen: ReadonlyMap<string, IMigration>;
+  /** Migration -> its notice. */
+  private readonly shown = new Map<string, string>();
+}

@@ -1,0 +1,215 @@
+import * as React from 'react';
+import { createRoot, type Root } from 'react-dom/client';
+import { act } from 'react-dom/test-utils';
+
+import { event, migration, node, service, session, status, words } from '../../__tests__/facts';
+import type { IKernel } from '../../api/types';
+import { chipFacts, ChipView } from '../../notebook/chip_view';
+import { type IState, NOTHING, reduce } from '../../model/state';
+import { MoveProgress } from '../move_progress';
+import { Nodes } from '../nodes';
+import { ServiceLine } from '../service_line';
+import { Sessions } from '../sessions';
+import { told } from '../story';
+import { ThisNotebook } from '../this_notebook';
+
+(globalThis as { IS_REACT_ACT_ENVIRONMENT?: boolean }).IS_REACT_ACT_ENVIRONMENT = true;
+
+let host: HTMLElement;
+let root: Root;
+const run = jest.fn();
+
+beforeEach(() => {
+  host = document.createElement('div');
+  document.body.appendChild(host);
+  root = createRoot(host);
+  run.mockReset();
+});
+
+afterEach(() => {
+  act(() => root.unmount());
+  host.remove();
+});
+
+function show(view: JSX.Element): void {
+  act(() => root.render(view));
+}
+
+function button(label: string): HTMLButtonElement {
+  const found = [...host.querySelectorAll('button')].find(
+    each => (each.getAttribute('aria-label') ?? each.textContent) === label
+  );
+  if (found === undefined) {
+    throw new Error(`no button ${label} in ${host.innerHTML}`);
+  }
+  return found;
+}
+
+function stateOf(...sessions: ReturnType<typeof session>[]): IState {
+  const state = reduce(NOTHING, { of: 'nodes', nodes: [node({ leased: ['cuda:0'] }), node({ id: 'node-b' })] });
+  return reduce(state, { of: 'sessions', sessions });
+}
+
+describe('ThisNotebook', () => {
+  it('says where it runs and how full its device is', () => {
+    show(<ThisNotebook state={stateOf(session())} words={words} run={run} current="s1" otherwise="" />);
+
+    expect(host.textContent).toContain('node-a');
+    const meter = host.querySelector('[role="meter"]');
+    expect(meter?.getAttribute('aria-label')).toBe('Memory of H200 0');
+    expect(meter?.getAttribute('aria-valuetext')).toBe('34/141 GB');
+    expect(meter?.getAttribute('aria-valuenow')).toBe('24');
+  });
+
+  it('names what cannot be restored, with the reason', () => {
+    const last = { ...status().last!, lost: { sock: 'a socket' } };
+    const view = { session: session(), checkpoints: status({ last }), migration: null };
+
+    show(
+      <ThisNotebook
+        state={reduce(stateOf(session()), { of: 'view', view })}
+        words={words}
+        run={run}
+        current="s1"
+        otherwise=""
+      />
+    );
+
+    expect(host.textContent).toContain('1 name cannot be restored');
+    expect(host.textContent).toContain('sock a socket');
+  });
+
+  it('says in one sentence what to do where there is no session', () => {
+    show(<ThisNotebook state={NOTHING} words={words} run={run} current="" otherwise="Open one." />);
+
+    expect(host.textContent).toBe('Open one.');
+  });
+});
+
+describe('MoveProgress', () => {
+  it('can be cancelled until the cutover, and not after it', () => {
+    show(<MoveProgress migration={migration({ phase: 'restore' })} words={words} run={run} name="n" />);
+    act(() => button('Cancel the move').click());
+    expect(run).toHaveBeenCalledWith('gpuaas:cancel-migration', { session: 's1', migration: 'm1' });
+
+    show(<MoveProgress migration={migration({ phase: 'cutover' })} words={words} run={run} name="n" />);
+    expect(button('Cancel the move').disabled).toBe(true);
+  });
+
+  it('marks the step that it is at, for eyes and ears', () => {
+    show(<MoveProgress migration={migration({ phase: 'quiesce' })} words={words} run={run} name="n" />);
+
+    const current = host.querySelector('[aria-current="step"]');
+    expect(current?.textContent).toBe('Letting the cell that runs come to its end');
+    expect(host.querySelector('[role="progressbar"]')?.getAttribute('aria-valuenow')).toBe('36');
+  });
+});
+
+describe('Sessions', () => {
+  it('lists those that nobody is attached to, and not those that have ended', () => {
+    const left = session({ id: 's2', name: 'left.ipynb', clients: 0, unattended_since_s: 1 });
+    const ended = session({ id: 's3', name: 'ended.ipynb', state: 'closed' });
+
+    show(<Sessions state={stateOf(session(), left, ended)} words={words} run={run} current="s1" />);
+
+    expect(host.querySelectorAll('[role="listitem"]')).toHaveLength(2);
+    expect(host.textContent).toContain('nobody attached for');
+    act(() => button('Release: left.ipynb').click());
+    expect(run).toHaveBeenCalledWith('gpuaas:release', { session: 's2' });
+  });
+
+  it('puts only a part of a long list on the page, and says how long it is', () => {
+    const many = Array.from({ length: 2000 }, (_, index) => session({ id: `s${index}`, name: `${index}.ipynb` }));
+
+    show(<Sessions state={stateOf(...many)} words={words} run={run} current="" />);
+
+    const rows = host.querySelectorAll('[role="listitem"]');
+    expect(rows.length).toBeLessThan(100);
+    expect(rows[0]?.getAttribute('aria-setsize')).toBe('2000');
+  });
+
+  it('paints one row again when one session has changed', () => {
+    const many = Array.from({ length: 30 }, (_, index) => session({ id: `s${index}`, name: `${index}.ipynb` }));
+    const before = stateOf(...many);
+    show(<Sessions state={before} words={words} run={run} current="" />);
+    const looked = jest.spyOn(words, 'state');
+
+    const after = reduce(before, { of: 'event', event: event({ session_id: 's7', target: 'busy' }) });
+    show(<Sessions state={after} words={words} run={run} current="" />);
+
+    expect(looked.mock.calls.map(([found]) => found.id)).toEqual(['s7']);
+    looked.mockRestore();
+  });
+});
+
+describe('Nodes', () => {
+  it('says of each device whether it is free, in words', () => {
+    show(<Nodes state={stateOf()} words={words} run={run} />);
+
+    expect(host.textContent).toContain('H200 0 (in use)');
+    expect(host.textContent).toContain('H200 0 (free)');
+  });
+});
+
+describe('ServiceLine', () => {
+  it('offers to start a service that is off', () => {
+    const state = reduce(NOTHING, { of: 'service', service: service({ state: 'off' }) });
+    show(<ServiceLine state={state} words={words} run={run} />);
+
+    act(() => button('Start it now').click());
+    expect(run).toHaveBeenCalledWith('gpuaas:start-service');
+  });
+
+  it('says as an alert why the service cannot be reached', () => {
+    const unreachable = service({ state: 'unreachable', problem: 'connection refused.' });
+    show(<ServiceLine state={{ ...NOTHING, service: unreachable }} words={words} run={run} />);
+
+    expect(host.querySelector('[role="alert"]')?.textContent).toContain('connection refused.');
+  });
+});
+
+describe('the chip', () => {
+  const kernel: IKernel = {
+    kernel_id: 'k',
+    remote: true,
+    session: { id: 's1', name: 'n', epoch: 1 },
+    problem: ''
+  };
+
+  it('says node, device and fullness', () => {
+    show(<ChipView {...chipFacts(stateOf(session()), words, kernel)} onClick={run} />);
+
+    expect(host.querySelector('button')?.textContent).toBe('node-a · H200 0 · 34/141 GB');
+    expect(host.querySelector('[role="status"]')?.textContent).toBe('idle');
+  });
+
+  it('says that a kernel is local', () => {
+    const facts = chipFacts(NOTHING, words, { ...kernel, remote: false, session: null });
+
+    expect(facts).toMatchObject({ text: 'Local kernel', level: null });
+  });
+
+  it('follows a move', () => {
+    const state = reduce(stateOf(session()), { of: 'migration', migration: migration() });
+
+    expect(chipFacts(state, words, kernel).text).toBe('node-a → node-b: Copying while you work');
+  });
+});
+
+describe('told', () => {
+  it('leaves out cells, and says how long each state lasted', () => {
+    const story = [
+      event({ seq: 1, time_s: 0, source: '', target: 'queued' }),
+      event({ seq: 2, time_s: 2, source: 'queued', target: 'starting' }),
+      event({ seq: 3, time_s: 5, source: 'starting', target: 'idle' }),
+      event({ seq: 4, time_s: 6, source: 'idle', target: 'busy' }),
+      event({ seq: 5, time_s: 7, source: 'busy', target: 'idle' })
+    ];
+
+    expect(told(story).map(({ event: { target }, lasted_s }) => [target, lasted_s])).toEqual([
+      ['idle', 1],
+      ['starting', 3],
+      ['queued', 2]
+    ]);
+  });
+});

@@ -1,0 +1,20 @@
+/** What is said of the notebook in front where it has no session: one sentence. */
+
+import type { IGpuaas } from '../tokens';
+
+export function otherwise({ current, words }: IGpuaas): string {
+  const { trans } = words;
+  if (current === null) {
+    return trans.__('Open a notebook to see where it runs.');
+  }
+  const { kernel } = current;
+  if (kernel === null) {
+    return trans.__('This notebook has no kernel.');
+  }
+  if (!kernel.remote) {
+    return trans.__(
+      'This notebook runs on a local kernel. Choose the kernel "Python 3 (remote GPU)" for a session that outlives this page.'
+    );
+  }
+  return kernel.problem || trans.__('Looking for a session…');
+}

@@ -1,0 +1,68 @@
+/** *Queue*: who waits for devices, in which order, and for what. */
+
+import * as React from 'react';
+
+import type { ISession } from '../api/types';
+import { queue } from '../model/select';
+import { age, amount } from '../words/amounts';
+import { sessionTitle } from '../words/names';
+import type { Words } from '../words/trans';
+import { Act, useNow } from './parts';
+import type { IOneSessionProps } from './props';
+
+export function Queue({ state, words, run, current }: IOneSessionProps): JSX.Element {
+  const { trans } = words;
+  const now = useNow();
+  const waiting = queue(state);
+  if (waiting.length === 0) {
+    return <p className="jp-gpuaas-hint">{trans.__('Nobody waits.')}</p>;
+  }
+  return (
+    <ol className="jp-gpuaas-queue" aria-label={trans.__('Queue')}>
+      {waiting.map(session => (
+        <li
+          key={session.id}
+          className="jp-gpuaas-row"
+          aria-current={session.id === current ? 'true' : undefined}
+        >
+          <div className="jp-gpuaas-row-head">
+            <span className="jp-gpuaas-row-title" title={session.name}>
+              {sessionTitle(session.name)}
+            </span>
+            <span>{words.state(session)}</span>
+          </div>
+          <div className="jp-gpuaas-row-line">
+            <span>{wanted(session, words)}</span>
+            <span>{trans.__('since %1', age(now - session.created_s))}</span>
+          </div>
+          {session.cause !== '' && <p className="jp-gpuaas-hint">{session.cause}</p>}
+          <div className="jp-gpuaas-acts">
+            <Act
+              label={trans.__('Release')}
+              about={sessionTitle(session.name)}
+              onClick={() => run('gpuaas:release', { session: session.id })}
+            />
+          </div>
+        </li>
+      ))}
+    </ol>
+  );
+}
+
+/** What a session asks for, in words. */
+export function wanted({ request }: ISession, { trans }: Words): string {
+  const what =
+    request.kind === 'cpu'
+      ? trans._n('%1 CPU device', '%1 CPU devices', request.devices)
+      : request.kind === 'cuda'
+        ? trans._n('%1 GPU', '%1 GPUs', request.devices)
+        : trans._n('%1 device of any kind', '%1 devices of any kind', request.devices);
+  const parts = [what];
+  if (request.memory_bytes > 0) {
+    parts.push(trans.__('with %1 or more', amount(request.memory_bytes)));
+  }
+  if (request.node !== null) {
+    parts.push(trans.__('on %1', request.node));
+  }
+  return parts.join(', ');
+}

@@ -1,0 +1,51 @@
+/** One line at the top: which service this is, or what is the matter with it and what to do. */
+
+import * as React from 'react';
+
+import { Act } from './parts';
+import type { ISectionProps } from './props';
+
+export function ServiceLine({ state, words, run }: ISectionProps): JSX.Element {
+  const { trans } = words;
+  const { service, nodes } = state;
+  if (service === null) {
+    return <p className="jp-gpuaas-hint">{trans.__('Looking for the service…')}</p>;
+  }
+  switch (service.state) {
+    case 'starting':
+      return (
+        <p className="jp-gpuaas-hint" role="status">
+          {trans.__('The service is starting…')}
+        </p>
+      );
+    case 'unreachable':
+      return (
+        <p className="jp-gpuaas-problem" role="alert">
+          {trans.__('The service does not answer: %1', service.problem)} {service.hint}
+        </p>
+      );
+    case 'off':
+      return (
+        <div className="jp-gpuaas-hint">
+          <p>
+            {trans.__(
+              'Open a notebook with the kernel "Python 3 (remote GPU)": a service for this machine is started then, and the session outlives this page.'
+            )}
+          </p>
+          {service.may_start && (
+            <Act label={trans.__('Start it now')} onClick={() => run('gpuaas:start-service')} />
+          )}
+        </div>
+      );
+    case 'ready':
+      return (
+        <p className="jp-gpuaas-hint">
+          {service.embedded
+            ? nodes.size > 1
+              ? trans.__('%1 nodes on this machine', nodes.size)
+              : trans.__('On this machine')
+            : trans.__('%1 nodes at %2, as %3', nodes.size, service.url, service.user)}
+        </p>
+      );
+  }
+}

@@ -1,0 +1,103 @@
+/** *My sessions*: all of them, also those that nobody is attached to. */
+
+import * as React from 'react';
+
+import type { INode, ISession } from '../api/types';
+import { isMovable, liveSessions } from '../model/select';
+import { age } from '../words/amounts';
+import { place } from '../words/devices';
+import { sessionTitle } from '../words/names';
+import type { Words } from '../words/trans';
+import { Act, State, useNow } from './parts';
+import type { IOneSessionProps, Run } from './props';
+import { Rows } from './rows';
+
+export function Sessions({ state, words, run, current }: IOneSessionProps): JSX.Element {
+  const now = useNow();
+  const sessions = liveSessions(state);
+  if (sessions.length === 0) {
+    return <p className="jp-gpuaas-hint">{words.trans.__('No session runs.')}</p>;
+  }
+  return (
+    <Rows label={words.trans.__('My sessions')} items={sessions} height={ROW_PX}>
+      {session => (
+        <SessionRow
+          session={session}
+          node={session.lease === null ? undefined : state.nodes.get(session.lease.node_id)}
+          isCurrent={session.id === current}
+          minute={Math.floor(now / 10)}
+          words={words}
+          run={run}
+        />
+      )}
+    </Rows>
+  );
+}
+
+const ROW_PX = 76;
+
+interface ISessionRowProps {
+  readonly session: ISession;
+  readonly node: INode | undefined;
+  readonly isCurrent: boolean;
+  /** Rises when ages have to be told anew. */
+  readonly minute: number;
+  readonly words: Words;
+  readonly run: Run;
+}
+
+const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.Element {
+  const { session, node, isCurrent, words, run } = props;
+  const { trans } = words;
+  const now = Date.now() / 1000;
+  const title = sessionTitle(session.name);
+  const about = { session: session.id };
+  const idle =
+    session.clients > 0 || session.unattended_since_s === 0
+      ? ''
+      : trans.__('nobody attached for %1', age(now - session.unattended_since_s));
+  return (
+    <div className="jp-gpuaas-row" aria-current={isCurrent ? 'true' : undefined}>
+      <div className="jp-gpuaas-row-head">
+        <span className="jp-gpuaas-row-title" title={session.name}>
+          {title}
+        </span>
+        <State state={session.state} text={words.state(session)} />
+      </div>
+      <div className="jp-gpuaas-row-line">
+        {session.lease !== null && <span>{place(session, node, words)}</span>}
+        <span>{trans.__('since %1', age(now - session.created_s))}</span>
+        {idle !== '' && <span>{idle}</span>}
+      </div>
+      <div className="jp-gpuaas-acts">
+        <Act label={trans.__('Open')} about={title} onClick={() => run('gpuaas:open', about)} />
+        {session.state === 'parked' ? (
+          <Act label={trans.__('Wake')} about={title} onClick={() => run('gpuaas:wake', about)} />
+        ) : (
+          <>
+            <Act
+              label={trans.__('Move…')}
+              about={title}
+              disabled={!isMovable(session)}
+              onClick={() => run('gpuaas:migrate', about)}
+            />
+            <Act
+              label={trans.__('Park')}
+              about={title}
+              disabled={!isMovable(session)}
+              onClick={() => run('gpuaas:park', about)}
+            />
+          </>
+        )}
+        {!isCurrent && (
+          <Act
+            label={trans.__('Attach')}
+            about={title}
+            onClick={() => run('gpuaas:attach', about)}
+          />
+        )}
+        <Act label={trans.__('Release')} about={title} onClick={() => run('gpuaas:release', about)} />
+      </div>
+    </div>
+  );
+});
