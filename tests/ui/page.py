@@ -1,0 +1,141 @@
+"""JupyterLab as it is seen in a browser: what is waited for, pressed and read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from selenium.common.exceptions import TimeoutException, WebDriverException
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+WAIT_S = 40.0
+SHOTS = Path(__file__).parent / "shots"
+
+
+class Page:
+    """One tab of the browser."""
+
+    def __init__(self, driver: Any, name: str) -> None:
+        self.driver = driver
+        self._name = name
+
+    # -- waiting and looking ---------------------------------------------------------------------------------
+
+    def see(self, what: Callable[[], Any]) -> Any:
+        """Wait for something; what comes and goes meanwhile is looked for again."""
+        wait = WebDriverWait(self.driver, WAIT_S, poll_frequency=0.1, ignored_exceptions=[WebDriverException])
+        try:
+            return wait.until(lambda _: what())
+        except TimeoutException:
+            self.shot("failed")
+            raise
+
+    def shot(self, what: str) -> None:
+        """Keep a picture, to be looked at by a person."""
+        SHOTS.mkdir(exist_ok=True)
+        self.driver.save_screenshot(str(SHOTS / f"{self._name}-{what}.png"))
+
+    def all(self, selector: str) -> list[WebElement]:
+        return list(self.driver.find_elements(By.CSS_SELECTOR, selector))
+
+    def element(self, selector: str) -> WebElement:
+        found: WebElement = self.driver.find_element(By.CSS_SELECTOR, selector)
+        return found
+
+    def text(self, selector: str) -> str:
+        return str(self.element(selector).text)
+
+    def texts(self, selector: str) -> list[str]:
+        return [each.text for each in self.all(selector)]
+
+    def press(self, selector: str, label: str = "") -> None:
+        """Press the button of this label (its own text, or what is read out) among those of the selector."""
+
+        def pressed() -> bool:
+            for each in self.all(selector):
+                name = each.get_attribute("aria-label") or each.text
+                if each.is_displayed() and each.is_enabled() and label in name:
+                    each.click()
+                    return True
+            return False
+
+        self.see(pressed)
+
+    def keys(self, *keys: str) -> None:
+        """Type at whatever has the focus."""
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def chord(self, *keys: str) -> None:
+        """Press keys together."""
+        chain = ActionChains(self.driver)
+        for key in keys:
+            chain.key_down(key)
+        for key in reversed(keys):
+            chain.key_up(key)
+        chain.perform()
+
+    # -- the notebook ----------------------------------------------------------------------------------------
+
+    def open(self, address: str, cells: int) -> None:
+        """Open a notebook, and wait until its kernel is there."""
+        self.driver.get(address)
+        self.see(lambda: self.text(".jp-KernelName") == "Python 3 (remote GPU)")
+        self.see(lambda: len(self.all(".jp-CodeCell")) == cells)
+
+    def leave(self) -> None:
+        """Close the page as a person does who does not save."""
+        self.driver.get("about:blank")
+        alert_is_gone = self.driver.current_url == "about:blank"
+        assert alert_is_gone
+
+    def run(self, number: int) -> None:
+        editor = self.cell(number, ".cm-content")
+        editor.click()
+        editor.send_keys(Keys.CONTROL, Keys.ENTER)
+
+    def ran(self, number: int, count: int) -> None:
+        """Run a cell, and wait for its end."""
+        self.run(number)
+        self.see(lambda: self.prompt(number) == f"[{count}]:")
+
+    def cell(self, number: int, selector: str) -> WebElement:
+        return self.all(".jp-CodeCell")[number].find_element(By.CSS_SELECTOR, selector)
+
+    def prompt(self, number: int) -> str:
+        return self.cell(number, ".jp-InputPrompt").text
+
+    def output(self, number: int) -> str:
+        return self.cell(number, ".jp-OutputArea").text
+
+    # -- what this project adds ------------------------------------------------------------------------------
+
+    def chip(self) -> str:
+        return self.text(".jp-NotebookPanel-toolbar .jp-gpuaas-chip")
+
+    def is_on(self, node: str) -> None:
+        """Wait until the toolbar says that the notebook runs there."""
+        self.see(lambda: self.chip().startswith(f"{node} · "))
+
+    def panel(self) -> None:
+        """Open the side panel."""
+        if not any(each.is_displayed() for each in self.all(".jp-gpuaas-panel")):
+            self.see(lambda: self.element("[data-id='jp-gpuaas-panel']")).click()
+        self.see(lambda: self.element(".jp-gpuaas-panel").is_displayed())
+
+    def section(self, name: str) -> WebElement:
+        return self.element(f"#jp-gpuaas-{name}")
+
+    def expand(self, title: str) -> None:
+        """Open a section of the side panel, if it is closed."""
+        for each in self.all(".jp-gpuaas-panel .jp-AccordionPanel-title"):
+            if title in each.text and each.get_attribute("aria-expanded") != "true":
+                each.click()
+
+    def notices(self) -> str:
+        """What the notices on the page say."""
+        return "\n".join(self.texts(".jp-toastContainer .Toastify__toast"))
