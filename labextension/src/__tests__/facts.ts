@@ -15,7 +15,10 @@ import type {
 import { Words } from '../words/trans';
 
 function filled(text: string, values: readonly unknown[]): string {
-  return values.reduce<string>((all, value, index) => all.replaceAll(`%${index + 1}`, String(value)), text);
+  return values.reduce<string>(
+    (all, value, index) => all.replaceAll(`%${index + 1}`, String(value)),
+    text
+  );
 }
 
 /** English, as JupyterLab does it without a language pack. */

@@ -10,7 +10,11 @@ import { titleOf } from './sessions';
 import { trying } from './tell';
 
 /** Opens the notebook of a session. */
-export async function openNotebook(app: JupyterFrontEnd, gpuaas: IGpuaas, session: string): Promise<void> {
+export async function openNotebook(
+  app: JupyterFrontEnd,
+  gpuaas: IGpuaas,
+  session: string
+): Promise<void> {
   const open = gpuaas.panelOf(session);
   if (open !== null) {
     app.shell.activateById(open.id);

@@ -125,7 +125,12 @@ export class Client {
   }
 
   /** One request; raises Problem where it is refused or does not arrive. */
-  protected async ask<T>(method: string, path: string, query: Query = {}, body?: unknown): Promise<T> {
+  protected async ask<T>(
+    method: string,
+    path: string,
+    query: Query = {},
+    body?: unknown
+  ): Promise<T> {
     const url = URLExt.join(this.settings.baseUrl, NAMESPACE, path) + queryOf(query);
     const init: RequestInit = { method };
     if (body !== undefined) {

@@ -22,8 +22,10 @@ export class Problem extends Error {
 
 /** The problem in the body of an answer; any other body gives one that names the status. */
 export function problemOf(status: number, body: unknown): Problem {
-  const found = typeof body === 'object' && body !== null ? (body as { [key: string]: unknown }) : {};
-  const text = (key: string): string => (typeof found[key] === 'string' ? (found[key] as string) : '');
+  const found =
+    typeof body === 'object' && body !== null ? (body as { [key: string]: unknown }) : {};
+  const text = (key: string): string =>
+    typeof found[key] === 'string' ? (found[key] as string) : '';
   const message = text('message') || `The server answered with status ${status}.`;
   return new Problem(message, text('hint'), status, text('error') || text('reason'));
 }

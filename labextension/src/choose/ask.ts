@@ -15,7 +15,11 @@ import { ANY } from './free';
 
 const KERNEL = 'remote_gpu';
 
-async function ask(gpuaas: IGpuaas, before: IResourceRequest, okLabel: string): Promise<IResourceRequest | null> {
+async function ask(
+  gpuaas: IGpuaas,
+  before: IResourceRequest,
+  okLabel: string
+): Promise<IResourceRequest | null> {
   const watched = gpuaas.feed.watch();
   try {
     const { button, value } = await new OwnDialog({
@@ -67,7 +71,11 @@ export async function chooseDevices(gpuaas: IGpuaas, panel: NotebookPanel): Prom
 }
 
 /** For a new notebook in a folder, which is opened with a session on these devices. */
-export async function launchNotebook(app: JupyterFrontEnd, gpuaas: IGpuaas, cwd: string): Promise<void> {
+export async function launchNotebook(
+  app: JupyterFrontEnd,
+  gpuaas: IGpuaas,
+  cwd: string
+): Promise<void> {
   const request = await ask(gpuaas, ANY, gpuaas.words.trans.__('Create'));
   if (request === null) {
     return;

@@ -60,7 +60,10 @@ export function ChooseForm({ state, request, words, onChange }: IChooseFormProps
     <div className="jp-gpuaas-form">
       <label>
         {trans.__('Device')}
-        <select value={request.kind ?? ''} onChange={event => change({ kind: event.target.value || null })}>
+        <select
+          value={request.kind ?? ''}
+          onChange={event => change({ kind: event.target.value || null })}
+        >
           <option value="">{trans.__('any')}</option>
           <option value="cuda">{trans.__('GPU')}</option>
           <option value="cpu">{trans.__('CPU')}</option>
@@ -82,12 +85,17 @@ export function ChooseForm({ state, request, words, onChange }: IChooseFormProps
           type="number"
           min={0}
           value={request.memory_bytes / GB}
-          onChange={event => change({ memory_bytes: Math.max(0, Number(event.target.value) || 0) * GB })}
+          onChange={event =>
+            change({ memory_bytes: Math.max(0, Number(event.target.value) || 0) * GB })
+          }
         />
       </label>
       <label>
         {trans.__('Node')}
-        <select value={request.node ?? ''} onChange={event => change({ node: event.target.value || null })}>
+        <select
+          value={request.node ?? ''}
+          onChange={event => change({ node: event.target.value || null })}
+        >
           <option value="">{trans.__('any')}</option>
           {[...state.nodes.values()].map(node => (
             <option key={node.id} value={node.id}>
@@ -116,5 +124,9 @@ function outlook(state: IState, request: IResourceRequest, { trans }: Words): st
   const waiting = queue(state).length;
   return waiting === 0
     ? trans.__('None is free now: the session would be next in the queue.')
-    : trans._n('None is free now, and %1 session waits already.', 'None is free now, and %1 sessions wait already.', waiting);
+    : trans._n(
+        'None is free now, and %1 session waits already.',
+        'None is free now, and %1 sessions wait already.',
+        waiting
+      );
 }

@@ -33,6 +33,8 @@ export async function applyChoice(gpuaas: IGpuaas, panel: NotebookPanel): Promis
   await panel.context.ready;
   const request = choiceOf(panel);
   if (request !== null) {
-    await gpuaas.client.choose(panel.context.path, { request, session: null }).catch(() => undefined);
+    await gpuaas.client
+      .choose(panel.context.path, { request, session: null })
+      .catch(() => undefined);
   }
 }

@@ -14,9 +14,13 @@ export interface IFree {
 
 export function freeFor(nodes: readonly INode[], request: IResourceRequest): IFree {
   const fits = (device: IDevice): boolean =>
-    (request.kind === null || device.kind === request.kind) && device.memory_bytes >= request.memory_bytes;
-  const usable = nodes.filter(node => node.state === 'up' && request.node !== null ? node.id === request.node : node.state === 'up');
-  const enough = (devices: readonly IDevice[]): boolean => devices.filter(fits).length >= request.devices;
+    (request.kind === null || device.kind === request.kind) &&
+    device.memory_bytes >= request.memory_bytes;
+  const usable = nodes.filter(node =>
+    node.state === 'up' && request.node !== null ? node.id === request.node : node.state === 'up'
+  );
+  const enough = (devices: readonly IDevice[]): boolean =>
+    devices.filter(fits).length >= request.devices;
   return {
     now: usable.filter(node => enough(free(node))).length,
     ever: usable.filter(node => enough(node.devices)).length

@@ -88,7 +88,13 @@ function Form({ gpuaas, session, onChange }: IFormProps): JSX.Element {
           {trans.__('This service has one node only, so there is nowhere to move to.')}
         </p>
       ) : (
-        <Targets session={session} nodes={others} chosen={target} onChoose={setChosen} words={words} />
+        <Targets
+          session={session}
+          nodes={others}
+          chosen={target}
+          onChoose={setChosen}
+          words={words}
+        />
       )}
       {others.length > 0 && target === null && (
         <p role="alert" className="jp-gpuaas-problem">

@@ -18,24 +18,40 @@ export function Plan({ plan, words }: { plan: IPlan; words: Words }): JSX.Elemen
         facts={[
           [
             trans.__('Moves'),
-            trans._n('%1 variable, about %2', '%1 variables, about %2', plan.moves, amount(plan.bytes_estimate))
+            trans._n(
+              '%1 variable, about %2',
+              '%1 variables, about %2',
+              plan.moves,
+              amount(plan.bytes_estimate)
+            )
           ],
           [trans.__('Takes'), trans.__('about %1 (estimate)', duration(plan.total_s_estimate))],
           [
             trans.__('Stands still'),
-            trans.__('about %1 (estimate); until then you can work', duration(plan.downtime_s_estimate))
+            trans.__(
+              'about %1 (estimate); until then you can work',
+              duration(plan.downtime_s_estimate)
+            )
           ]
         ]}
       />
       {rebuilt > 0 && (
         <details className="jp-gpuaas-details">
-          <summary>{trans._n('%1 name is made anew there', '%1 names are made anew there', rebuilt)}</summary>
+          <summary>
+            {trans._n('%1 name is made anew there', '%1 names are made anew there', rebuilt)}
+          </summary>
           <ReasonList reasons={plan.rebuilt} />
         </details>
       )}
       {lost > 0 && (
         <div className="jp-gpuaas-problem" role="alert">
-          <p>{trans._n('%1 name does not survive the move:', '%1 names do not survive the move:', lost)}</p>
+          <p>
+            {trans._n(
+              '%1 name does not survive the move:',
+              '%1 names do not survive the move:',
+              lost
+            )}
+          </p>
           <ReasonList reasons={plan.lost} />
         </div>
       )}

@@ -22,7 +22,10 @@ export function Targets({ session, nodes, chosen, onChoose, words }: ITargetsPro
       {nodes.map(node => {
         const isOpen = hasRoom(node, session);
         return (
-          <label key={node.id} className={isOpen ? 'jp-gpuaas-target' : 'jp-gpuaas-target jp-mod-full'}>
+          <label
+            key={node.id}
+            className={isOpen ? 'jp-gpuaas-target' : 'jp-gpuaas-target jp-mod-full'}
+          >
             <input
               type="radio"
               name="jp-gpuaas-target"

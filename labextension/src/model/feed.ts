@@ -22,7 +22,7 @@ export class Feed implements IDisposable {
   constructor(
     private readonly client: Client,
     private readonly store: Store,
-    private readonly stream: Event.IStream
+    private readonly stream: Event.Stream
   ) {
     this.stream.connect(this.onEmission, this);
     this.poll = new Poll({

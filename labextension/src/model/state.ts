@@ -60,7 +60,10 @@ export function reduce(state: IState, news: News): IState {
         history: grown(state.history, news.nodes)
       };
     case 'migration':
-      return { ...state, migrations: put(state.migrations, news.migration.session_id, news.migration) };
+      return {
+        ...state,
+        migrations: put(state.migrations, news.migration.session_id, news.migration)
+      };
     case 'event':
       return withEvent(state, news.event);
   }
@@ -99,8 +102,16 @@ function withEvent(state: IState, event: IEvent): IState {
     };
     return { ...state, events, sessions: put(state.sessions, session.id, next) };
   }
-  if (event.kind === 'session' && session !== undefined && number(event.detail['queue_place']) > 0) {
-    const next = { ...session, queue_place: number(event.detail['queue_place']), last_event: event.seq };
+  if (
+    event.kind === 'session' &&
+    session !== undefined &&
+    number(event.detail['queue_place']) > 0
+  ) {
+    const next = {
+      ...session,
+      queue_place: number(event.detail['queue_place']),
+      last_event: event.seq
+    };
     return { ...state, events, sessions: put(state.sessions, session.id, next) };
   }
   if (event.kind === 'migration') {
@@ -186,7 +197,10 @@ function grown(history: IState['history'], nodes: readonly INode[]): IState['his
         key,
         sample === undefined
           ? before
-          : [...before.slice(1 - HISTORY), level(sample.utilisation, sample.used_bytes, device.memory_bytes)]
+          : [
+              ...before.slice(1 - HISTORY),
+              level(sample.utilisation, sample.used_bytes, device.memory_bytes)
+            ]
       );
     }
   }

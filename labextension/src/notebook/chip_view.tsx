@@ -33,7 +33,12 @@ export function chipFacts(state: IState, words: Words, kernel: IKernel | null): 
   const sessionId = kernel.session?.id ?? '';
   const session = state.sessions.get(sessionId);
   if (session === undefined) {
-    return { ...nothing, text: kernel.problem || trans.__('Looking for a session…'), state: 'none', title: '' };
+    return {
+      ...nothing,
+      text: kernel.problem || trans.__('Looking for a session…'),
+      state: 'none',
+      title: ''
+    };
   }
   const migration = state.migrations.get(sessionId);
   const name = words.state(session);
@@ -43,14 +48,20 @@ export function chipFacts(state: IState, words: Words, kernel: IKernel | null): 
       text: trans.__('%1 → %2: %3', migration.source, migration.target, doing),
       state: 'migrating',
       spoken: doing,
-      title: trans.__('The session of this notebook moves from %1 to %2.', migration.source, migration.target),
+      title: trans.__(
+        'The session of this notebook moves from %1 to %2.',
+        migration.source,
+        migration.target
+      ),
       level: progress(migration)
     };
   }
   const node = session.lease === null ? undefined : state.nodes.get(session.lease.node_id);
   const [device] = node === undefined ? [] : held(node, session.lease?.device_ids ?? []);
   const level =
-    device?.sample && device.device.memory_bytes > 0 ? device.sample.used_bytes / device.device.memory_bytes : null;
+    device?.sample && device.device.memory_bytes > 0
+      ? device.sample.used_bytes / device.device.memory_bytes
+      : null;
   const where = place(session, node, words);
   return {
     text: where,
@@ -65,7 +76,13 @@ export function ChipView(props: IChipFacts & { readonly onClick: () => void }): 
   const { text, state, spoken, title, level, onClick } = props;
   return (
     <>
-      <button type="button" className="jp-gpuaas-chip" data-state={state} title={title} onClick={onClick}>
+      <button
+        type="button"
+        className="jp-gpuaas-chip"
+        data-state={state}
+        title={title}
+        onClick={onClick}
+      >
         <span className="jp-gpuaas-state-mark" aria-hidden />
         <span className="jp-gpuaas-chip-text">{text}</span>
         {level !== null && (

@@ -32,7 +32,8 @@ export function fillings(
     }
     const goesOn = entry.ended_s === null;
     const lacks =
-      cell.execution_count !== entry.execution_count || !same(plain(cell.outputs), plain(entry.outputs));
+      cell.execution_count !== entry.execution_count ||
+      !same(plain(cell.outputs), plain(entry.outputs));
     // An aborted cell never ran: it has nothing to show, and what it showed before is the user's.
     const neverRan = entry.status === 'aborted' && entry.outputs.length === 0;
     if (goesOn || (lacks && !neverRan)) {
@@ -62,7 +63,9 @@ function isEmpty(value: unknown): boolean {
 
 /** The notebook format lets a text be a list of lines. */
 function joined(value: unknown): unknown {
-  return Array.isArray(value) && value.every(line => typeof line === 'string') ? value.join('') : value;
+  return Array.isArray(value) && value.every(line => typeof line === 'string')
+    ? value.join('')
+    : value;
 }
 
 function joinedAll(value: unknown): unknown {

@@ -19,7 +19,9 @@ export interface IRunCell {
 export function lostCells(cells: readonly IRunCell[], restored: number): IRunCell[] {
   const isCut = (cell: IRunCell): boolean => cell.errors.includes(CUT_OFF);
   return cells
-    .filter(cell => isCut(cell) || (cell.execution_count !== null && cell.execution_count > restored))
+    .filter(
+      cell => isCut(cell) || (cell.execution_count !== null && cell.execution_count > restored)
+    )
     .sort((one, other) => order(one) - order(other));
 }
 

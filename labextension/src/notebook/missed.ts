@@ -100,11 +100,13 @@ export class MissedOutputs {
       cell.setPrompt(entry.execution_count === null ? '' : String(entry.execution_count));
       return;
     }
-    const execution = new ResumedExecution(kernel, entry, message => this.sort(cell, entry, message));
+    const execution = new ResumedExecution(kernel, entry, message =>
+      this.sort(cell, entry, message)
+    );
     cell.outputArea.future = execution; // Clears the outputs, which are set next.
     cell.model.outputs.fromJSON(entry.outputs as unknown as IOutput[]);
     cell.setPrompt('*');
-    void execution.done.then(() => {
+    void execution.ended.then(() => {
       if (!cell.isDisposed) {
         cell.setPrompt(cell.model.executionCount === null ? '' : String(cell.model.executionCount));
       }
@@ -124,7 +126,11 @@ export class MissedOutputs {
       const content = message.content as KernelMessage.IUpdateDisplayDataMsg['content'];
       const places = entry.display_ids[content.transient.display_id];
       for (const index of places ?? []) {
-        const output = { output_type: 'display_data', data: content.data, metadata: content.metadata };
+        const output = {
+          output_type: 'display_data',
+          data: content.data,
+          metadata: content.metadata
+        };
         cell.model.outputs.set(index, output as IOutput);
       }
       return places !== undefined;

@@ -29,7 +29,12 @@ export class Recovery {
     const state = this.gpuaas.store.state.sessions.get(sessionId)?.state;
     if (state === 'lost') {
       this.lost = sessionId;
-    } else if (state !== undefined && BACK.has(state) && this.lost === sessionId && sessionId !== '') {
+    } else if (
+      state !== undefined &&
+      BACK.has(state) &&
+      this.lost === sessionId &&
+      sessionId !== ''
+    ) {
       this.lost = '';
       void this.tell(sessionId);
     }
@@ -73,7 +78,9 @@ export class Recovery {
         found.push({
           id: model.id,
           execution_count: model.executionCount,
-          errors: outputs.filter(each => each.output_type === 'error').map(each => String(each['ename']))
+          errors: outputs
+            .filter(each => each.output_type === 'error')
+            .map(each => String(each['ename']))
         });
       }
     }

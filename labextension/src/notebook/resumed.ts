@@ -20,7 +20,10 @@ export class ResumedExecution implements Future {
   onReply: Future['onReply'] = nobody;
   onIOPub: Future['onIOPub'] = nobody;
   onStdin: Future['onStdin'] = nobody;
-  readonly done: Promise<Reply | undefined>;
+  /** Never resolved: the reply went to the page that asked. */
+  readonly done: Promise<Reply>;
+  /** Resolved when the execution is over, or is not followed any more. */
+  readonly ended: Promise<void>;
   readonly msg: Request;
 
   constructor(
@@ -30,9 +33,11 @@ export class ResumedExecution implements Future {
     private readonly before: (message: KernelMessage.IIOPubMessage) => boolean
   ) {
     this.msg = request(entry);
-    this.done = new Promise(resolve => {
-      this.resolve = resolve;
+    this.ended = new Promise(resolve => {
+      this.end = resolve;
     });
+    this.done = this.ended.then(() => Promise.reject(new Error('The reply went to another page.')));
+    this.done.catch(nobody);
     this.known = new Set(entry.recent_ids ?? []);
     kernel.anyMessage.connect(this.onMessage, this);
     kernel.disposed.connect(this.dispose, this);
@@ -47,7 +52,7 @@ export class ResumedExecution implements Future {
       this._isDisposed = true;
       this.kernel.anyMessage.disconnect(this.onMessage, this);
       this.kernel.disposed.disconnect(this.dispose, this);
-      this.resolve(undefined);
+      this.end();
     }
   }
 
@@ -85,7 +90,11 @@ export class ResumedExecution implements Future {
   }
 
   private take(message: KernelMessage.IIOPubMessage): void {
-    if (this._isDisposed || parentOf(message) !== this.entry.msg_id || this.known.has(message.header.msg_id)) {
+    if (
+      this._isDisposed ||
+      parentOf(message) !== this.entry.msg_id ||
+      this.known.has(message.header.msg_id)
+    ) {
       return;
     }
     this.known.add(message.header.msg_id);
@@ -101,7 +110,7 @@ export class ResumedExecution implements Future {
   }
 
   private _isDisposed = false;
-  private resolve: (reply: Reply | undefined) => void = nobody;
+  private end: () => void = nobody;
   private readonly known: Set<string>;
 }
 
@@ -122,17 +131,33 @@ export function putAside(kernel: Kernel.IKernelConnection): {
     }
   };
   kernel.iopubMessage.connect(take);
-  return { messages, hold: new DisposableDelegate(() => void kernel.iopubMessage.disconnect(take)) };
+  return {
+    messages,
+    hold: new DisposableDelegate(() => void kernel.iopubMessage.disconnect(take))
+  };
 }
 
 /** The request as it may have looked; only its id is ever compared. */
 function request(entry: IMissedCell): Request {
   return {
     channel: 'shell',
-    header: { msg_id: entry.msg_id, msg_type: 'execute_request', session: '', username: '', date: '', version: '5.3' },
+    header: {
+      msg_id: entry.msg_id,
+      msg_type: 'execute_request',
+      session: '',
+      username: '',
+      date: '',
+      version: '5.3'
+    },
     parent_header: {},
     metadata: { cellId: entry.cell_id },
     buffers: [],
-    content: { code: entry.code, silent: false, store_history: true, allow_stdin: true, stop_on_error: true }
+    content: {
+      code: entry.code,
+      silent: false,
+      store_history: true,
+      allow_stdin: true,
+      stop_on_error: true
+    }
   };
 }

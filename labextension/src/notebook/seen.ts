@@ -39,7 +39,7 @@ export class Seen {
   }
 
   /** An execution that this page has followed to its end needs not be asked for again. */
-  private onMessage(message: KernelMessage.IIOPubMessage): void {
+  private onMessage(message: KernelMessage.IMessage): void {
     const parent = message.parent_header as Partial<KernelMessage.IHeader>;
     const isEnd =
       message.header.msg_type === 'status' &&

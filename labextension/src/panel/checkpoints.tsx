@@ -19,7 +19,9 @@ export function Checkpoints(props: ICheckpointsProps): JSX.Element {
   const { trans } = words;
   const status = state.checkpoints.get(current);
   // Listed again when one was taken, removed or restored: each of these is an event of this session.
-  const events = state.events.filter(each => each.session_id === current && each.kind.startsWith('checkpoint'));
+  const events = state.events.filter(
+    each => each.session_id === current && each.kind.startsWith('checkpoint')
+  );
   const turn = `${current} ${status?.taken ?? 0} ${events[events.length - 1]?.seq ?? 0}`;
   const { answer, problem } = useAnswer(() => (current === '' ? null : list(current)), turn);
   if (current === '') {

@@ -47,7 +47,12 @@ export function Sparkline({ values, most }: ISparklineProps): JSX.Element | null
     return `${x.toFixed(1)},${(19 - value * 18).toFixed(1)}`;
   });
   return (
-    <svg className="jp-gpuaas-sparkline" viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden>
+    <svg
+      className="jp-gpuaas-sparkline"
+      viewBox="0 0 100 20"
+      preserveAspectRatio="none"
+      aria-hidden
+    >
       <polyline points={points.join(' ')} />
     </svg>
   );
@@ -107,7 +112,11 @@ export function State({ state, text }: { state: string; text: string }): JSX.Ele
 }
 
 /** Names with the reasons why something is the matter with them. */
-export function ReasonList({ reasons }: { reasons: { readonly [name: string]: string } }): JSX.Element {
+export function ReasonList({
+  reasons
+}: {
+  reasons: { readonly [name: string]: string };
+}): JSX.Element {
   return (
     <ul className="jp-gpuaas-reasons">
       {Object.entries(reasons).map(([name, reason]) => (

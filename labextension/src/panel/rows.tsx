@@ -15,7 +15,12 @@ export interface IRowsProps<T extends { readonly id: string }> {
   readonly children: (item: T) => JSX.Element;
 }
 
-export function Rows<T extends { readonly id: string }>({ label, items, height, children }: IRowsProps<T>): JSX.Element {
+export function Rows<T extends { readonly id: string }>({
+  label,
+  items,
+  height,
+  children
+}: IRowsProps<T>): JSX.Element {
   const [range, setRange] = React.useState<readonly [number, number]>([0, SHORT]);
   const list = React.useRef<HTMLDivElement>(null);
   const isLong = items.length > SHORT;
@@ -28,7 +33,9 @@ export function Rows<T extends { readonly id: string }>({ label, items, height, 
     const look = (): void => {
       const first = Math.max(0, Math.floor(scroller.scrollTop / height) - MARGIN);
       const seen = Math.ceil(scroller.clientHeight / height) + 2 * MARGIN;
-      setRange(before => (before[0] === first && before[1] === first + seen ? before : [first, first + seen]));
+      setRange(before =>
+        before[0] === first && before[1] === first + seen ? before : [first, first + seen]
+      );
     };
     look();
     const observer = new ResizeObserver(look);
@@ -55,7 +62,9 @@ export function Rows<T extends { readonly id: string }>({ label, items, height, 
           role="listitem"
           aria-setsize={items.length}
           aria-posinset={first + index + 1}
-          style={isLong ? { position: 'absolute', top: (first + index) * height, height } : undefined}
+          style={
+            isLong ? { position: 'absolute', top: (first + index) * height, height } : undefined
+          }
         >
           {children(item)}
         </div>

@@ -96,7 +96,11 @@ const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.
             onClick={() => run('gpuaas:attach', about)}
           />
         )}
-        <Act label={trans.__('Release')} about={title} onClick={() => run('gpuaas:release', about)} />
+        <Act
+          label={trans.__('Release')}
+          about={title}
+          onClick={() => run('gpuaas:release', about)}
+        />
       </div>
     </div>
   );

@@ -44,17 +44,25 @@ export class GpuaasPanel extends SidePanel {
       current: current?.sessionId ?? ''
     });
     const { client } = gpuaas;
-    this.header.addWidget(new Section('service', trans.__('Service'), gpuaas, each => <ServiceLine {...props(each)} />));
+    this.header.addWidget(
+      new Section('service', trans.__('Service'), gpuaas, each => <ServiceLine {...props(each)} />)
+    );
     this.addWidget(
       new Section('notebook', trans.__('This notebook'), gpuaas, each => (
         <ThisNotebook {...props(each)} otherwise={otherwise(each)} />
       ))
     );
     this.addWidget(
-      new Section('sessions', trans.__('My sessions'), gpuaas, each => <Sessions {...props(each)} />)
+      new Section('sessions', trans.__('My sessions'), gpuaas, each => (
+        <Sessions {...props(each)} />
+      ))
     );
-    this.nodes = new Section('nodes', trans.__('Nodes'), gpuaas, each => <Nodes {...props(each)} />);
-    this.queue = new Section('queue', trans.__('Queue'), gpuaas, each => <Queue {...props(each)} />);
+    this.nodes = new Section('nodes', trans.__('Nodes'), gpuaas, each => (
+      <Nodes {...props(each)} />
+    ));
+    this.queue = new Section('queue', trans.__('Queue'), gpuaas, each => (
+      <Queue {...props(each)} />
+    ));
     this.checkpoints = new Section('checkpoints', trans.__('Checkpoints'), gpuaas, each => (
       <Checkpoints
         {...props(each)}

@@ -31,7 +31,10 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
     <div>
       <Facts
         facts={[
-          [trans.__('State'), <State key="state" state={session.state} text={words.state(session)} />],
+          [
+            trans.__('State'),
+            <State key="state" state={session.state} text={words.state(session)} />
+          ],
           [trans.__('Node'), session.lease?.node_id ?? null],
           [trans.__('Since'), age(now - session.created_s)],
           [trans.__('Checkpoint'), lastCheckpoint(status, now, words)]
@@ -77,7 +80,11 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
   );
 }
 
-function Devices({ session, state, words }: { session: ISession } & IThisNotebookProps): JSX.Element {
+function Devices({
+  session,
+  state,
+  words
+}: { session: ISession } & IThisNotebookProps): JSX.Element {
   const { trans } = words;
   const lease = session.lease;
   const node = lease === null ? undefined : state.nodes.get(lease.node_id);
@@ -101,7 +108,10 @@ function Devices({ session, state, words }: { session: ISession } & IThisNoteboo
                 text={trans.__('%1 % busy', Math.round(sample.utilisation * 100))}
               />
             )}
-            <Sparkline values={state.history.get(deviceKey(node.id, device.id)) ?? []} most={HISTORY} />
+            <Sparkline
+              values={state.history.get(deviceKey(node.id, device.id)) ?? []}
+              most={HISTORY}
+            />
           </div>
         );
       })}

@@ -11,7 +11,8 @@ import { IGpuaas } from '../tokens';
 
 export const choosePlugin: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-gpuaas:choose',
-  description: 'Asks for kind, number and memory of the devices that a notebook wants, and remembers the answer.',
+  description:
+    'Asks for kind, number and memory of the devices that a notebook wants, and remembers the answer.',
   autoStart: true,
   requires: [IGpuaas, INotebookTracker],
   optional: [ILauncher, ICommandPalette],
@@ -41,7 +42,10 @@ export const choosePlugin: JupyterFrontEndPlugin<void> = {
       caption: trans.__('A notebook whose session runs on devices that you choose'),
       icon: gpuIcon,
       describedBy: {
-        args: { type: 'object', properties: { cwd: { type: 'string', description: 'Folder of the new notebook.' } } }
+        args: {
+          type: 'object',
+          properties: { cwd: { type: 'string', description: 'Folder of the new notebook.' } }
+        }
       },
       execute: args => launchNotebook(app, gpuaas, String(args['cwd'] ?? ''))
     });

@@ -20,7 +20,10 @@ const SESSION = {
   args: {
     type: 'object',
     properties: {
-      session: { type: 'string', description: 'Id of the session; that of the notebook in front if left out.' }
+      session: {
+        type: 'string',
+        description: 'Id of the session; that of the notebook in front if left out.'
+      }
     }
   }
 };
@@ -40,7 +43,8 @@ export const commandsPlugin: JupyterFrontEndPlugin<void> = {
       typeof args['session'] === 'string' ? args['session'] : (gpuaas.current?.sessionId ?? '');
     const found = (args: ReadonlyPartialJSONObject): ISession | undefined =>
       gpuaas.store.state.sessions.get(meant(args));
-    const text = (args: ReadonlyPartialJSONObject, name: string): string => String(args[name] ?? '');
+    const text = (args: ReadonlyPartialJSONObject, name: string): string =>
+      String(args[name] ?? '');
     const movable = (args: ReadonlyPartialJSONObject): boolean => {
       const session = found(args);
       return session !== undefined && isMovable(session);
@@ -66,7 +70,9 @@ export const commandsPlugin: JupyterFrontEndPlugin<void> = {
         if (session) {
           await trying(() => askAndMove(gpuaas, session.id));
         } else if (answer !== null) {
-          await trying(() => Promise.reject(new Error(trans.__('This kernel has no remote session.'))));
+          await trying(() =>
+            Promise.reject(new Error(trans.__('This kernel has no remote session.')))
+          );
         }
       }
     });
@@ -158,7 +164,8 @@ export const commandsPlugin: JupyterFrontEndPlugin<void> = {
 /** Id of the kernel whose entry among the running ones the context menu was opened on. */
 function kernelUnderMouse(app: JupyterFrontEnd): string | null {
   const node = app.contextMenuHitTest(
-    each => each.classList.contains('jp-RunningSessions-item') && each.classList.contains('jp-mod-kernel')
+    each =>
+      each.classList.contains('jp-RunningSessions-item') && each.classList.contains('jp-mod-kernel')
   );
   return node?.dataset['context'] ?? null;
 }

@@ -17,7 +17,8 @@ export const outputsPlugin: JupyterFrontEndPlugin<void> = {
 
 export const recoveryPlugin: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-gpuaas:recovery',
-  description: 'Says in a notebook what the loss of its node has cost, and runs again what is wanted.',
+  description:
+    'Says in a notebook what the loss of its node has cost, and runs again what is wanted.',
   autoStart: true,
   requires: [IGpuaas, INotebookTracker],
   activate: (_: JupyterFrontEnd, gpuaas: IGpuaas, tracker: INotebookTracker) => {

@@ -1,4 +1,8 @@
-import { ILayoutRestorer, type JupyterFrontEnd, type JupyterFrontEndPlugin } from '@jupyterlab/application';
+import {
+  ILayoutRestorer,
+  type JupyterFrontEnd,
+  type JupyterFrontEndPlugin
+} from '@jupyterlab/application';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 
 import { CommandIds } from '../command_ids';
@@ -10,7 +14,8 @@ const RANK = 610;
 
 export const panelPlugin: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-gpuaas:panel',
-  description: 'A side panel with the sessions, the nodes, the queue, the checkpoints and the story.',
+  description:
+    'A side panel with the sessions, the nodes, the queue, the checkpoints and the story.',
   autoStart: true,
   requires: [IGpuaas],
   optional: [ILayoutRestorer, ITranslator],

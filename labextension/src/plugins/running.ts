@@ -13,7 +13,8 @@ import { sessionTitle } from '../words/names';
 
 export const runningPlugin: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-gpuaas:running',
-  description: 'Lists remote sessions among what runs, also those without a client, and releases them.',
+  description:
+    'Lists remote sessions among what runs, also those without a client, and releases them.',
   autoStart: true,
   requires: [IGpuaas],
   optional: [IRunningSessionManagers],
@@ -38,7 +39,8 @@ export const runningPlugin: JupyterFrontEndPlugin<void> = {
       label: () => sessionTitle(session.name),
       labelTitle: () => session.name,
       detail: () => {
-        const node = session.lease === null ? undefined : store.state.nodes.get(session.lease.node_id);
+        const node =
+          session.lease === null ? undefined : store.state.nodes.get(session.lease.node_id);
         return session.lease === null ? words.state(session) : place(session, node, words);
       }
     });

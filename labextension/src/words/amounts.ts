@@ -43,7 +43,11 @@ export function age(seconds: number): string {
 /** A time of day; with its date where it is not of today. */
 export function when(time_s: number, now_s: number): string {
   const time = new Date(time_s * 1000);
-  const clock = time.toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', second: '2-digit' });
+  const clock = time.toLocaleTimeString([], {
+    hour: '2-digit',
+    minute: '2-digit',
+    second: '2-digit'
+  });
   const today = new Date(now_s * 1000).toDateString() === time.toDateString();
   return today ? clock : `${time.toLocaleDateString()} ${clock}`;
 }

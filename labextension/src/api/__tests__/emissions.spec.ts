@@ -16,7 +16,13 @@ describe('eventOf', () => {
       queue_place: 0
     });
 
-    expect(found).toMatchObject({ seq: 4, kind: 'transition', session_id: 's1', source: 'queued', target: 'starting' });
+    expect(found).toMatchObject({
+      seq: 4,
+      kind: 'transition',
+      session_id: 's1',
+      source: 'queued',
+      target: 'starting'
+    });
   });
 
   it('reads nodes of a migration as its detail, not as states', () => {
@@ -35,7 +41,9 @@ describe('eventOf', () => {
   });
 
   it("passes over others' events", () => {
-    expect(eventOf({ schema_id: 'https://events.jupyter.org/jupyter_server/contents_service/v1' })).toBeNull();
+    expect(
+      eventOf({ schema_id: 'https://events.jupyter.org/jupyter_server/contents_service/v1' })
+    ).toBeNull();
   });
 });
 

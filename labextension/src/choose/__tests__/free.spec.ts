@@ -2,7 +2,11 @@ import { node } from '../../__tests__/facts';
 import { ANY, freeFor } from '../free';
 
 describe('freeFor', () => {
-  const pool = [node({ id: 'a', leased: ['cuda:0'] }), node({ id: 'b' }), node({ id: 'c', state: 'lost' })];
+  const pool = [
+    node({ id: 'a', leased: ['cuda:0'] }),
+    node({ id: 'b' }),
+    node({ id: 'c', state: 'lost' })
+  ];
 
   it('counts nodes that could take it now, and those that could if they were empty', () => {
     expect(freeFor(pool, ANY)).toEqual({ now: 1, ever: 2 });

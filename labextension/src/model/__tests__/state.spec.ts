@@ -21,7 +21,9 @@ describe('reduce', () => {
   it('keeps the whole list when nothing has changed', () => {
     const before = known(session());
 
-    expect(reduce(before, { of: 'sessions', sessions: [session()] }).sessions).toBe(before.sessions);
+    expect(reduce(before, { of: 'sessions', sessions: [session()] }).sessions).toBe(
+      before.sessions
+    );
   });
 
   it('drops sessions that are not listed any more', () => {
@@ -59,7 +61,10 @@ describe('reduce', () => {
   });
 
   it('passes over an event that it has heard before', () => {
-    const once = reduce(known(session()), { of: 'event', event: event({ seq: 5, target: 'busy' }) });
+    const once = reduce(known(session()), {
+      of: 'event',
+      event: event({ seq: 5, target: 'busy' })
+    });
 
     expect(reduce(once, { of: 'event', event: event({ seq: 5, target: 'busy' }) })).toBe(once);
     expect(reduce(once, { of: 'event', event: event({ seq: 4, target: 'lost' }) })).toBe(once);
@@ -74,18 +79,31 @@ describe('reduce', () => {
   });
 
   it('follows a migration by its events', () => {
-    const begun = reduce(known(session()), { of: 'migration', migration: migration({ via: 'image' }) });
+    const begun = reduce(known(session()), {
+      of: 'migration',
+      migration: migration({ via: 'image' })
+    });
 
     const after = reduce(begun, {
       of: 'event',
       event: event({
         kind: 'migration',
         cause: 'copied',
-        detail: { migration: 'm1', phase: 'restore', source: 'node-a', target: 'node-b', bytes_sent: 12 }
+        detail: {
+          migration: 'm1',
+          phase: 'restore',
+          source: 'node-a',
+          target: 'node-b',
+          bytes_sent: 12
+        }
       })
     });
 
-    expect(after.migrations.get('s1')).toMatchObject({ phase: 'restore', bytes_sent: 12, via: 'image' });
+    expect(after.migrations.get('s1')).toMatchObject({
+      phase: 'restore',
+      bytes_sent: 12,
+      via: 'image'
+    });
   });
 
   it('learns that the service came up', () => {

@@ -29,7 +29,9 @@ describe('fillings', () => {
     const shown = { output_type: 'display_data', data: { 'text/html': '<b>\nx' }, metadata: {} };
     const saved = { output_type: 'display_data', data: { 'text/html': ['<b>\n', 'x'] } };
 
-    const found = fillings(documentOf({ execution_count: 4, outputs: [saved] }), [missedCell({ outputs: [shown] })]);
+    const found = fillings(documentOf({ execution_count: 4, outputs: [saved] }), [
+      missedCell({ outputs: [shown] })
+    ]);
 
     expect(found).toEqual([]);
   });
@@ -37,14 +39,20 @@ describe('fillings', () => {
   it('follows a cell that still runs, although nothing of it is missing yet', () => {
     const entry = missedCell({ ended_s: null, status: 'running', outputs: [] });
 
-    expect(fillings(documentOf({ execution_count: 4 }), [entry])).toEqual([{ entry, goesOn: true }]);
+    expect(fillings(documentOf({ execution_count: 4 }), [entry])).toEqual([
+      { entry, goesOn: true }
+    ]);
   });
 
   it.each([
     ['that this page runs', { isFollowed: true }, {}],
     ['that is not in the document', { id: 'other' }, {}],
     ['whose outputs were too large to be told', {}, { dropped_bytes: 1e8 }],
-    ['that never ran', { execution_count: 2, outputs: [PRINTED] }, { status: 'aborted', outputs: [], execution_count: null }]
+    [
+      'that never ran',
+      { execution_count: 2, outputs: [PRINTED] },
+      { status: 'aborted', outputs: [], execution_count: null }
+    ]
   ] as const)('leaves a cell alone %s', (_, cell, facts) => {
     expect(fillings(documentOf(cell), [missedCell({ outputs: [PRINTED], ...facts })])).toEqual([]);
   });

@@ -12,7 +12,10 @@ describe('lostCells', () => {
   });
 
   it('have one that was cut off among them, last where its count is not known', () => {
-    const found = lostCells([cell('cut', null, CUT_OFF), cell('a', 8), cell('wrong', 2, 'ValueError')], 7);
+    const found = lostCells(
+      [cell('cut', null, CUT_OFF), cell('a', 8), cell('wrong', 2, 'ValueError')],
+      7
+    );
 
     expect(found.map(each => each.id)).toEqual(['a', 'cut']);
   });

@@ -1,6 +1,7 @@
 import * as React from 'react';
+import { act } from 'react';
 import { createRoot, type Root } from 'react-dom/client';
-import { act } from 'react-dom/test-utils';
+
 
 import { event, migration, node, service, session, status, words } from '../../__tests__/facts';
 import type { IKernel } from '../../api/types';
@@ -46,13 +47,18 @@ function button(label: string): HTMLButtonElement {
 }
 
 function stateOf(...sessions: ReturnType<typeof session>[]): IState {
-  const state = reduce(NOTHING, { of: 'nodes', nodes: [node({ leased: ['cuda:0'] }), node({ id: 'node-b' })] });
+  const state = reduce(NOTHING, {
+    of: 'nodes',
+    nodes: [node({ leased: ['cuda:0'] }), node({ id: 'node-b' })]
+  });
   return reduce(state, { of: 'sessions', sessions });
 }
 
 describe('ThisNotebook', () => {
   it('says where it runs and how full its device is', () => {
-    show(<ThisNotebook state={stateOf(session())} words={words} run={run} current="s1" otherwise="" />);
+    show(
+      <ThisNotebook state={stateOf(session())} words={words} run={run} current="s1" otherwise="" />
+    );
 
     expect(host.textContent).toContain('node-a');
     const meter = host.querySelector('[role="meter"]');
@@ -88,16 +94,22 @@ describe('ThisNotebook', () => {
 
 describe('MoveProgress', () => {
   it('can be cancelled until the cutover, and not after it', () => {
-    show(<MoveProgress migration={migration({ phase: 'restore' })} words={words} run={run} name="n" />);
+    show(
+      <MoveProgress migration={migration({ phase: 'restore' })} words={words} run={run} name="n" />
+    );
     act(() => button('Cancel the move').click());
     expect(run).toHaveBeenCalledWith('gpuaas:cancel-migration', { session: 's1', migration: 'm1' });
 
-    show(<MoveProgress migration={migration({ phase: 'cutover' })} words={words} run={run} name="n" />);
+    show(
+      <MoveProgress migration={migration({ phase: 'cutover' })} words={words} run={run} name="n" />
+    );
     expect(button('Cancel the move').disabled).toBe(true);
   });
 
   it('marks the step that it is at, for eyes and ears', () => {
-    show(<MoveProgress migration={migration({ phase: 'quiesce' })} words={words} run={run} name="n" />);
+    show(
+      <MoveProgress migration={migration({ phase: 'quiesce' })} words={words} run={run} name="n" />
+    );
 
     const current = host.querySelector('[aria-current="step"]');
     expect(current?.textContent).toBe('Letting the cell that runs come to its end');
@@ -119,7 +131,9 @@ describe('Sessions', () => {
   });
 
   it('puts only a part of a long list on the page, and says how long it is', () => {
-    const many = Array.from({ length: 2000 }, (_, index) => session({ id: `s${index}`, name: `${index}.ipynb` }));
+    const many = Array.from({ length: 2000 }, (_, index) =>
+      session({ id: `s${index}`, name: `${index}.ipynb` })
+    );
 
     show(<Sessions state={stateOf(...many)} words={words} run={run} current="" />);
 
@@ -129,12 +143,17 @@ describe('Sessions', () => {
   });
 
   it('paints one row again when one session has changed', () => {
-    const many = Array.from({ length: 30 }, (_, index) => session({ id: `s${index}`, name: `${index}.ipynb` }));
+    const many = Array.from({ length: 30 }, (_, index) =>
+      session({ id: `s${index}`, name: `${index}.ipynb` })
+    );
     const before = stateOf(...many);
     show(<Sessions state={before} words={words} run={run} current="" />);
     const looked = jest.spyOn(words, 'state');
 
-    const after = reduce(before, { of: 'event', event: event({ session_id: 's7', target: 'busy' }) });
+    const after = reduce(before, {
+      of: 'event',
+      event: event({ session_id: 's7', target: 'busy' })
+    });
     show(<Sessions state={after} words={words} run={run} current="" />);
 
     expect(looked.mock.calls.map(([found]) => found.id)).toEqual(['s7']);

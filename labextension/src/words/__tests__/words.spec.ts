@@ -39,11 +39,17 @@ describe('place', () => {
   it('says CPU plainly', () => {
     const device = { id: 'cpu:0', kind: 'cpu', label: 'CPU (8 GiB)', memory_bytes: 8e9 };
     const samples = [{ device_id: 'cpu:0', used_bytes: 2e9, utilisation: 0.1 }];
-    const lease = { id: 'l', session_id: 's1', node_id: 'local-0', device_ids: ['cpu:0'], epoch: 1 };
+    const lease = {
+      id: 'l',
+      session_id: 's1',
+      node_id: 'local-0',
+      device_ids: ['cpu:0'],
+      epoch: 1
+    };
 
-    expect(place(session({ lease }), node({ id: 'local-0', devices: [device], samples }), words)).toBe(
-      'local-0 · CPU · 2.0/8.0 GB'
-    );
+    expect(
+      place(session({ lease }), node({ id: 'local-0', devices: [device], samples }), words)
+    ).toBe('local-0 · CPU · 2.0/8.0 GB');
   });
 
   it('says what a session waits for that has no place yet', () => {
@@ -54,8 +60,20 @@ describe('place', () => {
 
   it('counts further devices', () => {
     const device = { kind: 'cuda', label: 'NVIDIA A100-SXM4-80GB', memory_bytes: 80e9 };
-    const two = node({ devices: [{ ...device, id: 'cuda:0' }, { ...device, id: 'cuda:1' }], samples: [] });
-    const lease = { id: 'l', session_id: 's1', node_id: 'node-a', device_ids: ['cuda:0', 'cuda:1'], epoch: 1 };
+    const two = node({
+      devices: [
+        { ...device, id: 'cuda:0' },
+        { ...device, id: 'cuda:1' }
+      ],
+      samples: []
+    });
+    const lease = {
+      id: 'l',
+      session_id: 's1',
+      node_id: 'node-a',
+      device_ids: ['cuda:0', 'cuda:1'],
+      epoch: 1
+    };
 
     expect(place(session({ lease }), two, words)).toBe('node-a · A100-SXM4-80GB 0 +1 · 0/80 GB');
     expect(deviceName({ ...device, id: 'cuda:1' })).toBe('A100-SXM4-80GB 1');
