@@ -27,6 +27,10 @@ class Lab:
         self._log = folder / "lab.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        quiet = Path(os.environ["JUPYTER_CONFIG_DIR"]) / "lab/user-settings/@jupyterlab/apputils-extension"
+        quiet.mkdir(parents=True, exist_ok=True)
+        # Nothing is asked of the outside, and no question about it covers what is looked at.
+        (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
 
     def start(self) -> None:
         """Start the server, and wait until it listens."""

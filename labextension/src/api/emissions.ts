@@ -30,7 +30,7 @@ export function outdated(event: IEvent): { readonly session: string; readonly no
   const { kind, session_id } = event;
   return {
     session: session_id,
-    nodes: ['allocation', 'node', 'drain', 'cordon', 'service'].includes(kind)
+    nodes: ['allocation', 'migration', 'node', 'drain', 'cordon', 'service'].includes(kind)
   };
 }
 

@@ -11,6 +11,8 @@ export interface IState {
   /** Null until it was asked for. */
   readonly service: IService | null;
   readonly sessions: ReadonlyMap<string, ISession>;
+  /** Ids of sessions that have ended and that the service does not tell of any more. */
+  readonly gone: ReadonlySet<string>;
   /** Of the sessions that were looked at. */
   readonly checkpoints: ReadonlyMap<string, ICheckpointStatus>;
   readonly migrations: ReadonlyMap<string, IMigration>;
@@ -24,6 +26,7 @@ export interface IState {
 export const NOTHING: IState = {
   service: null,
   sessions: new Map(),
+  gone: new Set(),
   checkpoints: new Map(),
   migrations: new Map(),
   nodes: new Map(),
@@ -52,7 +55,11 @@ export function reduce(state: IState, news: News): IState {
     case 'view':
       return withView(state, news.view);
     case 'gone':
-      return { ...state, sessions: without(state.sessions, news.session) };
+      return {
+        ...state,
+        sessions: without(state.sessions, news.session),
+        gone: new Set(state.gone).add(news.session)
+      };
     case 'nodes':
       return {
         ...state,

@@ -33,12 +33,10 @@ export function chipFacts(state: IState, words: Words, kernel: IKernel | null): 
   const sessionId = kernel.session?.id ?? '';
   const session = state.sessions.get(sessionId);
   if (session === undefined) {
-    return {
-      ...nothing,
-      text: kernel.problem || trans.__('Looking for a session…'),
-      state: 'none',
-      title: ''
-    };
+    const text = state.gone.has(sessionId)
+      ? trans.__('Session has ended')
+      : trans.__('Looking for a session…');
+    return { ...nothing, text: kernel.problem || text, state: 'none', title: '' };
   }
   const migration = state.migrations.get(sessionId);
   const name = words.state(session);

@@ -2,7 +2,7 @@
 
 import type { IGpuaas } from '../tokens';
 
-export function otherwise({ current, words }: IGpuaas): string {
+export function otherwise({ current, store, words }: IGpuaas): string {
   const { trans } = words;
   if (current === null) {
     return trans.__('Open a notebook to see where it runs.');
@@ -15,6 +15,9 @@ export function otherwise({ current, words }: IGpuaas): string {
     return trans.__(
       'This notebook runs on a local kernel. Choose the kernel "Python 3 (remote GPU)" for a session that outlives this page.'
     );
+  }
+  if (store.state.gone.has(current.sessionId)) {
+    return trans.__('The session of this notebook has ended. Restart the kernel for a new one.');
   }
   return kernel.problem || trans.__('Looking for a session…');
 }

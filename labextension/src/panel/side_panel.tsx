@@ -63,19 +63,22 @@ export class GpuaasPanel extends SidePanel {
     this.queue = new Section('queue', trans.__('Queue'), gpuaas, each => (
       <Queue {...props(each)} />
     ));
-    this.checkpoints = new Section('checkpoints', trans.__('Checkpoints'), gpuaas, each => (
-      <Checkpoints
-        {...props(each)}
-        list={session => client.checkpoints(session)}
-        diff={(session, one, other) => client.diff(session, one, other)}
-      />
-    ));
-    this.addWidget(this.checkpoints);
+    this.addWidget(
+      new Section('checkpoints', trans.__('Checkpoints'), gpuaas, each => (
+        <Checkpoints
+          {...props(each)}
+          list={session => client.checkpoints(session)}
+          diff={(session, one, other) => client.diff(session, one, other)}
+        />
+      ))
+    );
     const story = new Section('story', trans.__('Story'), gpuaas, each => (
       <Story {...props(each)} list={session => client.story(session)} />
     ));
     this.addWidget(story);
-    (this.content as AccordionPanel).collapse(this.content.widgets.indexOf(story));
+    const accordion = this.content as AccordionPanel;
+    accordion.collapse(accordion.widgets.indexOf(story));
+    accordion.setRelativeSizes([3, 2, 3, 1]);
     gpuaas.store.changed.connect(this.arrange, this);
     this.arrange();
   }
@@ -92,18 +95,16 @@ export class GpuaasPanel extends SidePanel {
     this.place(this.queue, queue(state).length > 0);
   }
 
-  /** Sections about the pool stand before those about the history of one session. */
+  /** Behind those that are always there, whose places the layout remembers by their number. */
   private place(section: Section, isWanted: boolean): void {
     const isThere = section.parent !== null;
     if (isWanted && !isThere) {
-      const index = this.content.widgets.findIndex(each => each === this.checkpoints);
-      this.insertWidget(index, section);
+      this.addWidget(section);
     } else if (!isWanted && isThere) {
       section.parent = null;
     }
   }
 
-  private readonly checkpoints: Section;
   private readonly nodes: Section;
   private readonly queue: Section;
 }

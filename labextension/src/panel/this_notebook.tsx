@@ -3,10 +3,12 @@
 import * as React from 'react';
 
 import type { ICheckpointStatus, ISession } from '../api/types';
+import { isOver } from '../model/phases';
 import { isMovable } from '../model/select';
 import { deviceKey, HISTORY } from '../model/state';
 import { age, amount, when } from '../words/amounts';
 import { deviceName, fullness, held } from '../words/devices';
+import { sessionTitle } from '../words/names';
 import { MoveProgress } from './move_progress';
 import { Act, Facts, Meter, ReasonList, Sparkline, State, useNow } from './parts';
 import type { IOneSessionProps } from './props';
@@ -36,7 +38,7 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
             <State key="state" state={session.state} text={words.state(session)} />
           ],
           [trans.__('Node'), session.lease?.node_id ?? null],
-          [trans.__('Since'), age(now - session.created_s)],
+          [trans.__('Age'), age(now - session.created_s)],
           [trans.__('Checkpoint'), lastCheckpoint(status, now, words)]
         ]}
       />
@@ -44,15 +46,14 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
         <p className="jp-gpuaas-hint">{session.cause}</p>
       )}
       <Devices session={session} {...props} />
-      {migration !== undefined && (
-        <MoveProgress migration={migration} words={words} run={run} name={session.name} />
+      {migration !== undefined && (!isOver(migration) || migration.phase === 'failed') && (
+        <MoveProgress
+          migration={migration}
+          words={words}
+          run={run}
+          name={sessionTitle(session.name)}
+        />
       )}
-      {status?.problem && (
-        <p role="alert" className="jp-gpuaas-problem">
-          {trans.__('The newest checkpoint could not be taken: %1', status.problem)}
-        </p>
-      )}
-      <NotRestorable status={status} {...props} />
       <div className="jp-gpuaas-acts">
         <Act
           primary
@@ -76,6 +77,12 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
         )}
         <Act label={trans.__('Release')} onClick={() => run('gpuaas:release', about)} />
       </div>
+      {status?.problem && (
+        <p role="alert" className="jp-gpuaas-problem">
+          {trans.__('The newest checkpoint could not be taken: %1', status.problem)}
+        </p>
+      )}
+      <NotRestorable status={status} {...props} />
     </div>
   );
 }

@@ -1,5 +1,6 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { ICommandPalette } from '@jupyterlab/apputils';
+import { URLExt } from '@jupyterlab/coreutils';
 import { ILauncher } from '@jupyterlab/launcher';
 import { INotebookTracker } from '@jupyterlab/notebook';
 
@@ -8,6 +9,9 @@ import { chooseDevices, launchNotebook } from '../choose/ask';
 import { CommandIds } from '../command_ids';
 import { gpuIcon } from '../icons';
 import { IGpuaas } from '../tokens';
+
+/** The picture of the kernel that the card is of. */
+const LOGO = 'kernelspecs/remote_gpu/logo-svg.svg';
 
 export const choosePlugin: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-gpuaas:choose',
@@ -49,7 +53,12 @@ export const choosePlugin: JupyterFrontEndPlugin<void> = {
       },
       execute: args => launchNotebook(app, gpuaas, String(args['cwd'] ?? ''))
     });
-    launcher?.add({ command: CommandIds.launch, category: trans.__('Notebook'), rank: 50 });
+    launcher?.add({
+      command: CommandIds.launch,
+      category: trans.__('Notebook'),
+      rank: 50,
+      kernelIconUrl: URLExt.join(app.serviceManager.serverSettings.baseUrl, LOGO)
+    });
     palette?.addItem({ command: CommandIds.choose, category: trans.__('Remote Sessions') });
   }
 };

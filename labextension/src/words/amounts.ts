@@ -14,8 +14,8 @@ export function amount(bytes: number): string {
 /** Used and whole memory with one unit: `34/141 GB`. */
 export function share(used: number, whole: number): string {
   const [size, unit] = whole >= 1e9 ? [1e9, 'GB'] : [1e6, 'MB'];
-  const digits = whole / size < 10 ? 1 : 0;
-  return `${(used / size).toFixed(digits)}/${(whole / size).toFixed(digits)} ${unit}`;
+  const told = (bytes: number): string => (bytes / size).toFixed(bytes / size < 9.95 ? 1 : 0);
+  return `${told(used)}/${told(whole)} ${unit}`;
 }
 
 export function duration(seconds: number): string {

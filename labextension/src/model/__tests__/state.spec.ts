@@ -35,6 +35,13 @@ describe('reduce', () => {
     expect([...after.sessions.keys()]).toEqual(['s2']);
   });
 
+  it('remembers which session is gone', () => {
+    const after = reduce(known(session()), { of: 'gone', session: 's1' });
+
+    expect(after.sessions.size).toBe(0);
+    expect(after.gone.has('s1')).toBe(true);
+  });
+
   it('follows a transition before anybody has asked', () => {
     const after = reduce(known(session()), {
       of: 'event',
