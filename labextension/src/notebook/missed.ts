@@ -105,6 +105,7 @@ export class MissedOutputs {
     );
     cell.outputArea.future = execution; // Clears the outputs, which are set next.
     cell.model.outputs.fromJSON(entry.outputs as unknown as IOutput[]);
+    cell.model.executionCount = entry.execution_count;
     cell.setPrompt('*');
     void execution.ended.then(() => {
       if (!cell.isDisposed) {
