@@ -2,7 +2,6 @@ import * as React from 'react';
 import { act } from 'react';
 import { createRoot, type Root } from 'react-dom/client';
 
-
 import { event, migration, node, service, session, status, words } from '../../__tests__/facts';
 import type { IKernel } from '../../api/types';
 import { chipFacts, ChipView } from '../../notebook/chip_view';
