@@ -198,7 +198,11 @@ async def ran(
     journal: Annotated[str, Query(max_length=64, description="Which journal the record is of.")] = "",
 ) -> Response:
     """The newest execution of each cell of the notebook, with its outputs, as far as the journal keeps them."""
-    found = await agent_of(controller, live).cells(live.session.id, after=after, journal=journal)
+    incoming = live.record.incoming
+    # Parked, or between two hosts: the journal is where the last one was.
+    left = incoming.node if incoming is not None and live.session.state not in HOSTED_STATES else ""
+    agent = controller.agents.of(left) if left else agent_of(controller, live)
+    found = await agent.cells(live.session.id, after=after, journal=journal)
     return Response(found, media_type="application/json")
 
 

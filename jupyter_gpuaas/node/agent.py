@@ -224,7 +224,12 @@ class Agent:
             case ("GET", "hosts", session_id, "log"):
                 return self._log(self._handle(session_id), request, connection)
             case ("GET", "hosts", session_id, "cells"):
-                passed = {"kind": "cells", **{name: request.query.get(name, "") for name in ("after", "journal")}}
+                after, journal = request.query.get("after", ""), request.query.get("journal", "")
+                left = None if session_id in self._hosts.sessions else self._hosts.remains.get(_id(session_id))
+                if left is not None:
+                    read = self._hosts.remains.cells
+                    return http.response(200, await in_thread(read, left, after, journal, name="read-cells"))
+                passed = {"kind": "cells", "after": after, "journal": journal}
                 return self._hand_over(self._handle(session_id), connection, passed)
             case ("GET", "watch"):
                 await self._watch(connection)

@@ -1,6 +1,6 @@
 """A journal as cells with their outputs: what a front end puts into a document that was not there to hear them.
 
-Pure: records in, facts out. The rules are those by which JupyterLab itself makes outputs of messages.
+Records in, facts out. The rules are those by which JupyterLab itself makes outputs of messages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import msgspec
 
 from ..model import CellRun, CellRuns
 from ..wire.jupyter import read_header, read_json
-from ..wire.record import Kind, Record
+from ..wire.record import Kind, Record, RecordReader
+from .journal import JournalCopy
 
 #: Outputs that one answer may hold; the newest cells' are kept.
 MOST_BYTES = 32 * 1024**2
@@ -317,3 +318,10 @@ def cell_runs(
         known = log.number_of(after)
         number, whole = known or 0, known is not None
     return CellRuns(journal=journal, first=first, last=last, whole=whole, cells=log.since(number))
+
+
+def runs_of(copy: JournalCopy, message_bytes: int, *, after: str, of: str) -> CellRuns:
+    """The same, read from a copy of all of a journal; blocks."""
+    reader = RecordReader(message_bytes)
+    records = (record for piece in copy.pieces() for record in reader.feed(piece))
+    return cell_runs(records, journal=copy.journal, first=copy.first, last=copy.last, after=after, of=of)

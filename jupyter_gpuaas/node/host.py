@@ -45,7 +45,7 @@ from ..wire import ticket
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from ..wire.record import RecordReader
 from . import http
-from .cell_runs import cell_runs
+from .cell_runs import runs_of
 from .files import fetch_files
 from .image_standby import ImageStandby
 from .jailed_kernel import JailedKernel, drop_image, image_address, jail_spec, path_inside
@@ -695,13 +695,11 @@ class Host:
             raise MigrationError("the session has not arrived here yet.")
         await session.settled()
         journal: Journal = session.journal
-        copy, parser = journal.copy(journal.first - 1), RecordReader(self.settings.message_bytes)
+        copy, most = journal.copy(journal.first - 1), self.settings.message_bytes
         cell, number = session.restored_cell, session.restored_number
 
         def read() -> bytes:
-            records = (record for piece in copy.pieces() for record in parser.feed(piece))
-            after, of = passed["after"], passed["journal"]
-            runs = cell_runs(records, journal=copy.journal, first=copy.first, last=copy.last, after=after, of=of)
+            runs = runs_of(copy, most, after=passed["after"], of=passed["journal"])
             if cell is not None:
                 runs = msgspec.structs.replace(runs, restored_cell=cell, restored_number=number)
             return http.response(200, runs)

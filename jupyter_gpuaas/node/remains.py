@@ -22,9 +22,10 @@ import xxhash
 from ..config import Settings
 from ..errors import MigrationError, NoSuchSession, RemoteProtocolError
 from ..lifecycle.node_loss import sort_out
-from ..model import Channel, Handover, HeldRequest
+from ..model import CellRuns, Channel, Handover, HeldRequest
 from ..wire.jupyter import read_header, read_subshell
 from ..wire.record import Buffer, Kind, Record, RecordReader, skim
+from .cell_runs import runs_of
 from .held import HANDOVER
 from .journal import Journal
 from .succession import serve_handover, serve_journal, serve_source
@@ -131,6 +132,12 @@ class Shelf:
         else:
             raise NoSuchSession("remains: the host is gone; its checkpoints are in their store only.")
         connection.close()
+
+    def cells(self, remains: Remains, after: str, of: str) -> CellRuns:
+        """What the journal has of the notebook's cells, while no host has it; blocks."""
+        journal = self._journal(remains)
+        copy = journal.copy(journal.first - 1)
+        return runs_of(copy, self._settings.message_bytes, after=after, of=of)
 
     def _transfer(self, remains: Remains) -> Transfer:
         with self._lock:

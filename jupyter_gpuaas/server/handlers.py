@@ -164,13 +164,7 @@ class KernelsHandler(GpuaasHandler):
     @web.authenticated
     @authorized("read", resource=RESOURCE)
     async def get(self) -> None:
-        kernels, found = self.app.kernels, []
-        for kernel_id in kernels.ids():
-            try:
-                found.append(await kernels.view(kernel_id))
-            except LookupError:
-                continue  # ended meanwhile
-        self.say({"kernels": found})
+        self.say({"kernels": await self.app.kernels.views()})
 
 
 class KernelHandler(GpuaasHandler):

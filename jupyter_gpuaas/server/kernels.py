@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 from jupyter_gpuaas.client.kernel_notes import ask_to_detach, read_note
 from jupyter_gpuaas.config import Settings, load
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest
-from jupyter_gpuaas.model import GpuSession, SessionView
+from jupyter_gpuaas.model import GpuSession
 from jupyter_gpuaas.server.link import LinkState, ServiceLink
 
 PROXY = "jupyter_gpuaas.proxy"
@@ -43,12 +44,22 @@ class Kernels:
         self._settings = settings
         self._link = link
 
-    def ids(self) -> list[str]:
+    async def views(self) -> list[KernelView]:
         """All kernels of this Jupyter server."""
-        return list(self._manager.list_kernel_ids())
+        epochs, found = await self._epochs(), []
+        for kernel_id in list(self._manager.list_kernel_ids()):
+            try:
+                found.append(self._view(kernel_id, epochs))
+            except LookupError:
+                continue  # ended meanwhile
+        return found
 
     async def view(self, kernel_id: str) -> KernelView:
         """A kernel's session; LookupError where there is no such kernel."""
+        self._place(kernel_id)
+        return self._view(kernel_id, await self._epochs())
+
+    def _view(self, kernel_id: str, epochs: Mapping[str, int]) -> KernelView:
         home, kernel = self._place(kernel_id)
         if home is None:
             return KernelView(kernel_id=kernel_id, remote=False)
@@ -61,7 +72,7 @@ class Kernels:
         if note.url != self._link.view.url and self._is_elsewhere(home, note.url):
             problem = f"this kernel's session belongs to another service ({note.url or 'not known'})."
             return KernelView(kernel_id=kernel_id, remote=True, session=session, problem=problem)
-        epoch = await self._epoch(note.session_id)
+        epoch = epochs.get(note.session_id, 0)
         return KernelView(kernel_id=kernel_id, remote=True, session=msgspec.structs.replace(session, epoch=epoch))
 
     def detach(self, kernel_id: str) -> None:
@@ -84,7 +95,7 @@ class Kernels:
 
     def detach_all(self) -> None:
         """The same for all remote ones, as far as possible."""
-        for kernel_id in self.ids():
+        for kernel_id in list(self._manager.list_kernel_ids()):
             try:
                 self.detach(kernel_id)
             except (InvalidRequest, LookupError):
@@ -110,15 +121,18 @@ class Kernels:
         """Whether a note of this service could not say this; the embedded one has another port each time."""
         return bool(self._settings.url) or home != self._settings.folder or not _is_local(url)
 
-    async def _epoch(self, session_id: str) -> int:
+    async def _epochs(self) -> dict[str, int]:
+        """Of all live sessions; none while the service is not there: it is not started for this."""
+        if self._link.view.state is not LinkState.READY:
+            return {}
         try:
-            answer = await self._link.ask("GET", f"/sessions/{session_id}", query={})
+            answer = await self._link.ask("GET", "/sessions", query={})
             if answer.status != 200:
-                return 0
-            session: GpuSession = msgspec.json.decode(answer.content, type=SessionView).session
+                return {}
+            sessions = msgspec.json.decode(answer.content, type=list[GpuSession])
         except (GpuaasError, msgspec.MsgspecError):
-            return 0
-        return session.epoch
+            return {}
+        return {session.id: session.epoch for session in sessions}
 
 
 def _is_local(url: str) -> bool:

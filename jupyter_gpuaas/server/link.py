@@ -17,7 +17,6 @@ from jupyter_gpuaas.client.embedded import Endpoint, find_running, read_service_
 from jupyter_gpuaas.client.service import Answer, ServiceClient
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, ServiceUnreachable
-from jupyter_gpuaas.model import Event, UserView
 from jupyter_gpuaas.model._compat import StrEnum
 from jupyter_gpuaas.server.news import Told, of_link, told
 
@@ -78,6 +77,8 @@ class ServiceLink:
         self._starting: asyncio.Task[Endpoint] | None = None
         self._following: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Future[None]] = set()
+        self._counting: asyncio.Task[None] | None = None
+        self._count_again = False
 
     def open(self) -> None:
         """Begin to look for the service, and to listen to it."""
@@ -86,7 +87,7 @@ class ServiceLink:
 
     async def close(self) -> None:
         """End the connections and all that runs here; the service goes on."""
-        tasks = [task for task in (self._following, self._starting) if task is not None]
+        tasks = [task for task in (self._following, self._starting, self._counting) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, *self._closing, return_exceptions=True)
@@ -227,29 +228,39 @@ class ServiceLink:
         last = await client.last_event()
         if self._after is None or self._after > last:  # the first time, or a service with another database
             self._after = last
-        user, health, nodes = await client.me(), await client.health(), await client.nodes()
-        self._ready(client, user, health.get("version", ""), len(nodes))
-        async for event in client.stream_events(after=self._after):
-            self._after = event.seq
-            await self._heard(client, event)
-
-    async def _heard(self, client: ServiceClient, event: Event) -> None:
-        for each in told(event):
-            self._tell(each)
-        if event.kind == "node":
-            self._change(nodes=len(await client.nodes()))
-
-    def _ready(self, client: ServiceClient, user: UserView, version: str, nodes: int) -> None:
+        user, health = await client.me(), await client.health()
         self._change(
             state=LinkState.READY,
             url=client.url,
             user=user.user,
             role=user.role,
-            version=version,
-            nodes=nodes,
+            version=health.get("version", ""),
             problem="",
             hint="",
         )
+        self._count_nodes(client)
+        async for event in client.stream_events(after=self._after):
+            self._after = event.seq
+            for each in told(event):
+                self._tell(each)
+            if event.kind == "node":
+                self._count_nodes(client)
+
+    def _count_nodes(self, client: ServiceClient) -> None:
+        """Beside the stream: a node that does not answer holds this up, and many may come and go at a time."""
+        self._count_again = True
+        if self._counting is None or self._counting.done():
+            self._counting = asyncio.create_task(self._keep_count(client), name="count gpuaas nodes")
+
+    async def _keep_count(self, client: ServiceClient) -> None:
+        while self._count_again:
+            self._count_again = False
+            try:
+                nodes = await client.nodes()
+            except GpuaasError:
+                return  # whoever listens to events finds out why
+            if client is self._client and self.view.state is LinkState.READY:
+                self._change(nodes=len(nodes))
 
     def _away(self, problem: str, hint: str) -> None:
         """There is no service to be had at the moment."""

@@ -80,7 +80,7 @@ def test_a_request_with_a_cookie_needs_the_xsrf_header(server: JupyterServer) ->
 
 
 def test_service_tells_what_runs_and_for_whom(server: JupyterServer, module_gpuaas_home: GpuaasHome) -> None:
-    view = server.ask("GET", "service").json()
+    view = asyncio.run(eventually(lambda: (now := server.ask("GET", "service").json())["nodes"] and now))
     assert view["state"] == "ready"
     assert view["embedded"] is True
     assert view["nodes"] == 1
@@ -235,7 +235,9 @@ def test_outputs_that_a_closed_tab_missed_are_told_by_cell(
     asyncio.run(leave())
 
     def cells(after: str = "") -> dict[str, Any]:
-        told = server.ask("GET", path, params={"after": after}).json()
+        answer = server.ask("GET", path, params={"after": after})
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
         return {**told, "cells": {each["cell_id"]: each for each in told["cells"]}}
 
     before = cells()
@@ -261,6 +263,11 @@ def test_outputs_that_a_closed_tab_missed_are_told_by_cell(
     ]
     assert ended["cells"]["cell-2"]["outputs"] == [{"output_type": "stream", "name": "stdout", "text": "after\n"}]
     assert [each["status"] for each in ended["cells"].values()] == ["ok", "ok"]
+    # A session that is parked has its journal still.
+    assert server.ask("POST", f"v1/sessions/{session['id']}/park").json()["session"]["state"] == "parked"
+    assert cells()["cells"] == {"cell-0": before["cells"]["cell-0"], **ended["cells"]}
+    assert server.ask("POST", f"v1/sessions/{session['id']}/wake").status_code == 200
+    server.session_of(kernel_id)
     # By the last request that the document has, and in another journal.
     assert list(cells(before["cells"]["cell-0"]["msg_id"])["cells"]) == ["cell-1", "cell-2"]
     unknown = cells("no-such-request")
