@@ -346,3 +346,16 @@ def test_training_goes_on_bit_for_bit_in_a_fresh_process(tmp_path: Path) -> None
         command = [sys.executable, "-c", code, str(tmp_path), checkpoint_id]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.stdout.strip() == wanted, done.stdout + done.stderr[-2000:]
+
+
+def test_tensors_come_back_to_the_cpu_whatever_device_is_the_default_one() -> None:
+    torch = pytest.importorskip("torch")
+    namespace: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins.__dict__}
+    exec("import torch\nt = torch.arange(6.0); part = t[2:4]; array = t.numpy()[1:]; alone = torch.ones(3)", namespace)
+    checkpointer = Checkpointer(MemoryStore(), key=KEY, hidden=False)
+    with torch.device("meta"):
+        checkpoint = checkpointer.capture(namespace)
+        new = checkpointer.restore(checkpoint).namespace
+    assert new["t"].tolist() == [0, 1, 2, 3, 4, 5] and new["t"].device.type == "cpu"
+    new["part"][0] = 9
+    assert new["array"][1] == 9 and new["alone"].tolist() == [1, 1, 1]

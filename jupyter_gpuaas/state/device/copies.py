@@ -80,7 +80,7 @@ class TorchMemory:
             def start(offset: int, slot: int, at: int, length: int) -> Callable[[], None]:
                 return self._copy(slots[slot][at : at + length], self._bytes[offset : offset + length], stream)
 
-            ring.read(spans, into, start)
+            ring.read(spans, into, start, aside=self._settled)
 
     def stage(self, spans: Spans) -> DeviceMemory | None:
         return _stage([(self, spans)]) if self.device.startswith("cuda") else None

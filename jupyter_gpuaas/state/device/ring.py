@@ -21,7 +21,7 @@ from .memory import Spans
 
 SLOT_BYTES = 32 << 20
 SLOTS = 4
-#: Transfers from so many bytes on use threads of ours, each of which copies so much at a time.
+#: Transfers from so many bytes on use threads; threads of ours copy so much at a time each.
 _THREADED_BYTES = 64 << 20
 _PART_BYTES = 4 << 20
 _THREADS = max(1, min(8, (os.cpu_count() or 1) // 2))
@@ -47,13 +47,19 @@ class Ring:
         self.slots = slots
         self._lock = threading.Lock()
 
-    def read(self, spans: Spans, into: Sequence[memoryview], start: Start) -> None:
-        """From the device into the targets. When it returns or raises, nothing is under way any more."""
+    def read(self, spans: Spans, into: Sequence[memoryview], start: Start, *, aside: bool = False) -> None:
+        """From the device into the targets. When it returns or raises, nothing is under way any more.
+
+        Parameters
+        ----------
+        aside
+            Nobody waits for it, so it leaves the processors to others.
+        """
 
         def land(slot: int, load: _Load) -> None:
             copy((view, self.slots[slot][at : at + len(view)]) for at, view in load.pieces)
 
-        with self._lock, _Copier(spans) as copy:
+        with self._lock, _Copier(0 if aside else sum(n for _, n in spans)) as copy:
             under_way: deque[tuple[list[Callable[[], None]], int, _Load]] = deque()
             try:
                 for number, load in enumerate(self._loads(spans, into)):
@@ -71,7 +77,7 @@ class Ring:
 
     def write(self, spans: Spans, data: Sequence[Any], start: Start) -> None:
         """From the host to the device, as `read`."""
-        with self._lock, _Copier(spans) as copy:
+        with self._lock, _Copier(sum(n for _, n in spans)) as copy:
             under_way: deque[list[Callable[[], None]]] = deque()
             try:
                 sources = [memoryview(source).cast("B") for source in data]
@@ -123,11 +129,11 @@ class Ring:
 class _Copier:
     """Copies within the host, by threads where the transfer is large; they end with it."""
 
-    def __init__(self, spans: Spans) -> None:
+    def __init__(self, size: int) -> None:
         torch = sys.modules.get("torch")
+        large = _THREADS > 1 and size >= _THREADED_BYTES
         #: torch's own threads are there already, and quicker to begin than ours.
-        self._torch = torch if torch is not None and torch.get_num_threads() > 1 else None
-        large = _THREADS > 1 and sum(length for _, length in spans) >= _THREADED_BYTES
+        self._torch = torch if large and torch is not None and torch.get_num_threads() > 1 else None
         self._pool = ThreadPoolExecutor(_THREADS, "gpuaas-copy") if large and self._torch is None else None
 
     def __enter__(self) -> Callable[[Iterable[tuple[memoryview, memoryview]]], None]:

@@ -14,7 +14,7 @@ _LARGE_BYTES = 4 * 1024**2
 def empty_storage(size: int) -> Any:
     """A storage in host memory, allocated by torch, its content undefined."""
     torch = importlib.import_module("torch")
-    storage = torch.empty(size, dtype=torch.uint8).untyped_storage()
+    storage = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
     if size >= _LARGE_BYTES:
         _huge_pages(storage.data_ptr(), size)
     return storage

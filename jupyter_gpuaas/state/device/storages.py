@@ -34,7 +34,7 @@ def reduce_untyped(storage: Any, context: Context) -> Any:
         context.rebuilt(f"tensor memory of its own, no longer mapped to {storage.filename}")
     elif storage.is_shared():
         context.rebuilt("tensor memory of its own, no longer shared with other processes")
-    if torch.cuda.is_initialized() and torch.empty(0, dtype=torch.uint8).set_(storage).is_pinned():
+    if torch.cuda.is_initialized() and _bytes_of(torch, storage).is_pinned():
         context.rebuilt("memory that was pinned, and is not any more: pin_memory() it again")
     if storage.resizable():
         context.owns(storage.data_ptr(), ("storage", size))
@@ -73,7 +73,7 @@ def host_storage(memory: Any, size: int, resizable: bool) -> Any:
         )
         return storage
     moved = torch.UntypedStorage(size, device=device)
-    TorchMemory(moved).write([(0, size)], [_bytes(torch, storage)])
+    TorchMemory(moved).write([(0, size)], [_bytes_of(torch, storage).numpy()])
     return moved
 
 
@@ -105,8 +105,9 @@ def _on_buffer(torch: Any, memory: Any) -> Any:
         return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
 
 
-def _bytes(torch: Any, storage: Any) -> Any:
-    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage).numpy()
+def _bytes_of(torch: Any, storage: Any) -> Any:
+    """As a tensor, whatever device is the default one."""
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 def reduce_typed(storage: Any, context: Context) -> Any:

@@ -181,7 +181,7 @@ def view_of(base: Any, dtype: Any, shape: Any, strides: Any, offset: int, writea
             if offset == base.storage_offset() * base.element_size():
                 return whole
         torch = sys.modules["torch"]
-        buffer = torch.empty(0, dtype=torch.uint8).set_(base.detach().untyped_storage()).numpy()
+        buffer = torch.empty(0, dtype=torch.uint8, device="cpu").set_(base.detach().untyped_storage()).numpy()
     # numpy follows the chain of bases down to the owner, so the base of this is the base it had.
     array = numpy.ndarray(shape, dtype, buffer=buffer, offset=offset, strides=strides)
     if array.flags.writeable and not writeable:
