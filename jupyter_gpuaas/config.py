@@ -26,6 +26,10 @@ else:
 MIB = 1024**2
 GIB = 1024**3
 PREFIX = "GPUAAS_"
+#: How variables begin that a service does not inherit: settings of its caller, what a Jupyter server tells a kernel.
+_OWN = (PREFIX, "JPY_")
+#: Of these, what is no setting, and true for the whole machine.
+_PASSED_ON = frozenset({PREFIX + "CRIU"})
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
@@ -283,3 +287,8 @@ def page() -> str:
 
 if __name__ == "__main__":
     print(page(), end="")
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a service, or a node of it, takes over from the environment of whoever happened to start it."""
+    return {name: value for name, value in environ.items() if not name.startswith(_OWN) or name in _PASSED_ON}

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from jupyter_gpuaas.config import PREFIX, Settings
+from jupyter_gpuaas.config import PREFIX, Settings, inherited
 from jupyter_gpuaas.errors import ServiceUnreachable
 from jupyter_gpuaas.model import ServiceFile
 
@@ -115,8 +115,7 @@ async def start_service(settings: Settings, *, timeout_s: float = START_TIMEOUT_
 
 
 def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
-    environ = {key: value for key, value in os.environ.items() if not key.startswith((PREFIX, "JPY_"))}
-    environ |= {
+    environ = inherited(os.environ) | {
         key: value
         for key, value in settings.environment().items()
         if key.removeprefix(PREFIX).lower() not in _OF_A_CLIENT

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from jupyter_gpuaas.config import PREFIX, Settings
+from jupyter_gpuaas.config import PREFIX, Settings, inherited
 from jupyter_gpuaas.engine.base import AgentEndpoint, LeaseMeta, NodeEvent
 from jupyter_gpuaas.engine.process import AgentProcess
 from jupyter_gpuaas.engine.queue import LeaseQueue
@@ -86,10 +86,8 @@ class LocalEngine:
             for key, value in self._settings.environment().items()
             if key.removeprefix(PREFIX).lower() not in _NOT_FOR_NODES
         }
-        # JPY_*: of a Jupyter server that happened to start us; kernels would take it for their own.
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith((PREFIX, "JPY_"))}
         # Always, so that whoever looks at a process can tell whose it is.
-        return inherited | mine | {PREFIX + "HOME": str(self._settings.folder)}
+        return inherited(os.environ) | mine | {PREFIX + "HOME": str(self._settings.folder)}
 
     async def _guard(self, node_id: str) -> None:
         agent = self._agents[node_id]

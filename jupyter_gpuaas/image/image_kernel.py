@@ -37,7 +37,7 @@ from .manifest import ImageManifest
 from .relay import CHANNELS, KINDS, PORTS, Event, Order, RelaySpec
 from .restore import read_manifest, restore_tree
 from .resumable import LinkState, Resumable
-from .tree_devices import TreeDevices, pairs_for
+from .tree_devices import TreeDevices, pairs_for, placed
 
 #: Outputs that may wait in the relay while no host is there.
 WAITING_BYTES = 16 * 1024**2
@@ -159,6 +159,7 @@ class ImageKernel:
         key: bytes,
         cuda: CudaHelper | None = None,
         devices: Mapping[bytes, bytes] | None = None,
+        onto: Sequence[bytes] | None = None,
     ) -> ImageKernel:
         """The kernel of an image, frozen: ``thaw`` lets it go on where it was stopped.
 
@@ -166,18 +167,25 @@ class ImageKernel:
         ----------
         devices
             Which device of this node takes the place of which of the source, by UUID; the others are paired up.
+        onto
+            Instead of these, the devices that the session has here.
 
         Raises what ``read_manifest`` and ``restore_tree`` raise; nothing is left then.
         """
         manifest = await read_manifest(store, image_id, key)
         if manifest.devices and cuda is None:
             raise ImageUnavailable("the image has device memory, and this node calls no CUDA driver.")
-        pairs = await pairs_for(manifest, cuda, devices or {}) if cuda is not None else []
+        wanted = devices or {} if onto is None else placed(manifest.devices, onto)
+        pairs = await pairs_for(manifest, cuda, wanted) if cuda is not None else []
         jail = await restore_tree(manifest, spec, criu, store)
         kernel = cls(jail, criu, handler, cuda=cuda, state=manifest.link, kernel_pid=manifest.kernel_pid)
         kernel._devices.expect(manifest.devices, pairs)
         kernel.frozen = True
         return kernel
+
+    def use_cuda(self, cuda: CudaHelper) -> None:
+        """Call the driver by this one, as of the next dump."""
+        self._devices.use(cuda)
 
     @property
     def pid(self) -> int:

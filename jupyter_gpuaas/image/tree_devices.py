@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import DeviceRefused
 from .cuda import Suspended, pair_up
@@ -24,6 +24,10 @@ class TreeDevices:
         self._pairs: Sequence[tuple[bytes, bytes]] = ()
         #: UUIDs of all devices, in hex, as of the last ``suspend``.
         self.ids: tuple[str, ...] = ()
+
+    def use(self, cuda: CudaHelper) -> None:
+        """Call the driver by this one from now on."""
+        self._cuda = cuda
 
     async def suspend(self, jail: Jail) -> None:
         """Take the device memory of each process that has some.
@@ -66,6 +70,19 @@ class TreeDevices:
             await self._cuda.resume(self._suspended[0], self._pairs)
             self._suspended.pop(0)
         self._pairs = ()
+
+
+def placed(devices: Iterable[DeviceNeed], onto: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Which device takes the place of which, where processes come to a node on which they have these.
+
+    Raises ``DeviceRefused`` when they had more.
+    """
+    used = sorted({bytes.fromhex(name) for process in devices for name in process.needs})
+    if len(used) > len(onto):
+        raise DeviceRefused(f"the processes used {len(used)} devices, and the session has {len(onto)} here.")
+    # Those that are here already keep their place.
+    left = [device for device in onto if device not in used]
+    return {old: old if old in onto else left.pop(0) for old in used}
 
 
 async def pairs_for(

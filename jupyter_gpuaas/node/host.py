@@ -34,11 +34,13 @@ from ..errors import (
     to_wire,
 )
 from ..image.criu import Criu
+from ..image.cuda_helper import CudaHelper
+from ..image.cuda_meter import device_id
 from ..image.dump import ImageName
 from ..image.image_kernel import ImageKernel
 from ..image.jail import JailSpec
 from ..lifecycle.node_loss import ON_NODE_LOSS
-from ..model import CPU, Channel, Device, HostReport, HostSpec, Imaged, RestoreReport, short_id
+from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Imaged, RestoreReport, short_id
 from ..model.words import restored_lines
 from ..store.opening import open_store
 from ..wire import ticket
@@ -102,6 +104,8 @@ class Host:
         self._work = run_folder
         #: Id of the image that this host has made or used, while it is there.
         self._image = ""
+        #: Calls CUDA's driver for images, where the session has such a device.
+        self._cuda: asyncio.Task[CudaHelper] | None = None
         #: Ends the kernel that was started ahead, where one comes as an image.
         self._emptied: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -123,6 +127,10 @@ class Host:
         clients.close()
         for task in list(self._tasks):
             task.cancel()
+        if self._cuda is not None:
+            self._cuda.cancel()
+            with contextlib.suppress(ImageUnavailable, asyncio.CancelledError):
+                await (await self._cuda).close()
 
     async def stop(self, reason: str, *, keep: bool = False, moved: bool = False) -> None:
         """End the session and everything that it started, leave nothing but remains to ``keep``, and end."""
@@ -259,6 +267,11 @@ class Host:
         self._work = Path(spec.cwd) if shared and spec.cwd else own
         self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._devices = devices
+        if self._criu is not None and any(device.kind == CUDA for device in devices):
+            # At once, as it takes seconds and a dump is not to wait for it.
+            self._cuda = asyncio.get_running_loop().create_task(CudaHelper.start())
+            # That there is none is told when an image is wanted.
+            self._cuda.add_done_callback(lambda task: task.cancelled() or task.exception())
         self.session = SessionHost(
             spec,
             folder,
@@ -363,6 +376,8 @@ class Host:
             self._image = image
             try:
                 began = time.monotonic()
+                if self._cuda is not None:
+                    kernel.image.use_cuda(await asyncio.shield(self._cuda))
                 manifest = await kernel.image.dump(store, key, name)
             except BaseException:
                 self._drop_image()
@@ -397,7 +412,14 @@ class Host:
         self._image = image
         try:
             restored = await ImageKernel.restore(
-                self._jail(self._kernel_folder()), _Relay(self), criu=self._criu, store=store, image_id=image, key=key
+                self._jail(self._kernel_folder()),
+                _Relay(self),
+                criu=self._criu,
+                store=store,
+                image_id=image,
+                key=key,
+                cuda=await asyncio.shield(self._cuda) if self._cuda is not None else None,
+                onto=[device_id(device.uuid) for device in self._devices if device.kind == CUDA],
             )
         finally:
             store.close()

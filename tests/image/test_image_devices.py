@@ -15,6 +15,7 @@ from jupyter_gpuaas.image.cuda_states import ProcessState
 from jupyter_gpuaas.image.dump import ImageName
 from jupyter_gpuaas.image.image_kernel import ImageKernel
 from jupyter_gpuaas.image.manifest import DeviceNeed
+from jupyter_gpuaas.image.tree_devices import placed
 from jupyter_gpuaas.store import MemoryStore
 
 from .cells import Client, copy_work, spec, start
@@ -42,7 +43,8 @@ async def test_device_memory_moves_to_another_device_and_a_resumed_source_keeps_
 ) -> None:
     client, store = Client(), MemoryStore()
     here, there = StandInLibrary({A: 8 * MIB}, {}), StandInLibrary({B: 8 * MIB}, {})
-    kernel = await start(tmp_path / "a", client, criu, cuda=HelperHere(here))
+    kernel = await start(tmp_path / "a", client, criu)
+    kernel.use_cuda(HelperHere(here))
     here.processes[kernel.pid] = StandInProcess({A: 2 * MIB})
     await client.run(kernel, "x = 1")
     manifest = await kernel.dump(store, KEY, ImageName(id="image"))
@@ -53,7 +55,14 @@ async def test_device_memory_moves_to_another_device_and_a_resumed_source_keeps_
 
     copy_work(tmp_path / "a", tmp_path / "b")
     moved = await ImageKernel.restore(
-        spec(tmp_path / "b"), client, criu=criu, store=store, image_id="image", key=KEY, cuda=HelperHere(there)
+        spec(tmp_path / "b"),
+        client,
+        criu=criu,
+        store=store,
+        image_id="image",
+        key=KEY,
+        cuda=HelperHere(there),
+        onto=[B],
     )
     there.processes[moved.pid] = StandInProcess({A: 2 * MIB}, ProcessState.CHECKPOINTED)
     await moved.thaw()
@@ -65,6 +74,16 @@ async def test_device_memory_moves_to_another_device_and_a_resumed_source_keeps_
     assert here.processes[kernel.pid] == StandInProcess({A: 2 * MIB}, ProcessState.RUNNING)
     await client.run(kernel, "assert x == 1")
     await kernel.end()
+
+
+def test_devices_that_the_session_has_here_take_the_place_of_those_that_it_used() -> None:
+    needs = [DeviceNeed(2, {A.hex(): 1}), DeviceNeed(3, {B.hex(): 1, A.hex(): 5})]
+    c = bytes([9] * 16)
+    assert placed(needs, [B, A]) == {A: A, B: B}
+    assert placed(needs, [c, A]) == {A: A, B: c}
+    assert placed([], []) == {}
+    with pytest.raises(DeviceRefused, match="used 2 devices"):
+        placed(needs, [A])
 
 
 async def test_session_whose_device_work_does_not_end_is_not_dumped_and_runs_on(criu: Criu, tmp_path: Path) -> None:

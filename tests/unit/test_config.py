@@ -83,3 +83,8 @@ def test_docs_are_those_of_the_code() -> None:
 def test_docs_name_every_setting() -> None:
     page = config.page()
     assert all(f"| `{name}` |" in page for name in config.Settings.__struct_fields__)
+
+
+def test_a_service_inherits_no_settings_of_its_caller_but_where_criu_is() -> None:
+    environ = {"PATH": "/bin", "GPUAAS_URL": "http://a", "JPY_SESSION_NAME": "x", "GPUAAS_CRIU": "/opt/criu"}
+    assert config.inherited(environ) == {"PATH": "/bin", "GPUAAS_CRIU": "/opt/criu"}
