@@ -121,6 +121,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retry_first_s: Annotated[Seconds, about("First pause before a link is opened again; doubles each time.")] = 0.1
     retry_most_s: Annotated[Seconds, about("Longest pause before a link is opened again.")] = 5.0
     unreachable_s: Annotated[Seconds, about("A cell that waits this long for an unreachable service fails.")] = 3.0
+    host_silence_s: Annotated[
+        Seconds,
+        about("The host process of a session that does not answer its agent for this long hangs: its session is lost."),
+    ] = 30.0
     busy_report_s: Annotated[Seconds, about("A cell shorter than this is not reported as busy to the service.")] = 0.25
 
     # -- checkpoints -------------------------------------------------------------------------------------------
@@ -166,6 +170,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "they need root and CRIU, see docs/process-images.md)."
         ),
     ] = "off"
+    standby: Annotated[
+        Annotated[int, Meta(ge=0, le=1)],
+        about(
+            "Standbys of a new session of this client: hosts on a second node that follow its checkpoints, so that it "
+            "goes on at once when its node is lost. A standby holds devices as long as nobody else wants them."
+        ),
+    ] = 0
+    standby_bytes: Annotated[
+        Count,
+        about(
+            "Memory that a standby fills ahead with the state of its session, beside that of its packages; what is "
+            "more comes when it takes over. 0 means as much as its devices may have."
+        ),
+    ] = 16 * GIB
     park_idle_s: Annotated[
         Annotated[float, Meta(ge=0)],
         about("A session without a cell for this long gives its devices back until its next cell; 0 means never."),

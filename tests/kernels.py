@@ -71,10 +71,11 @@ class Driven:
         """A checkpoint, durable."""
         return await self._asked("gpuaas_checkpoint_request", {"op": "take", "label": label})
 
-    async def standby(self, op: str, checkpoint: str, peer: Peer | None) -> dict[str, Any]:
+    async def standby(self, op: str, checkpoint: str, peer: Peer | None, most_bytes: int = 0) -> dict[str, Any]:
         """One step of taking the session over; gives ``Loaded``, or the error as it came."""
         address = None if peer is None else {"url": peer.url, "ticket": peer.ticket}
-        return await self._asked("gpuaas_standby_request", {"op": op, "checkpoint": checkpoint, "peer": address})
+        content = {"op": op, "checkpoint": checkpoint, "peer": address, "most_bytes": most_bytes}
+        return await self._asked("gpuaas_standby_request", content)
 
     async def go_on(self) -> None:
         """Be the session's from here on."""

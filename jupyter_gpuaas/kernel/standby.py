@@ -59,6 +59,7 @@ class Standby:
         #: Large memory, where it belongs; what is small is in the cache.
         self._ahead = Ahead(self._cache)
         self._prepared = False
+        self._imported: set[str] = set()
         self._loaded: Loaded | None = None
 
     def request(self, content: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class Standby:
                 raise MigrationError(f"the variables are those of checkpoint {self._loaded.checkpoint} already.")
             loaded = self._loaded
         elif op == "preload":
-            loaded = self.preload(checkpoint, peer)
+            loaded = self.preload(checkpoint, peer, int(content.get("most_bytes") or 0))
         elif op == "load":
             loaded = self.load(checkpoint, peer)
         else:
@@ -85,12 +86,12 @@ class Standby:
         found = msgspec.to_builtins(loaded)
         return found
 
-    def preload(self, checkpoint: str, peer: Peer | None) -> Loaded:
-        """Bring what a checkpoint needs and is not here, as far as there is memory for it."""
+    def preload(self, checkpoint: str, peer: Peer | None, most_bytes: int = 0) -> Loaded:
+        """Bring what a checkpoint needs and is not here, as far as there is memory for it, or it is allowed."""
         with self._counted(checkpoint, peer) as done:
             manifest, records = self._look_up(checkpoint)
             done.append(sum(map(_size, records)))
-            self._bring(manifest, records)
+            self._bring(manifest, records, most_bytes)
         return self._told(done)
 
     def load(self, checkpoint: str, peer: Peer | None) -> Loaded:
@@ -134,11 +135,14 @@ class Standby:
         elif self._peer is not None and self._peer.peer == peer:
             far = self._peer
         else:
+            if self._peer is not None:
+                self._peer.close()
             far = self._peer = PeerStore(peer)
         self._cache.far = far
 
     def _sent(self) -> int:
-        return self._peer.sent_bytes if self._peer is not None else self._cache.brought_bytes
+        far = self._cache.far
+        return far.sent_bytes if isinstance(far, PeerStore) else self._cache.brought_bytes
 
     def _look_up(self, checkpoint: str) -> tuple[Manifest, list[GroupRecord]]:
         """What a checkpoint is made of. Chunks that it does not need go."""
@@ -154,22 +158,27 @@ class Standby:
         cache.keep_only(_small(manifest, records).keys())
         return manifest, records
 
-    def _bring(self, manifest: Manifest, records: list[GroupRecord]) -> None:
+    def _bring(self, manifest: Manifest, records: list[GroupRecord], most_bytes: int = 0) -> None:
         """Bring what is lacking: what is small as chunks, large regions to where they stay."""
         small = _small(manifest, records)
         sizes = [sum(size for _, size in _chunks(record)) for record in records]
         free_bytes = _free_bytes() + self._cache.held_bytes + self._ahead.held_bytes
+        if most_bytes:
+            free_bytes = min(free_bytes, most_bytes + RESERVE_BYTES)
         large_bytes = sum(region.content.size for record in records for region in record.regions if is_large(region))
         large_bytes = min(large_bytes, max(0, free_bytes - RESERVE_BYTES))
         self._cache.most_bytes = room(sum(sizes), max(sizes, default=0), free_bytes - large_bytes)
         self._cache.keep(small.items())
-        if not self._prepared:
-            self._prepare(manifest, records)
-            self._prepared = True
+        self._prepare(manifest, records)
         self._ahead.prepare(records, large_bytes)
 
     def _prepare(self, manifest: Manifest, records: list[GroupRecord]) -> None:
         """Do ahead what a restore would spend its time with. What fails here fails later, or does no harm."""
+        modules = _modules(manifest.world.packages.keys() - self._imported)
+        self._imported |= manifest.world.packages.keys()
+        if self._prepared and not modules:
+            return
+        self._prepared = True
         shell = self._checkpoints.shell
         world = Hidden(namespace=shell.user_ns, shell=shell, full=True, here=relocated(manifest.world))
         for kind in kinds():
@@ -180,7 +189,7 @@ class Standby:
                 with contextlib.suppress(Exception):
                     restore_names(manifest, self._cache, Restoring({}), records=mine, bind=found.__setitem__)
                     kind.restore(found[name], world)
-        for module in _modules(manifest.world.packages):
+        for module in modules:
             with contextlib.suppress(Exception, SystemExit):
                 importlib.import_module(module)
         for kind in kinds():  # what the packages brought is looked at here, and not while the session stands still

@@ -105,10 +105,12 @@ class Agent:
             msgspec.json.encode({"pid": os.getpid(), "port": port, "url": self.node.url, "node": self.node.id})
         )
         temporary.replace(state)
-        accepting, tidying = loop.create_task(self._accept(listener)), loop.create_task(self._tidy())
+        looking_after = [
+            loop.create_task(work) for work in (self._accept(listener), self._tidy(), self._hosts.end_hung())
+        ]
         await self._stopping.wait()
-        accepting.cancel()
-        tidying.cancel()
+        for task in looking_after:
+            task.cancel()
         listener.close()
         if self._starting:
             await asyncio.wait(set(self._starting.values()))

@@ -149,3 +149,11 @@ class Dialogue:
         self._executing.clear()
         self.prompt = None
         return told
+
+
+def shutdown_kind(content: Buffer) -> str:
+    """What a client wants with its shutdown request: ``end`` or ``restart``."""
+    try:
+        return "restart" if msgspec.json.decode(content).get("restart") else "end"
+    except (msgspec.MsgspecError, AttributeError):
+        return "end"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ..model import Channel
-from ..wire.jupyter import Header, make_parts, read_subshell
+from ..model import Channel, HeldRequest
+from ..wire.jupyter import Header, make_parts, read_header, read_subshell
 from ..wire.record import Buffer
 
 #: File in a session's folder with what its host has handed over.
@@ -22,6 +22,11 @@ class Held(msgspec.Struct):
     channel: Channel
     header: Header
     parts: list[Buffer]
+
+    @classmethod
+    def of(cls, request: HeldRequest) -> Held:
+        """As another host handed it over."""
+        return cls(Channel(request.channel), read_header(request.parts[1]), list(request.parts))
 
     @property
     def subshell(self) -> str | None:

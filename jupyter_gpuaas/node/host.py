@@ -7,7 +7,6 @@ It listens on two unix sockets in its run folder (0700): ``control`` takes JSON 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import shutil
@@ -15,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,6 @@ from ..errors import (
     MigrationError,
     NoSuchSession,
     RemoteProtocolError,
-    TransportError,
-    Unauthorized,
     to_wire,
 )
 from ..image.criu import Criu
@@ -40,33 +38,23 @@ from ..image.dump import ImageName
 from ..image.image_kernel import ImageKernel
 from ..image.jail import JailSpec
 from ..lifecycle.node_loss import ON_NODE_LOSS
-from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Imaged, RestoreReport, short_id
+from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Imaged, Peer, RestoreReport, short_id
 from ..model.words import restored_lines
 from ..store.opening import open_store
-from ..wire import ticket
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
-from ..wire.record import RecordReader
-from . import http
-from .cell_runs import runs_of
+from .door import Door
+from .environment import kernel_environment
 from .files import fetch_files
 from .image_standby import ImageStandby
 from .jailed_kernel import JailedKernel, drop_image, image_address, jail_spec, path_inside
-from .journal import Journal
 from .kernel_process import Kernel, KernelProcess
 from .leash import now_s, send
 from .processes import RUN_MARK, end_marked, memory_bytes, tree
-from .session_host import SessionHost, kernel_environment
+from .session_host import SessionHost
 from .standby import Standby
-from .succession import serve_handover, serve_journal, serve_source
 from .threads import in_thread
-from .transcript import as_text
-from .transfer import Transfer, TransferRequest
 
 MEASURE_S = 2.0
-#: How long a bundle waits for the end of a standstill; its client waits a little longer.
-BUNDLE_PATIENCE_S = 45.0
-#: Connections of a successor that are served at a time.
-TRANSFERS_MOST = 16
 
 
 class Host:
@@ -90,10 +78,9 @@ class Host:
         self.session: SessionHost | None = None
         self.standby: Standby | None = None
         self._kernel_given = asyncio.Event()
-        self._transfers = 0
         #: When the node's contact with the service was last found again; see ``leash.now_s``.
         self._went_on_s = 0.0
-        self._transfer: Transfer | None = None
+        self._door = Door(self)
         self._sessions = sessions
         self._criu = criu
         self._spare: asyncio.Task[Kernel] | None = None
@@ -101,7 +88,7 @@ class Host:
         self._writers: set[asyncio.StreamWriter] = set()
         self._done = asyncio.Event()
         self._log = sys.stderr.fileno()
-        self._work = run_folder
+        self.work = run_folder
         #: Id of the image that this host has made or used, while it is there.
         self._image = ""
         #: Calls CUDA's driver for images, where the session has such a device.
@@ -113,15 +100,15 @@ class Host:
     async def run(self) -> None:
         """Serve until told to stop."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self._task(self.stop("its host was told to end")))
+        loop.add_signal_handler(signal.SIGTERM, lambda: self.task(self.stop("its host was told to end")))
         self._spare = loop.create_task(self._new_kernel())
         control = await asyncio.start_unix_server(self._serve_agent, str(self.run_folder / "control"), limit=1 << 26)
         clients = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         clients.setblocking(False)
         clients.bind(str(self.run_folder / "clients"))
         clients.listen(128)
-        self._task(self._accept_clients(clients))
-        self._task(self._measure())
+        self.task(self._door.accept(clients))
+        self.task(self._measure())
         await self._done.wait()
         control.close()
         clients.close()
@@ -134,8 +121,7 @@ class Host:
 
     async def stop(self, reason: str, *, keep: bool = False, moved: bool = False) -> None:
         """End the session and everything that it started, leave nothing but remains to ``keep``, and end."""
-        if self._transfer is not None:
-            self._transfer.close()
+        self._door.close()
         if self.session is not None:
             await self.session.close(reason, keep=keep, moved=moved)
             if not keep:
@@ -197,8 +183,8 @@ class Host:
     def _inside(self, kernel: Kernel) -> Path | None:
         """The working folder as the kernel sees it; None if it does not."""
         if not isinstance(kernel, JailedKernel):
-            return self._work
-        inside = path_inside(self._work, kernel.image.jail.spec)
+            return self.work
+        inside = path_inside(self.work, kernel.image.jail.spec)
         return Path(inside) if inside is not None else None
 
     def _kernel_facts(self, session: SessionHost, inside: Path) -> dict[str, str]:
@@ -219,10 +205,10 @@ class Host:
                 kernel = await self._new_kernel()
             inside = self._inside(kernel)
             if inside is None:
-                self._say(f"this kernel cannot be put into an image: its jail would not show {self._work}.")
+                self._say(f"this kernel cannot be put into an image: its jail would not show {self.work}.")
                 self._criu = None
                 await _end(kernel)
-                kernel, inside = await self._new_kernel(), self._work
+                kernel, inside = await self._new_kernel(), self.work
             kernel.cap_memory(self._memory_cap)
             content: dict[str, Any] = {"env": self._kernel_facts(session, inside), "cwd": str(inside)}
             plan = session.spec.checkpoints
@@ -264,8 +250,8 @@ class Host:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         own = folder / "work"
         shared = self.settings.workdir == "auto" and spec.machine == machine and os.path.isdir(spec.cwd)
-        self._work = Path(spec.cwd) if shared and spec.cwd else own
-        self._work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.work = Path(spec.cwd) if shared and spec.cwd else own
+        self.work.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._devices = devices
         if self._criu is not None and any(device.kind == CUDA for device in devices):
             # At once, as it takes seconds and a dump is not to wait for it.
@@ -282,14 +268,10 @@ class Host:
         if spec.peer is not None:
             most = self.settings.message_bytes
             bring = partial(
-                fetch_files,
-                spec.peer,
-                own,
-                most_bytes=self.settings.sync_bytes,
-                most_files=self.settings.sync_files,
+                fetch_files, work=own, most_bytes=self.settings.sync_bytes, most_files=self.settings.sync_files
             )
             # Into a folder of the session's own only: what is not at the source is removed.
-            files = bring if self._work == own else lambda: 0
+            files: Callable[[Peer], int] = bring if self.work == own else lambda peer: 0
             ready = self._kernel_given.wait
             if spec.image:
                 self.standby = ImageStandby(
@@ -306,10 +288,10 @@ class Host:
         spare, self._spare = self._spare, None
         assert spare is not None
         if spec.image:
-            self._emptied = self._task(self._not_needed(spare))
+            self._emptied = self.task(self._not_needed(spare))
             self.session.awaits_kernel()
             return self.session.report()
-        given = self._task(self._give_kernel(spare))
+        given = self.task(self._give_kernel(spare))
         if spare.done():
             await given
         return self.session.report()
@@ -329,9 +311,16 @@ class Host:
             return {}
         if standby is not None:
             if op == "preload":
-                return _plain(await standby.preload(content["checkpoint"]))
+                loading = standby.preload(
+                    content["checkpoint"],
+                    peer=_peer(content),
+                    from_store=bool(content.get("from_store")),
+                    most_bytes=int(content.get("most_bytes") or 0),
+                )
+                return _plain(await loading)
             if op == "load":
-                return _plain(await standby.load(content["checkpoint"]))
+                alone = bool(content.get("alone"))
+                return _plain(await standby.load(content["checkpoint"], peer=_peer(content), alone=alone))
             if op == "succeed":
                 return {"bytes": await standby.succeed()}
             if op == "live":
@@ -431,7 +420,7 @@ class Host:
         """What a kernel is told that has come here as an image."""
         session = self.session
         assert session is not None and session.kernel is not None
-        inside = self._inside(session.kernel) or self._work
+        inside = self._inside(session.kernel) or self.work
         return {"epoch": session.spec.lease.epoch, "env": self._kernel_facts(session, inside)}
 
     @staticmethod
@@ -447,7 +436,7 @@ class Host:
         image, self._image = self._image, ""
         if image and self.session is not None:
             address, _ = self._image_store(self.session, image)
-            self._task(in_thread(drop_image, address, image, name="drop-image"))
+            self.task(in_thread(drop_image, address, image, name="drop-image"))
 
     async def _not_needed(self, spare: asyncio.Task[Kernel]) -> None:
         """End a kernel that was started ahead, or is about to be."""
@@ -497,7 +486,7 @@ class Host:
         writer.write(msgspec.json.encode({"report": self.session and self.session.report()}) + b"\n")
         try:
             while line := await reader.readline():
-                self._task(self._command(msgspec.json.decode(line), writer))
+                self.task(self._command(msgspec.json.decode(line), writer))
         except (ConnectionError, msgspec.DecodeError):
             pass
         finally:
@@ -518,6 +507,8 @@ class Host:
             elif op == "stop":
                 keep, moved = bool(command.get("keep")), bool(command.get("moved"))
                 await self.stop(command.get("reason", "released"), keep=keep, moved=moved)
+            elif op == "ping":
+                answer["reply"] = {}
             elif self.session is None:
                 raise NoSuchSession("this host has no session.")
             elif op == "stopped":
@@ -575,162 +566,8 @@ class Host:
         session.notice(f"\n[remote GPU] This session stood still for {stood_s:.1f} s: {why}.\n")
         return True
 
-    # -- clients -----------------------------------------------------------------------------------------------
-
-    async def _accept_clients(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                passing, _ = await loop.sock_accept(listener)
-            except OSError:  # no descriptor is free at the moment
-                await asyncio.sleep(0.1)
-                continue
-            with passing:
-                passing.setblocking(True)
-                passing.settimeout(5)
-                try:
-                    data, descriptors, _, _ = socket.recv_fds(passing, 1 << 17, 1)
-                except OSError:
-                    continue
-            for descriptor in descriptors:
-                connection = socket.socket(fileno=descriptor)
-                try:
-                    passed = msgspec.json.decode(data)
-                except msgspec.DecodeError:
-                    connection.close()  # cut short: larger than a datagram
-                    continue
-                self._task(self._serve_client(connection, passed))
-
-    async def _serve_client(self, connection: socket.socket, passed: dict[str, Any]) -> None:
-        connection.setblocking(False)
-        try:
-            session = self.session
-            if session is None:
-                raise NoSuchSession("this host has no session.")
-            kind = passed["kind"]
-            if kind == "log":
-                await self._send_log(connection, session, passed)
-                return
-            if kind == "cells":
-                await self._send_cells(connection, session, passed)
-                return
-            spec = session.spec
-            user = ticket.check(
-                passed["ticket"],
-                spec.secret,
-                session_id=spec.session_id,
-                epoch=spec.lease.epoch,
-                now_s=time.time(),
-            )
-            if (user == ticket.TRANSFER_USER) != (kind == "transfer"):
-                raise Unauthorized("ticket: is not for this.")
-            if kind == "transfer":
-                await self._serve_transfer(connection, session, passed)
-            elif kind == "channel":
-                head, rest = (base64.b64decode(passed[name]) for name in ("head", "rest"))
-                await session.attach(
-                    connection, head, rest, passed["client"], passed["after"], passed.get("journal", "")
-                )
-            else:
-                if passed["method"] == "PUT" or session.standstill.sealed:
-                    # It belongs to a cell that comes behind it, which may run on another host.
-                    await session.standstill.decided(BUNDLE_PATIENCE_S)
-                if session.kernel is None or not session.is_here:
-                    raise NoSuchSession("the session has no kernel at the moment.")
-                await asyncio.to_thread(_pass_on, session.kernel.data_socket, passed, connection)
-                connection.close()
-        except (GpuaasError, OSError) as error:
-            known = error if isinstance(error, GpuaasError) else RemoteProtocolError(str(error))
-            with contextlib.suppress(OSError):
-                await asyncio.get_running_loop().sock_sendall(connection, http.error_response(known))
-            connection.close()
-
-    async def _serve_transfer(self, connection: socket.socket, session: SessionHost, passed: dict[str, Any]) -> None:
-        """Serve the successor of this host, in a thread of its own."""
-        method, path, query = passed["method"], passed["path"], passed["query"]
-        if session.stands_by:
-            raise MigrationError("the session has not arrived here yet.")
-        if path not in ("journal", "handover", "source"):
-            body = base64.b64decode(passed["rest"])
-            asked = TransferRequest(method, path, passed["length"], body)
-            # It goes on with further requests on this connection, and closes it.
-            await in_thread(self._state(session).serve, connection, asked, name="serve-state")
-            return
-        if self._transfers >= TRANSFERS_MOST:
-            raise TransportError("too many connections of a successor are open already.")
-        self._transfers += 1
-        try:
-            if method != "GET":
-                raise NoSuchSession(f"path: there is no {method} transfer/{path}.")
-            if path == "journal":
-                after = query.get("after", "0")
-                if not after.isdecimal():
-                    raise RemoteProtocolError("after: is not a number.")
-                await session.settled()
-                await in_thread(serve_journal, connection, session.journal.copy(int(after)), name="serve-journal")
-            elif path == "source":
-                await in_thread(lambda: serve_source(connection, remains=False), name="serve-source")
-            else:
-                handover = session.standstill.handover
-                if handover is None:
-                    raise MigrationError("the session has not been handed over.")
-                await in_thread(serve_handover, connection, handover, name="serve-handover")
-            connection.close()
-        finally:
-            self._transfers -= 1
-
-    def _state(self, session: SessionHost) -> Transfer:
-        """What gives checkpoints and files away."""
-        if self._transfer is None:
-            own = session.folder / "work"
-            work = own if self._work == own else None
-            plan = session.spec.checkpoints
-            self._transfer = Transfer(session.spec.session_id, plan, work=work, settings=self.settings)
-        return self._transfer
-
-    async def _send_log(self, connection: socket.socket, session: SessionHost, passed: dict[str, Any]) -> None:
-        """What the session printed, as text; with ``follow`` until the reader goes away."""
-        loop = asyncio.get_running_loop()
-        with connection:
-            await loop.sock_sendall(connection, http.head(200, "text/plain; charset=utf-8"))
-            journal: Journal = session.journal
-            reader, parser = journal.reader(journal.first - 1), RecordReader(self.settings.message_bytes)
-            lines: list[str] = []
-            tail = passed.get("tail")
-            while True:
-                while data := reader.read():
-                    text = "".join(as_text(record) for record in parser.feed(data))
-                    if tail is None:
-                        await loop.sock_sendall(connection, text.encode())
-                    else:
-                        lines = "".join([*lines, text]).splitlines(keepends=True)[-tail:] if tail else []
-                if tail is not None:
-                    await loop.sock_sendall(connection, "".join(lines).encode())
-                    tail = None
-                if not passed.get("follow"):
-                    return
-                await asyncio.sleep(0.2)
-
-    async def _send_cells(self, connection: socket.socket, session: SessionHost, passed: dict[str, Any]) -> None:
-        """What the journal has of the notebook's cells; read in a thread, so that outputs do not wait for it."""
-        if session.stands_by:
-            raise MigrationError("the session has not arrived here yet.")
-        await session.settled()
-        journal: Journal = session.journal
-        copy, most = journal.copy(journal.first - 1), self.settings.message_bytes
-        cell, number = session.restored_cell, session.restored_number
-
-        def read() -> bytes:
-            runs = runs_of(copy, most, after=passed["after"], of=passed["journal"])
-            if cell is not None:
-                runs = msgspec.structs.replace(runs, restored_cell=cell, restored_number=number)
-            return http.response(200, runs)
-
-        answer = await in_thread(read, name="read-cells")
-        with connection:
-            await asyncio.get_running_loop().sock_sendall(connection, answer)
-
-    def _task(self, coroutine: Any) -> asyncio.Task[Any]:
+    def task(self, coroutine: Any) -> asyncio.Task[Any]:
+        """Run beside everything else, until the host ends."""
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -762,24 +599,13 @@ async def _end(kernel: Kernel) -> None:
     kernel.close()
 
 
+def _peer(content: dict[str, Any]) -> Peer | None:
+    return msgspec.convert(content.get("peer"), Peer | None)
+
+
 def _plain(value: msgspec.Struct) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(value)
     return plain
-
-
-def _pass_on(path: Path, passed: dict[str, Any], connection: socket.socket) -> None:
-    """Hand a client's connection to the kernel's bundle thread."""
-    head = {
-        "method": passed["method"],
-        "bundle": passed["bundle"],
-        "length": passed["length"],
-        "body_start": passed["rest"],
-    }
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-        channel.settimeout(5)
-        channel.connect(str(path))
-        connection.setblocking(True)
-        socket.send_fds(channel, [msgspec.json.encode(head)], [connection.fileno()])
 
 
 @click.command()

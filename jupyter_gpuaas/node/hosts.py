@@ -31,6 +31,11 @@ from .remains import Shelf, note
 LINE_BYTES = 1 << 26
 #: Until a spare host that died is replaced: what ended it may end the next one, too.
 SPARE_PAUSE_S = 5.0
+#: So often a host that does not answer is asked before it is ended.
+TRIES = 3
+#: Whoever is so much later than it wanted to be stood still.
+SLEPT_S = 1.0
+ENDED = "the host process of the session ended unexpectedly"
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +72,12 @@ class HostHandle:
         self._connecting = asyncio.Lock()
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._ids = itertools.count(1)
+        #: How long it has not answered, by an agent that was awake meanwhile.
+        self.silent_s = 0.0
         self._reading: asyncio.Task[None] | None = None
         self.gone = asyncio.Event()
+        #: Why it was ended, where it was.
+        self.cause = ""
 
     async def connect(self, timeout_s: float) -> None:
         """Connect to the host's control socket, as soon as it listens; once, however many ask for it."""
@@ -87,7 +96,14 @@ class HostHandle:
                 if asyncio.get_running_loop().time() > deadline or not self.alive():
                     raise TransportError(f"host {self.record.run_id} does not listen: {error}.") from error
                 await asyncio.sleep(0.01)
-        self._take(msgspec.json.decode(await reader.readline()))
+        try:
+            line = await asyncio.wait_for(reader.readline(), max(0.1, deadline - asyncio.get_running_loop().time()))
+        except (asyncio.TimeoutError, TimeoutError):
+            # The system lets us in; the host itself does nothing.
+            self._writer.close()
+            self._writer = None
+            raise TransportError(f"host {self.record.run_id} does not answer.") from None
+        self._take(msgspec.json.decode(line))
         self._reading = asyncio.create_task(self._read(reader))
 
     def alive(self) -> bool:
@@ -141,7 +157,20 @@ class HostHandle:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[number] = future
         self._writer.write(msgspec.json.encode({"id": number, "op": op, **fields}) + b"\n")
-        return await future
+        try:
+            return await future
+        finally:
+            self._answers.pop(number, None)
+
+    async def answers(self, within_s: float) -> bool:
+        """Whether it does at all; also False when it is gone."""
+        if self._writer is None or self.gone.is_set():
+            return False
+        try:
+            await asyncio.wait_for(self._ask("ping"), within_s)
+        except (GpuaasError, OSError, asyncio.TimeoutError, TimeoutError):
+            return False
+        return not self.gone.is_set()
 
     def pass_client(self, connection: socket.socket, passed: dict[str, Any]) -> None:
         """Hand a client's connection to the host; raises OSError when it is gone."""
@@ -333,6 +362,31 @@ class Hosts:
         finally:
             self._ending.discard(session_id)
 
+    async def end_hung(self) -> None:
+        """Kill hosts that do not answer for too long, as they are of no use any more; never returns."""
+        limit_s = self._settings.host_silence_s
+        try_s = limit_s / (2 * TRIES)
+        while True:
+            await asyncio.sleep(try_s)
+            await asyncio.gather(*(self._try(handle, try_s) for handle in list(self.sessions.values())))
+
+    async def _try(self, handle: HostHandle, try_s: float) -> None:
+        began_s = time.monotonic()
+        if await handle.answers(try_s):
+            handle.silent_s = 0.0
+            return
+        took_s = time.monotonic() - began_s
+        # An agent that slept cannot tell who was silent meanwhile.
+        handle.silent_s = 0.0 if took_s > try_s + SLEPT_S else handle.silent_s + 2 * try_s
+        if handle.silent_s < self._settings.host_silence_s or handle.gone.is_set():
+            return
+        process = handle.process()
+        if process is not None:
+            handle.cause = f"the host process of the session did not answer for {handle.silent_s:.0f} s, and was ended"
+            log.error("host %s: %s", handle.record.run_id, handle.cause)
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
     async def close(self) -> None:
         """End all hosts."""
         self._closing = True
@@ -418,7 +472,7 @@ class Hosts:
                     handle.report,
                     state=HostState.DEAD,
                     clients=0,
-                    cause="the host process of the session ended unexpectedly; what was in memory is lost",
+                    cause=f"{handle.cause or ENDED}; what was in memory is lost",
                 )
             )
 

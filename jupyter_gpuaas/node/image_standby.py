@@ -37,14 +37,14 @@ class ImageStandby(Standby):
         self._taken_over = False
         self._telling: asyncio.Task[None] | None = None
 
-    async def preload(self, checkpoint: str) -> Loaded:
+    async def preload(self, checkpoint: str, **more: Any) -> Loaded:
         """Bring over what does not come with the image: files, and the journal so far."""
         async with self._turn:
             began = time.monotonic()
             sent = await self.bring_files_and_journal()
             return Loaded(checkpoint=checkpoint, sent_bytes=sent, took_s=time.monotonic() - began)
 
-    async def load(self, checkpoint: str) -> Loaded:
+    async def load(self, checkpoint: str, **more: Any) -> Loaded:
         """Make the processes; they are stopped until ``live``. What they have open must be here first."""
         async with self._turn:
             began = time.monotonic()

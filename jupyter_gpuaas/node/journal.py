@@ -208,6 +208,15 @@ class Journal:
         """Go on as the journal of this identity, whose records have been appended."""
         self._set_id(identity)
 
+    def begin_anew(self) -> None:
+        """Be another journal, without any record."""
+        for segment in self._segments:
+            segment.remove()
+        self._segments.clear()
+        self._take_pending()
+        self.last = self.written = self.acknowledged = self.dropped = 0
+        self._set_id(os.urandom(16).hex())
+
     def _set_id(self, identity: str) -> None:
         self.id = identity
         try:

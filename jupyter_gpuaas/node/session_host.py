@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from ..wire.record import Buffer, Kind, Record
 from ..wire.resume import Inbox
 from .attachment import Attachment
 from .checkpoint_notes import TOPIC, CheckpointNotes
-from .dialogue import Dialogue
+from .dialogue import Dialogue, shutdown_kind
 from .held import HANDOVER, Held, HeldRequests
 from .jailed_kernel import JailedKernel
 from .journal import Journal
@@ -326,9 +325,9 @@ class SessionHost:
                 self._pass_on(channel, header, parts)
         elif header.msg_type == "shutdown_request":
             # There is no kernel that could answer.
-            content = {"status": "ok", "restart": _shutdown_kind(parts[4]) == "restart"}
+            content = {"status": "ok", "restart": shutdown_kind(parts[4]) == "restart"}
             self._append(KINDS[channel], make_parts(parts[0], "shutdown_reply", parts[1], content))
-            if _shutdown_kind(parts[4]) == "end":
+            if shutdown_kind(parts[4]) == "end":
                 self._expect_exit("end")
         else:
             self._held.add(Held(channel, header, parts))
@@ -340,7 +339,7 @@ class SessionHost:
             self._deaths = 0
             self._note_busy()
         elif header.msg_type == "shutdown_request":
-            self._expect_exit(_shutdown_kind(parts[4]))
+            self._expect_exit(shutdown_kind(parts[4]))
         self.kernel.send(channel, parts[1:])
         if header.msg_type == "interrupt_request":
             self.kernel.remind()
@@ -512,11 +511,11 @@ class SessionHost:
         if not handover.whole:
             self.notice(notice(handover.answered, cell))
         for each in handover.broken if policy != "rerun" else ():
-            self._tell(_held(each).failed(ENAME, broken_words(policy, cell)))
+            self._tell(Held.of(each).failed(ENAME, broken_words(policy, cell)))
         if handover.asked and not isinstance(self.kernel, JailedKernel):
             self._tell(self._dialogue.kernel_died("its process was lost on the way to another node"))
         for each in (*(handover.broken if policy == "rerun" else ()), *handover.held):
-            self._held.add(_held(each))
+            self._held.add(Held.of(each))
         self.release_held()
         self._set_state(HostState.BUSY if self._dialogue.busy else HostState.IDLE, "")
 
@@ -627,30 +626,3 @@ class SessionHost:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _held(request: HeldRequest) -> Held:
-    return Held(Channel(request.channel), read_header(request.parts[1]), list(request.parts))
-
-
-def _shutdown_kind(content: Buffer) -> str:
-    try:
-        return "restart" if msgspec.json.decode(content).get("restart") else "end"
-    except (msgspec.MsgspecError, AttributeError):
-        return "end"
-
-
-def kernel_environment(spec: HostSpec, node: str, device_labels: list[dict[str, Any]], folder: Path) -> dict[str, str]:
-    """What a kernel is told of its session and its devices."""
-    devices = spec.lease.device_ids
-    cuda = [device["uuid"] or device["id"].partition(":")[2] for device in device_labels if device["kind"] == "cuda"]
-    return {
-        **spec.env,
-        "GPUAAS_SESSION_ID": spec.session_id,
-        "GPUAAS_SESSION_NAME": spec.name,
-        "GPUAAS_NODE": node,
-        "GPUAAS_DEVICES": msgspec.json.encode(device_labels).decode(),
-        "CUDA_VISIBLE_DEVICES": ",".join(cuda) if devices else "",
-        "GPUAAS_WORK": str(folder),
-        "PWD": os.fspath(folder),
-    }

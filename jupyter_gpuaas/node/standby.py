@@ -1,7 +1,9 @@
 """A host that takes a session over from another one: the target's part of a move.
 
 ``preload`` (any number of times) and ``load`` bring the variables, ``succeed`` the rest of the journal and who has
-asked what; ``live`` makes this the session's host. Before that nothing of the session happens here.
+asked what; ``live`` makes this the session's host. Before that nothing of the session happens here. One that follows a
+session for long may be told of another way to its source with each of them; and where the source is gone with its node,
+``load`` with ``alone`` takes what is here and in the checkpoint store, and begins another journal.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Standby:
     ready
         Awaited before the kernel is asked for anything.
     fetch_files
-        Brings the files of the session's own working folder, and answers with their bytes; blocks.
+        Brings the files of the session's own working folder from a host, and answers with their bytes; blocks.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Standby:
         most_bytes: int,
         *,
         ready: Callable[[], Awaitable[object]],
-        fetch_files: Callable[[], int],
+        fetch_files: Callable[[Peer], int],
     ) -> None:
         self._session = session
         self._peer = peer
@@ -62,11 +64,23 @@ class Standby:
         self._source: Source | None = None
         self._loaded = False
         self._handover: Handover | None = None
+        self._alone = False
         self._live = False
         self._turn = asyncio.Lock()
 
-    async def preload(self, checkpoint: str) -> Loaded:
+    async def preload(
+        self, checkpoint: str, *, peer: Peer | None = None, from_store: bool = False, most_bytes: int = 0
+    ) -> Loaded:
         """Bring over what is lacking of a checkpoint, and the journal so far; no object is made.
+
+        Parameters
+        ----------
+        peer
+            The way to the source from now on; None where it is the same as before.
+        from_store
+            The variables come from the checkpoint store, so that the source is not held up by it.
+        most_bytes
+            Memory that may be filled with them; 0 for as much as there is. The rest comes with ``load``.
 
         Raises
         ------
@@ -75,13 +89,21 @@ class Standby:
         """
         async with self._turn:
             began = time.monotonic()
-            beside, loaded = await self._bring("preload", checkpoint)
+            self._change(peer)
+            beside, loaded = await self._bring("preload", checkpoint, from_store=from_store, most_bytes=most_bytes)
             return msgspec.structs.replace(
                 loaded, sent_bytes=loaded.sent_bytes + beside, took_s=time.monotonic() - began
             )
 
-    async def load(self, checkpoint: str) -> Loaded:
+    async def load(self, checkpoint: str, *, peer: Peer | None = None, alone: bool = False) -> Loaded:
         """Make the variables those of a checkpoint. After a failure this host cannot take the session over.
+
+        Parameters
+        ----------
+        peer
+            As of ``preload``.
+        alone
+            There is no source any more.
 
         Raises
         ------
@@ -90,7 +112,12 @@ class Standby:
         """
         async with self._turn:
             began = time.monotonic()
-            beside, loaded = await self._bring("load", checkpoint)
+            self._change(peer)
+            if alone:
+                beside, loaded = 0, await self._ask("load", checkpoint, from_store=True)
+                self._begin_anew()
+            else:
+                beside, loaded = await self._bring("load", checkpoint)
             self._loaded = True
             return msgspec.structs.replace(
                 loaded, sent_bytes=loaded.sent_bytes + beside, took_s=time.monotonic() - began
@@ -107,7 +134,7 @@ class Standby:
             What came is not what the source had.
         """
         async with self._turn:
-            if self._live:
+            if self._live or self._alone:
                 return 0
             handover, received = await in_thread(self._bring_rest, name="fetch-handover")
             self._handover = handover
@@ -140,20 +167,35 @@ class Standby:
                 raise MigrationError(
                     f"the kernel that was to take the session over does not answer: {error}."
                 ) from error
-            cell = None if self._handover.whole else await _cell(kernel)
+            cell = None if self._handover.whole and not self._alone else await _cell(kernel)
             self._live = True
             self._session.take_over(self._handover, cell=cell, policy=policy)
 
     async def bring_files_and_journal(self) -> int:
         """What comes beside the kernel; gives the bytes."""
-        files = await in_thread(self._fetch_files, name="fetch-files")
+        files = await in_thread(self._fetch_files, self._peer, name="fetch-files")
         return files + await in_thread(fetch_journal, self._peer, self._session.journal, name="fetch-journal")
 
-    async def _bring(self, op: str, checkpoint: str) -> tuple[int, Loaded]:
+    def _change(self, peer: Peer | None) -> None:
+        """What is known of the source is asked for again where the way to it has changed."""
+        if peer is not None and peer != self._peer:
+            self._peer, self._source = peer, None
+
+    def _begin_anew(self) -> None:
+        """What was said and asked before is not known here, or not up to its end."""
+        journal = self._session.journal
+        if self._handover is None or not self._alone:
+            journal.begin_anew()
+        self._alone = True
+        self._handover = Handover(
+            journal=journal.id, last=0, acknowledged=0, sent=0, inboxes={}, seen=(), held=(), kernel_starts=1
+        )
+
+    async def _bring(self, op: str, checkpoint: str, **more: Any) -> tuple[int, Loaded]:
         """Files first, as variables may refer to them; then the journal beside the variables."""
-        files = await in_thread(self._fetch_files, name="fetch-files")
+        files = await in_thread(self._fetch_files, self._peer, name="fetch-files")
         fetching = in_thread(fetch_journal, self._peer, self._session.journal, name="fetch-journal")
-        journal, loaded = await _both(fetching, self._ask(op, checkpoint))
+        journal, loaded = await _both(fetching, self._ask(op, checkpoint, **more))
         return files + journal, loaded
 
     def _bring_rest(self) -> tuple[Handover, int]:
@@ -163,16 +205,18 @@ class Standby:
         journal.become(handover.journal)
         return handover, received + sum(len(part) for held in handover.held for part in held.parts)
 
-    async def _ask(self, op: str, checkpoint: str) -> Loaded:
+    async def _ask(self, op: str, checkpoint: str, *, from_store: bool = False, most_bytes: int = 0) -> Loaded:
         await self._ready()
         kernel = self._session.kernel
         if kernel is None:
             raise MigrationError(f"the kernel that was to take the session over is gone: {self._session.cause}.")
-        if self._source is None:
-            self._source = await in_thread(fetch_source, self._peer, name="fetch-source")
-        # Of a host that is gone, only the checkpoint store has the variables.
-        peer = None if self._source.remains else {"url": self._peer.url, "ticket": self._peer.ticket}
-        content: dict[str, Any] = {"op": op, "checkpoint": checkpoint, "peer": peer}
+        peer = None
+        if not from_store:
+            if self._source is None or op == "load":  # it may have died since
+                self._source = await in_thread(fetch_source, self._peer, name="fetch-source")
+            if not self._source.remains:  # of a host that is gone, only the checkpoint store has the variables
+                peer = {"url": self._peer.url, "ticket": self._peer.ticket}
+        content: dict[str, Any] = {"op": op, "checkpoint": checkpoint, "peer": peer, "most_bytes": most_bytes}
         try:
             reply = await kernel.ask(Channel.SHELL, "gpuaas_standby_request", content)
         except RuntimeError as error:

@@ -152,6 +152,37 @@ async def test_without_a_peer_chunks_come_from_the_store(source: Driven, target:
     assert await target.value("(a is b, len(a))") == (True, 5_000_000)
 
 
+async def test_standby_that_follows_brings_what_is_new_and_imports_what_has_come(
+    source: Driven, target: Driven
+) -> None:
+    await source.run("import numpy as np\nbig = np.random.rand(4_000_000); n = 0")
+    first = await target.standby("preload", (await source.take())["id"], None)
+    assert first["sent_bytes"] > 32_000_000
+    for number in range(3):
+        await source.run(f"big[{number}] = -1; n += 1")
+        followed = await target.standby("preload", (await source.take())["id"], None)
+        assert followed["sent_bytes"] < 3_000_000 < 32_000_000 < followed["state_bytes"]
+    assert not await target.value("'iniconfig' in __import__('sys').modules")
+    await source.run("import iniconfig; trouble = iniconfig.ParseError('here', 1, 'why')")
+    last = (await source.take())["id"]
+    await target.standby("preload", last, None)
+    assert await target.value("'iniconfig' in __import__('sys').modules")
+    assert (await target.standby("load", last, None))["sent_bytes"] < 1_000_000
+    assert await target.value("(n, list(big[:3]), trouble.msg)") == (3, [-1.0] * 3, "why")
+
+
+async def test_standby_fills_no_more_memory_ahead_than_it_may(source: Driven, target: Driven) -> None:
+    await source.run("import numpy as np\nbig = [np.random.rand(1_000_000) for _ in range(8)]")
+    checkpoint = (await source.take())["id"]
+    loaded = await target.standby("preload", checkpoint, None, most_bytes=30_000_000)
+    assert loaded["state_bytes"] > 64_000_000 and loaded["sent_bytes"] < 40_000_000
+    final = await target.standby("load", checkpoint, None)
+    assert final["sent_bytes"] > 24_000_000
+    assert await target.value("float(sum(a.sum() for a in big))") == await source.value(
+        "float(sum(a.sum() for a in big))"
+    )
+
+
 async def test_what_cannot_be_done_is_an_error_of_its_class(
     source: Driven, target: Driven, host: Source, tmp_path: Path, plan: CheckpointPlan
 ) -> None:

@@ -312,3 +312,18 @@ def test_remove_leaves_nothing(tmp_path: Path) -> None:
         say(journal, b"x" * 50)
     journal.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_journal_that_begins_anew_is_another_one_without_records(tmp_path: Path) -> None:
+    journal = make(tmp_path, segment=100)
+    for _ in range(20):
+        say(journal, b"x" * 50)
+    journal.acknowledge(5)
+    before = journal.id
+    journal.begin_anew()
+    assert journal.id != before
+    assert (journal.last, journal.written, journal.acknowledged, journal.size) == (0, 0, 0, 0)
+    assert say(journal, b"first") == 1
+    assert texts(read_all(journal)) == [b"first"]
+    again = make(tmp_path, segment=100)
+    assert (again.id, texts(read_all(again))) == (journal.id, [b"first"])
