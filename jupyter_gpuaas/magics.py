@@ -34,7 +34,7 @@ HELP = """\
     -o NAMES   bring these back by value, whatever their size
     --on NODE  run it in a session on this node
 
-%remote_gpu connect [--session NAME] [--on NODE] [--devices N] [--kind cuda|cpu] [--memory GIB]
+%remote_gpu connect [--session NAME] [--on NODE] [--devices N] [--kind cuda|cpu] [--memory GIB] [--standby 0|1]
 %remote_gpu status                     the session: node, devices, memory, checkpoints and their cost
 %remote_gpu nodes                      the nodes of the pool
 %remote_gpu sync [PATHS]               send files of this folder (all but those in .gpuaasignore) that have changed
@@ -69,6 +69,7 @@ def _line_parser() -> _Parser:
     connect.add_argument("--devices", type=int, default=1)
     connect.add_argument("--kind", choices=("cuda", "cpu"))
     connect.add_argument("--memory", type=float, default=0.0)
+    connect.add_argument("--standby", type=int, choices=(0, 1), nargs="?", const=1)
     for name in ("status", "nodes", "release", "detach"):
         commands.add_parser(name, add_help=False)
     logs = commands.add_parser("logs", add_help=False)
@@ -183,21 +184,25 @@ class RemoteGpuMagics(Magics):
     def _connect(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.model import ResourceRequest
 
+        settings, standby = load(), arguments.standby
+        if standby is None and not arguments.on:
+            standby = settings.standby
         request = ResourceRequest(
             devices=arguments.devices,
             kind=arguments.kind,
             memory_bytes=int(arguments.memory * 1024**3),
             node=arguments.on or None,
+            standby=standby or 0,
         )
         former = self._connections.pop(arguments.on, None)
         if former is not None:
             former.replace()
-        self._open(arguments.on, load(), request, arguments.session)
+        self._open(arguments.on, settings, request, arguments.session)
         self._current = arguments.on
         self._status(arguments)
 
     def _status(self, arguments: argparse.Namespace) -> None:
-        from jupyter_gpuaas.model.words import status_lines
+        from jupyter_gpuaas.model.words import standby_lines, status_lines
 
         if not self._connections:
             print(NOT_CONNECTED)
@@ -213,7 +218,8 @@ class RemoteGpuMagics(Magics):
             print(f"session {session.name!r}: {session.state}{place}, {where} ({session.id})")
             if lease:
                 _print_devices(connection.nodes(), lease.node_id, lease.device_ids)
-            print("\n".join(f"    {line}" for line in status_lines(view.checkpoints)))
+            for line in [*standby_lines(view.standby), *status_lines(view.checkpoints)]:
+                print(f"    {line}")
 
     def _nodes(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.cell.connection import service_nodes
@@ -259,7 +265,9 @@ class RemoteGpuMagics(Magics):
 
         if node in self._connections:
             return self._connections[node]
-        return self._open(node, load(), ResourceRequest(node=node or None))
+        settings = load()
+        request = ResourceRequest(node=node or None, standby=0 if node else settings.standby)
+        return self._open(node, settings, request)
 
     def _open(self, node: str, settings: Settings, request: Any, session: str = "") -> Connection:
         from jupyter_gpuaas.cell.connection import Connection, default_name

@@ -10,7 +10,9 @@ from typing import Any
 from jupyter_gpuaas.client.migrations import follow_migration
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import Message, RemoteSession
-from jupyter_gpuaas.model import GpuSession, MigrationView, SessionState
+from jupyter_gpuaas.errors import CellError
+from jupyter_gpuaas.lifecycle.node_loss import ENAME
+from jupyter_gpuaas.model import GpuSession, MigrationView, ResourceRequest, SessionState, StandbyView
 from tests.service import Service, eventually, quick_settings
 
 
@@ -55,6 +57,18 @@ class Roamer:
         assert reply["status"] == "ok", reply
         return outputs.text.strip()
 
+    async def told(self, code: str) -> str:
+        """What a cell prints; one that a loss cut off is run again, as its user would."""
+        while True:
+            outputs = Outputs()
+            try:
+                reply = await asyncio.wait_for(self.run(code, outputs), 60.0)
+            except CellError:
+                continue
+            if reply["status"] == "ok":
+                return outputs.text.strip()
+            assert reply["ename"] == ENAME, reply
+
     async def look(self) -> GpuSession:
         return (await self.client.session(self.id)).session
 
@@ -64,6 +78,16 @@ class Roamer:
             return session if session.state in states else None
 
         found: GpuSession = await eventually(there, 60.0)
+        return found
+
+    async def followed(self, *, after: int = 0) -> StandbyView:
+        """Its standby, when that has a checkpoint of this cell or a later one."""
+
+        async def follows() -> StandbyView | None:
+            view = (await self.client.session(self.id)).standby
+            return view if view is not None and view.state == "follows" and view.cell >= after else None
+
+        found: StandbyView = await eventually(follows, 60.0)
         return found
 
     async def migrate(self, target: str | None = None, **more: Any) -> MigrationView:
@@ -78,11 +102,15 @@ class Roamer:
 
 @contextlib.asynccontextmanager
 async def roaming(
-    service: Service, name: str = "roamer", client: ServiceClient | None = None, **settings: Any
+    service: Service,
+    name: str = "roamer",
+    client: ServiceClient | None = None,
+    request: ResourceRequest | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Roamer]:
     """A session of this name that is ready, with a client attached."""
     client = client or service.admin
-    view = await client.create_session(name, wait_s=60)
+    view = await client.create_session(name, request=request, wait_s=60)
     remote = RemoteSession(client, view.session.id, quick_settings(service.controller.settings.folder, **settings))
     await remote.open(view.channel)
     try:

@@ -122,6 +122,32 @@ def wake(given: dict[str, Any], session: str, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("session")
+@click.option("--on/--off", "on", default=None, help="Give the session a standby, or take it away.")
+@as_json
+@click.pass_obj
+def standby(given: dict[str, Any], session: str, on: bool | None, as_json: bool) -> None:
+    """Show the standby of a session, on a second node, or whether it has one.
+
+    A standby follows the checkpoints, so that the session goes on at once when its node is lost. It holds devices only
+    as long as nobody else wants them.
+    """
+    from jupyter_gpuaas.model.words import standby_lines
+
+    async def ask(client: ServiceClient) -> Any:
+        session_id = await resolve(client, session)
+        if on is not None:
+            return (await client.want_standby(session_id, int(on))).standby
+        return (await client.session(session_id)).standby
+
+    found = ask_service(given, ask)
+    if as_json:
+        print_json(plain(found) if found is not None else None)
+    else:
+        click.echo("\n".join(map(one_line, standby_lines(found))) or "standby: none is wanted")
+
+
+@click.command()
 @click.argument("node")
 @click.pass_obj
 def cordon(given: dict[str, Any], node: str) -> None:
@@ -238,4 +264,4 @@ def _seconds(text: str) -> float:
     return float(found.group(1)) * _UNITS[found.group(2)]
 
 
-COMMANDS = (migrate, park, wake, cordon, uncordon, drain, rebalance, story)
+COMMANDS = (migrate, park, wake, standby, cordon, uncordon, drain, rebalance, story)

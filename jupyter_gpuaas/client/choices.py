@@ -46,6 +46,8 @@ def check_choice(choice: Choice) -> Choice:
         raise InvalidRequest(f"request.memory_bytes: {request.memory_bytes} is not between 0 and {MOST_MEMORY_BYTES}.")
     if request.node is not None and not 0 < len(request.node) <= MOST_NODE_CHARS:
         raise InvalidRequest("request.node: is no id of a node.")
+    if request.standby not in (0, 1) or (request.standby and request.node is not None):
+        raise InvalidRequest(f"request.standby: {request.standby} is neither 0, nor 1 without a node.")
     if choice.session is not None:
         try:
             check_name(choice.session)

@@ -282,6 +282,10 @@ class ServiceClient:
         body = {"target": target, "dry_run": True}
         return await self._call(MigrationPlan, "POST", f"/sessions/{_quoted(session)}/migrations", body=body)
 
+    async def want_standby(self, session: str, count: int) -> SessionView:
+        """Give a session a standby (1) on a second node as soon as there is room, or take it away (0)."""
+        return await self._call(SessionView, "PUT", f"/sessions/{_quoted(session)}/standby", body={"standby": count})
+
     async def migrate(
         self, session: str, target: str | None = None, *, via: Via = "auto", accept_loss: bool = False
     ) -> MigrationView:

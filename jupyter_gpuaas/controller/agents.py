@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
+from jupyter_gpuaas.controller.bell import Bell
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.engine.base import Engine
 
@@ -13,6 +17,13 @@ class Agents:
         self._engine = engine
         self._clients: dict[str, AgentClient] = {}
         self._old: list[AgentClient] = []
+        #: Rung when a node came, changed or went; by whoever follows them.
+        self.changed = Bell()
+
+    async def pause(self, pause_s: float) -> None:
+        """Before a call that failed is made again: so long, or until something is new of a node."""
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            await asyncio.wait_for(self.changed.next().wait(), pause_s)
 
     def of(self, node_id: str) -> AgentClient:
         """The client of a node.

@@ -13,18 +13,25 @@ import msgspec
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
-from jupyter_gpuaas.controller.catalogue.records import Incoming, SessionRecord
+from jupyter_gpuaas.controller.bell import Bell
+from jupyter_gpuaas.controller.catalogue.records import Aside, Incoming, SessionRecord
 from jupyter_gpuaas.controller.leases import NodeLeases
 from jupyter_gpuaas.controller.peers import peer_of
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError, NoSuchSession, StaleEpoch, StoreError, TransportError
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
-from jupyter_gpuaas.model import CheckpointPlan, HostReport, HostSpec, Lease, Loaded, SessionState, short_id
+from jupyter_gpuaas.model import CheckpointPlan, HostReport, HostSpec, Lease, Loaded, Peer, SessionState, short_id
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+S = SessionState
+#: States in which a session has no host that it needs.
+_HOSTLESS = frozenset({S.LOST, S.PARKED, S.RESTORING, S.CLOSING, S.FAILED})
+#: A node whose host died and that does not give what the host has left in this time is not waited for by a standby.
+SOON_S = 2.0
 
 
 class Commands:
@@ -55,10 +62,14 @@ class Commands:
         self._node_leases = node_leases
         #: Leases whose hosts could not be ended, as their node was lost.
         self._unended: set[Lease] = set()
+        #: Told when a lease was given back; set by the controller.
+        self.on_freed: Callable[[], None] = lambda: None
+        self._freed = Bell()
         self._handlers: dict[Command, Callable[[LiveSession], Awaitable[None]]] = {
             Command.START_HOST: self._start_host,
             Command.STOP_HOST: self._stop_host,
             Command.RELEASE_LEASE: self._release_lease,
+            Command.STAND_IN: self._stand_in,
             Command.RECOVER: self._recover,
             Command.PLACE: self._place,
             Command.DROP_REMAINS: self._drop_remains,
@@ -79,6 +90,22 @@ class Commands:
         if lease not in self._stopping:
             self._stopping.add(lease)
             self._spawn(self._give_back(lease, for_good), f"give back {lease.session_id}")
+
+    def giving_back(self) -> frozenset[Lease]:
+        """Leases that are about to be given back."""
+        return frozenset(self._stopping)
+
+    async def left(self, session_id: str, node_id: str, timeout_s: float) -> bool:
+        """Wait until a session has left a node that it was on before; False when that takes longer."""
+
+        def gone() -> bool:
+            return all((lease.session_id, lease.node_id) != (session_id, node_id) for lease in self._stopping)
+
+        return await self._freed.until(gone, timeout_s)
+
+    def _is_free(self) -> None:
+        self._freed.ring()
+        self.on_freed()
 
     async def close(self) -> None:
         """Stop working; a restarted controller begins again with what is left to do."""
@@ -126,9 +153,7 @@ class Commands:
         TransportError
             The node of its former host does not answer now.
         """
-        peer = None
-        if incoming is not None and incoming.node:
-            peer = peer_of(record, self._engine, incoming.node, incoming.epoch)
+        peer = self.peer(record, incoming)
         plan = self._plan(record)
         if plan is not None and incoming is not None:
             plan = msgspec.structs.replace(plan, restore="" if peer else incoming.checkpoint)
@@ -146,6 +171,18 @@ class Commands:
             image=image,
         )
 
+    def peer(self, record: SessionRecord, incoming: Incoming | None) -> Peer | None:
+        """Where what the former host has is to be had; None where nothing is left of it.
+
+        Raises
+        ------
+        TransportError
+            Its node does not answer now.
+        """
+        if incoming is None or not incoming.node:
+            return None
+        return peer_of(record, self._engine, incoming.node, incoming.epoch)
+
     async def _start_host(self, live: LiveSession) -> None:
         lease = live.lease
         assert lease is not None
@@ -155,25 +192,30 @@ class Commands:
         while live.session.state is SessionState.STARTING:
             try:
                 incoming = self._incoming(live)
-                comes = incoming is not None and bool(incoming.node)
+                comes = incoming is not None and (bool(incoming.node) or incoming.stands_by)
                 if stands_by and not comes:
                     # It was started to take the session over from a node that is lost now.
                     self._sessions.advance(live, SessionEvent.HOST_DIED, f"{incoming.why if incoming else 'no peer'}")
                     return
                 stands_by = comes
-                starting = self._agents.of(lease.node_id).start_host(self.spec(live.record, lease, incoming))
-                report = await self._unless_lost(lease.node_id, starting)
+                if incoming is None or not incoming.stands_by:
+                    starting = self._agents.of(lease.node_id).start_host(self.spec(live.record, lease, incoming))
+                    report = await self._unless_lost(lease.node_id, starting)
                 if incoming is not None and comes:
                     taking = self._unless_lost(lease.node_id, self._take_over(live, lease, incoming))
-                    report = await (taking if incoming.ready else self._unless_lost(incoming.node, taking))
+                    whole = incoming.ready or not incoming.node
+                    report = await (taking if whole else self._unless_lost(incoming.node, taking))
             except GpuaasError as error:
                 # The same order again is safe: the agent knows it by session and epoch.
                 if error.retryable and time.monotonic() < deadline:
-                    await asyncio.sleep(pause_s)
+                    await self._agents.pause(pause_s)
                     pause_s = min(2 * pause_s, self._settings.retry_most_s)
                     continue
                 if live.session.state is SessionState.STARTING:
-                    self._sessions.advance(live, SessionEvent.START_FAILED, str(error))
+                    # What a standby cannot do, a fresh host may.
+                    late = incoming is not None and incoming.stands_by
+                    event = SessionEvent.HOST_DIED if late else SessionEvent.START_FAILED
+                    self._sessions.advance(live, event, f"its standby failed: {error}" if late else str(error))
                 return
             self._taken_over(live)
             self._sessions.reported(live, report)
@@ -188,7 +230,8 @@ class Commands:
         if incoming is None or not incoming.node or incoming.ready or not self._node_leases.lost(incoming.node):
             return incoming
         self._leave(live, incoming)
-        incoming = Incoming(checkpoint=incoming.checkpoint, why=f"node {incoming.node} does not answer")
+        why = f"node {incoming.node} does not answer"
+        incoming = Incoming(checkpoint=incoming.checkpoint, why=why, stands_by=incoming.stands_by)
         self._sessions.keep(live, incoming=incoming)
         return incoming
 
@@ -225,7 +268,8 @@ class Commands:
         """Let the host in standby become the session's."""
         client, session_id = self._agents.of(lease.node_id), live.session.id
         if not incoming.ready:
-            loaded = await client.op(session_id, lease.epoch, "load", {"checkpoint": incoming.checkpoint})
+            content = {"checkpoint": incoming.checkpoint, **self.way(live.record, incoming)}
+            loaded = await client.op(session_id, lease.epoch, "load", content)
             lost = msgspec.convert(loaded, Loaded).lost
             if lost:
                 cause = f"not restored: {', '.join(lost)}"
@@ -233,6 +277,11 @@ class Commands:
             await client.op(session_id, lease.epoch, "succeed", {})
             self._sessions.keep(live, incoming=msgspec.structs.replace(incoming, ready=True))
         return msgspec.convert(await client.op(session_id, lease.epoch, "live", {}), HostReport)
+
+    def way(self, record: SessionRecord, incoming: Incoming) -> dict[str, Any]:
+        """What a host that stands by is told of where the session's state is."""
+        peer = self.peer(record, incoming)
+        return {"alone": True} if peer is None else {"peer": {"url": peer.url, "ticket": peer.ticket}}
 
     def _taken_over(self, live: LiveSession) -> None:
         """The session has its new host: its former one, and what it left, is not needed any more."""
@@ -274,8 +323,9 @@ class Commands:
             await asyncio.sleep(self._settings.retry_most_s)
 
     async def _stop_host(self, live: LiveSession) -> None:
-        if live.lease is not None:
-            keep = live.session.state in (SessionState.PARKED, SessionState.LOST)
+        if live.lease is not None and live.session.state in _HOSTLESS:
+            # It may be wanted again already, since it was parked.
+            keep = live.session.state in (S.PARKED, S.LOST, S.RESTORING)
             ending = self._end(live.lease, live.session.cause or "released", keep=keep)
             try:
                 await self._unless_lost(live.lease.node_id, ending)
@@ -307,7 +357,7 @@ class Commands:
                 return  # A newer host of the session is there; ours is gone.
             except GpuaasError as error:
                 log.warning("host of session %s not stopped yet: %s", lease.session_id, error)
-            await asyncio.sleep(pause_s)
+            await self._agents.pause(pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_most_s)
 
     async def _release_lease(self, live: LiveSession) -> None:
@@ -318,17 +368,64 @@ class Commands:
             self.give_back(lease)
         elif lease is not None:
             await self._engine.release(lease.id)
+            self._is_free()
         if live.session.state is SessionState.CLOSING:
             self._sessions.advance(live, SessionEvent.RELEASED, live.session.cause, lease=None)
         elif lease is not None:
             self._sessions.note(live, "its devices were given back", {}, lease=None)
 
-    async def _recover(self, live: LiveSession) -> None:
-        session = live.session
-        newest = ""
+    async def _newest_of(self, live: LiveSession) -> str:
         with contextlib.suppress(StoreError):
-            newest = await asyncio.to_thread(self._newest, session.owner, session.id)
-        if live.session.state is not SessionState.LOST:
+            return await asyncio.to_thread(self._newest, live.session.owner, live.session.id)
+        return ""
+
+    def stands_by(self, aside: Aside) -> bool:
+        """Whether a standby can be asked to take its session over."""
+        try:
+            self._agents.of(aside.lease.node_id)
+        except GpuaasError:
+            return False
+        return not self._node_leases.lost(aside.lease.node_id)
+
+    async def _stand_in(self, live: LiveSession) -> None:
+        """Let the standby take the session over, whose host is dead, or fenced: its node is not waited for."""
+        aside, lease = live.record.aside, live.lease
+        if aside is None or lease is None or live.record.incoming is not None or not self.stands_by(aside):
+            return
+        newest = await self._newest_of(live)
+        left = bool(newest) and await self._left_soon(lease)
+        if not newest or not _lost(live) or live.record.aside != aside:
+            return
+        why = live.session.cause
+        incoming = Incoming(checkpoint=newest, why=why, stands_by=True)
+        if left:
+            incoming = msgspec.structs.replace(incoming, node=lease.node_id, epoch=lease.epoch, lease=lease)
+        cause = f"{why}; its standby on {aside.lease.node_id} goes on from checkpoint {short_id(newest)}"
+        live.hosted = False
+        changed = {"incoming": incoming, "aside": None, "kernel_starts": 0}
+        mine = {"lease": aside.lease, "epoch": aside.lease.epoch}
+        self._sessions.advance(live, SessionEvent.STOOD_IN, cause, record=changed, swap=True, **mine)
+        if not left:
+            self.give_back(lease, for_good=True)
+
+    async def _left_soon(self, lease: Lease) -> bool:
+        """Whether the node of a dead host gives away at once what that has left."""
+        if self._node_leases.lost(lease.node_id):
+            return False
+        try:
+            client = self._agents.of(lease.node_id)
+            ending = client.stop_host(lease.session_id, epoch=lease.epoch, reason="lost", keep=True)
+            await asyncio.wait_for(ending, SOON_S)
+            return await asyncio.wait_for(client.has_remains(lease.session_id, epoch=lease.epoch), SOON_S)
+        except (GpuaasError, asyncio.TimeoutError, TimeoutError):
+            return False
+
+    async def _recover(self, live: LiveSession) -> None:
+        if not _lost(live):
+            return  # it is with its standby
+        session = live.session
+        newest = await self._newest_of(live)
+        if not _lost(live):
             return  # meanwhile its user has ended it
         if not newest:
             cause = f"{session.cause}; there is no checkpoint to restore it from"
@@ -344,7 +441,8 @@ class Commands:
             incoming = Incoming(checkpoint=newest, node=lease.node_id, epoch=lease.epoch, why=session.cause)
         elif incoming is None or not incoming.node:
             incoming = Incoming(checkpoint=newest, why=session.cause)
-        changed = {"incoming": msgspec.structs.replace(incoming, checkpoint=newest, ready=False), "kernel_starts": 0}
+        incoming = msgspec.structs.replace(incoming, checkpoint=newest, ready=False, stands_by=False)
+        changed = {"incoming": incoming, "kernel_starts": 0}
         self._sessions.advance(live, SessionEvent.RESTORABLE, cause, record=changed)
 
     async def _has_remains(self, lease: Lease) -> bool:
@@ -370,3 +468,8 @@ class Commands:
                 pause_s = min(2 * pause_s, self._settings.retry_most_s)
         finally:
             self._stopping.discard(lease)
+            self._is_free()
+
+
+def _lost(live: LiveSession) -> bool:
+    return live.session.state is S.LOST

@@ -21,6 +21,7 @@ from jupyter_gpuaas.controller.parking import Parking
 from jupyter_gpuaas.controller.reports import HOSTED_STATES
 from jupyter_gpuaas.controller.scheduler import Scheduler
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.controller.standbys import Standbys, check
 from jupyter_gpuaas.controller.unattended import Unattended
 from jupyter_gpuaas.controller.watcher import Watcher
 from jupyter_gpuaas.controller.wishes import Wishes
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 _UNFINISHED: Mapping[SessionState, tuple[Command, ...]] = {
     SessionState.STARTING: (Command.START_HOST,),
     SessionState.PARKED: (Command.STOP_HOST, Command.RELEASE_LEASE),
-    SessionState.LOST: (Command.STOP_HOST, Command.RECOVER),
+    SessionState.LOST: (Command.STAND_IN, Command.STOP_HOST, Command.RECOVER),
     SessionState.RESTORING: (Command.RELEASE_LEASE, Command.PLACE),
     SessionState.CLOSING: (Command.STOP_HOST, Command.DROP_REMAINS, Command.RELEASE_LEASE),
 }
@@ -68,14 +69,19 @@ class Controller:
         self.node_leases = NodeLeases(self.sessions, engine, self.agents, settings)
         self.commands = Commands(self.sessions, engine, self.agents, settings, self.node_leases, plan, newest)
         self.scheduler = Scheduler(self.sessions, engine)
+        self.standbys = Standbys(self.sessions, self.commands, engine, self.agents, self.node_leases, settings)
         self.migrations = Migrations(
-            self.sessions, self.commands, engine, self.agents, settings, self.checkpoints.newest_view
+            self.sessions, self.commands, engine, self.agents, self.standbys, settings, self.checkpoints.newest_view
         )
         self.unattended = Unattended(self.sessions, settings.unattended_s, self._end)
         self.watcher = Watcher(self.sessions, self.commands, engine, self.agents, settings)
+        self.watcher.standbys = self.standbys
+        self.scheduler.on_waiting = self.standbys.make_room
+        self.commands.on_freed = self.standbys.changed
         self.node_leases.give_up = self.migrations.give_up
         self.node_leases.heard = self.watcher.heard
         self.parking = Parking(self.sessions, engine, self.agents, settings)
+        self.parking.room_comes = lambda: bool(self.commands.giving_back())
         self.drains = Drains(self.sessions, self.migrations, engine)
         self.wishes = Wishes(self.sessions, self.migrations, self.parking, self.agents)
         self.sessions.on_wish = self.wishes.heard
@@ -101,6 +107,7 @@ class Controller:
         self.watcher.open()
         self.node_leases.open()
         self.parking.open()
+        self.standbys.open()
 
     def _take_up(self, live: LiveSession, held: Mapping[str, Lease]) -> None:
         state = live.session.state
@@ -126,6 +133,7 @@ class Controller:
             await self.drains.close()
             await self.wishes.close()
             await self.parking.close()
+            await self.standbys.close()
             await self.migrations.close()
             await self.node_leases.close()
             await self.watcher.close()
@@ -227,6 +235,7 @@ class Controller:
             restore=checkpoint,
         )
         self.scheduler.submit(live)
+        self.standbys.look(live)
         return live
 
     def get_or_create(
@@ -245,9 +254,11 @@ class Controller:
             return live, False
         if self.is_closing:
             raise TransportError("the service is shutting down.")
+        check(request)
         self.scheduler.check(request)
         live = self.sessions.create(user.name, name, request, cwd=cwd, machine=machine, env=env)
         self.scheduler.submit(live)
+        self.standbys.look(live)
         return live, True
 
     async def release(self, live: LiveSession, cause: str, *, timeout_s: float) -> bool:
@@ -279,6 +290,7 @@ class Controller:
             channel=channel,
             checkpoints=live.checkpoints,
             migration=move.view if move is not None else live.record.last_migration,
+            standby=self.standbys.view(live),
         )
 
     def channel(self, live: LiveSession, user: User, base_url: str, *, inside: bool = False) -> ChannelInfo:
@@ -337,7 +349,8 @@ class Controller:
 def _needed(record: SessionRecord) -> list[Lease]:
     """Leases that a session counts on."""
     former = record.incoming.lease if record.incoming is not None else None
-    return [lease for lease in (record.session.lease, former) if lease is not None]
+    aside = record.aside.lease if record.aside is not None else None
+    return [lease for lease in (record.session.lease, former, aside) if lease is not None]
 
 
 def _websocket(url: str) -> str:

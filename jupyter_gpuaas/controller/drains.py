@@ -8,7 +8,8 @@ import time
 
 import msgspec
 
-from jupyter_gpuaas.controller.migrations import MOVABLE, Migrations
+from jupyter_gpuaas.controller.migrations import Migrations
+from jupyter_gpuaas.controller.move_plans import MOVABLE
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest

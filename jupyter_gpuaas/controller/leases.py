@@ -6,6 +6,7 @@ One task a node asks its agent again and again. What follows from an answer, or 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -20,10 +21,12 @@ from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.lifecycle.lease import TRY_S, Contact, failed, given, heard, next_try
 from jupyter_gpuaas.lifecycle.session import SessionEvent
-from jupyter_gpuaas.model import HostReport, Lease, LeaseRenewal, SessionState
+from jupyter_gpuaas.model import HostReport, Lease, LeaseRenewal, NodeState, SessionState
 
 log = logging.getLogger(__name__)
 
+#: How long the leases are that this service gives, for the next one.
+LEASE_FILE = "lease_s"
 #: A session in one of these acts, or may act, through the host that its lease names.
 ACTING_STATES = HOSTED_STATES | {SessionState.MIGRATING}
 
@@ -38,6 +41,9 @@ class NodeLeases:
         self._settings = settings
         self._lost: set[str] = set()
         self._closing = False
+        #: Nodes that were silent when this service began: an earlier one may have let them go on until just now.
+        self._silent_before: set[str] = set()
+        self._longest_s = settings.lease_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
         #: Rung when a node is lost.
         self.losses = Bell()
@@ -48,8 +54,21 @@ class NodeLeases:
 
     def open(self) -> None:
         """Begin to renew."""
+        self._silent_before = {node.id for node in self._engine.nodes() if node.state is NodeState.LOST}
+        self._longest_s = max(self._settings.lease_s, self._former_s())
+        # Of a node that has been silent since, the lease may be one of the service before the last.
+        given_s = self._longest_s if self._silent_before else self._settings.lease_s
+        with contextlib.suppress(OSError):
+            (self._settings.folder / LEASE_FILE).write_text(repr(given_s), "ascii")
         self._tasks[""] = asyncio.create_task(self._follow_nodes(), name="leases of nodes")
         self._follow_new()
+
+    def _former_s(self) -> float:
+        """How long the leases are that an earlier service gave."""
+        try:
+            return float((self._settings.folder / LEASE_FILE).read_text("ascii"))
+        except (OSError, ValueError):
+            return 0.0
 
     async def close(self) -> None:
         """Renew no more: nodes whose lease runs out stop their kernels until another controller renews."""
@@ -74,6 +93,8 @@ class NodeLeases:
 
     async def _keep(self, node_id: str) -> None:
         contact, last_s = Contact(), None
+        if node_id in self._silent_before and len(self._engine.nodes()) > 1:
+            contact = Contact(beat_s=time.monotonic(), ttl_s=self._longest_s, silent_s=time.monotonic())
         agent, beat_s = "", 0.0
         # `wait_for` may answer instead of being cancelled.
         while not self._closing:
@@ -94,7 +115,7 @@ class NodeLeases:
             try:
                 if contact.lost:
                     self._is_lost(node_id, contact)
-                elif node_id in self._lost:
+                elif node_id in self._lost or (node_id in self._silent_before and contact.silent_s is None):
                     await self._is_back(node_id)
             except Exception:
                 # Tried again at the next beat: a database that is full must not leave a node half lost.
@@ -132,6 +153,7 @@ class NodeLeases:
         for report in await asyncio.wait_for(self._agents.of(node_id).hosts(), TRY_S):
             self.heard(report)
         self._lost.discard(node_id)
+        self._silent_before.discard(node_id)
         self._engine.silent(node_id, "")
 
 
@@ -140,4 +162,5 @@ def acting(record: SessionRecord) -> list[Lease]:
     own = record.session.lease if record.session.state in ACTING_STATES else None
     former = record.incoming.lease if record.incoming is not None else None
     coming = record.move.lease if record.move is not None else None
-    return [lease for lease in (own, former, coming) if lease is not None]
+    aside = record.aside.lease if record.aside is not None else None
+    return [lease for lease in (own, former, coming, aside) if lease is not None]

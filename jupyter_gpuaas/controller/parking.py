@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -42,6 +43,8 @@ class Parking:
         self._idle_since: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
         self._busy: set[str] = set()
+        #: Whether devices are about to be given back, for which those who wait can wait; set by the controller.
+        self.room_comes: Callable[[], bool] = lambda: False
         self._looking: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -160,7 +163,7 @@ class Parking:
             del self._idle_since[gone]
         settings = self._settings
         for session_id, why in whom_to_park(
-            waiting,
+            [] if self.room_comes() else waiting,
             idle,
             self._engine.nodes(),
             idle_s=settings.park_idle_s,

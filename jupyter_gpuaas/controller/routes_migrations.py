@@ -104,6 +104,23 @@ async def woken(request: Request, controller: TheController, user: Caller, live:
     return Facts(controller.view(live, user, str(request.base_url)))
 
 
+class NewStandby(BaseModel):
+    """Whether a session has a standby."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    standby: int = Field(ge=0, le=1, description="Standbys on other nodes, which follow its checkpoints.")
+
+
+@router.put("/sessions/{session}/standby", summary="Standby", responses=responses(SessionView))
+async def stood_by(
+    wanted: NewStandby, request: Request, controller: TheController, user: Caller, live: TheSession
+) -> Response:
+    """Gives the session a standby as soon as there is room for one, or takes it away."""
+    controller.standbys.want(live, wanted.standby)
+    return Facts(controller.view(live, user, str(request.base_url)))
+
+
 @router.post("/nodes/{node}/cordon", summary="Cordon", responses=responses(None))
 async def cordoned(controller: TheController, user: Caller, node: str) -> Response:
     """For admins: takes no new sessions on the node; those that it has stay."""

@@ -65,6 +65,7 @@ class Wanted(BaseModel):
     kind: Text | None = Field(default=None, description="`cuda`, `cpu`, or null for whatever there is.")
     memory_bytes: int = Field(default=0, ge=0, le=2**60, description="Least memory of each device.")
     node: Text | None = Field(default=None, description="Id of the one node that will do.")
+    standby: int = Field(default=0, ge=0, le=1, description="Standbys on other nodes, which follow its checkpoints.")
 
 
 class NewSession(BaseModel):

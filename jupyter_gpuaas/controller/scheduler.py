@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine, LeaseMeta
@@ -24,6 +25,8 @@ class Scheduler:
         self._sessions = sessions
         self._engine = engine
         self._waiting: dict[str, tuple[LiveSession, asyncio.Task[None]]] = {}
+        #: Hears who waits, in order; set by the controller.
+        self.on_waiting: Callable[[Sequence[ResourceRequest]], None] = lambda waiting: None
 
     def check(self, request: ResourceRequest) -> None:
         """Raise NoCapacity where no node could ever serve the request."""
@@ -95,4 +98,6 @@ class Scheduler:
             except CatalogueError as error:
                 # Only what is shown: the next count tells it.
                 log.error("place of session %s not told: %s", live.session.id, error)
-        self._engine.want([live.session.request for live in waiting])
+        requests = [live.session.request for live in waiting]
+        self._engine.want(requests)
+        self.on_waiting(requests)

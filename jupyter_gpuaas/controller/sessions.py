@@ -272,6 +272,7 @@ class Sessions:
         before, live.checkpoints = live.checkpoints, now
         if now is None or before == now:
             return
+        live.bell.ring()
         if live.knows_checkpoints:
             for kind, cause, detail in checkpoint_news(before, now):
                 self.tell(live.session, kind, cause, detail)

@@ -8,12 +8,12 @@ import logging
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
-from jupyter_gpuaas.controller.bell import Bell
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.reports import HOSTED_STATES
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.controller.standbys import Standbys
 from jupyter_gpuaas.engine.agent_client import AgentClient
-from jupyter_gpuaas.engine.base import Engine
+from jupyter_gpuaas.engine.base import Engine, GoneHost
 from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import HostReport
@@ -37,7 +37,8 @@ class Watcher:
         self._engine = engine
         self._agents = agents
         self._settings = settings
-        self._nodes_changed = Bell()
+        #: Hears of standbys; set by the controller.
+        self.standbys: Standbys | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def open(self) -> None:
@@ -62,7 +63,25 @@ class Watcher:
             cause = f"node {event.node_id} is {event.state}: {event.cause}"
             self._sessions.announce("node", cause, node=event.node_id, state=event.state.value)
             self._follow_new()
-            self._nodes_changed.ring()
+            for gone in event.gone:
+                self._is_gone(event.node_id, gone)
+            self._agents.changed.ring()
+            if self.standbys is not None:
+                self.standbys.changed()
+
+    def _is_gone(self, node_id: str, gone: GoneHost) -> None:
+        """A host died while nobody on its node could say so."""
+        live = self._sessions.get(gone.session_id)
+        if live is None:
+            return
+        aside, lease = live.record.aside, live.lease
+        cause = f"its host on {node_id} is gone, as is the agent of the node"
+        if aside is not None and (aside.lease.node_id, aside.lease.epoch) == (node_id, gone.epoch):
+            if self.standbys is not None:
+                self.standbys.drop(live, cause)
+        elif lease is not None and (lease.node_id, lease.epoch) == (node_id, gone.epoch):
+            if live.hosted and live.session.state in HOSTED_STATES:
+                self._sessions.advance(live, SessionEvent.HOST_DIED, cause)
 
     async def _follow(self, node_id: str) -> None:
         pause_s = self._settings.retry_first_s
@@ -75,8 +94,7 @@ class Watcher:
             except Exception:
                 # A node that nobody follows would never be heard of again; the next snapshot repairs.
                 log.exception("following node %s failed", node_id)
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                await asyncio.wait_for(self._nodes_changed.next().wait(), pause_s)
+            await self._agents.pause(pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_most_s)
 
     async def _watch(self, node_id: str) -> bool:
@@ -99,7 +117,8 @@ class Watcher:
         for report in seen.values():
             self.heard(report)
         missing = [live for live in self._expected(node_id) if live.session.id not in seen]
-        if not missing:
+        beside = [live for live in self._sessions.all() if _stands_by(live, node_id) and live.session.id not in seen]
+        if not missing and not beside:
             return
         # 1. The agent lists its hosts.  2. It is told to start one, and answers.  3. We read the list.
         # So a host that is missing from the list is asked for again before its session is given up.
@@ -108,6 +127,9 @@ class Watcher:
         for live in missing:
             if live in expected and live.session.id not in present:
                 self._sessions.advance(live, SessionEvent.HOST_DIED, f"its host on {node_id} is gone")
+        for live in beside:
+            if self.standbys is not None and _stands_by(live, node_id) and live.session.id not in present:
+                self.standbys.gone(live, f"its host on {node_id} is gone")
 
     def _expected(self, node_id: str) -> list[LiveSession]:
         return [
@@ -125,8 +147,18 @@ class Watcher:
         former = live.record.incoming.lease if live is not None and live.record.incoming is not None else None
         if former is not None and former.epoch == report.lease.epoch:
             return  # What it has is needed until its successor is live.
+        aside = live.record.aside if live is not None else None
+        if live is not None and aside is not None and aside.lease.epoch == report.lease.epoch:
+            if self.standbys is not None:
+                self.standbys.heard(live, report)
+            return
         if live is not None and live.lease is not None and live.lease.epoch <= report.lease.epoch:
             self._sessions.reported(live, report)
         else:
             # No session knows this host: a release or a new epoch was stored, and then the service ended.
             self._commands.give_back(report.lease)
+
+
+def _stands_by(live: LiveSession, node_id: str) -> bool:
+    aside = live.record.aside
+    return aside is not None and aside.lease.node_id == node_id

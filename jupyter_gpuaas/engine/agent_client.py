@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 5.0
 #: The agent sends a line every few seconds; silence for this long means that it hangs.
 WATCH_SILENCE_S = 30.0
 
@@ -152,8 +153,9 @@ class AgentClient:
         return bytes(found)
 
     async def stop(self) -> None:
-        """End all hosts and the agent."""
-        await self._call(dict[str, Any], "POST", "/v1/stop")
+        """End all hosts and the agent; answers before that has happened."""
+        timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=STOP_TIMEOUT_S)
+        await self._call(dict[str, Any], "POST", "/v1/stop", timeout=timeout)
 
     @asynccontextmanager
     async def log(self, session_id: str, *, kind: str, tail: int, follow: bool) -> AsyncIterator[AsyncIterator[bytes]]:

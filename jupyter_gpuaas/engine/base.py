@@ -24,12 +24,21 @@ class LeaseMeta(msgspec.Struct, frozen=True):
     epoch: int
 
 
+class GoneHost(msgspec.Struct, frozen=True):
+    """A host that has died, as is certain."""
+
+    session_id: str
+    epoch: int
+
+
 class NodeEvent(msgspec.Struct, frozen=True):
     """A node came, changed or went."""
 
     node_id: str
     state: NodeState
     cause: str = ""
+    #: Hosts that have died while the node's agent could not say so; for engines that see processes.
+    gone: tuple[GoneHost, ...] = ()
 
 
 class Engine(Protocol):

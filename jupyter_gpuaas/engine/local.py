@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -13,7 +14,7 @@ from jupyter_gpuaas.config import PREFIX, Settings, inherited
 from jupyter_gpuaas.engine.base import AgentEndpoint, LeaseMeta, NodeEvent
 from jupyter_gpuaas.engine.process import AgentProcess
 from jupyter_gpuaas.engine.queue import LeaseQueue
-from jupyter_gpuaas.errors import GpuaasError, TransportError
+from jupyter_gpuaas.errors import GpuaasError, LeaseError, TransportError
 from jupyter_gpuaas.model import Lease, Node, NodeState, ResourceRequest
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,15 @@ class LocalEngine:
         self._listeners: set[asyncio.Queue[NodeEvent]] = set()
         self._guards: list[asyncio.Task[None]] = []
         self._cordoned: set[str] = set()
+        self._cordons = settings.folder / "cordons.json"
         self._silent: set[str] = set()
 
     async def open(self) -> None:
         """See ``Engine.open``."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._queue.load()
+        with contextlib.suppress(FileNotFoundError):
+            self._cordoned = set(msgspec.json.decode(self._cordons.read_bytes(), type=list[str]))
         wanted = {f"{NODE_PREFIX}{number}" for number in range(self._wanted)}
         leased = {lease.node_id for lease in self._queue.held()}
         # An earlier service may have had more nodes: what runs there is not given up.
@@ -74,11 +78,16 @@ class LocalEngine:
             devices=self._settings.devices,
         )
         node = await agent.adopt()
-        if node is None and start:
+        if node is None and agent.silent:
+            # It lives, and what runs there, too. A second agent beside it would be one too many.
+            node = agent.last_known()
+            self._silent.add(node_id)
+            log.warning("node %s: its agent lives and does not answer", node_id)
+        elif node is None and start:
             node = await agent.start(timeout_s=self._settings.start_timeout_s)
         if node is not None:
             self._agents[node_id] = agent
-            self._nodes[node_id] = node
+            self._nodes[node_id] = msgspec.structs.replace(node, state=self._state(node_id))
 
     def _environ(self) -> dict[str, str]:
         mine = {
@@ -94,23 +103,37 @@ class LocalEngine:
         while True:
             cause = await agent.ended()
             self._change(node_id, NodeState.LOST, f"its agent is gone: {cause}")
-            pause_s = self._settings.retry_first_s
-            while True:
-                try:
-                    node = await agent.start(timeout_s=self._settings.start_timeout_s)
-                    break
-                except (GpuaasError, OSError) as error:
-                    log.error("node %s: %s", node_id, error)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, self._settings.retry_most_s)
+            telling = asyncio.create_task(self._tell_of_dead(node_id, agent), name=f"hosts of {node_id}")
+            try:
+                node = await self._start_again(node_id, agent)
+            finally:
+                telling.cancel()  # from here on the agent tells
             self._nodes[node_id] = node
             self._change(node_id, self._state(node_id), "its agent was started again")
             self._queue.serve()
 
+    async def _start_again(self, node_id: str, agent: AgentProcess) -> Node:
+        pause_s = self._settings.retry_first_s
+        while True:
+            try:
+                return await agent.start(timeout_s=self._settings.start_timeout_s)
+            except (GpuaasError, OSError) as error:
+                log.error("node %s: %s", node_id, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, self._settings.retry_most_s)
+
+    async def _tell_of_dead(self, node_id: str, agent: AgentProcess) -> None:
+        """A node that dies takes agent and hosts along; that is known before its agent has been started again."""
+        async for gone in agent.dead_hosts():
+            self._tell(NodeEvent(node_id, NodeState.LOST, "a host is gone as well", (gone,)))
+
     def _change(self, node_id: str, state: NodeState, cause: str) -> None:
         self._nodes[node_id] = msgspec.structs.replace(self._nodes[node_id], state=state)
+        self._tell(NodeEvent(node_id, state, cause))
+
+    def _tell(self, event: NodeEvent) -> None:
         for listener in self._listeners:
-            listener.put_nowait(NodeEvent(node_id, state, cause))
+            listener.put_nowait(event)
 
     async def close(self, *, stop_nodes: bool) -> None:
         """See ``Engine.close``."""
@@ -177,7 +200,14 @@ class LocalEngine:
         """See ``Engine.cordon``."""
         if node_id not in self._nodes:
             raise TransportError(f"there is no node {node_id}.")
-        (self._cordoned.add if cordoned else self._cordoned.discard)(node_id)
+        after = self._cordoned | {node_id} if cordoned else self._cordoned - {node_id}
+        draft = self._cordons.with_suffix(".new")
+        try:
+            draft.write_bytes(msgspec.json.encode(sorted(after)))
+            draft.replace(self._cordons)
+        except OSError as error:
+            raise LeaseError(f"node {node_id}: could not be written down, so nothing has changed: {error}.") from error
+        self._cordoned = after
         if self._nodes[node_id].state is not NodeState.LOST:
             self._change(node_id, self._state(node_id), "by request")
             self._queue.serve()

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import msgspec
 import psutil
 
 from jupyter_gpuaas.engine.agent_client import AgentClient
-from jupyter_gpuaas.engine.base import AgentEndpoint
+from jupyter_gpuaas.engine.base import AgentEndpoint, GoneHost
 from jupyter_gpuaas.errors import GpuaasError, TransportError
 from jupyter_gpuaas.model import Node
 
 START_POLL_S = 0.02
+#: How long an agent of an earlier service may take to answer when it is found again.
+ADOPT_S = 5.0
 ALIVE_POLL_S = 1.0
 #: How long an agent that does not answer may take to be gone, else it is left alone.
 DYING_S = 5.0
@@ -36,6 +40,15 @@ class AgentFile(msgspec.Struct, frozen=True):
     node: str
 
 
+class _HostFile(msgspec.Struct, frozen=True):
+    """What an agent writes of each of its hosts, as far as it matters here."""
+
+    pid: int
+    started_s: float
+    session_id: str = ""
+    epoch: int = 0
+
+
 class AgentProcess:
     """The agent of one local node."""
 
@@ -44,6 +57,8 @@ class AgentProcess:
         self.folder = folder
         self.endpoint: AgentEndpoint | None = None
         self.pid = 0
+        #: It was found, and did not answer.
+        self.silent = False
         self._environ = environ
         self._devices = devices
         self._child: subprocess.Popen[bytes] | None = None
@@ -54,15 +69,40 @@ class AgentProcess:
         return self._child is not None
 
     async def adopt(self) -> Node | None:
-        """The node, if its agent runs and takes our token."""
+        """The node, if its agent runs and takes our token; ``silent`` where it runs and does not answer."""
         written = self._read()
         if written is None or not alive(written.pid):
             return None
         # A pid may have been given to another process since: only an answer with our token counts.
-        node = await self._ask(written)
+        node: Node | None = None
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            node = await asyncio.wait_for(self._ask(written), ADOPT_S)
         if node is not None:
             self.pid = written.pid
+        elif self._is_ours(written.pid) and self.last_known() is not None:
+            self.silent, self.pid = True, written.pid
+            self.endpoint = AgentEndpoint(written.url, self._token())
         return node
+
+    def last_known(self) -> Node | None:
+        """What the agent last said of its node."""
+        try:
+            return msgspec.json.decode((self.folder / "node.json").read_bytes(), type=Node)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a process is the agent of this folder, as far as its command tells."""
+        try:
+            return str(self.folder) in psutil.Process(pid).cmdline() and alive(pid)
+        except psutil.Error:
+            return False
+
+    def _token(self) -> str:
+        try:
+            return (self.folder / "token").read_text("utf-8").strip()
+        except OSError:
+            return ""
 
     async def start(self, *, timeout_s: float) -> Node:
         """Start the agent.
@@ -126,15 +166,30 @@ class AgentProcess:
             while alive(pid) and (self._child is None or self._child.poll() is None):
                 await asyncio.sleep(ALIVE_POLL_S)
             return self._reap()
-        loop = asyncio.get_running_loop()
-        gone = asyncio.Event()
-        loop.add_reader(fd, gone.set)
-        try:
-            await gone.wait()
-        finally:
-            loop.remove_reader(fd)
-            os.close(fd)
+        await _readable(fd)
         return self._reap()
+
+    async def dead_hosts(self) -> AsyncIterator[GoneHost]:
+        """Hosts of sessions that are dead, each as soon as it is; for while the agent cannot tell."""
+        hosts = {asyncio.ensure_future(_host_ended(host)): host for host in await asyncio.to_thread(self._hosts)}
+        try:
+            while hosts:
+                done, _ = await asyncio.wait(hosts, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    host = hosts.pop(task)
+                    if task.result():
+                        yield GoneHost(host.session_id, host.epoch)
+        finally:
+            for task in hosts:
+                task.cancel()
+            await asyncio.gather(*hosts, return_exceptions=True)
+
+    def _hosts(self) -> list[_HostFile]:
+        found = []
+        for path in (self.folder / "hosts").glob("*.json"):
+            with contextlib.suppress(OSError, msgspec.MsgspecError):  # being removed, or written
+                found.append(msgspec.json.decode(path.read_bytes(), type=_HostFile))
+        return [host for host in found if host.pid and host.session_id]
 
     async def kill(self) -> None:
         """End the agent at once; its hosts go on."""
@@ -159,10 +214,20 @@ class AgentProcess:
                 return
             except TransportError:
                 # A process that is being killed may be there still while its port is not.
-                await asyncio.wait_for(self.ended(), DYING_S)
+                await self._gone()
             finally:
                 await client.close()
             await self._again(timeout_s)
+
+    async def _gone(self) -> None:
+        """Wait until an agent that does not answer is gone; one that hangs is killed."""
+        try:
+            await asyncio.wait_for(self.ended(), DYING_S)
+        except (asyncio.TimeoutError, TimeoutError):
+            if not self._is_ours(self.pid):
+                raise
+            os.kill(self.pid, signal.SIGKILL)
+            await asyncio.wait_for(self.ended(), DYING_S)
 
     async def _again(self, timeout_s: float) -> None:
         if self._child is not None and self._child.poll() is None:
@@ -192,9 +257,8 @@ class AgentProcess:
             return None
 
     async def _ask(self, written: AgentFile) -> Node | None:
-        try:
-            token = (self.folder / "token").read_text("utf-8").strip()
-        except OSError:
+        token = self._token()
+        if not token:
             return None
         client = AgentClient(AgentEndpoint(written.url, token))
         try:
@@ -206,7 +270,12 @@ class AgentProcess:
         if node.id != self.node_id:
             return None
         self.endpoint = client.endpoint
-        return msgspec.structs.replace(node, url=written.url)
+        node = msgspec.structs.replace(node, url=written.url)
+        with contextlib.suppress(OSError):  # it is for who finds the agent silent
+            draft = self.folder / "node.json.new"
+            draft.write_bytes(msgspec.json.encode(node))
+            draft.replace(self.folder / "node.json")
+        return node
 
     def _tail(self) -> str:
         try:
@@ -214,6 +283,39 @@ class AgentProcess:
         except OSError as error:
             return str(error)
         return "\n".join(text.splitlines()[-LOG_TAIL_LINES:]) or "its log is empty."
+
+
+async def _host_ended(host: _HostFile) -> bool:
+    """Return when a host's process has ended; False where that cannot be seen."""
+    try:
+        fd = os.pidfd_open(host.pid)
+    except ProcessLookupError:
+        return True
+    except (AttributeError, OSError):  # No such call on this system.
+        return False
+    try:
+        if abs(psutil.Process(host.pid).create_time() - host.started_s) >= 1:
+            os.close(fd)
+            return True  # The pid is another's by now.
+    except psutil.NoSuchProcess:
+        os.close(fd)
+        return True
+    except psutil.Error:
+        pass
+    await _readable(fd)
+    return True
+
+
+async def _readable(fd: int) -> None:
+    """Wait until a process is gone whose descriptor this is, and close it."""
+    loop = asyncio.get_running_loop()
+    gone = asyncio.Event()
+    loop.add_reader(fd, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
 
 
 def alive(pid: int) -> bool:

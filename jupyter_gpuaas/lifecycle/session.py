@@ -42,6 +42,8 @@ class SessionEvent(StrEnum):
     PARKED = "parked"
     #: A parked one is wanted again.
     WAKE = "wake"
+    #: Its standby takes it over.
+    STOOD_IN = "stood_in"
     #: There is something to restore it from.
     RESTORABLE = "restorable"
     #: Nothing is left to restore it from.
@@ -58,6 +60,8 @@ class Command(StrEnum):
     START_HOST = "start_host"
     STOP_HOST = "stop_host"
     RELEASE_LEASE = "release_lease"
+    #: Let its standby take it over, if there is one. What is ordered behind this is for where there is none.
+    STAND_IN = "stand_in"
     #: Ask what can be restored, and give up where nothing can.
     RECOVER = "recover"
     #: Ask the scheduler for devices.
@@ -97,7 +101,7 @@ TABLE: Mapping[SessionState, Mapping[SessionEvent, SessionState]] = {
     },
     S.MIGRATING: {E.STAYED: S.IDLE, E.MOVED: S.STARTING, E.PARKED: S.PARKED, **_LOSS, **_RELEASE},
     S.PARKED: {E.WAKE: S.RESTORING, **_RELEASE},
-    S.LOST: {E.RESTORABLE: S.RESTORING, E.GIVEN_UP: S.FAILED, **_RELEASE},
+    S.LOST: {E.STOOD_IN: S.STARTING, E.RESTORABLE: S.RESTORING, E.GIVEN_UP: S.FAILED, **_RELEASE},
     S.RESTORING: {E.PLACED: S.STARTING, E.START_FAILED: S.FAILED, **_RELEASE},
     S.CLOSING: {E.RELEASED: S.CLOSED, E.HOST_DIED: S.CLOSING},
     S.CLOSED: {},
@@ -108,10 +112,11 @@ TABLE: Mapping[SessionState, Mapping[SessionEvent, SessionState]] = {
 COMMANDS: Mapping[tuple[SessionState, SessionEvent], tuple[Command, ...]] = {
     (S.STARTING, E.PLACED): (Command.START_HOST,),
     (S.STARTING, E.MOVED): (Command.START_HOST,),
+    (S.STARTING, E.STOOD_IN): (Command.START_HOST,),
     (S.FAILED, E.START_FAILED): (Command.STOP_HOST, Command.DROP_REMAINS, Command.RELEASE_LEASE),
     (S.PARKED, E.PARKED): (Command.STOP_HOST, Command.RELEASE_LEASE),
     (S.RESTORING, E.WAKE): (Command.PLACE,),
-    (S.LOST, E.HOST_DIED): (Command.STOP_HOST, Command.RECOVER),
+    (S.LOST, E.HOST_DIED): (Command.STAND_IN, Command.STOP_HOST, Command.RECOVER),
     (S.RESTORING, E.RESTORABLE): (Command.RELEASE_LEASE, Command.PLACE),
     (S.FAILED, E.GIVEN_UP): (Command.DROP_REMAINS, Command.RELEASE_LEASE),
     (S.CLOSING, E.RELEASE): (Command.STOP_HOST, Command.DROP_REMAINS, Command.RELEASE_LEASE),

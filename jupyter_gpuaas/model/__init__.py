@@ -30,6 +30,7 @@ from .migration import (
     Proposal,
     Quiet,
     Round,
+    StandbyView,
     Via,
     Wish,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "ServiceFile",
     "SessionState",
     "SessionView",
+    "StandbyView",
     "UserView",
     "Via",
     "Wish",

@@ -188,6 +188,24 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     accept_loss: bool = False
 
 
+class StandbyView(msgspec.Struct, frozen=True, kw_only=True):
+    """A host on a second node that follows a session's checkpoints, to take it over when its node is lost."""
+
+    #: ``waits`` for room, ``starts``, or ``follows``.
+    state: str
+    #: Empty while it waits.
+    node: str = ""
+    device_ids: tuple[str, ...] = ()
+    #: Of the checkpoint that it has: id, cell, and size.
+    checkpoint: str = ""
+    cell: int = 0
+    state_bytes: int = 0
+    #: How long it took to bring what had changed.
+    took_s: float = 0.0
+    #: Why it is so, in words; empty when nothing is to be said.
+    cause: str = ""
+
+
 class DrainView(msgspec.Struct, frozen=True, kw_only=True):
     """A node that is being emptied."""
 

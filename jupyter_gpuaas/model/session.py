@@ -8,7 +8,7 @@ import msgspec
 
 from ._compat import StrEnum
 from .checkpoint import CheckpointStatus
-from .migration import MigrationView
+from .migration import MigrationView, StandbyView
 
 MAX_NAME_CHARS = 1024
 
@@ -70,6 +70,8 @@ class ResourceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_bytes: int = 0
     #: Id of the one node that will do.
     node: str | None = None
+    #: Standbys on other nodes, which follow its checkpoints: 0 or 1.
+    standby: int = 0
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -132,6 +134,8 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     checkpoints: CheckpointStatus | None = None
     #: Its migration: the one under way, else the last one.
     migration: MigrationView | None = None
+    #: None where it wants no standby.
+    standby: StandbyView | None = None
 
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")

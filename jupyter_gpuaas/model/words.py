@@ -7,9 +7,9 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 
-from .checkpoint import CheckpointDiff, CheckpointStatus, CheckpointView, RestoreReport
+from .checkpoint import CheckpointDiff, CheckpointStatus, CheckpointView, RestoreReport, short_id
 from .event import Event
-from .migration import MigrationPlan, MigrationView, Phase
+from .migration import MigrationPlan, MigrationView, Phase, StandbyView
 from .session import GpuSession, SessionState
 
 #: Names that are told one by one.
@@ -147,6 +147,21 @@ _DOING = {
     Phase.VERIFY: "handing over",
     Phase.CUTOVER: "beginning on {target}",
 }
+
+
+def standby_lines(view: StandbyView | None) -> list[str]:
+    """How a session's standby stands; nothing where it wants none."""
+    if view is None:
+        return []
+    if view.state == "waits":
+        return [f"standby: none yet: {view.cause}" if view.cause else "standby: none yet"]
+    where = f"on {view.node} with {', '.join(view.device_ids) or 'no device'}"
+    if not view.checkpoint:
+        return [f"standby: starts {where}"]
+    return [
+        f"standby: {where}, has checkpoint {short_id(view.checkpoint)} after cell {view.cell} "
+        f"({amount(view.state_bytes)}, brought in {duration(view.took_s)})"
+    ]
 
 
 def phase_line(view: MigrationView) -> str:

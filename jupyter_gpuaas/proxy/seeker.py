@@ -7,13 +7,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from ..client.choices import Choice, read_choice
 from ..client.coming import Wanted, channel_of
 from ..client.embedded import find_service
 from ..client.service import ServiceClient
 from ..config import Settings
 from ..errors import NoSuchSession, ServiceUnreachable, SessionEnded
-from ..model import ChannelInfo, GpuSession, SessionView
+from ..model import ChannelInfo, GpuSession, ResourceRequest, SessionView
 from ..wire.machine import machine_id
 
 #: How long an end of the session waits for one that is being asked for.
@@ -125,9 +127,10 @@ class Seeker:
                 pass  # then the notebook's own
         env = {key: os.environ[key] for key in FORWARDED if key in os.environ}
         # Known before it is waited for, so that a client that changes its mind can end it.
-        view = await service.create_session(
-            name, request=choice.request, cwd=os.getcwd(), machine=machine_id(), env=env
-        )
+        request = choice.request or ResourceRequest()
+        if not request.standby and request.node is None:
+            request = msgspec.structs.replace(request, standby=self._settings.standby)
+        view = await service.create_session(name, request=request, cwd=os.getcwd(), machine=machine_id(), env=env)
         self._seen(view.session)
         self._known.set()
         return view

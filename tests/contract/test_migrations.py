@@ -74,6 +74,18 @@ async def test_session_moves_and_goes_on_with_its_variables_and_count(service: S
         await nothing_left(service, done.target, roamer.id)
 
 
+async def test_session_that_has_just_moved_can_be_moved_straight_back(service: Service) -> None:
+    async with roaming(service) as roamer:
+        await roamer.said("x = [1]; y = x")
+        for _ in range(3):
+            node = await roamer.node()
+            done = await roamer.migrate()  # not refused: the devices that it has left are still being given back
+            assert done.phase is Phase.DONE, done.cause
+            assert done.source == node
+        assert await roamer.said("print(y is x)") == "True"
+        await nothing_left(service, done.source, roamer.id)
+
+
 async def test_move_waits_for_the_cell_that_runs_and_what_comes_meanwhile_runs_once_and_in_order(
     service: Service, tmp_path: Path
 ) -> None:
@@ -341,3 +353,16 @@ async def test_move_that_is_given_up_before_it_begins_is_brought_to_an_end(servi
         await eventually(over)
         assert (await roamer.migrate()).phase is Phase.DONE
         assert await roamer.said("print(x)") == "1"
+
+
+async def test_cordon_outlives_the_service(gpuaas_home: GpuaasHome) -> None:
+    async with running_service(gpuaas_home.path, end_sessions=False, **QUICK) as service:
+        await service.admin.cordon("local-1", cordoned=True)
+    async with running_service(gpuaas_home.path, end_sessions=False, **QUICK) as service:
+        assert {each.id: each.state.value for each in await service.admin.nodes()} == {
+            "local-0": "up",
+            "local-1": "cordoned",
+        }
+        await service.admin.cordon("local-1", cordoned=False)
+    async with running_service(gpuaas_home.path, **QUICK) as service:
+        assert {each.state.value for each in await service.admin.nodes()} == {"up"}

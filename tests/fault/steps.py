@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from jupyter_gpuaas.controller.migrations import Migrations
+from jupyter_gpuaas.controller.moving import Mover
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.model import HostReport, HostSpec
 
@@ -36,7 +36,7 @@ class Steps:
 
     def watch(self, patch: pytest.MonkeyPatch) -> None:
         """Come between the controller of this process and the agents."""
-        real_op, real_start, real_cut_over = AgentClient.op, AgentClient.start_host, Migrations._cut_over
+        real_op, real_start, real_cut_over = AgentClient.op, AgentClient.start_host, Mover.cut_over
 
         async def op(self_: AgentClient, session_id: str, epoch: int, op: str, content: dict[str, Any]) -> Any:
             name = "stop_copy" if op == "preload" and self._quiet else op
@@ -49,14 +49,14 @@ class Steps:
                 return await real_start(self_, spec)
             return await self.take("reserve", lambda: real_start(self_, spec))
 
-        def cut_over(self_: Migrations, moving: Any) -> None:
+        def cut_over(self_: Mover, moving: Any) -> None:
             self.at("cutover", "before")
             real_cut_over(self_, moving)
             self.at("cutover", "after")
 
         patch.setattr(AgentClient, "op", op)
         patch.setattr(AgentClient, "start_host", start_host)
-        patch.setattr(Migrations, "_cut_over", cut_over)
+        patch.setattr(Mover, "cut_over", cut_over)
 
     def at(self, step: str, when: str) -> None:
         """A step is about to be taken, is under way, or has been taken."""

@@ -27,7 +27,7 @@ import pytest
 
 from jupyter_gpuaas.client.embedded import find_running, read_service_file
 from jupyter_gpuaas.client.service import ServiceClient
-from jupyter_gpuaas.controller import commands, migrations
+from jupyter_gpuaas.controller import commands, moving
 from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.lifecycle import migration as lifecycle
 from jupyter_gpuaas.model import Peer, Phase
@@ -265,8 +265,8 @@ async def test_one_session_with_its_last_state_whatever_breaks(
 ) -> None:
     stage.through_nets = how in NETS
     if how in HANGING:
-        monkeypatch.setattr(migrations, "STEP_S", IMPATIENT_S)
-        monkeypatch.setattr(migrations, "COPY_S", 2 * IMPATIENT_S)  # a kernel starts in this time
+        monkeypatch.setattr(moving, "STEP_S", IMPATIENT_S)
+        monkeypatch.setattr(moving, "COPY_S", 2 * IMPATIENT_S)  # a kernel starts in this time
         monkeypatch.setattr(lifecycle, "STILL_S", IMPATIENT_S)
     outcomes: Counter[str] = Counter()
     settings = quick_settings(stage.folder, **SETTINGS)

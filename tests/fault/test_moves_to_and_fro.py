@@ -19,17 +19,20 @@ from jupyter_gpuaas.client.migrations import follow_migration
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.model import Phase
 from tests.conftest import GpuaasHome
+from tests.fault.nodes import records
 from tests.fault.walker import walking
 from tests.roaming import Outputs, roaming
 from tests.service import eventually, quick_settings, running_service
 
 pytestmark = [pytest.mark.fault, pytest.mark.trials, pytest.mark.timeout(7200)]
 
-#: Moves under a client that executes all the time; memory and disk are looked at from `ENOUGH` of them on.
+#: Moves under a client that executes all the time.
 MOVES = int(os.environ.get("GPUAAS_MOVES", "5"))
-ENOUGH = 40
-#: What may come on top between the second and the last quarter of the moves.
+#: What there is after so many moves, give or take some, is compared with what there is at the end of `ENOUGH`.
+EARLY, NEAR, ENOUGH = 20, 5, 40
+#: What may have come on top: memory or room on disk; files, sockets and other descriptors.
 MORE_BYTES = 12 * 1024**2
+MORE = 12
 SEED = int(os.environ.get("GPUAAS_SEED", "1"))
 TO_AND_FRO = """
 nodes = 2
@@ -44,45 +47,60 @@ journal_segment_bytes = 1000000
 
 
 class Gauge:
-    """Memory of the service's processes that stay, and what lies on disk, after each move."""
+    """Memory and descriptors of the service's processes, and what lies on disk, after each move."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self.seen: dict[str, list[int]] = {}
 
-    def look(self) -> None:
+    def look(self, session: str) -> None:
         written = read_service_file(self._home)
         assert written is not None
-        self._note("controller", psutil.Process(written.pid).memory_info().rss)
+        self._process("controller", written.pid)
         for node in ("local-0", "local-1"):
             agent = msgspec.json.decode((self._home / "nodes" / node / "agent.json").read_bytes())
-            self._note(f"agent of {node}", psutil.Process(agent["pid"]).memory_info().rss)
+            self._process(f"agent of {node}", agent["pid"])
+        # Another process each time; what it has brought along may grow all the same.
+        self._process("host", max(records(self._home, session=session), key=lambda record: record.epoch).pid)
         for folder in ("nodes", "checkpoints"):
-            self._note(f"disk: {folder}", _size(self._home / folder))
+            size, files = _size(self._home / folder)
+            self._note(f"bytes in {folder}", size)
+            self._note(f"files in {folder}", files)
 
-    def _note(self, what: str, size: int) -> None:
-        self.seen.setdefault(what, []).append(size)
+    def _process(self, what: str, pid: int) -> None:
+        process = psutil.Process(pid)
+        self._note(f"bytes of {what}", process.memory_info().rss)
+        self._note(f"descriptors of {what}", process.num_fds())
+
+    def _note(self, what: str, count: int) -> None:
+        self.seen.setdefault(what, []).append(count)
 
     def told(self) -> str:
-        mib = {what: [round(size / 2**20, 1) for size in sizes] for what, sizes in self.seen.items()}
-        quarters = {what: sizes[:: max(1, len(sizes) // 4)] + sizes[-1:] for what, sizes in mib.items()}
-        return "; ".join(f"{what} {sizes} MiB" for what, sizes in quarters.items())
+        return "; ".join(f"{what} {_some(what, counts)}" for what, counts in self.seen.items())
 
     def check(self) -> None:
-        for what, sizes in self.seen.items():
-            quarter = len(sizes) // 4
-            before, now = max(sizes[quarter : 2 * quarter]), max(sizes[-quarter:])
-            assert now <= before + MORE_BYTES, f"{what} grows from {before} to {now} bytes: {sizes}"
+        for what, counts in self.seen.items():
+            before, now = max(counts[EARLY - NEAR : EARLY + NEAR]), max(counts[-2 * NEAR :])
+            more = MORE_BYTES if what.startswith("bytes") else MORE
+            assert now <= before + more, f"{what} grows from {before} to {now}: {counts}"
 
 
-def _size(folder: Path) -> int:
-    total = 0
+def _some(what: str, counts: list[int]) -> str:
+    """After the first move, after `EARLY`, and at the end."""
+    few = [counts[0], *counts[EARLY - 1 : EARLY], counts[-1]]
+    return f"{[round(count / 2**20, 1) for count in few]} MiB" if what.startswith("bytes") else str(few)
+
+
+def _size(folder: Path) -> tuple[int, int]:
+    """Bytes on disk, and how many entries."""
+    total = files = 0
     for path in folder.rglob("*"):
         try:
             total += path.lstat().st_blocks * 512
+            files += 1
         except OSError:
             continue  # gone since it was listed
-    return total
+    return total, files
 
 
 async def test_nothing_is_lost_and_nothing_grows_under_a_client_that_executes_all_the_time(
@@ -106,7 +124,7 @@ async def test_nothing_is_lost_and_nothing_grows_under_a_client_that_executes_al
             assert view.phase is Phase.DONE, f"move {number}: {view.cause}"
             assert not walk.done(), walk
             pauses.append(view.downtime_s)
-            gauge.look()
+            gauge.look(walker.id)
         enough.set()
         await asyncio.wait_for(walk, 120.0)
         cells = len(walker.well)

@@ -156,7 +156,7 @@ async def test_host_that_stands_still_alone_loses_nothing(service: Service, tmp_
             assert not is_stopped(counted.kernel)
         await roamer.client.interrupt(roamer.id)
         assert (await counted.cell)["ename"] == "KeyboardInterrupt"
-        assert await roamer.said("print(y is x)") == "True"
+        assert await roamer.told("print(y is x)") == "True"
         assert (await roamer.look()).epoch == 1
         assert records(counted.home, session=roamer.id)[0].pid == counted.host
         await news.aclose()  # type: ignore[attr-defined]
@@ -303,5 +303,64 @@ async def test_leash_that_is_killed_is_replaced_and_the_next_agent_takes_over_wh
         await eventually(lambda: counted.lines("old") > before_s)
         await roamer.client.interrupt(roamer.id)
         assert (await counted.cell)["ename"] == "KeyboardInterrupt"
-        assert await roamer.said("print(y is x)") == "True"
+        assert await roamer.told("print(y is x)") == "True"
         assert (await roamer.look()).epoch == 1
+
+
+async def kept(roamer: Roamer) -> None:
+    async def there() -> bool:
+        return bool(await roamer.client.checkpoints(roamer.id))
+
+    await eventually(there)
+
+
+async def test_agent_that_is_stopped_when_a_service_begins_is_taken_over_when_it_goes_on(
+    gpuaas_home: GpuaasHome,
+) -> None:
+    home = gpuaas_home.path
+    async with running_service(home, end_sessions=False, **QUICK) as service:
+        await eventually(lambda: len(list(home.glob("nodes/*/leash-*.json"))) == 2)
+        async with roaming(service) as roamer:
+            kernel = int(await roamer.said("import os; x = [1]; y = x; print(os.getpid())"))
+            await kept(roamer)
+            node = await roamer.node()
+    agent = agent_pid(home, node)
+    with stopped(agent):
+        async with running_service(home, **QUICK) as service:
+            assert agent_pid(home, node) == agent
+            async with roaming(service, **NO_MORE) as roamer:
+                assert await roamer.told("print(y is x)") == "True"
+                session = await roamer.look()
+                assert session.lease is not None and session.lease.node_id != node and session.epoch == 2
+                assert is_stopped(kernel)
+                os.kill(agent, signal.SIGCONT)
+                await eventually(lambda: {each.state for each in service.engine.nodes()} == {NodeState.UP})
+                assert agent_pid(home, node) == agent
+                await eventually(lambda: not lives(kernel))
+                await eventually(lambda: len(records(home, session=roamer.id)) == 1)
+                assert await roamer.told("print(y is x)") == "True"
+
+
+async def test_service_ends_an_agent_that_hangs(gpuaas_home: GpuaasHome) -> None:
+    async with running_service(gpuaas_home.path, nodes=1) as service:
+        agent = agent_pid(gpuaas_home.path, "local-0")
+        async with roaming(service) as roamer:
+            kernel = int(await roamer.said("import os; print(os.getpid())"))
+        os.kill(agent, signal.SIGSTOP)
+    assert not lives(agent) and not lives(kernel)
+
+
+async def test_host_that_hangs_under_a_healthy_agent_is_lost(gpuaas_home: GpuaasHome) -> None:
+    settings = QUICK | {"host_silence_s": 3.0}
+    async with running_service(gpuaas_home.path, **settings) as service, roaming(service, **NO_MORE) as roamer:
+        kernel = int(await roamer.said("import os; x = [1]; y = x; print(os.getpid())"))
+        await kept(roamer)
+        (record,) = records(gpuaas_home.path, session=roamer.id)
+        os.kill(record.pid, signal.SIGSTOP)
+        session = await roamer.until(SessionState.LOST, SessionState.RESTORING, SessionState.STARTING)
+        assert await roamer.told("print(y is x)") == "True"
+        session = await roamer.look()
+        assert session.epoch == 2
+        assert not lives(kernel) and not lives(record.pid)
+        events = await roamer.client.events(session=roamer.id)
+        assert any("did not answer" in event.cause for event in events if event.target == "lost")

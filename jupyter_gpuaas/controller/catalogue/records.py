@@ -42,6 +42,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool = False
     #: What the loss was, where nothing is left of the former host: the new one tells its user.
     why: str = ""
+    #: The new host is there already, as a standby. Without ``node`` it has all that there is.
+    stands_by: bool = False
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +52,13 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     view: MigrationView
     #: What is held on the target; None before there is anything.
     lease: Lease | None = None
+
+
+class Aside(msgspec.Struct, frozen=True, kw_only=True):
+    """A session's standby."""
+
+    #: What it holds on its node.
+    lease: Lease
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,5 +80,6 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     #: Number of the last wish of its notebook that was looked at.
     wished: int = 0
     incoming: Incoming | None = None
+    aside: Aside | None = None
     #: Its last migration that has ended.
     last_migration: MigrationView | None = None

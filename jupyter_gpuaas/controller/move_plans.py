@@ -1,0 +1,141 @@
+"""Whether and how a session can be moved, and what that would do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from jupyter_gpuaas.controller.commands import Commands
+from jupyter_gpuaas.controller.sessions import LiveSession
+from jupyter_gpuaas.controller.standbys import Standbys
+from jupyter_gpuaas.engine.base import Engine
+from jupyter_gpuaas.errors import AllocationError, InvalidRequest, MigrationError
+from jupyter_gpuaas.lifecycle.migration import way
+from jupyter_gpuaas.lifecycle.placement import targets
+from jupyter_gpuaas.model import CPU, CheckpointView, Lease, MigrationPlan, Phase, SessionState, Via
+
+MOVABLE = (SessionState.IDLE, SessionState.BUSY)
+#: What estimates go by where nothing was measured yet.
+ASSUMED_BYTES_S = 400e6
+ASSUMED_STOP_S = 0.3
+
+
+class MovePlans:
+    """Looks at sessions and nodes; changes nothing.
+
+    Parameters
+    ----------
+    newest
+        A session's newest checkpoint by owner and id, read from the store; for threads.
+    """
+
+    def __init__(
+        self,
+        commands: Commands,
+        engine: Engine,
+        standbys: Standbys,
+        newest: Callable[[str, str], CheckpointView | None],
+    ) -> None:
+        self._commands = commands
+        self._engine = engine
+        self._standbys = standbys
+        self._newest = newest
+
+    async def plan(self, live: LiveSession, target: str | None) -> MigrationPlan:
+        """What a migration would do.
+
+        Raises
+        ------
+        InvalidRequest, AllocationError, MigrationError
+            It cannot be done.
+        """
+        source, node_id = self.check(live, target)
+        session = live.session
+        view = await asyncio.to_thread(self._newest, session.owner, session.id)
+        remarks = []
+        if view is None:
+            remarks.append("there is no checkpoint yet, so the size is not known")
+        last = live.record.last_migration
+        rate = ASSUMED_BYTES_S
+        if last is not None and last.phase is Phase.DONE and last.rounds:
+            took_s = sum(each.took_s for each in last.rounds)
+            rate = max(1.0, last.bytes_sent / max(took_s, 1e-3))
+        else:
+            remarks.append(f"times are assumed from {ASSUMED_BYTES_S / 1e6:.0f} MB/s; no migration was measured yet")
+        by_image = not self.no_images(live, source.node_id, node_id)
+        if session.state is SessionState.BUSY:
+            remarks.append(
+                "it moves in the middle of the cell that runs, as a process image"
+                if by_image
+                else "the cell that runs is waited for"
+            )
+        elif by_image and view is not None and view.lost:
+            remarks.append("as a process image, nothing of this is lost")
+        size = view.host_bytes + view.device_bytes if view is not None else 0
+        return MigrationPlan(
+            source=source.node_id,
+            target=node_id,
+            moves=view.names - len(view.lost) if view is not None else 0,
+            rebuilt=view.rebuilt if view is not None else {},
+            lost=view.lost if view is not None else {},
+            bytes_estimate=size,
+            total_s_estimate=size / rate + 1.0,
+            downtime_s_estimate=last.downtime_s if last is not None and last.downtime_s else ASSUMED_STOP_S,
+            remarks=tuple(remarks),
+        )
+
+    def check(self, live: LiveSession, target: str | None) -> tuple[Lease, str]:
+        """The session's lease, and the node that it can go to.
+
+        Raises
+        ------
+        InvalidRequest, AllocationError, MigrationError
+            It cannot be moved there now.
+        """
+        session, lease = live.session, live.lease
+        if live.record.move is not None:
+            raise MigrationError(f"session {session.name!r} is being moved already.")
+        if session.state not in MOVABLE or lease is None:
+            raise MigrationError(f"session {session.name!r} is {session.state}: only one that runs can be moved.")
+        nodes, leases = self._engine.nodes(), self._engine.leases()
+        if target is not None and all(node.id != target for node in nodes):
+            known = ", ".join(node.id for node in nodes)
+            raise InvalidRequest(f"target: there is no node {target!r} (nodes: {known}).")
+        if target == lease.node_id:
+            raise InvalidRequest(f"target: the session is on {target} already.")
+        # What standbys hold is given back for it, and so is what the session has just left.
+        free = self._standbys.leases() | self._commands.giving_back()
+        taken: dict[str, frozenset[str]] = {}
+        for held in leases:
+            if held not in free:
+                taken[held.node_id] = taken.get(held.node_id, frozenset()) | set(held.device_ids)
+        request = msgspec.structs.replace(session.request, node=target)
+        found = [node_id for node_id in targets(request, nodes, taken) if node_id != lease.node_id]
+        found.sort(key=lambda node_id: self._standbys.take(live, node_id) is None)
+        if not found:
+            where = f"{target} has no room" if target else "no other node has room"
+            raise AllocationError(
+                f"target: {where} for {request.devices} device(s) of {request.kind or 'any kind'}.",
+                hint="`jupyter gpuaas nodes` shows what is free.",
+            )
+        return lease, found[0]
+
+    def no_images(self, live: LiveSession, source: str, target: str) -> str:
+        """Why the session cannot go from one node to the other as a process image; empty if it can."""
+        for node in self._engine.nodes():
+            if node.id in (source, target) and node.no_images:
+                return f"{node.id}: {node.no_images}"
+        if live.lease is not None and not all(device.startswith(f"{CPU}:") for device in live.lease.device_ids):
+            return "sessions with device memory do not move so yet"
+        return "" if live.in_jail else "its kernel was not started in a jail (the log of its host says why)"
+
+    def way(self, live: LiveSession, plan: MigrationPlan, via: Via) -> Via:
+        """Which way it goes. Raises MigrationError where it is to go as an image, and cannot."""
+        why_not = self.no_images(live, plan.source, plan.target)
+        if via == "image" and why_not:
+            raise MigrationError(
+                f"via: the session cannot move as a process image: {why_not}", hint="`portable` moves the variables."
+            )
+        return way(via, busy=live.session.state is SessionState.BUSY, loses=bool(plan.lost), images=not why_not)
