@@ -33,7 +33,7 @@ works() {
   "$criu" check >"$report" 2>&1 || return 1
   images=$(mktemp -d)
   setsid perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0) && listen(S, 1) or die; $| = 1; print "\n"; sleep 60' \
-    </dev/null >"$images/ready" 2>/dev/null &
+    </dev/null >"$images/ready" 2>/dev/null 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- & # a lock of the caller's is not to be dumped
   pid=$!
   for _ in {1..500}; do
     [[ -s $images/ready ]] && break
