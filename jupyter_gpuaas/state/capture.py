@@ -80,17 +80,22 @@ class Draft(msgspec.Struct):
     changed: list[Group]
     looked_bytes: int = 0
     copied_bytes: int = 0
+    #: Memory of the host that the copies take until they are written.
+    waiting_bytes: int = 0
 
     def detach(self, pool: CopyPool, stop: Callable[[], None] = lambda: None) -> None:
         """Copy what is new, so that the objects may change. ``stop`` is called often and may raise."""
         for group in self.changed:
             for ref in group.refs():
                 if ref.is_borrowed:
-                    self.copied_bytes += pool.copy(ref)
+                    self.waiting_bytes += pool.copy(ref)
                     stop()
             for region, device in zip(group.regions, group.devices, strict=True):
                 if device != "cpu":  # copied when it was looked at
-                    self.copied_bytes += sum(ref.nbytes for ref in region.refs if not ref.digest)
+                    new = [ref for ref in region.refs if not ref.digest]
+                    self.copied_bytes += sum(ref.nbytes for ref in new if ref.is_staged)
+                    self.waiting_bytes += sum(ref.nbytes for ref in new if not ref.is_staged)
+        self.copied_bytes += self.waiting_bytes
 
     def written_digests(self) -> set[bytes]:
         """Of all chunks that are taken for written."""

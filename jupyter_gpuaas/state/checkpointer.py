@@ -118,7 +118,7 @@ class Pending:
         self.id = checkpoint_id
         #: How long the namespace had to stand still.
         self.stall_s = stall_s
-        #: Memory that its copies take until it is written.
+        #: Memory of the host that its copies take until it is written.
         self.nbytes = nbytes
         self._finish = finish
 
@@ -239,7 +239,7 @@ class Checkpointer:
             with self._writing:
                 return self._write(draft, head, started, stall_s, progress)
 
-        return Pending(finish, head["id"], stall_s, draft.copied_bytes)
+        return Pending(finish, head["id"], stall_s, draft.waiting_bytes)
 
     def forget_changes(self) -> None:
         """Take nothing for written: the next capture looks at everything."""

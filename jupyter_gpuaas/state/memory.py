@@ -45,6 +45,11 @@ class ChunkRef:
         return self.owner is not None and not isinstance(self.owner, (memoryview, Staged))
 
     @property
+    def is_staged(self) -> bool:
+        """Whether the bytes lie in a copy on a device."""
+        return isinstance(self.owner, Staged)
+
+    @property
     def nbytes(self) -> int:
         """Bytes that are still to be written."""
         if isinstance(self.owner, Staged):

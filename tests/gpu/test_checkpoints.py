@@ -40,6 +40,7 @@ def test_it_is_the_state_of_one_moment(
     space = cell("import torch; t = torch.randint(0, 255, ((200 << 20) + 77,), dtype=torch.uint8, device='cuda')")
     expected = space["t"].clone()
     pending = checkpointer.begin(space)
+    assert (pending.nbytes >= expected.numel()) is (share == 0.0)
     space["t"].zero_()
     checkpoint = pending.write()
     assert checkpoint.costs.device_bytes == expected.numel()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from jupyter_gpuaas.state import Checkpointer
 from jupyter_gpuaas.state.device.copies import HostMemory, TorchMemory
 from jupyter_gpuaas.state.device.digests import by_operations, folded, split, torch_digests, torch_digests_together
 from jupyter_gpuaas.state.device.memory import CONTENTS, HostContent, Place, contents_of, make, memories, out_of_band
@@ -14,6 +15,7 @@ from jupyter_gpuaas.state.looking import look_at_devices
 from jupyter_gpuaas.state.memory import CopyPool, Staged
 from jupyter_gpuaas.state.pickler import dump, load, under
 from jupyter_gpuaas.state.rules.registry import Context, NotRestorable, Restoring, rule
+from jupyter_gpuaas.store import MemoryStore
 from jupyter_gpuaas.store.base import CHUNK_BYTES
 
 from .device_contract import OutOfMemory, SlowDevice, SlowMemory, check_device_memory
@@ -186,6 +188,30 @@ def test_what_is_new_is_copied_before_it_can_change_and_the_rest_is_left(capacit
     again = look_at_devices(memories, list(first))
     assert again[1] is first[1]
     assert [new is old for new, old in zip(again[0].refs, first[0].refs, strict=True)] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("left", [0, 64 << 20])
+def test_a_capture_holds_what_was_there_when_it_began(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    size = 3 * CHUNK_BYTES + 5
+    device = SlowDevice(size + left, slot_bytes=1 << 20)
+    memory = device.allocate(size)
+    memory.data[:] = was = random.Random(2).randbytes(size)
+    space: dict[str, Any] = {"a": SlowArray(memory, 5, 10), "number": 1}
+    checkpointer = Checkpointer(MemoryStore(), key=b"k" * 32, hidden=False)
+    pending = checkpointer.begin(space)
+    # Memory of the host is taken only where the device has no room.
+    assert (pending.nbytes >= size) is (left == 0)
+    memory.data[:] = bytes(size)
+    checkpoint = pending.write()
+    assert checkpoint.costs.device_bytes == size <= checkpoint.costs.copied_bytes
+    memory.data[:] = was
+    memory.data[0] ^= 1
+    again = checkpointer.begin(space).write()
+    assert CHUNK_BYTES <= again.costs.copied_bytes < 2 * CHUNK_BYTES
+    monkeypatch.setitem(DEVICES, "slow:0", SlowDevice(1 << 26))
+    for taken, expected in ((checkpoint, was), (again, bytes(memory.data))):
+        new = checkpointer.restore(taken).namespace["a"]
+        assert bytes(new.memory.data) == expected and new[0] == expected[5]
 
 
 def test_spans_that_lie_apart_travel_together() -> None:
