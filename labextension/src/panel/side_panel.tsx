@@ -20,6 +20,9 @@ import { Story } from './story';
 import { ThisNotebook } from './this_notebook';
 import { otherwise } from './otherwise';
 
+/** Of the height, for each section in its order. */
+const SHARES = [3, 2, 3, 2];
+
 export const PANEL_ID = 'jp-gpuaas-panel';
 
 export class GpuaasPanel extends SidePanel {
@@ -76,9 +79,8 @@ export class GpuaasPanel extends SidePanel {
       <Story {...props(each)} list={session => client.story(session)} />
     ));
     this.addWidget(story);
-    const accordion = this.content as AccordionPanel;
-    accordion.collapse(accordion.widgets.indexOf(story));
-    accordion.setRelativeSizes([3, 2, 3, 1]);
+    (this.content as AccordionPanel).collapse(this.content.widgets.indexOf(story));
+    this.share();
     gpuaas.store.changed.connect(this.arrange, this);
     this.arrange();
   }
@@ -100,9 +102,16 @@ export class GpuaasPanel extends SidePanel {
     const isThere = section.parent !== null;
     if (isWanted && !isThere) {
       this.addWidget(section);
+      this.share();
     } else if (!isWanted && isThere) {
       section.parent = null;
     }
+  }
+
+  /** Give each section a height by what is usually in it, until the user sets another one. */
+  private share(): void {
+    const accordion = this.content as AccordionPanel;
+    accordion.setRelativeSizes(accordion.widgets.map((_, index) => SHARES[index] ?? 2));
   }
 
   private readonly nodes: Section;
