@@ -131,6 +131,10 @@ class Proxy:
         if header.msg_type == "shutdown_request":
             self._task(self._shut_down(held))
             return
+        if header.msg_type == "interrupt_request" and self._is_to_detach():
+            # A Jupyter server interrupts a kernel before it ends it; what the session runs is to go on.
+            self._front.reply(channel, address, make_parts(b"", "interrupt_reply", parts[0], {"status": "ok"})[1:])
+            return
         if channel is Channel.STDIN:
             self._delivery.prompt_answered()
         if self._over:
@@ -178,11 +182,13 @@ class Proxy:
         except GpuaasError as error:
             log.warning("the session could not be interrupted: %s", error)
 
+    def _is_to_detach(self) -> bool:
+        return is_to_detach(self._settings.folder, self._kernel)
+
     async def _shut_down(self, held: Held) -> None:
         """The client ends the kernel, for good or to start it anew."""
         self._shutdown = held
-        detach = self._settings.on_shutdown == "detach" or is_to_detach(self._settings.folder, self._kernel)
-        if detach or self._over:
+        if self._settings.on_shutdown == "detach" or self._is_to_detach() or self._over:
             self._answer_shutdown(held)
             return
         self._pass(held)

@@ -82,10 +82,14 @@ class Page:
     # -- the notebook ----------------------------------------------------------------------------------------
 
     def open(self, address: str, cells: int) -> None:
-        """Open a notebook, and wait until its kernel is there."""
+        """Open a notebook, and wait until its session has a place: what is run before its kernel is there is lost."""
         self.driver.get(address)
         self.see(lambda: self.text(".jp-KernelName") == "Python 3 (remote GPU)")
         self.see(lambda: len(self.all(".jp-CodeCell")) == cells)
+        self.see(lambda: " · " in self.chip())
+        self.see(
+            lambda: self.element(".jp-Notebook-ExecutionIndicator").get_attribute("data-status") in ("idle", "busy")
+        )
 
     def leave(self) -> None:
         """Close the page as a person does who does not save."""

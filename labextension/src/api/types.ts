@@ -222,6 +222,10 @@ export interface IMissed {
   readonly last: number;
   /** False: something may be missing. */
   readonly whole: boolean;
+  /** After the loss of a host: the cell that the variables are as after; null where nothing was lost. */
+  readonly restored_cell: number | null;
+  /** The last record before the session went on. */
+  readonly restored_number: number;
   readonly cells: readonly IMissedCell[];
 }
 

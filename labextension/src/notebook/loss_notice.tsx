@@ -17,7 +17,8 @@ export class LossNotice extends ReactWidget {
   constructor(
     private readonly loss: ILoss,
     private readonly words: Words,
-    private readonly onRerun: () => void
+    /** Told what to do: run the cells again, or not. */
+    private readonly onAnswer: (again: boolean) => void
   ) {
     super();
     this.addClass('jp-gpuaas-notice');
@@ -43,17 +44,15 @@ export class LossNotice extends ReactWidget {
           )}
         </p>
         <div className="jp-gpuaas-acts">
-          <Act
-            primary
-            label={trans.__('Rerun these cells')}
-            onClick={() => {
-              this.close();
-              this.onRerun();
-            }}
-          />
-          <Act label={trans.__('Go on without')} onClick={() => this.close()} />
+          <Act primary label={trans.__('Rerun these cells')} onClick={() => this.answer(true)} />
+          <Act label={trans.__('Go on without')} onClick={() => this.answer(false)} />
         </div>
       </>
     );
+  }
+
+  private answer(again: boolean): void {
+    this.close();
+    this.onAnswer(again);
   }
 }

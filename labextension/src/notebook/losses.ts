@@ -1,4 +1,6 @@
-/** Which cells' effects are lost with a node. Pure. */
+/** Which cells' effects are lost with the host of a session. Pure. */
+
+import type { IMissed } from '../api/types';
 
 /** The name of the error that answers a cell that was cut off. */
 export const CUT_OFF = 'NodeLost';
@@ -10,19 +12,29 @@ export interface IRunCell {
   readonly errors: readonly string[];
 }
 
+type Told = Pick<IMissed, 'restored_cell' | 'restored_number' | 'cells'>;
+
 /**
  * Cells to run again, in the order in which they had been run.
  *
  * @param cells - In the order of the document.
- * @param restored - The cell after which the checkpoint was taken that the session has come back with.
+ * @param told - What the journal says. A cell that it does not know was run before the journal began anew.
  */
-export function lostCells(cells: readonly IRunCell[], restored: number): IRunCell[] {
-  const isCut = (cell: IRunCell): boolean => cell.errors.includes(CUT_OFF);
-  return cells
-    .filter(
-      cell => isCut(cell) || (cell.execution_count !== null && cell.execution_count > restored)
-    )
-    .sort((one, other) => order(one) - order(other));
+export function lostCells(cells: readonly IRunCell[], told: Told): IRunCell[] {
+  const { restored_cell: restored, restored_number } = told;
+  if (restored === null) {
+    return [];
+  }
+  const entries = new Map(told.cells.map(entry => [entry.cell_id, entry]));
+  const isLost = (cell: IRunCell): boolean => {
+    const entry = entries.get(cell.id);
+    if (entry !== undefined && entry.number > restored_number) {
+      return false; // It was run again since.
+    }
+    const count = entry?.execution_count ?? cell.execution_count;
+    return cell.errors.includes(CUT_OFF) || (count !== null && count > restored);
+  };
+  return cells.filter(isLost).sort((one, other) => order(one) - order(other));
 }
 
 /** A cell that was cut off before its count was known ran last. */

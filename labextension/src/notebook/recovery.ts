@@ -5,14 +5,17 @@ import type { CodeCell } from '@jupyterlab/cells';
 import { NotebookActions, type NotebookPanel } from '@jupyterlab/notebook';
 import { Signal } from '@lumino/signaling';
 
-import type { SessionState } from '../api/types';
+import type { IMissed, SessionState } from '../api/types';
 import type { Attachment } from '../model/attachment';
 import type { IGpuaas } from '../tokens';
 import { type IRunCell, lostCells } from './losses';
 import { LossNotice } from './loss_notice';
+import { METADATA } from './seen';
 
 /** States in which a session that was lost is back. */
 const BACK: ReadonlySet<SessionState> = new Set<SessionState>(['idle', 'busy']);
+/** Behind all records, so that the answer tells of no cell, and costs nothing. */
+const NO_CELLS = Number.MAX_SAFE_INTEGER;
 
 export class Recovery {
   constructor(
@@ -21,7 +24,18 @@ export class Recovery {
     private readonly gpuaas: IGpuaas
   ) {
     gpuaas.store.changed.connect(this.look, this);
+    attachment.changed.connect(this.opened, this);
     panel.disposed.connect(() => Signal.clearData(this));
+    this.opened();
+  }
+
+  /** A notebook that was closed meanwhile is told when it is opened again. */
+  private opened(): void {
+    const { sessionId } = this.attachment;
+    if (sessionId !== '' && sessionId !== this.asked) {
+      this.asked = sessionId;
+      void this.tell(sessionId, false);
+    }
   }
 
   private look(): void {
@@ -36,37 +50,65 @@ export class Recovery {
       sessionId !== ''
     ) {
       this.lost = '';
-      void this.tell(sessionId);
+      void this.tell(sessionId, true);
     }
   }
 
-  private async tell(session: string): Promise<void> {
-    const { client, words } = this.gpuaas;
-    const { trans } = words;
-    let restored = 0;
-    try {
-      restored = (await client.session(session)).checkpoints?.last?.cell ?? 0;
-    } catch {
-      return; // Gone again: then there is nothing to be rerun in it.
-    }
-    if (this.panel.isDisposed) {
+  private async tell(session: string, isNow: boolean): Promise<void> {
+    const { trans } = this.gpuaas.words;
+    const told = await this.ask(session);
+    if (told === null || this.panel.isDisposed) {
       return;
     }
-    const lost = lostCells(this.cells(), restored);
-    if (lost.length === 0) {
+    const lost = lostCells(this.cells(), told);
+    if (lost.length === 0 && isNow) {
       Notification.success(
         trans.__('The node of this session was lost. The session is back, with all its variables.'),
         { autoClose: 15_000 }
       );
-      return;
     }
+    const mark = `${told.journal} ${told.restored_number}`;
+    if (lost.length > 0 && (isNow || this.dismissed !== mark)) {
+      this.show(told.restored_cell ?? 0, lost, mark);
+    }
+  }
+
+  /** What the journal says of a loss; null where there was none, or nobody can be asked. */
+  private async ask(session: string): Promise<IMissed | null> {
+    const { client } = this.gpuaas;
+    try {
+      await this.panel.context.ready;
+      await this.panel.revealed;
+      const { restored_cell } = await client.missed(session, NO_CELLS);
+      return restored_cell === null ? null : await client.missed(session, 0);
+    } catch {
+      return null;
+    }
+  }
+
+  private show(restored: number, lost: readonly IRunCell[], mark: string): void {
     this.notice?.dispose();
-    this.notice = new LossNotice(
-      { restored, lost: lost.map(cell => cell.execution_count) },
-      words,
-      () => void this.rerun(lost.map(cell => cell.id))
-    );
+    const facts = { restored, lost: lost.map(cell => cell.execution_count) };
+    this.notice = new LossNotice(facts, this.gpuaas.words, again => {
+      this.dismissed = mark;
+      if (again) {
+        void this.rerun(lost.map(cell => cell.id));
+      }
+    });
     this.panel.contentHeader.insertWidget(0, this.notice);
+  }
+
+  /** Of which loss the user has said what to do; kept in the document, and saved with it. */
+  private get dismissed(): string {
+    const ours = this.panel.model?.getMetadata(METADATA) as { loss?: string } | undefined;
+    return ours?.loss ?? '';
+  }
+
+  private set dismissed(loss: string) {
+    const ours = (this.panel.model?.getMetadata(METADATA) ?? {}) as {
+      readonly [key: string]: unknown;
+    };
+    this.panel.model?.setMetadata(METADATA, { ...ours, loss });
   }
 
   private cells(): IRunCell[] {
@@ -96,5 +138,6 @@ export class Recovery {
   }
 
   private lost = '';
+  private asked = '';
   private notice: LossNotice | null = null;
 }

@@ -21,6 +21,7 @@ export class Section extends ReactWidget {
     this.id = `jp-gpuaas-${id}`;
     this.title.label = title;
     this.addClass('jp-gpuaas-section');
+    this.node.tabIndex = 0; // So that it can be scrolled with the keyboard.
     this.node.setAttribute('role', 'region');
     this.node.setAttribute('aria-label', title);
     gpuaas.currentChanged.connect(this.again, this);
