@@ -120,7 +120,8 @@ class Notebook:
         self.requests[request.msg_id] = request
         head = {"msg_id": request.msg_id, "msg_type": msg_type, "username": "", "session": self._name, "date": ""}
         encode = msgspec.json.encode
-        parts = [self._name.encode(), encode({**head, "version": "5.4", **header}), b"{}", b"{}", encode(content)]
+        metadata = encode({"cellId": f"cell of {request.msg_id}"})  # as front ends do it
+        parts = [self._name.encode(), encode({**head, "version": "5.4", **header}), b"{}", metadata, encode(content)]
         self.channel.send(kind, parts)
         return request
 

@@ -7,10 +7,11 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from jupyter_gpuaas.errors import NoSuchSession, TransportError
-from jupyter_gpuaas.model import HostState
+from jupyter_gpuaas.model import CellRuns, HostState
 from tests.conftest import GpuaasHome
 from tests.moving import NODES, SESSION, Nodes, Notebook, Place, two_nodes
 from tests.service import eventually
@@ -95,6 +96,31 @@ async def test_cells_that_were_answered_after_the_checkpoint_are_named(nodes: No
     assert await notebook.value("ran") == "[1]"
     (notice,) = told
     assert "after cell 1" in notice and "cells 2, 3" in notice
+
+
+async def test_front_ends_are_told_which_cells_a_loss_has_undone(nodes: Nodes, notebook: Notebook) -> None:
+    await notebook.run("ran = [1]")
+    checkpoint = await nodes.newest(nodes.place, 1)
+    for number in (2, 3):
+        await notebook.run(f"print({number})")
+    lost = await lose_host(nodes)
+
+    async def cells(place: Place) -> CellRuns:
+        return msgspec.json.decode(await place.agent.cells(SESSION, after="", journal=""), type=CellRuns)
+
+    # Of what the host has left, and of the host that has taken it over.
+    left = await cells(lost)
+    shown = [(each.execution_count, [output["text"] for output in each.outputs]) for each in left.cells]
+    assert shown == [(1, []), (2, ["2\n"]), (3, ["3\n"])]
+    assert left.restored_cell is None
+    await nodes.recover(checkpoint)
+    await notebook.run("ran.append(2)")
+    found = await cells(nodes.place)
+    assert (found.journal, found.restored_cell) == (left.journal, 1)
+    assert found.cells[:3] == left.cells
+    undone = [each for each in found.cells if each.last <= found.restored_number and (each.execution_count or 0) > 1]
+    assert undone == list(left.cells[1:])
+    assert [each.execution_count for each in found.cells[3:]] == [2]
 
 
 async def test_session_that_was_put_away_comes_back_as_it_was_with_what_waited(
