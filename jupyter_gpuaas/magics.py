@@ -170,10 +170,13 @@ class RemoteGpuMagics(Magics):
 
     def _line(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.cell import checkpoint_commands, move_commands
+        from jupyter_gpuaas.widgets import can_show
 
         known = (*checkpoint_commands.OF_OLD, *move_commands.COMMANDS)
         if arguments.command in known and self._current not in self._connections:
             print(NOT_CONNECTED)  # a new session would have none
+        elif arguments.command == "checkpoints" and can_show(self.shell):
+            self._show_checkpoints()
         elif arguments.command in checkpoint_commands.COMMANDS:
             checkpoint_commands.carry_out(arguments, self._connection(self._current).checkpoints, _say)
         elif arguments.command in move_commands.COMMANDS:
@@ -201,8 +204,20 @@ class RemoteGpuMagics(Magics):
         self._current = arguments.on
         self._status(arguments)
 
+    def _show_checkpoints(self) -> None:
+        from jupyter_gpuaas.model.words import table
+        from jupyter_gpuaas.widgets import show_checkpoints
+
+        connection = self._connection(self._current)
+        views = connection.checkpoints.listed()
+        if views:
+            show_checkpoints(connection.look().name, views, table(views))
+        else:
+            print("there are no checkpoints of this session yet")
+
     def _status(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.model.words import standby_lines, status_lines
+        from jupyter_gpuaas.widgets import can_show, show_allocation
 
         if not self._connections:
             print(NOT_CONNECTED)
@@ -215,11 +230,15 @@ class RemoteGpuMagics(Magics):
                 f"on {lease.node_id} with {', '.join(lease.device_ids) or 'no device'}" if lease else "without a node"
             )
             place = f", place {session.queue_place} in the queue" if session.queue_place else ""
-            print(f"session {session.name!r}: {session.state}{place}, {where} ({session.id})")
+            nodes = connection.nodes() if lease else []
+            lines = [f"session {session.name!r}: {session.state}{place}, {where} ({session.id})"]
             if lease:
-                _print_devices(connection.nodes(), lease.node_id, lease.device_ids)
-            for line in [*standby_lines(view.standby), *status_lines(view.checkpoints)]:
-                print(f"    {line}")
+                lines += _device_lines(nodes, lease.node_id, lease.device_ids)
+            lines += [f"    {line}" for line in [*standby_lines(view.standby), *status_lines(view.checkpoints)]]
+            if can_show(self.shell):
+                show_allocation(view, nodes, "\n".join(lines))
+            else:
+                print("\n".join(lines))
 
     def _nodes(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.cell.connection import service_nodes
@@ -227,8 +246,8 @@ class RemoteGpuMagics(Magics):
         connection = next(iter(self._connections.values()), None)
         nodes = connection.nodes() if connection else service_nodes(load())
         for node in nodes:
-            print(f"{node.id}: {node.state}")
-            _print_devices([node], node.id, [device.id for device in node.devices])
+            lines = _device_lines([node], node.id, [device.id for device in node.devices])
+            print("\n".join([f"{node.id}: {node.state}", *lines]))
 
     def _sync(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.cell.remote_variable import size
@@ -340,9 +359,10 @@ def _checkpoint_status(shell: Any) -> None:
         print("\n".join(status_lines(checkpoints.status())))
 
 
-def _print_devices(nodes: Sequence[Any], node_id: str, device_ids: Sequence[str]) -> None:
+def _device_lines(nodes: Sequence[Any], node_id: str, device_ids: Sequence[str]) -> list[str]:
     from jupyter_gpuaas.cell.remote_variable import size
 
+    lines = []
     for node in nodes:
         if node.id != node_id:
             continue
@@ -352,7 +372,8 @@ def _print_devices(nodes: Sequence[Any], node_id: str, device_ids: Sequence[str]
                 sample = used.get(device.id)
                 memory = f"{size(sample.used_bytes)} of " if sample else ""
                 taken = ", in use" if device.id in node.leased else ", free"
-                print(f"    {device.id}  {device.label}, {memory}{size(device.memory_bytes)}{taken}")
+                lines.append(f"    {device.id}  {device.label}, {memory}{size(device.memory_bytes)}{taken}")
+    return lines
 
 
 def register(shell: Any) -> None:

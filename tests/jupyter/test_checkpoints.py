@@ -325,8 +325,9 @@ def test_local_notebook_uses_the_checkpoints_of_its_session(home: GpuaasHome, tm
         assert "'mark'" in notebook.ok("%remote_gpu checkpoint --name mark").out
         notebook.remote("kept.append(3)")
         assert "'mark'" in notebook.ok("%remote_gpu restore mark").out
-        assert "mark" in notebook.ok("%remote_gpu checkpoints").out
-        assert "checkpoints:" in notebook.ok("%remote_gpu status").out
+        shown = notebook.ok("%remote_gpu checkpoints")
+        assert "mark" in shown.shown and "mark" in shown.of("display_data")[0]["data"]["text/html"]
+        assert "checkpoints:" in notebook.ok("%remote_gpu status").shown
         assert notebook.remote("print(kept)").out == "[1, 2]\n"
         assert "no name differs" in notebook.ok("%remote_gpu diff mark mark").out
         notebook.ok("%remote_gpu forget mark")

@@ -43,6 +43,11 @@ class Result:
         return [m["content"] for m in self.messages if m["msg_type"] in types]
 
     @property
+    def shown(self) -> str:
+        """What was printed or displayed, as text."""
+        return self.out + "".join(each["data"].get("text/plain", "") for each in self.of("display_data"))
+
+    @property
     def value(self) -> Any:
         """The result, read back from its repr."""
         (result,) = self.of("execute_result")
@@ -441,8 +446,15 @@ def test_missing_file_names_the_command_and_sync_sends_it(notebook: Notebook) ->
 
 def test_status_nodes_and_logs(notebook: Notebook) -> None:
     notebook.remote("print('for the log 22')")
-    status = notebook.ok("%remote_gpu status").out
-    assert "on local-0 with cpu:" in status and "GiB" in status
+    result = notebook.ok("%remote_gpu status")
+    assert "on local-0 with cpu:" in result.shown and "GiB" in result.shown
+    # A widget where there can be widgets, with what stands for it where there cannot.
+    (shown,) = result.of("display_data")
+    assert shown["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
+    assert "<meter" in shown["data"]["text/html"] and "local-0" in shown["data"]["text/html"]
+    (opened,) = (each for each in result.of("comm_open") if "facts" in each["data"]["state"])
+    facts = opened["data"]["state"]["facts"]
+    assert (facts["state"], facts["node"], len(facts["devices"])) == ("idle", "local-0", 1)
     assert "local-0: up" in notebook.ok("%remote_gpu nodes").out
     assert "for the log 22" in notebook.ok("%remote_gpu logs --tail 20").out
 
