@@ -454,7 +454,8 @@ def test_status_nodes_and_logs(notebook: Notebook) -> None:
     assert "<meter" in shown["data"]["text/html"] and "local-0" in shown["data"]["text/html"]
     (opened,) = (each for each in result.of("comm_open") if "facts" in each["data"]["state"])
     facts = opened["data"]["state"]["facts"]
-    assert (facts["state"], facts["node"], len(facts["devices"])) == ("idle", "local-0", 1)
+    assert facts["state"] in ("idle", "busy")
+    assert (facts["node"], len(facts["devices"])) == ("local-0", 1)
     assert "local-0: up" in notebook.ok("%remote_gpu nodes").out
     assert "for the log 22" in notebook.ok("%remote_gpu logs --tail 20").out
 
@@ -474,7 +475,7 @@ def test_session_on_a_named_node_is_another_one(notebook: Notebook) -> None:
 
 
 def test_detached_session_is_found_again_by_its_name(notebook: Notebook) -> None:
-    assert "session 'kept25':" in notebook.ok("%remote_gpu connect --session kept25 --on local-0").out
+    assert "session 'kept25':" in notebook.ok("%remote_gpu connect --session kept25 --on local-0").shown
     notebook.remote("import numpy as np\nheld25 = np.arange(100_000)\nimport os\npid25 = os.getpid()", "--on local-0")
     notebook.ok("%remote_gpu detach")
     assert "not connected" in notebook.ok("%remote_gpu status").out
