@@ -103,6 +103,11 @@ class PassHandler(GpuaasHandler):
 
     @web.authenticated
     @authorized("write", resource=RESOURCE)
+    async def put(self, path: str) -> None:
+        await self._pass()
+
+    @web.authenticated
+    @authorized("write", resource=RESOURCE)
     async def patch(self, path: str) -> None:
         await self._pass()
 
@@ -155,7 +160,7 @@ class MissedHandler(PassHandler):
     async def post(self, session: str) -> None:
         raise web.HTTPError(405)
 
-    patch = delete = post
+    put = patch = delete = post
 
 
 class KernelsHandler(GpuaasHandler):

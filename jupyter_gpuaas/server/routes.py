@@ -69,6 +69,7 @@ ROUTES: Mapping[str, Mapping[str, Way]] = {
     "sessions/*/migrations/*": {"GET": _way("phase rounds wait_s"), "DELETE": _PLAIN},
     "sessions/*/park": {"POST": _way("accept_loss", wait_s=LONG_S)},
     "sessions/*/wake": {"POST": _PLAIN},
+    "sessions/*/standby": {"PUT": _PLAIN},
 }
 
 _PATTERNS = [

@@ -21,7 +21,7 @@ LOOKING = ["service", "kernels", "kernels/x", "choices?path=a.ipynb", "sessions/
 DOING = [
     ("POST", "service/start"), ("POST", "kernels/x/detach"), ("PUT", "choices?path=a.ipynb"),
     ("DELETE", "choices?path=a.ipynb"), ("POST", "v1/sessions/x/park"), ("DELETE", "v1/sessions/x"),
-    ("PATCH", "v1/sessions/x/checkpoints"), ("POST", "v1/nodes/x/drain"),
+    ("PATCH", "v1/sessions/x/checkpoints"), ("POST", "v1/nodes/x/drain"), ("PUT", "v1/sessions/x/standby"),
 ]  # fmt: skip
 
 
@@ -134,6 +134,7 @@ def test_v1_answers_as_the_service_does(server: JupyterServer, kernel: tuple[str
         ("PATCH", "v1/sessions/{s}/checkpoints", {"every": -1}, 422, "InvalidRequest", "every"),
         ("DELETE", "v1/sessions/{s}/migrations/none", None, 422, "InvalidRequest", "none"),
         ("POST", "v1/sessions/{s}/migrations", {}, 409, "AllocationError", ""),
+        ("PUT", "v1/sessions/{s}/standby", {"standby": 2}, 422, "InvalidRequest", "standby"),
         ("GET", "v1/events?after=x", None, 422, "InvalidRequest", "after"),
         ("POST", "v1/nodes/none/cordon", None, 422, "InvalidRequest", "none"),
         ("POST", "v1/sessions/{s}/migrations", b" " * (1024**2 + 1), 413, "InvalidRequest", "request_body_bytes"),
@@ -290,7 +291,7 @@ def test_a_choice_is_kept_for_a_notebook_and_its_next_kernel_asks_for_it(
         "name": str(server.root / "folder" / "chosen.ipynb"),
         "choice": None,
     }
-    request = {"devices": 2, "kind": "cpu", "memory_bytes": 1, "node": None}
+    request = {"devices": 2, "kind": "cpu", "memory_bytes": 1, "node": None, "standby": 0}
     kept = server.ask("PUT", "choices", {"request": request}, **where)
     assert kept.json() == {**none, "choice": {"request": request, "session": None}}
     kernel_id = server.start_kernel("folder/chosen.ipynb")
