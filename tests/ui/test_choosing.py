@@ -1,0 +1,81 @@
+"""Which devices a notebook has: choosing them, and waiting for them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("selenium", reason="selenium is not installed")
+from selenium.webdriver.support.ui import Select
+
+from tests.conftest import GpuaasHome
+from tests.fault.test_sessions_go_on import sessions, until
+from tests.ui.lab import Lab
+from tests.ui.page import Page
+
+
+def test_a_notebook_is_begun_on_chosen_devices_and_remembers_them(
+    lab: Lab, page: Page, gpuaas_home: GpuaasHome
+) -> None:
+    gpuaas_home.cli("up", "--nodes", "2", "--detach")
+    page.driver.get(lab.address())
+    page.press(".jp-LauncherCard", "Remote GPU…")
+    page.see(lambda: "Free now on 2 nodes." in page.text(".jp-Dialog [role=status]"))
+    kind, node = (Select(each) for each in page.all(".jp-Dialog select"))
+
+    kind.select_by_visible_text("GPU")
+    page.see(lambda: "No node has such devices" in page.text(".jp-Dialog [role=status]"))
+    kind.select_by_visible_text("CPU")
+    node.select_by_visible_text("local-1")
+    page.see(lambda: "Free now on 1 node." in page.text(".jp-Dialog [role=status]"))
+    page.shot("dialog")
+    page.press(".jp-Dialog button", "Create")
+
+    page.see(lambda: page.chip().startswith("local-1 · CPU"))
+    (session,) = sessions(gpuaas_home)
+    assert (session["request"]["kind"], session["request"]["node"]) == ("cpu", "local-1")
+    page.element("[data-jp-item-name='save'] jp-button").click()
+    document = lab.folder / "Untitled.ipynb"
+    until(lambda: "gpuaas" in json.loads(document.read_text())["metadata"])
+    assert json.loads(document.read_text())["metadata"]["gpuaas"]["choice"]["node"] == "local-1"
+
+
+def test_a_notebook_that_waits_for_the_only_device_says_its_place(
+    lab: Lab, page: Page, gpuaas_home: GpuaasHome
+) -> None:
+    (gpuaas_home.path / "settings.toml").write_text('devices = "cpu:1"\n')
+    lab.notebook("first.ipynb", ("x = 1",))
+    lab.notebook("second.ipynb", ("y = 2",))
+    page.open(lab.address("first.ipynb"), 1)
+    page.ran(0, 1)
+    page.panel()
+
+    page.driver.get(lab.address("second.ipynb"))
+    page.see(lambda: page.chip() == "place 1 in the queue")
+    page.see(lambda: "second.ipynb" in page.section("queue").text)
+    assert page.text(".jp-gpuaas-status") == "2 remote sessions, 1 waiting"
+    page.shot("waits")
+    page.press("#jp-gpuaas-sessions button", "Release: first.ipynb")
+    page.press(".jp-Dialog button", "Release")
+
+    page.is_on("local-0")
+    page.see(lambda: not page.all("#jp-gpuaas-queue"))
+    page.ran(0, 1)
+
+
+def test_the_service_goes_away_and_comes_back_without_a_reload(lab: Lab, page: Page, gpuaas_home: GpuaasHome) -> None:
+    from tests.fault.test_sessions_go_on import restart_controller
+
+    lab.notebook("start.ipynb", ("x = 1", "x + 1"))
+    page.open(lab.address("start.ipynb"), 2)
+    page.panel()
+    page.ran(0, 1)
+    page.see(lambda: "On this machine" in page.section("service").text)
+
+    restart_controller(gpuaas_home)
+
+    page.ran(1, 2)
+    assert page.output(1).endswith("2")
+    page.see(lambda: "On this machine" in page.section("service").text)
+    page.see(lambda: any("after cell 2" in each for each in page.texts(".jp-gpuaas-point")))
