@@ -44,15 +44,15 @@ def test_a_notebook_is_begun_on_chosen_devices_and_remembers_them(
 def test_a_notebook_that_waits_for_the_only_device_says_its_place(
     lab: Lab, page: Page, gpuaas_home: GpuaasHome
 ) -> None:
-    (gpuaas_home.path / "settings.toml").write_text('devices = "cpu:1"\n')
+    (gpuaas_home.path / "settings.toml").write_text('devices = "cpu:1"\npark_for_waiting_s = 0.0\n')
     lab.notebook("first.ipynb", ("x = 1",))
     lab.notebook("second.ipynb", ("y = 2",))
     page.open(lab.address("first.ipynb"), 1)
     page.ran(0, 1)
-    page.panel()
 
     page.driver.get(lab.address("second.ipynb"))
     page.see(lambda: page.chip() == "place 1 in the queue")
+    page.panel()
     page.see(lambda: "second.ipynb" in page.section("queue").text)
     assert page.text(".jp-gpuaas-status") == "2 remote sessions, 1 waiting"
     page.shot("waits")
