@@ -1,0 +1,52 @@
+"""Widgets in the cells of a local notebook, in a real browser."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+pytest.importorskip("selenium", reason="selenium is not installed")
+pytest.importorskip("anywidget", reason="anywidget is not installed")
+
+from tests.conftest import GpuaasHome
+from tests.ui.lab import Lab
+from tests.ui.page import Page
+
+LOCAL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+CELLS = (
+    "%load_ext jupyter_gpuaas\n%remote_gpu connect --session shown",
+    "%%remote_gpu\nkept = 1",
+    "%remote_gpu checkpoint --name mark",
+    "%remote_gpu checkpoints",
+)
+
+
+def test_devices_are_shown_and_stay_live_and_checkpoints_have_their_names(
+    lab: Lab, page: Page, gpuaas_home: GpuaasHome
+) -> None:
+    cells = [new_code_cell(source) for source in CELLS]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": LOCAL}), lab.folder / "local.ipynb")
+    page.driver.get(lab.address("local.ipynb"))
+    page.see(lambda: len(page.all(".jp-CodeCell")) == len(CELLS))
+    page.see(lambda: page.element(".jp-Notebook-ExecutionIndicator").get_attribute("data-status") == "idle")
+
+    page.ran(0, 1)
+    shown = page.see(lambda: page.cell(0, ".gpuaas-widget"))
+    assert shown.get_attribute("aria-label") == "Devices of the remote session"
+    assert "shown" in shown.text and "on local-0" in shown.text
+    meter = page.cell(0, ".gpuaas-widget [role='meter']")
+    assert int(meter.get_attribute("aria-valuemax")) > 0
+    page.shot("devices")
+
+    for number in (1, 2, 3):
+        page.ran(number, number + 1)
+    listed = page.see(lambda: page.cell(3, ".gpuaas-widget"))
+    assert "mark" in listed.text and "held the next cell up for" in listed.text
+    page.shot("checkpoints")
+
+    # The cell has ended long ago; what it shows follows the session.
+    gpuaas_home.cli("park", "shown")
+    page.driver.execute_script("arguments[0].scrollIntoView()", page.cell(0, ".gpuaas-widget"))
+    page.see(lambda: "parked" in page.cell(0, ".gpuaas-widget").text)
+    assert page.all(".gpuaas-widget script") == []
