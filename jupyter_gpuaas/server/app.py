@@ -49,7 +49,14 @@ class GpuaasApp(ExtensionApp):
         self.link = ServiceLink(self.gpuaas_settings, may_start=self.start_service != "never", tell=self._tell)
         self.kernels = Kernels(self.serverapp.kernel_manager, self.gpuaas_settings, self.link)
         for path in sorted(EVENTS.glob("*.yaml")):
-            self.serverapp.event_logger.register_event_schema(path)
+            self._register(path.read_text("utf-8"))
+
+    def _register(self, schema: str) -> None:
+        logger = self.serverapp.event_logger
+        try:
+            logger.register_event_schema(schema)
+        except Exception:  # jupyter_events before 0.11, for which versions are numbers; another fault fails again
+            logger.register_event_schema(schema.replace('version: "1"', "version: 1"))
 
     def _read_settings(self) -> Settings:
         try:
