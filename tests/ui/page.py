@@ -66,6 +66,9 @@ class Page:
 
         self.see(pressed)
 
+    def right_click(self, element: WebElement) -> None:
+        ActionChains(self.driver).context_click(element).perform()
+
     def keys(self, *keys: str) -> None:
         """Type at whatever has the focus."""
         ActionChains(self.driver).send_keys(*keys).perform()

@@ -98,3 +98,39 @@ def test_a_session_is_moved_with_the_keyboard_alone(lab: Lab, page: Page) -> Non
     page.keys(Keys.ENTER)
 
     page.is_on("local-1")
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_a_session_is_moved_in_notebook_7_as_well(lab: Lab, page: Page) -> None:
+    lab.notebook("start.ipynb", ("import os\nx = 1", "x, os.environ['GPUAAS_NODE']"))
+    page.open(lab.address("start.ipynb").replace("/lab/tree/", "/notebooks/"), 2)
+    assert not page.all("#jp-left-stack:not(.lm-mod-hidden)")  # it is Notebook, whose side panels are closed
+    page.ran(0, 1)
+    page.is_on("local-0")
+
+    page.see(lambda: page.element(MOVE_BUTTON).is_enabled())
+    page.element(MOVE_BUTTON).click()
+    page.see(lambda: page.element(".jp-Dialog .jp-gpuaas-plan"))
+    page.press(".jp-Dialog button", "Move")
+
+    page.is_on("local-1")
+    page.ran(1, 2)
+    assert page.output(1).endswith("(1, 'local-1')")
+    page.shot("moved")
+
+
+@pytest.mark.usefixtures("two_nodes")
+def test_a_session_is_moved_from_the_context_menu_of_its_kernel(lab: Lab, page: Page) -> None:
+    lab.notebook("start.ipynb", ("x = 1",))
+    page.open(lab.address("start.ipynb"), 1)
+    page.ran(0, 1)
+    page.element("[data-id='jp-running-sessions']").click()
+    kernel = page.see(lambda: page.element(".jp-RunningSessions-item.jp-mod-kernel"))
+
+    page.right_click(kernel)
+    page.press(".lm-Menu-item[data-command='gpuaas:migrate-kernel']")
+    page.see(lambda: page.element(".jp-Dialog .jp-gpuaas-plan"))
+    page.shot("dialog")
+    page.press(".jp-Dialog button", "Move")
+
+    page.is_on("local-1")

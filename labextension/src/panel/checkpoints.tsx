@@ -3,6 +3,7 @@
 import * as React from 'react';
 
 import type { ICheckpoint, ICheckpointDiff } from '../api/types';
+import { isMovable } from '../model/select';
 import { amount, duration, shortId, when } from '../words/amounts';
 import type { Words } from '../words/trans';
 import { Act, ReasonList, useNow } from './parts';
@@ -18,6 +19,7 @@ export function Checkpoints(props: ICheckpointsProps): JSX.Element {
   const { state, words, run, current, list } = props;
   const { trans } = words;
   const status = state.checkpoints.get(current);
+  const session = state.sessions.get(current);
   // Listed again when one was taken, removed or restored: each of these is an event of this session.
   const events = state.events.filter(
     each => each.session_id === current && each.kind.startsWith('checkpoint')
@@ -40,6 +42,7 @@ export function Checkpoints(props: ICheckpointsProps): JSX.Element {
       <div className="jp-gpuaas-acts">
         <Act
           label={trans.__('Take one now')}
+          disabled={session === undefined || !isMovable(session)}
           onClick={() => run('gpuaas:checkpoint', { session: current })}
         />
       </div>

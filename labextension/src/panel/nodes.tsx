@@ -11,7 +11,7 @@ import type { ISectionProps } from './props';
 import { Rows } from './rows';
 
 /** With one device a node, the usual case. */
-const ROW_PX = 72;
+const ROW_PX = 100;
 
 export function Nodes({ state, words }: ISectionProps): JSX.Element {
   const nodes = [...state.nodes.values()];

@@ -34,7 +34,8 @@ export function Sessions({ state, words, run, current }: IOneSessionProps): JSX.
   );
 }
 
-const ROW_PX = 76;
+/** In a narrow panel, where the buttons take two lines. */
+const ROW_PX = 128;
 
 interface ISessionRowProps {
   readonly session: ISession;
