@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 WAIT_S = 40.0
-SHOTS = Path(__file__).parent / "shots"
+SHOTS = Path(os.environ.get("GPUAAS_SHOTS") or Path(__file__).parent / "shots")
 
 
 class Page:

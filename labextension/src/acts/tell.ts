@@ -1,8 +1,31 @@
 /** Notices about what was asked for: under way, done, or why not. What failed stays until it is dismissed. */
 
-import { Notification } from '@jupyterlab/apputils';
+import { Dialog, Notification, showDialog } from '@jupyterlab/apputils';
 
 import { wordsOf } from '../api/problem';
+
+/** JupyterLab shows so many characters of a notice. */
+const SHOWN = 140;
+
+export interface IFailure {
+  readonly message: string;
+  readonly type: 'error';
+  readonly actions: Notification.IAction[];
+  readonly autoClose: false;
+}
+
+/** A notice of a failure; what it has no room for comes in a dialog when it is asked for. */
+export function failure(message: string): IFailure {
+  const showAll: Notification.IAction = {
+    label: Dialog.translator.load('jupyter_gpuaas').__('Show all'),
+    callback: event => {
+      event.preventDefault(); // The notice stays.
+      void showDialog({ body: message, buttons: [Dialog.okButton()] });
+    }
+  };
+  const actions = message.length > SHOWN ? [showAll] : [];
+  return { message, type: 'error', actions, autoClose: false };
+}
 
 /** Do something that takes a while, and say how it went. */
 export async function telling<T>(
@@ -16,7 +39,7 @@ export async function telling<T>(
     Notification.update({ id, message: done(result), type: 'success', autoClose: 5000 });
     return result;
   } catch (error) {
-    Notification.update({ id, message: wordsOf(error), type: 'error', autoClose: false });
+    Notification.update({ id, ...failure(wordsOf(error)) });
     return null;
   }
 }
@@ -26,7 +49,8 @@ export async function trying<T>(work: () => Promise<T>): Promise<T | null> {
   try {
     return await work();
   } catch (error) {
-    Notification.error(wordsOf(error), { autoClose: false });
+    const { message, type, ...options } = failure(wordsOf(error));
+    Notification.emit(message, type, options);
     return null;
   }
 }

@@ -2,6 +2,7 @@
 
 import { Notification } from '@jupyterlab/apputils';
 
+import { failure } from '../acts/tell';
 import type { IMigration } from '../api/types';
 import { cancelMigration, titleOf } from '../acts/sessions';
 import { isOver, isReversible } from '../model/phases';
@@ -71,13 +72,10 @@ export class MoveNotices {
 
   private ended(migration: IMigration) {
     const message = this.gpuaas.words.ending(migration, titleOf(this.gpuaas, migration.session_id));
-    const isBad = migration.phase === 'failed';
-    return {
-      message,
-      type: isBad ? ('error' as const) : ('success' as const),
-      autoClose: isBad ? (false as const) : 8000,
-      actions: []
-    };
+    if (migration.phase === 'failed') {
+      return failure(message);
+    }
+    return { message, type: 'success' as const, autoClose: 8000, actions: [] };
   }
 
   private seen: ReadonlyMap<string, IMigration>;

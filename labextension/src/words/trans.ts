@@ -69,12 +69,13 @@ export class Words {
       case 'cancelled':
         return trans.__('The move was cancelled. %1 still runs on %2.', session, source);
       case 'failed':
+        // Where it runs comes first: JupyterLab cuts long notices short.
         return trans.__(
-          'The move to %1 failed: %2. %3 still runs on %4, with all its variables.',
-          target,
-          cause,
+          '%1 still runs on %2, with all its variables. The move to %3 failed: %4',
           session,
-          source
+          source,
+          target,
+          cause
         );
       default:
         return this.phase(migration.phase, target);

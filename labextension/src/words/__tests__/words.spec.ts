@@ -100,7 +100,7 @@ describe('ending', () => {
     const failed = migration({ phase: 'failed', cause: 'the link broke' });
 
     expect(words.ending(failed, 'train.ipynb')).toBe(
-      'The move to node-b failed: the link broke. train.ipynb still runs on node-a, with all its variables.'
+      'train.ipynb still runs on node-a, with all its variables. The move to node-b failed: the link broke'
     );
   });
 });
