@@ -87,6 +87,8 @@ def main() -> None:
                 rows.append(frozen.by_hand(criu, setup_of(size, 0.001), size))
         if "loss" not in asked.skip:
             rows.append(lost(service, asked.sizes[0], asked.rounds))
+            rows.append(lost(service, asked.sizes[0], asked.rounds, node=True))
+            rows.append(lost(service, asked.sizes[0], asked.rounds, node=True, standby=True))
         if "park" not in asked.skip:
             rows.append(parked(service, asked.rounds))
     finally:
@@ -268,8 +270,11 @@ def dilled(service: Service, size_mb: int) -> dict[str, Any]:
     return {"what": f"dill and a new kernel, {size_mb} MB", "downtime_s": round(took_s, 3), "bytes": size}
 
 
-def lost(service: Service, size_mb: int, rounds: int) -> dict[str, Any]:
-    """A host that is killed: until that is known, and until the next cell has run elsewhere."""
+def lost(service: Service, size_mb: int, rounds: int, *, node: bool = False, standby: bool = False) -> dict[str, Any]:
+    """A host, or a node with agent and host, that is killed: until that is known, and until the next cell has run.
+
+    With ``standby``, the session has one, which has its newest checkpoint.
+    """
     setup = setup_of(size_mb, 0.001)
     known: list[float] = []
     again: list[float] = []
@@ -278,13 +283,33 @@ def lost(service: Service, size_mb: int, rounds: int) -> dict[str, Any]:
         async def identity(client: ServiceClient) -> str:
             return next(each.id for each in await client.sessions() if each.name == name)
 
+        async def where(client: ServiceClient) -> str:
+            found = await identity(client)
+            await client.want_standby(found, int(standby))
+            deadline = time.monotonic() + WAIT_S
+            while standby and time.monotonic() < deadline:
+                view = await client.session(found)
+                last = view.checkpoints.last if view.checkpoints is not None else None
+                if view.standby is not None and last is not None and view.standby.checkpoint == last.id:
+                    break
+                await asyncio.sleep(0.1)
+            lease = (await client.session(found)).session.lease
+            assert lease is not None
+            return lease.node_id
+
         for _ in range(rounds):
             kernel.run("step();")
             time.sleep(2.0)  # until the checkpoint is written
-            host = host_of(service, ask(service, identity))
+            node_id = ask(service, where)
+            pids = [host_of(service, ask(service, identity), node_id)]
+            folder = Path(service.env["GPUAAS_HOME"]) / "nodes" / node_id
+            pids += [int(json.loads((folder / "agent.json").read_bytes())["pid"])] if node else []
             killed_s = time.time()
-            os.kill(host, signal.SIGKILL)
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
             heard = kernel.run("step();", quiet_s=WAIT_S)
+            if heard.status != "ok":  # it reached the dying host; the user runs it again
+                heard = kernel.run("step();", quiet_s=WAIT_S)
             if heard.status != "ok":
                 raise RuntimeError(heard.error)
             again.append(time.time() - killed_s)
@@ -295,7 +320,7 @@ def lost(service: Service, size_mb: int, rounds: int) -> dict[str, Any]:
 
             known.append(ask(service, when) - killed_s)
     return {
-        "what": f"a host is killed, {size_mb} MB",
+        "what": f"a {'node' if node else 'host'} is killed, {size_mb} MB{', with a standby' if standby else ''}",
         "known_s": median(known),
         "next_cell_done_s": median(again),
         "rounds": rounds,
@@ -325,9 +350,9 @@ def parked(service: Service, rounds: int) -> dict[str, Any]:
     return {"what": "a small session is parked", "park_s": median(away), "next_cell_done_s": median(back)}
 
 
-def host_of(service: Service, session: str) -> int:
-    """Process id of the session's host."""
-    for path in Path(service.env["GPUAAS_HOME"]).glob("nodes/*/hosts/*.json"):
+def host_of(service: Service, session: str, node: str) -> int:
+    """Process id of the session's host on a node."""
+    for path in Path(service.env["GPUAAS_HOME"]).glob(f"nodes/{node}/hosts/*.json"):
         record = json.loads(path.read_bytes())
         if record["session_id"] == session:
             return int(record["pid"])
