@@ -65,8 +65,8 @@ class CheckpointDesk:
         """A session's newest checkpoint, if it has one."""
         from jupyter_gpuaas.state.listing import view_of
 
-        found = self._checkpointer(owner, session).checkpoints()
-        return view_of(found[-1].manifest) if found else None
+        found = self._checkpointer(owner, session).newest()
+        return view_of(found.manifest) if found is not None else None
 
     def find(self, owner: str, session: str, name: str) -> CheckpointView:
         """One of a session's checkpoints by id, by an end of its id, by name, or as ``-1``; or raises."""
@@ -92,7 +92,8 @@ class CheckpointDesk:
 
         checkpointer = self._checkpointer(owner, session)
         found = checkpointer.find(name)
-        if lives and checkpointer.checkpoints()[-1].id == found.id:
+        newest = checkpointer.newest()
+        if lives and newest is not None and newest.id == found.id:
             raise CheckpointError(f"{short_id(found.id)} is the newest checkpoint of a session that lives, and stays.")
         checkpointer.forget(found)
         checkpointer.collect()

@@ -35,6 +35,7 @@ from ..model import (
 )
 from ..state.ahead import Ahead
 from ..state.checkpointer import BaseGone, Checkpoint, Checkpointer, Pending
+from ..state.fence import of_session
 from ..state.listing import notes, owners_address, view_of
 from ..state.lost import Lost
 from ..state.recipes import CellRecord
@@ -119,7 +120,7 @@ class Checkpoints:
         self._pause_s = PAUSE_S
         self._rarer_told = False
         self._tidied_s = time.monotonic()
-        self._tidy_now = self._full = False
+        self._tidy_now = self._full = self._looked = False
         self._progress_s = 0.0
         self._replaying = False
         #: The request that is carried out, and those that were given up.
@@ -474,7 +475,7 @@ class Checkpoints:
 
     def _between(self) -> None:
         """Remove what need not be kept."""
-        due = self._full or self._tidy_now or time.monotonic() - self._tidied_s > TIDY_EVERY_S
+        due = self._full or self._tidy_now or time.monotonic() - self._tidied_s > TIDY_EVERY_S or self._too_many()
         if not due or self._checkpointer is None or self._stale is not None:
             return
         full, self._full, self._tidy_now = self._full, False, False
@@ -494,6 +495,14 @@ class Checkpoints:
             with contextlib.suppress(NoSuchCheckpoint):  # another session's kernel was faster
                 self._checkpointer.store.forget(checkpoint_id)
         self._checkpointer.collect()
+
+    def _too_many(self) -> bool:
+        """Looked at once in the life of a kernel: one whose session moves on before a minute has passed tidies, too."""
+        looked, self._looked = self._looked, True
+        if looked or self._checkpointer is None or not self._plan.keep:
+            return False
+        own = of_session(self._session, self._checkpointer.store.manifests())
+        return len(own) > self._plan.keep + max(16, self._plan.keep // 4)
 
     def _wait_longer(self) -> None:
         self._retry_s = time.monotonic() + self._pause_s

@@ -23,7 +23,7 @@ from .arguments import check_number, check_replay, check_text, devices_of, key_o
 from .capture import NOT_STATE, Draft, Tracker
 from .cell_log import CellLog, is_block, is_whole, unpack
 from .device.training import compiler_names
-from .fence import new_id
+from .fence import new_id, of_session
 from .hidden import BEFORE_NAMES, Hidden, kinds, shell_names
 from .lost import Lost
 from .memory import CopyPool
@@ -539,6 +539,18 @@ class Checkpointer:
         if self._session:
             found = [checkpoint for checkpoint in found if checkpoint.manifest.session == self._session]
         return found
+
+    def newest(self) -> Checkpoint | None:
+        """The last of ``checkpoints``; only that one is read, where ids tell their sessions."""
+        ids = self.store.manifests()
+        for checkpoint_id in reversed(of_session(self._session, ids) if self._session else ids):
+            try:
+                found = Checkpoint(validate(self.store.manifest(checkpoint_id), self._key))
+            except CheckpointError:
+                continue
+            if self._session in ("", found.manifest.session):
+                return found
+        return None
 
     def find(self, name: str) -> Checkpoint:
         """A checkpoint by id, by the end or beginning of its id, by label (the newest of it), or as ``-1``, ``-2`` ….

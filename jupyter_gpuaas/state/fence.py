@@ -34,6 +34,13 @@ def newest_epoch(session: str, ids: Iterable[str]) -> int:
     return max((int(each[2], 16) for each in found if each and each[1] == tag), default=0)
 
 
+def of_session(session: str, ids: Iterable[str]) -> list[str]:
+    """Ids that a checkpoint of the session can have, in their order: its own, and those that tell no session."""
+    tag = _tag(session)
+    found = ((each, _ID.fullmatch(each)) for each in ids)
+    return [each for each, told in found if told is None or told[1] == tag]
+
+
 def unless_stale(session: str, epoch: int) -> Callable[[Iterable[str]], None]:
     """What ``Store.commit`` is to ask; it raises StaleEpoch when a later host has committed for the session."""
 

@@ -47,6 +47,8 @@ class Manifests:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        #: Of the last listing: whoever reads all that there is needs not list the folder each time.
+        self._listed: dict[str, str] = {}
 
     def files(self) -> dict[str, str]:
         """Id -> name of its file, oldest commit first. Of two files of one id the newer counts."""
@@ -58,14 +60,17 @@ class Manifests:
             if parsed:
                 found.pop(parsed[1], None)
                 found[parsed[1]] = name
-        return found
+        self._listed = found
+        return dict(found)
 
     def read(self, manifest_id: str) -> bytes:
         # Between looking and opening, a second commit of the same id may put another file in its place.
-        for _ in range(3):
-            name = self.files().get(manifest_id)
+        for again in range(4):
+            name = (self.files() if again else self._listed).get(manifest_id)
             if name is None:
-                break
+                if again:
+                    break
+                continue
             try:
                 return self.read_file(name)
             except FileNotFoundError:

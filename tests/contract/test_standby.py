@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from jupyter_gpuaas.model import Channel, CheckpointPlan
+from jupyter_gpuaas.state.listing import owners_address
+from jupyter_gpuaas.store import open_store
 from jupyter_gpuaas.wire.jupyter import make_parts
 from tests.kernels import Driven, driven
 from tests.peers import Source
+from tests.service import eventually
 
 #: Between real nodes, and so not quick: a part of `make test-faults`.
 pytestmark = pytest.mark.fault
@@ -169,6 +173,24 @@ async def test_standby_that_follows_brings_what_is_new_and_imports_what_has_come
     assert await target.value("'iniconfig' in __import__('sys').modules")
     assert (await target.standby("load", last, None))["sent_bytes"] < 1_000_000
     assert await target.value("(n, list(big[:3]), trouble.msg)") == (3, [-1.0] * 3, "why")
+
+
+async def test_session_that_moves_often_keeps_no_more_checkpoints_than_it_may(
+    source: Driven, target: Driven, plan: CheckpointPlan
+) -> None:
+    store = open_store(owners_address(plan.store, plan.owner))
+    for number in range(24):
+        await source.run(f"n = {number}")
+        await source.take()
+    last = (await source.take())["id"]
+    assert len(store.manifests()) > 20
+    few = msgspec.structs.replace(plan, keep=3)
+    async with driven(target.work.parent / "three") as third:
+        await third.adopt(few, epoch=3, standby=True)
+        await third.standby("load", last, None)
+        await third.go_on()
+        await third.run("n += 1")  # soon after the move: no minute has passed
+        await eventually(lambda: len(store.manifests()) <= 4)
 
 
 async def test_standby_fills_no_more_memory_ahead_than_it_may(source: Driven, target: Driven) -> None:

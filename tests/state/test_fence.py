@@ -7,7 +7,7 @@ import pytest
 from jupyter_gpuaas.errors import StaleEpoch
 from jupyter_gpuaas.model import short_id
 from jupyter_gpuaas.state.checkpointer import Checkpointer
-from jupyter_gpuaas.state.fence import new_id, newest_epoch, unless_stale
+from jupyter_gpuaas.state.fence import new_id, newest_epoch, of_session, unless_stale
 from jupyter_gpuaas.store import MemoryStore
 
 KEY = b"k" * 16
@@ -47,3 +47,32 @@ def test_checkpoint_of_an_older_host_is_refused_once_a_later_one_has_committed()
     new.capture({"a": 3}, epoch=2)
     assert [each.id for each in old.checkpoints()][:2] == [before.id, after.id]
     assert [each.manifest.epoch for each in old.checkpoints()] == [1, 2, 2]
+
+
+def test_ids_of_a_session_are_told_from_those_of_others() -> None:
+    mine, theirs, bare = new_id("s", 3), new_id("t", 3), new_id("", 0)
+    assert of_session("s", [theirs, bare, mine]) == [bare, mine]
+
+
+def test_newest_checkpoint_is_found_without_reading_the_others() -> None:
+    class Counting(MemoryStore):
+        read = 0
+
+        def manifest(self, manifest_id: str) -> bytes:
+            self.read += 1
+            return super().manifest(manifest_id)
+
+    store = Counting()
+    mine, theirs = (Checkpointer(store, key=KEY, session=session) for session in "st")
+    assert mine.newest() is None
+    ids = [mine.capture({"a": number}, epoch=1).id for number in range(20)]
+    theirs.capture({"a": 1}, epoch=1)
+    store.read = 0
+    found = mine.newest()
+    assert found is not None and found.id == ids[-1] == mine.checkpoints()[-1].id
+    store.read = 0
+    mine.newest()
+    assert store.read == 1
+    assert Checkpointer(store, key=b"x" * 16, session="s").newest() is None
+    loose = Checkpointer(MemoryStore(), key=KEY)
+    assert loose.capture({"a": 1}).id == (loose.newest() or loose.capture({})).id
