@@ -43,6 +43,7 @@ stop_timeout_s = 2.0
 checkpoint_share = 1000000
 checkpoint_keep = 20
 journal_segment_bytes = 1000000
+journal_bytes = 4000000
 """
 
 
