@@ -45,7 +45,6 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
       {session.cause !== '' && session.lease === null && (
         <p className="jp-gpuaas-hint">{session.cause}</p>
       )}
-      <Devices session={session} {...props} />
       {migration !== undefined && (!isOver(migration) || migration.phase === 'failed') && (
         <MoveProgress
           migration={migration}
@@ -54,6 +53,7 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
           name={sessionTitle(session.name)}
         />
       )}
+      <Devices session={session} {...props} />
       <div className="jp-gpuaas-acts">
         <Act
           primary
