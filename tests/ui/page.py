@@ -91,9 +91,13 @@ class Page:
         self.see(lambda: self.text(".jp-KernelName") == "Python 3 (remote GPU)")
         self.see(lambda: len(self.all(".jp-CodeCell")) == cells)
         self.see(lambda: " · " in self.chip())
-        self.see(
-            lambda: self.element(".jp-Notebook-ExecutionIndicator").get_attribute("data-status") in ("idle", "busy")
-        )
+        self.see(self._is_connected)
+
+    def _is_connected(self) -> bool:
+        # JupyterLab does not know the status of a kernel that was busy when the page came.
+        status = self.element(".jp-Notebook-ExecutionIndicator").get_attribute("data-status")
+        is_busy = self.element(".jp-gpuaas-chip").get_attribute("data-state") == "busy"
+        return status in ("idle", "busy") or is_busy
 
     def leave(self) -> None:
         """Close the page as a person does who does not save."""
