@@ -6,6 +6,7 @@
 #   make check           lint, format, types, layers
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
 #   make test-labextension  types, format and units of the front end; part of `make test`
+#   make test-ui         JupyterLab and Notebook 7 in a real browser (apt-get install chromium chromium-driver)
 #   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
@@ -51,7 +52,7 @@ LABEXT_BUILT := jupyter_gpuaas/labextension/package.json
 JLPM = cd $(LABEXT) && PATH="$(abspath $(BIN)):$$PATH" \
   YARN_NPM_REGISTRY_SERVER="$$(npm config get registry 2>/dev/null || echo https://registry.npmjs.org)" $(abspath $(BIN))/jlpm
 
-.PHONY: help lab demo labextension check criu test test-labextension test-faults test-images test-gpu
+.PHONY: help lab demo labextension check criu test test-labextension test-ui test-faults test-images test-gpu
 .PHONY: bench bench-state bench-device bench-migrate clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
@@ -118,7 +119,11 @@ test-labextension: $(LABEXT_BUILT)
 	$(JLPM) test
 
 test: test-labextension $(STAMPS)/test
-	$(PYTEST) -n $(TEST_JOBS) --dist loadfile -m 'not slow and not gpu and not fault and not images' $(PYTEST_ARGS)
+	$(PYTEST) -n $(TEST_JOBS) --dist loadfile -m 'not slow and not gpu and not fault and not images and not ui' $(PYTEST_ARGS)
+
+# Without chromium and chromedriver the tests skip themselves, and say so.
+test-ui: $(STAMPS)/test
+	$(PYTEST) -m 'ui and not slow' tests/ui $(PYTEST_ARGS)
 
 # Without CRIU the tests skip themselves, and say so.
 test-images: $(STAMPS)/test

@@ -48,6 +48,8 @@ OF_A_SESSION = {
     Route("DELETE", "/sessions/{session}/migrations/{migration}"),
     Route("POST", "/sessions/{session}/park"),
     Route("POST", "/sessions/{session}/wake"),
+    Route("PUT", "/sessions/{session}/standby"),
+    Route("GET", "/sessions/{session}/cells"),
 }
 OF_ADMINS = {
     Route("POST", "/tokens"),
@@ -65,6 +67,8 @@ OF_ANY_USER = {
     Route("GET", "/nodes"),
     Route("GET", "/allocations"),
     Route("GET", "/events"),
+    Route("GET", "/events/last"),
+    Route("GET", "/me"),
     Route("GET", "/metrics"),
     Route(WEBSOCKET, "/events/stream"),
 }

@@ -103,7 +103,8 @@ class JupyterServer:
 
     def troubles(self) -> list[str]:
         """Lines of its log that tell of errors in the extension, or of tasks that it left behind."""
-        signs = ("jupyter_gpuaas/", "Uncaught exception", "never retrieved", "was destroyed", "could not be told")
+        # A task that was destroyed is ours if the next line says where it runs; ipykernel leaves some behind, too.
+        signs = ("jupyter_gpuaas/server/", "Uncaught exception", "never retrieved", "could not be told")
         return [line for line in self.log.read_text().splitlines() if any(sign in line for sign in signs)]
 
     # -- requests ------------------------------------------------------------------------------------

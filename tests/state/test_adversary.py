@@ -254,11 +254,13 @@ def test_many_names_are_no_square_of_names() -> None:
     for count in (500, 4000):
         space = notebook(f"for i in range({count}): globals()[f'v{{i}}'] = [i]")
         checkpointer = make()
-        checkpointer.capture(space)
-        started = time.process_time()
-        checkpointer.capture(space)
-        spent.append(time.process_time() - started)
-    assert spent[1] < 8 * 3 * spent[0], spent
+        took = []
+        for _ in range(4):
+            started = time.process_time()
+            checkpointer.capture(space)
+            took.append(time.process_time() - started)
+        spent.append(min(took[1:]))
+    assert spent[1] < 8 * 4 * spent[0], spent  # a square would be 64 times as much
 
 
 def test_restore_of_many_names_makes_few_journeys_to_the_store() -> None:

@@ -306,14 +306,17 @@ def of_notebook(kind: type, namespace: dict[str, Any]) -> bool:
     """Whether a class was defined in the namespace, as far as its module tells."""
     module = type.__getattribute__(kind, "__module__")
     if module == "builtins":  # so are called classes of a namespace that has no name, and many of extension modules
-        return "__name__" not in namespace and _is_by_statement(kind)
+        return "__name__" not in namespace and _is_by_statement(kind, namespace)
     return module in ("__main__", namespace.get("__name__"))
 
 
-def _is_by_statement(kind: type) -> bool:
+def _is_by_statement(kind: type, namespace: dict[str, Any]) -> bool:
     if kind.__flags__ & _BY_STATEMENT != _BY_STATEMENT or getattr(builtins, kind.__name__, None) is kind:
         return False
     own = type.__getattribute__(kind, "__dict__").values()
+    functions = [each for value in own if type(each := getattr(value, "__func__", value)) is types.FunctionType]
+    if functions:  # some libraries only say that their classes are of builtins
+        return any(function.__globals__ is namespace for function in functions)
     return not any(
         value.__objclass__ is kind if isinstance(value, _OF_C) else isinstance(value, types.BuiltinFunctionType)
         for value in own
