@@ -131,8 +131,8 @@ test-images: $(STAMPS)/test
 	$(PYTEST) -m 'images and not slow and not gpu' $(PYTEST_ARGS)
 
 test-faults: $(STAMPS)/test
-	GPUAAS_TRIALS=25 GPUAAS_TWINS=1000 GPUAAS_STORE_TRIALS=50 GPUAAS_KILLS=30 \
-	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=10 \
+	GPUAAS_TRIALS=5 GPUAAS_TWINS=100 GPUAAS_STORE_TRIALS=10 GPUAAS_KILLS=6 \
+	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=5 \
 	  $(PYTEST) -m '(fault or trials) and not slow and not gpu and not images' $(PYTEST_ARGS)
 
 # With TEST_PYTHON of your own, nothing is installed: it has torch for your CUDA, and `pip install -e '.[test]'`.
