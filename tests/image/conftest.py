@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def criu() -> Criu:
     global _found
     if _found is None:
         try:
+            if Path(sys.prefix).resolve().is_relative_to("/tmp"):
+                raise ImageUnavailable("this environment lies in /tmp, and a jail has a /tmp of its own.")
             _found = find_criu()
         except ImageUnavailable as error:
             _found = str(error)
