@@ -48,9 +48,9 @@ LABEXT := labextension
 LABEXT_SOURCES := $(shell find $(LABEXT)/src $(LABEXT)/style $(LABEXT)/schema -type f) \
   $(addprefix $(LABEXT)/,package.json tsconfig.json core-floor.json install.json)
 LABEXT_BUILT := jupyter_gpuaas/labextension/package.json
-# Yarn has a registry of its own; here it asks the one that npm asks.
-JLPM = cd $(LABEXT) && PATH="$(abspath $(BIN)):$$PATH" \
-  YARN_NPM_REGISTRY_SERVER="$$(npm config get registry 2>/dev/null || echo https://registry.npmjs.org)" $(abspath $(BIN))/jlpm
+# Yarn asks a server of its own; where there is npm, it is to ask the one that npm asks.
+JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm config get registry 2>/dev/null || true)" \
+  && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
 .PHONY: help lab demo labextension check criu test test-labextension test-ui test-faults test-images test-gpu
 .PHONY: bench bench-state bench-device bench-migrate clean

@@ -33,7 +33,7 @@ export const words = new Words(english);
 export function session(facts: Partial<ISession> = {}): ISession {
   return {
     id: 's1',
-    name: '/home/ann/train.ipynb',
+    name: '/books/ann/train.ipynb',
     owner: 'ann',
     state: 'idle',
     epoch: 1,

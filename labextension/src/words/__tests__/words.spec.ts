@@ -107,12 +107,12 @@ describe('ending', () => {
 
 describe('names', () => {
   it('are paths of notebooks, or not', () => {
-    expect(sessionTitle('/home/ann/work/train.ipynb')).toBe('train.ipynb');
+    expect(sessionTitle('/books/ann/work/train.ipynb')).toBe('train.ipynb');
     expect(sessionTitle('scratch')).toBe('scratch');
-    expect(possiblePaths('/home/ann/train.ipynb')).toEqual([
+    expect(possiblePaths('/books/ann/train.ipynb')).toEqual([
       'train.ipynb',
       'ann/train.ipynb',
-      'home/ann/train.ipynb'
+      'books/ann/train.ipynb'
     ]);
     expect(possiblePaths('scratch')).toEqual([]);
   });
