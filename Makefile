@@ -119,7 +119,8 @@ test-labextension: $(LABEXT_BUILT)
 	$(JLPM) test
 
 test: test-labextension $(STAMPS)/test
-	$(PYTEST) -n $(TEST_JOBS) --dist loadfile -m 'not slow and not gpu and not fault and not images and not ui' $(PYTEST_ARGS)
+	tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile \
+	  -m 'not slow and not gpu and not fault and not images and not ui' $(PYTEST_ARGS)
 
 # Without chromium and chromedriver the tests skip themselves, and say so.
 test-ui: $(STAMPS)/test

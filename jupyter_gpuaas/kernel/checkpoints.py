@@ -58,6 +58,7 @@ WRITING_S = 60.0
 TIDY_EVERY_S = 60.0
 #: Names that a report tells, so that it stays small.
 NAMES_TOLD = 50
+#: Requests given up that are remembered.
 MOST_STOPPED = 1000
 #: Cells between two captures that are analysed one by one; after more, everything is looked at.
 MOST_SOURCES = 200
@@ -125,7 +126,7 @@ class Checkpoints:
         self._replaying = False
         #: The request that is carried out, and those that were given up.
         self._request = ""
-        self._stopped: set[str] = set()
+        self._stopped: dict[str, None] = {}
 
     @property
     def shell(self) -> Any:
@@ -540,7 +541,7 @@ class Checkpoints:
             if op == "forget":
                 return self.forget([str(each) for each in content["checkpoints"]])
         finally:
-            self._stopped.discard(self._request)
+            self._stopped.pop(self._request, None)
             self._request = ""
             if self._status.progress:
                 self._change(progress="")
@@ -549,8 +550,10 @@ class Checkpoints:
 
     def stop_request(self, request: str) -> None:
         """Give up what came as this message, or is still to come; from any thread."""
-        if len(self._stopped) < MOST_STOPPED:
-            self._stopped.add(request)
+        if len(self._stopped) >= MOST_STOPPED:  # of requests that had ended before they were given up
+            oldest, *_ = self._stopped
+            self._stopped.pop(oldest, None)
+        self._stopped[request] = None
         if self._replaying and self._armed and request == self._request:  # a cell of the user's asks nobody
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 

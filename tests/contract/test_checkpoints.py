@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -172,16 +173,16 @@ async def test_checkpoint_that_cannot_be_restored_fails_the_new_session_with_the
     assert made[0].id in live.session.cause
 
 
-async def test_request_that_waits_for_a_cell_can_be_given_up(service: Service) -> None:
-    import asyncio
-
-    session = await run(service, service.admin, "a", "import time")
+async def test_request_that_waits_for_a_cell_can_be_given_up(service: Service, tmp_path: Path) -> None:
+    begun, gate = tmp_path / "begun", tmp_path / "gate"
+    session = await run(service, service.admin, "a", "import time, pathlib")
     await taken(service.admin, session, 1)
-    running = asyncio.ensure_future(run(service, service.admin, "a", "time.sleep(3)"))
-    await eventually(lambda: service.controller.sessions.get(session).session.state is SessionState.BUSY)  # type: ignore[union-attr]
+    code = f"pathlib.Path({str(begun)!r}).touch()\nwhile not pathlib.Path({str(gate)!r}).exists(): time.sleep(0.01)"
+    running = asyncio.ensure_future(run(service, service.admin, "a", code))
+    await eventually(begun.exists)  # a busy session may still be at something else than this cell
     taking = asyncio.ensure_future(service.admin.take_checkpoint(session, name="late", request="r1"))
-    await asyncio.sleep(0.3)
-    await service.admin.give_up(session, "r1")
+    await service.admin.give_up(session, "r1")  # whichever of the two arrives first
+    gate.touch()
     with pytest.raises(CheckpointError, match="interrupted"):
         await taking
     await running

@@ -295,3 +295,13 @@ def test_kernel_whose_session_goes_on_elsewhere_takes_no_more_and_says_why(kerne
     assert kernel.written() == [1, 7] and kernel.checkpoints.status().failed == 1
     with pytest.raises(StaleEpoch):
         kernel.checkpoints.take("mine")
+
+
+def test_request_is_given_up_after_any_number_that_had_ended_before(kernels: Any) -> None:
+    kernel = kernels()
+    for n in range(module.MOST_STOPPED + 1):
+        kernel.checkpoints.stop_request(f"ended {n}")
+    kernel.checkpoints.stop_request("late")
+    with pytest.raises(KeyboardInterrupt):
+        kernel.checkpoints.request({"op": "take", "request": "late"})
+    assert kernel.checkpoints.request({"op": "take", "request": "next"})
