@@ -33,6 +33,7 @@ from jupyter_gpuaas.model import (
     ResourceRequest,
     RestoreReport,
     SessionView,
+    UsageView,
     UserView,
     Via,
 )
@@ -115,6 +116,10 @@ class ServiceClient:
         """Make a token (admins only); ``ttl_s`` 0 means that it does not end."""
         body = {"user": user, "role": role, "ttl_s": ttl_s}
         return await self._call(NewToken, "POST", "/tokens", body=body)
+
+    async def usage(self, *, from_s: float = 0.0) -> UsageView:
+        """Devices that the user's sessions have held since a time, in device-seconds; everybody's for an admin."""
+        return await self._call(UsageView, "GET", "/usage", query={"from_s": from_s})
 
     async def stop(self) -> None:
         """End the service with its sessions and nodes (admins only); answers before that has happened."""

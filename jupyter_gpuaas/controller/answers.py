@@ -25,6 +25,7 @@ from jupyter_gpuaas.model import (
     Proposal,
     RestoreReport,
     SessionView,
+    UsageView,
     UserView,
 )
 
@@ -47,6 +48,7 @@ _FACTS = (
     MigrationPlan,
     DrainView,
     Proposal,
+    UsageView,
 )
 
 

@@ -19,6 +19,7 @@ from jupyter_gpuaas.controller import (
     routes_migrations,
     routes_pool,
     routes_sessions,
+    routes_usage,
 )
 from jupyter_gpuaas.controller.answers import Facts, failure, schemas
 from jupyter_gpuaas.controller.controller import Controller
@@ -44,6 +45,7 @@ def make_app(controller: Controller) -> FastAPI:
         routes_migrations,
         routes_metrics,
         routes_pool,
+        routes_usage,
         routes_events,
         relay,
     ):

@@ -12,10 +12,12 @@ from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.auth import Tokens, User
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
+from jupyter_gpuaas.controller.catalogue.usage import UsageRows
 from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.drains import Drains
 from jupyter_gpuaas.controller.leases import NodeLeases
+from jupyter_gpuaas.controller.metering import Meter, MeteredEngine
 from jupyter_gpuaas.controller.migrations import Migrations
 from jupyter_gpuaas.controller.parking import Parking
 from jupyter_gpuaas.controller.reports import HOSTED_STATES
@@ -58,9 +60,10 @@ class Controller:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         folder = settings.make_folder()
         self.settings = settings
-        self.engine = engine
-        self.agents = Agents(engine)
         self.database = Database(folder / "controller.db", events_kept=settings.events_kept)
+        self.meter = Meter(UsageRows(self.database), self._owner_of)
+        self.engine: Engine = (engine := MeteredEngine(engine, self.meter))
+        self.agents = Agents(engine)
         self.tokens = Tokens(self.database)
         self.tokens.ensure_file(folder / "token")
         self.sessions = Sessions(self.database, settings)
@@ -96,6 +99,7 @@ class Controller:
         """Bring up the nodes, then go on with what an earlier controller left."""
         await self.engine.open()
         self.sessions.load()
+        self.meter.open(self.engine.leases)
         held = {lease.id: lease for lease in self.engine.leases()}
         wanted = {lease.id for live in self.sessions.all() for lease in _needed(live.record)}
         for lease_id, lease in held.items():
@@ -139,6 +143,7 @@ class Controller:
             await self.watcher.close()
             await self.scheduler.close()
             await self.commands.close()
+            await self.meter.close()
             self.unattended.close()
             cause = "the service ends with its sessions" if end_sessions else "the service ends"
             self.sessions.announce("service", cause)
@@ -291,6 +296,7 @@ class Controller:
             checkpoints=live.checkpoints,
             migration=move.view if move is not None else live.record.last_migration,
             standby=self.standbys.view(live),
+            device_seconds=round(self.meter.device_seconds(live.session.id), 3),
         )
 
     def channel(self, live: LiveSession, user: User, base_url: str, *, inside: bool = False) -> ChannelInfo:
@@ -344,6 +350,11 @@ class Controller:
     def list_events(self, user: User, *, after: int, limit: int, session_id: str) -> list[Event]:
         """Events that concern the user; for threads."""
         return self.database.events(after=after, limit=limit, session_id=session_id, owner=user.sees)
+
+    def _owner_of(self, session_id: str) -> str:
+        live = self.sessions.get(session_id)
+        record = live.record if live is not None else self.database.session(session_id)
+        return record.session.owner if record is not None else ""
 
 
 def _needed(record: SessionRecord) -> list[Lease]:

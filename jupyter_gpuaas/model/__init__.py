@@ -47,6 +47,7 @@ from .session import (
     SessionView,
     check_name,
 )
+from .usage import SessionUsage, UsageView, UserUsage
 
 __all__ = [
     "CPU",
@@ -94,8 +95,11 @@ __all__ = [
     "Round",
     "ServiceFile",
     "SessionState",
+    "SessionUsage",
     "SessionView",
     "StandbyView",
+    "UsageView",
+    "UserUsage",
     "UserView",
     "Via",
     "Wish",

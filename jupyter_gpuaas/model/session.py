@@ -136,6 +136,8 @@ class SessionView(msgspec.Struct, frozen=True, kw_only=True):
     migration: MigrationView | None = None
     #: None where it wants no standby.
     standby: StandbyView | None = None
+    #: Devices times the seconds for which the session has held them, standbys and both sides of a move included.
+    device_seconds: float = 0.0
 
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")

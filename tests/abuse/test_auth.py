@@ -70,6 +70,7 @@ OF_ANY_USER = {
     Route("GET", "/events/last"),
     Route("GET", "/me"),
     Route("GET", "/metrics"),
+    Route("GET", "/usage"),
     Route(WEBSOCKET, "/events/stream"),
 }
 

@@ -56,6 +56,9 @@ class Database:
         with _mapped(), self._engine.connect() as connection:
             yield connection
 
+    #: For tables that have a file of their own.
+    writing, reading = _writing, _reading
+
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
