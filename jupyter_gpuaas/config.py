@@ -73,6 +73,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stop_timeout_s: Annotated[Seconds, about("A kernel that does not end by itself in this time is killed.")] = 5.0
     sessions_per_user: Annotated[Count, about("Live sessions that one user may have.")] = 100
     request_body_bytes: Annotated[Bytes, about("Largest body of a REST request.")] = 1 * MIB
+    database_url: Annotated[
+        str,
+        about(
+            "Where the service keeps what it must remember: empty means `controller.db` in the home folder (SQLite), "
+            "`postgresql://user@host/name` a PostgreSQL database, which several controllers may have in common "
+            "(docs/database.md)."
+        ),
+    ] = ""
+    acting_s: Annotated[
+        Seconds,
+        about(
+            "Of several controllers on one PostgreSQL database one acts; when it has been silent for this long, "
+            "another one takes over."
+        ),
+    ] = 10.0
+    log_format: Annotated[str, about("How the service logs: `text` for people, `json` for machines.")] = "text"
     events_kept: Annotated[Count, about("Events kept in the database; the oldest go first.")] = 100_000
     workdir: Annotated[
         str,
@@ -215,10 +231,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise SettingError(f"setting home: {self.folder} is not usable: {error.strerror}.") from error
         return self.folder
 
-    def environment(self) -> dict[str, str]:
-        """The settings that differ from their defaults, as environment variables for a child process."""
+    @property
+    def database(self) -> str | Path:
+        """Address of the service's database, or its file."""
+        return self.database_url or self.folder / "controller.db"
+
+    def environment(self, *, secrets: bool = True) -> dict[str, str]:
+        """The settings that differ from their defaults, as environment variables for a child process.
+
+        Parameters
+        ----------
+        secrets
+            Whether those, too, that a process which runs users' code must not get.
+        """
         mine, default = msgspec.structs.asdict(self), msgspec.structs.asdict(Settings())
-        return {PREFIX + key.upper(): str(value) for key, value in mine.items() if value != default[key]}
+        left_out = frozenset() if secrets else SECRETS
+        return {
+            PREFIX + key.upper(): str(value)
+            for key, value in mine.items()
+            if value != default[key] and key not in left_out
+        }
+
+
+#: Settings that let whoever knows them act for others.
+SECRETS = frozenset({"token", "database_url"})
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -227,6 +263,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "workdir": ("auto", "session"),
     "images": ("off", "auto"),
     "on_node_loss": ("ask", "rerun", "restore_only"),
+    "log_format": ("text", "json"),
 }
 
 

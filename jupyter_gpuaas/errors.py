@@ -16,6 +16,7 @@
     │   └─ RemoteProtocolError  the peer broke it
     ├─ JournalError             the journal cannot be written
     ├─ CatalogueError           the service's database cannot be read or written
+    │   └─ NotActing            another controller on the same database acts now
     ├─ SessionError
     │   ├─ NoSuchSession
     │   └─ SessionEnded
@@ -155,6 +156,12 @@ class CatalogueError(GpuaasError):
 
     retryable = True
     status = 507
+
+
+class NotActing(CatalogueError):
+    """Another controller on the same database acts now: this one may change nothing, and ends."""
+
+    status = 503
 
 
 class SessionError(GpuaasError):

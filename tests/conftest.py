@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.postgres import Server, need_postgres, running_server
+
 DOWN_TIMEOUT_S = 30
 LEFTOVER_TIMEOUT_S = 10
 
@@ -112,6 +114,14 @@ def module_gpuaas_home() -> Iterator[GpuaasHome]:
         _use(patch, home)
         yield home
         close_home(home)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server for databases of a test's own; skips where there can be none."""
+    need_postgres()
+    with running_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.app import make_app
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.server import listen, make_server
@@ -49,7 +50,7 @@ async def running_service(home: Path, *, end_sessions: bool = True, **changes: A
     controller = Controller(settings, engine)
     await controller.open()
     listener = listen(settings, 0)
-    server = make_server(controller)
+    server = make_server(settings, make_app(controller))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     token = (home / "token").read_text().strip()

@@ -31,7 +31,7 @@ from jupyter_gpuaas.cli.asking import (
     resolve,
     settings_of,
 )
-from jupyter_gpuaas.errors import GpuaasError, ServiceUnreachable
+from jupyter_gpuaas.errors import GpuaasError, ServiceUnreachable, SettingError
 
 if TYPE_CHECKING:
     from jupyter_gpuaas.client.embedded import Endpoint
@@ -79,6 +79,7 @@ def main(context: click.Context, home: str | None, url: str | None) -> None:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 picks a free one.")
 @click.option("--detach", is_flag=True, help="Return when it is ready; it goes on in the background.")
 @click.option("--engine", type=click.Choice(["local"]), default="local", help="Who owns the nodes.")
+@click.option("--standby", is_flag=True, help="Take over when the one that runs on the same database ends.")
 @as_json
 @click.pass_obj
 def up(
@@ -88,6 +89,7 @@ def up(
     port: int | None,
     detach: bool,
     engine: str,
+    standby: bool,
     as_json: bool,
 ) -> None:
     """Start the service on this machine.
@@ -98,7 +100,9 @@ def up(
     from jupyter_gpuaas.client.embedded import find_running, read_service_file, start_service
 
     settings = settings_of(given, nodes=nodes, devices=devices, port=port)
-    running = asyncio.run(find_running(settings.folder))
+    if standby:
+        _may_stand_by(settings, detach)
+    running = None if standby else asyncio.run(find_running(settings.folder))
     news = "already runs" if running else "runs"
     if running is None and not detach:
         from jupyter_gpuaas.controller.server import AlreadyRunning, serve
@@ -115,6 +119,17 @@ def up(
         _announce(settings, news, as_json)
     else:
         click.echo(f"A service for {settings.folder} {news}.")
+
+
+def _may_stand_by(settings: Settings, detach: bool) -> None:
+    from jupyter_gpuaas.controller.catalogue.opening import is_shared
+
+    if detach:
+        raise click.UsageError("--standby runs in the foreground only.")
+    if not is_shared(settings.database):
+        raise SettingError(
+            "setting database_url: only on PostgreSQL can a controller stand by.", hint="See docs/database.md."
+        )
 
 
 def _announce(settings: Settings, news: str, as_json: bool, *, hint: bool = False) -> None:

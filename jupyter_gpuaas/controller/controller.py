@@ -57,10 +57,10 @@ _UNFINISHED: Mapping[SessionState, tuple[Command, ...]] = {
 class Controller:
     """Sessions, their devices and their story. It keeps nothing that its database does not hold."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, database: Database | None = None) -> None:
         folder = settings.make_folder()
         self.settings = settings
-        self.database = Database(folder / "controller.db", events_kept=settings.events_kept)
+        self.database = database or Database(settings.database, events_kept=settings.events_kept)
         self.meter = Meter(UsageRows(self.database), self._owner_of)
         self.engine: Engine = (engine := MeteredEngine(engine, self.meter))
         self.agents = Agents(engine)
@@ -128,7 +128,7 @@ class Controller:
         elif state is SessionState.MIGRATING:
             self.parking.take_up(live)
 
-    async def close(self, *, end_sessions: bool) -> None:
+    async def close(self, *, end_sessions: bool, keep_database: bool = False) -> None:
         """Stop; sessions and agents go on unless ``end_sessions``."""
         self.interrupt_waits()
         try:
@@ -154,7 +154,8 @@ class Controller:
                 await self.engine.close(stop_nodes=end_sessions)
             finally:
                 self.checkpoints.close()
-                self.database.close()
+                if not keep_database:
+                    self.database.close()
 
     def stop(self) -> None:
         """Ask for the end of the service and its sessions."""

@@ -9,17 +9,22 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
 import msgspec
 import uvicorn
+from starlette.types import ASGIApp
 
 from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.acting import Acting, Face
 from jupyter_gpuaas.controller.app import make_app
+from jupyter_gpuaas.controller.catalogue.acting import ActingLease
+from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.opening import is_shared
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.engine.local import LocalEngine
-from jupyter_gpuaas.errors import SettingError
+from jupyter_gpuaas.errors import GpuaasError, SettingError
 from jupyter_gpuaas.model import ServiceFile
 
 log = logging.getLogger(__name__)
@@ -33,6 +38,10 @@ class AlreadyRunning(Exception):
     """Another controller serves this home folder."""
 
 
+class Superseded(GpuaasError):
+    """Another controller on the same database acts now."""
+
+
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -42,17 +51,25 @@ class _Server(uvicorn.Server):
 def serve(settings: Settings, ready: Callable[[ServiceFile], None]) -> None:
     """Serve until a signal or ``POST /stop``.
 
-    SIGINT (Ctrl-C) and ``/stop`` end the sessions too; SIGTERM leaves them running for the next controller.
+    SIGINT (Ctrl-C) and ``/stop`` end the sessions too; SIGTERM leaves them running for the next controller. On a
+    database that others have in common, wait until none of them acts.
 
     Raises
     ------
     AlreadyRunning
         A controller already serves this home folder.
+    Superseded
+        Another controller has taken over.
     SettingError
         The address cannot be listened on.
     """
-    with hold(settings.make_folder()):
+    with _only_one(settings, settings.make_folder()):
         asyncio.run(_serve(settings, ready))
+
+
+def _only_one(settings: Settings, folder: Path) -> contextlib.AbstractContextManager[None]:
+    # A controller that is frozen keeps its lock on the folder; a lease of the database runs out.
+    return contextlib.nullcontext() if is_shared(settings.database) else hold(folder)
 
 
 def end_leftovers(settings: Settings) -> None:
@@ -63,17 +80,44 @@ def end_leftovers(settings: Settings) -> None:
     AlreadyRunning
         The controller still runs.
     """
-    with hold(settings.folder):
+    with _only_one(settings, settings.folder):
         asyncio.run(_end_leftovers(settings))
 
 
 async def _end_leftovers(settings: Settings) -> None:
-    controller = Controller(settings, LocalEngine(settings, nodes=0))
+    database = Database(settings.database, events_kept=settings.events_kept)
+    acting = _acting(settings, database, "", lambda why: log.error("%s", why))
+    controller: Controller | None = None
     try:
+        if acting is not None:
+            try:
+                # Long enough to see that nobody acts, or that somebody does.
+                await asyncio.wait_for(acting.acquire(), 2 * settings.acting_s)
+            except (asyncio.TimeoutError, TimeoutError):
+                raise AlreadyRunning(str(settings.folder)) from None
+        controller = Controller(settings, LocalEngine(settings, nodes=0), database)
         await controller.open()
     finally:
-        await controller.close(end_sessions=True)
+        await _close(controller, acting, database, over=True)
         (settings.folder / "service.json").unlink(missing_ok=True)
+
+
+def _acting(settings: Settings, database: Database, url: str, lost: Callable[[str], None]) -> Acting | None:
+    if not database.is_shared:
+        return None
+    holder = f"{socket.gethostname()} {os.getpid()} {settings.folder}"
+    return Acting(ActingLease(database, holder=holder, url=url, ttl_s=settings.acting_s), settings.acting_s, lost)
+
+
+async def _close(controller: Controller | None, acting: Acting | None, database: Database, *, over: bool) -> None:
+    """Close a controller, and then let another one act; ``over`` when the sessions end as well."""
+    try:
+        if controller is not None:
+            await controller.close(end_sessions=over, keep_database=True)
+    finally:
+        if acting is not None:
+            await acting.close(over=over)
+        database.close()
 
 
 @contextlib.contextmanager
@@ -92,47 +136,109 @@ def hold(folder: Path) -> Iterator[None]:
 
 async def _serve(settings: Settings, ready: Callable[[ServiceFile], None]) -> None:
     file = settings.folder / "service.json"
-    listener = listen(settings, _former_port(file))
-    controller = Controller(settings, LocalEngine(settings))
-    server = make_server(controller)
-    end_sessions = False
+    with contextlib.closing(listen(settings, _former_port(file))) as listener:
+        database = Database(settings.database, events_kept=settings.events_kept)
+        serving = _Serving(settings, listener, database)
+        try:
+            await serving.run(file, ready)
+        finally:
+            await serving.close()
+    if serving.lost:
+        raise Superseded(f"{serving.lost}.")
+    if serving.over:
+        file.unlink(missing_ok=True)
 
-    def stop(also_sessions: bool) -> None:
-        nonlocal end_sessions
-        # A second Ctrl-C does not wait for connections.
-        server.force_exit = server.should_exit
-        server.should_exit = True
-        end_sessions = end_sessions or also_sessions
-        controller.interrupt_waits()
 
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop, False)
-    loop.add_signal_handler(signal.SIGINT, stop, True)
-    controller.on_stop = lambda: stop(True)
-    try:
+class _Serving:
+    """One run of a controller, from waiting for its turn to its end."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, database: Database) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._database = database
+        self._face = Face()
+        self._server = make_server(settings, self._face)
+        self._http: asyncio.Task[None] | None = None
+        self._written = _service_file(settings, listener)
+        self._acting = self._face.acting = _acting(settings, database, self._written.url, self._superseded)
+        self._controller: Controller | None = None
+        self._stopping = asyncio.Event()
+        #: Whether the sessions end with it.
+        self.over = False
+        #: Why it may not act any more.
+        self.lost = ""
+
+    async def run(self, file: Path, ready: Callable[[ServiceFile], None]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop, False)
+        loop.add_signal_handler(signal.SIGINT, self._stop, True)
+        if self._acting is not None:
+            self._listen()
+            if not await _until(self._acting.acquire(), self._stopping):
+                return
+        controller = self._controller = Controller(self._settings, LocalEngine(self._settings), self._database)
+        controller.on_stop = lambda: self._stop(True)
         await controller.open()
-        port = listener.getsockname()[1]
-        # For this user's own programs: "every address" is one to listen on, not one to connect to.
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-        host = f"[{host}]" if ":" in host else host
-        written = ServiceFile(f"http://{host}:{port}", os.getpid(), port, len(controller.engine.nodes()))
-        _write(file, msgspec.json.encode(written))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        ready(written)
-        await serving
+        self._written = msgspec.structs.replace(self._written, nodes=len(controller.engine.nodes()))
+        _write(file, msgspec.json.encode(self._written))
+        self._face.show(make_app(controller))
+        http = self._listen()
+        ready(self._written)
+        await http
+
+    async def close(self) -> None:
+        self._server.should_exit = True
+        if self._http is not None:
+            await asyncio.gather(self._http, return_exceptions=True)
+        # Without a right to act, what others have taken over is not given back.
+        await _close(self._controller, None if self.lost else self._acting, self._database, over=self.over)
+
+    def _listen(self) -> asyncio.Task[None]:
+        if self._http is None:
+            self._http = asyncio.create_task(self._server.serve(sockets=[self._listener]), name="http")
+        return self._http
+
+    def _stop(self, also_sessions: bool) -> None:
+        # A second Ctrl-C does not wait for connections.
+        self._server.force_exit = self._server.should_exit
+        self._server.should_exit = True
+        self.over = (self.over or also_sessions) and self._controller is not None and not self.lost
+        self._stopping.set()
+        if self._controller is not None:
+            self._controller.interrupt_waits()
+
+    def _superseded(self, why: str) -> None:
+        log.error("%s; this controller ends", why)
+        self.lost, self.over = why, False
+        self._face.show(None)
+        self._stop(False)
+
+
+def _service_file(settings: Settings, listener: socket.socket) -> ServiceFile:
+    port = listener.getsockname()[1]
+    # For this user's own programs: "every address" is one to listen on, not one to connect to.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
+    return ServiceFile(f"http://{host}:{port}", os.getpid(), port, 0)
+
+
+async def _until(acquiring: Coroutine[None, None, bool], stopping: asyncio.Event) -> bool:
+    """What ``acquiring`` answers, or False when this process is told to end before."""
+    tasks = [asyncio.create_task(acquiring), asyncio.create_task(stopping.wait())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return not stopping.is_set() and tasks[0].result()
     finally:
-        listener.close()
-        await controller.close(end_sessions=end_sessions)
-        if end_sessions:
-            file.unlink(missing_ok=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def make_server(controller: Controller) -> uvicorn.Server:
+def make_server(settings: Settings, app: ASGIApp) -> uvicorn.Server:
     """The HTTP server of a controller."""
-    settings = controller.settings
     return _Server(
         uvicorn.Config(
-            make_app(controller),
+            app,
             # uvloop is not among our dependencies, and one that happens to be installed is not tested.
             loop="asyncio",
             http="h11",

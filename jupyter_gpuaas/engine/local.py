@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 NODE_PREFIX = "local-"
 
 #: Settings that mean the service or a client, not a node.
-_NOT_FOR_NODES = frozenset({"url", "token", "session", "on_shutdown", "relay", "host", "port"})
+_NOT_FOR_NODES = frozenset({"url", "session", "on_shutdown", "relay", "host", "port", "acting_s"})
 
 
 class LocalEngine:
@@ -92,7 +92,7 @@ class LocalEngine:
     def _environ(self) -> dict[str, str]:
         mine = {
             key: value
-            for key, value in self._settings.environment().items()
+            for key, value in self._settings.environment(secrets=False).items()
             if key.removeprefix(PREFIX).lower() not in _NOT_FOR_NODES
         }
         # Always, so that whoever looks at a process can tell whose it is.

@@ -402,7 +402,7 @@ class Hosts:
         base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
         base = base if os.access(base, os.W_OK) and len(base) < 50 else "/tmp"
         run_folder = tempfile.mkdtemp(prefix="gpuaas-", dir=base)
-        environ = {**os.environ, **self._settings.environment(), RUN_MARK: run_id}
+        environ = {**os.environ, **self._settings.environment(secrets=False), RUN_MARK: run_id}
         environ.setdefault(MALLOC_VARIABLE, MALLOC_HUGE_PAGES)
         path = self._folder / "hosts" / f"{run_id}.json"
         handle = HostHandle(HostRecord(run_id, 0, 0.0, run_folder), path, self._host_changed)

@@ -1,9 +1,8 @@
-"""Parts of the controller that need no service: reports, the bell, the catalogue, errors on the wire."""
+"""Parts of the controller that need no service: reports, the bell, errors on the wire."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,11 +11,9 @@ from hypothesis import strategies as st
 
 from jupyter_gpuaas import errors
 from jupyter_gpuaas.controller.bell import Bell
-from jupyter_gpuaas.controller.catalogue.database import Database
-from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.reports import HOSTED_STATES, happened
 from jupyter_gpuaas.lifecycle.session import SessionEvent, step
-from jupyter_gpuaas.model import GpuSession, HostReport, HostState, Lease, ResourceRequest, SessionState
+from jupyter_gpuaas.model import HostReport, HostState, Lease, SessionState
 
 S, H, E = SessionState, HostState, SessionEvent
 LEASE = Lease("l", "s", "local-0", ("cpu:0",), 1)
@@ -81,58 +78,6 @@ async def test_bell_ring_between_look_and_wait_is_not_missed() -> None:
 
 async def test_bell_tells_when_time_is_up() -> None:
     assert not await Bell().until(lambda: False, 0.01)
-
-
-def record(session_id: str, name: str = "n", state: S = S.QUEUED, owner: str = "ann") -> SessionRecord:
-    session = GpuSession(
-        id=session_id, name=name, owner=owner, state=state, epoch=0, request=ResourceRequest(), created_s=1.0
-    )
-    return SessionRecord(session=session, secret="secret", env={"A": "b"})
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Database:
-    return Database(tmp_path / "c.db", events_kept=10)
-
-
-def test_database_gives_back_what_was_stored_in_order(database: Database, tmp_path: Path) -> None:
-    stored = [database.store(record(f"s{n}", f"n{n}"), new=True, kind="transition") for n in range(3)]
-    database.close()
-    again = Database(tmp_path / "c.db", events_kept=10)
-    assert again.unfinished() == stored
-    assert again.session("s1") == stored[1]
-    assert [each.session.last_event for each in stored] == [1, 2, 3]
-    again.close()
-
-
-def test_database_second_live_session_of_a_name_is_impossible(database: Database) -> None:
-    first = database.store(record("s0"), new=True, kind="transition")
-    with pytest.raises(errors.CatalogueError, match="UNIQUE"):
-        database.store(record("s1"), new=True, kind="transition")
-    assert len(database.events(after=0, limit=9)) == 1, "the event went with its session"
-    database.store(record("s2", owner="bob"), new=True, kind="transition")
-    ended = msgspec.structs.replace(first.session, state=S.CLOSED)
-    database.store(msgspec.structs.replace(first, session=ended), kind="transition")
-    database.store(record("s1"), new=True, kind="transition")
-    database.close()
-
-
-def test_database_keeps_the_newest_events_and_never_gives_a_number_twice(tmp_path: Path) -> None:
-    database = Database(tmp_path / "c.db", events_kept=10)
-    numbers = [database.announce(kind="service", cause=str(n)) for n in range(50)]
-    assert numbers == list(range(1, 51))
-    kept = database.events(after=0, limit=100)
-    assert [event.seq for event in kept] == list(range(41, 51))
-    database.close()
-    again = Database(tmp_path / "c.db", events_kept=10)
-    assert again.announce(kind="service") == 51
-    again.close()
-
-
-def test_database_file_is_private_whatever_the_umask(database: Database, tmp_path: Path) -> None:
-    database.announce(kind="service")
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.glob("c.db*")} == {0o600}
-    database.close()
 
 
 ALL_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.GpuaasError)]

@@ -1,63 +1,109 @@
-"""The catalogue: sessions, events and tokens in SQLite.
+"""The catalogue: sessions, events and tokens, in SQLite or PostgreSQL.
 
-Writes are made in the event loop: in WAL mode without a sync at each commit they take well under a millisecond, and a
-killed process loses none of them (a machine that goes down may lose the last ones, and all its sessions with them).
-Reads that may be long are for threads; every method may be called from any.
+Writes are made in the event loop. With SQLite, in WAL mode without a sync at each commit, they take well under a
+millisecond, and a killed process loses none of them (a machine that goes down may lose the last ones, and all its
+sessions with them). With PostgreSQL they take as long as a few round trips to it and a commit. Reads that may be long
+are for threads; every method may be called from any.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import QueuePool
 
+from jupyter_gpuaas.controller.catalogue.opening import address, is_shared, make_engine
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord, TokenRecord
-from jupyter_gpuaas.controller.catalogue.tables import events, keys, metadata, sessions, tokens
-from jupyter_gpuaas.errors import CatalogueError, StaleEpoch
+from jupyter_gpuaas.controller.catalogue.schema_version import bring_up
+from jupyter_gpuaas.controller.catalogue.tables import controller_lease, events, keys, sessions, tokens
+from jupyter_gpuaas.errors import CatalogueError, NotActing, StaleEpoch
 from jupyter_gpuaas.model import Event, SessionState
 
 _ENDED = (SessionState.CLOSED, SessionState.FAILED)
 
 
 class Database:
-    """The service's memory. ``events_kept`` bounds its growth."""
+    """The service's memory.
 
-    def __init__(self, path: Path, *, events_kept: int) -> None:
+    Parameters
+    ----------
+    where
+        Path of a file of SQLite, or the address of a database (setting ``database_url``).
+    events_kept
+        Bounds its growth.
+
+    Raises
+    ------
+    SettingError
+        ``where`` is not usable.
+    CatalogueError
+        The database does not answer, or is of newer code.
+    """
+
+    def __init__(self, where: str | Path, *, events_kept: int) -> None:
         self._events_kept = events_kept
-        # Before SQLite does, which would take the umask's word; its -wal and -shm files copy the mode.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        os.chmod(path, 0o600)
-        self._engine = create_engine(
-            f"sqlite:///{path}",
-            poolclass=QueuePool,
-            connect_args={"check_same_thread": False, "timeout": 10.0},
-        )
-        event.listen(self._engine, "connect", _configure)
-        metadata.create_all(self._engine)
+        #: Whether controllers on other machines can use it as well.
+        self.is_shared = is_shared(where)
+        self._engine = make_engine(address(where))
         self._written = 0
+        self._term = 0
+        # Numbers of events must become visible in their order: whoever reads on behind the newest would miss one.
+        self._turn = threading.Lock()
+        try:
+            with _mapped():
+                bring_up(self._engine)
+        except BaseException:
+            self._engine.dispose()
+            raise
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with _mapped(), self._engine.begin() as connection:
+    def writing(self) -> Iterator[Connection]:
+        """A transaction; also for tables that have a file of their own. Not to be held over an ``await``."""
+        with self.unfenced() as connection:
+            if self._term:
+                self._check_term(connection)
             yield connection
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def unfenced(self) -> Iterator[Connection]:
+        """A transaction that does not ask whether this controller still acts."""
+        with self._turn, _mapped(), self._engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection to read with."""
         with _mapped(), self._engine.connect() as connection:
             yield connection
 
-    #: For tables that have a file of their own.
-    writing, reading = _writing, _reading
+    def fence(self, term: int) -> None:
+        """From now on write nothing unless this is still the newest term of the lease of controllers."""
+        self._term = term
+
+    def _check_term(self, connection: Connection) -> None:
+        this = controller_lease.c.term == self._term
+        if self.is_shared:
+            # The lock keeps a successor from taking over before what follows is committed.
+            held = connection.execute(select(controller_lease.c.id).where(this).with_for_update(read=True)).scalar()
+        else:
+            held = connection.execute(update(controller_lease).where(this).values(term=self._term)).rowcount
+        if not held:
+            raise NotActing("another controller has taken over; this one may change nothing any more.")
+
+    def lasting(self) -> float:
+        """Seconds that one look takes; raises CatalogueError where there is no answer."""
+        began_s = time.monotonic()
+        with self.reading() as connection:
+            connection.execute(select(1))
+        return time.monotonic() - began_s
 
     def close(self) -> None:
         """Close all connections."""
@@ -87,7 +133,7 @@ class Database:
         StaleEpoch
             Something else has happened to the session since ``expected_event``. Nothing was written.
         """
-        with self._writing() as connection:
+        with self.writing() as connection:
             session = record.session
             seq = self._append(
                 connection,
@@ -118,7 +164,7 @@ class Database:
 
     def keep(self, record: SessionRecord) -> None:
         """Write what only the service knows of a session; nothing has happened that its story would tell."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             row = {"record": msgspec.json.encode(record)}
             connection.execute(update(sessions).where(sessions.c.id == record.session.id).values(row))
 
@@ -140,7 +186,7 @@ class Database:
         return self._records(query.order_by(sessions.c.number.desc()).limit(limit))
 
     def _records(self, query: Any) -> list[SessionRecord]:
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query).scalars().all()
         return [msgspec.json.decode(row, type=SessionRecord) for row in rows]
 
@@ -148,7 +194,7 @@ class Database:
 
     def announce(self, **news: Any) -> int:
         """Write an event that changes no session; returns its number."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             return self._append(connection, **news)
 
     def events(self, *, after: int, limit: int, session_id: str = "", owner: str | None = None) -> list[Event]:
@@ -158,18 +204,18 @@ class Database:
             query = query.where(events.c.session_id == session_id)
         if owner is not None:
             query = query.where(events.c.owner.in_(["", owner]))
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(query.order_by(events.c.seq).limit(limit)).mappings().all()
         names = Event.__struct_fields__
         return [Event(**{name: row[name] for name in names}) for row in rows]
 
     def newest_event(self) -> int:
         """Number of the newest event; 0 when there is none."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return connection.execute(select(func.max(events.c.seq))).scalar() or 0
 
     def _append(self, connection: Connection, **news: Any) -> int:
-        row = {
+        row: dict[str, Any] = {
             "time_s": time.time(),
             "session_id": "",
             "owner": "",
@@ -179,6 +225,7 @@ class Database:
             "epoch": 0,
             "detail": {},
         } | news
+        row["cause"] = _text(row["cause"])
         key = connection.execute(insert(events).values(row)).inserted_primary_key
         assert key is not None
         seq = int(key[0])
@@ -203,19 +250,19 @@ class Database:
 
     def tokens(self) -> list[TokenRecord]:
         """All tokens, expired ones too."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(select(tokens)).mappings().all()
         names = TokenRecord.__struct_fields__
         return [msgspec.convert({name: row[name] for name in names}, TokenRecord) for row in rows]
 
     def add_token(self, record: TokenRecord) -> None:
         """Remember a token."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(insert(tokens).values(msgspec.to_builtins(record)))
 
     def drop_tokens(self, digests: Iterable[str]) -> None:
         """Forget tokens."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(delete(tokens).where(tokens.c.digest.in_(list(digests))))
 
     # -- keys of checkpoints -----------------------------------------------------------------------------
@@ -223,7 +270,7 @@ class Database:
     def checkpoint_key(self, owner: str) -> str:
         """The secret of this owner's checkpoints, as hexadecimal digits; made when it is asked for first."""
         wanted = select(keys.c.key).where(keys.c.owner == owner)
-        with self._writing() as connection:
+        with self.writing() as connection:
             found: str | None = connection.execute(wanted).scalar()
             if found is None:
                 found = secrets.token_hex(32)
@@ -240,8 +287,6 @@ def _mapped() -> Iterator[None]:
         raise CatalogueError(f"the service's database: {reason}.") from error
 
 
-def _configure(connection: sqlite3.Connection, _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
+def _text(value: str) -> str:
+    """What every database takes: causes quote what kernels and hosts said, which may be anything."""
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

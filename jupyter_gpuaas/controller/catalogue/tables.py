@@ -1,9 +1,10 @@
-"""Tables of the service's database."""
+"""Tables of the service's database. A change of them needs a step in ``schema/versions``; a test compares both."""
 
 from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Column,
     Float,
     Index,
@@ -19,16 +20,19 @@ from jupyter_gpuaas.model import LIVE_STATES
 
 metadata = MetaData()
 
+#: Numbers that go on rising for years. SQLite's only integer has 64 bits, and only under this name does it count.
+BIG = BigInteger().with_variant(Integer(), "sqlite")
+
 sessions = Table(
     "sessions",
     metadata,
     # Order of creation is the order in the queue, also after a restart.
-    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("number", BIG, primary_key=True, autoincrement=True),
     Column("id", String(64), nullable=False, unique=True),
     Column("name", Text, nullable=False),
     Column("owner", String(256), nullable=False),
     Column("state", String(32), nullable=False, index=True),
-    Column("last_event", Integer, nullable=False),
+    Column("last_event", BIG, nullable=False),
     # The whole record as JSON; the columns above are those that queries need.
     Column("record", LargeBinary, nullable=False),
 )
@@ -47,7 +51,7 @@ Index(
 events = Table(
     "events",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("seq", BIG, primary_key=True, autoincrement=True),
     Column("time_s", Float, nullable=False),
     Column("kind", String(32), nullable=False),
     Column("session_id", String(64), nullable=False, index=True),
@@ -56,7 +60,7 @@ events = Table(
     Column("source", String(32), nullable=False),
     Column("target", String(32), nullable=False),
     Column("cause", Text, nullable=False),
-    Column("epoch", Integer, nullable=False),
+    Column("epoch", BIG, nullable=False),
     Column("detail", JSON, nullable=False),
     # Numbers are never given twice, also not after the newest events were pruned.
     sqlite_autoincrement=True,
@@ -80,3 +84,20 @@ keys = Table(
     Column("owner", String(256), primary_key=True),
     Column("key", String(128), nullable=False),
 )
+
+# Which of several controllers on this database acts: one row, with the id 1.
+controller_lease = Table(
+    "controller_lease",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # +1 with each controller that takes it: what an earlier one writes is refused.
+    Column("term", BIG, nullable=False),
+    # +1 with each renewal: who waits sees by it that the holder lives, without trusting anybody's clock.
+    Column("beat", BIG, nullable=False),
+    # Empty when it was given back.
+    Column("holder", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("ttl_s", Float, nullable=False),
+)
+#: The row as nobody has held it.
+FREE_LEASE: dict[str, object] = {"id": 1, "term": 0, "beat": 0, "holder": "", "url": "", "ttl_s": 0.0}

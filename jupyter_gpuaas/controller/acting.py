@@ -1,0 +1,124 @@
+"""Of several controllers on one database, the one that acts, and what the others answer meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from jupyter_gpuaas import __version__
+from jupyter_gpuaas.controller.answers import Facts, failure
+from jupyter_gpuaas.controller.catalogue.acting import ActingLease
+from jupyter_gpuaas.errors import GpuaasError, ServiceUnreachable
+from jupyter_gpuaas.lifecycle.acting import Seen, is_over, look, may_take, must_stop, pause_s
+
+log = logging.getLogger(__name__)
+
+#: Longest pause of one that waits: who gave the lease back need not be noticed in milliseconds.
+LOOK_S = 1.0
+
+
+class Acting:
+    """Waits for the lease, keeps it, and tells when it is lost.
+
+    Parameters
+    ----------
+    lost
+        Called once, with the reason, when this controller may not act any more.
+    """
+
+    def __init__(self, lease: ActingLease, ttl_s: float, lost: Callable[[str], None]) -> None:
+        self._lease = lease
+        self._ttl_s = ttl_s
+        self._lost = lost
+        self._renewed_s = 0.0
+        self._keeping: asyncio.Task[None] | None = None
+        #: Where the one is that acts, as far as it is known.
+        self.elsewhere = ""
+
+    async def acquire(self) -> bool:
+        """Wait for the lease; False when the service was ended meanwhile."""
+        seen: Seen | None = None
+        while True:
+            try:
+                row = await asyncio.to_thread(self._lease.look)
+                if is_over(seen, row):
+                    return False
+                if seen is None and row.holder:
+                    log.info("%s acts; this controller waits for its end", row.holder)
+                seen = look(seen, row, time.monotonic())
+                self.elsewhere = row.url
+                if may_take(seen, time.monotonic()):
+                    asked_s = time.monotonic()
+                    if await asyncio.to_thread(self._lease.take, row):
+                        self._renewed_s = asked_s
+                        log.info("this controller acts from now on (term %d)", self._lease.term)
+                        self._keeping = asyncio.create_task(self._keep(), name="keep acting")
+                        return True
+            except GpuaasError as error:
+                log.warning("cannot tell who acts: %s", error)
+            await asyncio.sleep(min(LOOK_S, pause_s(self._ttl_s)))
+
+    async def close(self, *, over: bool) -> None:
+        """Give the lease back, if it is held; ``over`` when the service was ended with its sessions."""
+        if self._keeping is None:
+            return
+        self._keeping.cancel()
+        await asyncio.gather(self._keeping, return_exceptions=True)
+        try:
+            await asyncio.to_thread(self._lease.give_back, over=over)
+        except GpuaasError as error:
+            log.warning("others have to wait until the lease has run out: %s", error)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(pause_s(self._ttl_s))
+            asked_s = time.monotonic()
+            try:
+                if not await asyncio.to_thread(self._lease.renew):
+                    self._lost("another controller has taken over")
+                    return
+                self._renewed_s = asked_s
+            except GpuaasError as error:
+                log.warning("cannot say that this controller lives: %s", error)
+                if must_stop(self._renewed_s, self._ttl_s, time.monotonic()):
+                    self._lost("the database has not answered for too long, and another controller may take over")
+                    return
+
+
+class Face:
+    """The service as HTTP: the controller's application, once there is one, and until then a refusal."""
+
+    def __init__(self) -> None:
+        self._app: ASGIApp | None = None
+        #: Set while another controller acts.
+        self.acting: Acting | None = None
+
+    def show(self, app: ASGIApp | None) -> None:
+        """Answer with this application from now on."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._app is not None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await WebSocket(scope, receive, send).send_denial_response(self._refusal())
+        elif scope["type"] == "http":
+            alive = scope["path"] == "/healthz"
+            answer = Facts({"status": "standby", "version": __version__}) if alive else self._refusal()
+            await answer(scope, receive, send)
+
+    def _refusal(self) -> Facts:
+        where = self.acting.elsewhere if self.acting is not None else ""
+        answer = failure(
+            ServiceUnreachable(
+                "another controller acts for this service, or none yet; this one stands by.",
+                hint=f"It is at {where}." if where else "Try again in a moment.",
+            )
+        )
+        answer.headers["Retry-After"] = "1"
+        return answer
