@@ -262,8 +262,11 @@ class Tracker:
             return _Unit(names, members, None, _NO_IDS, None, clear(str(error)))
         layout = lay_out(pickled.buffers, context.owners)
         # What the parts hold was found at a price.
-        known = bool(parts) and pickled.stream.nbytes > LARGE_BYTES
-        ids = Ids.joined(part.ids for part in parts) if known else Ids(pickled.shareable())
+        if parts and pickled.stream.nbytes > LARGE_BYTES:
+            pickled.release()
+            ids = Ids.joined(part.ids for part in parts)
+        else:
+            ids = Ids(pickled.shareable())
         return _Unit(names, members, pickled, ids, layout)
 
     def _parts(self, unit: _Unit, values: Mapping[str, Any]) -> list[_Unit]:

@@ -21,6 +21,7 @@ from .lost import said
 from .rules.definitions import of_namespace, reduce_definition
 from .rules.registry import Context, NotRestorable, Restoring, _restoring
 from .sharing import by_memo, by_search, no_collection
+from .subclasses import Reduce, reduce_for
 
 #: Beyond this much pickle, going through its memo costs more than making it.
 LARGE_BYTES = 512 * 1024
@@ -56,11 +57,18 @@ class Pickled:
         self._anchors = {id(obj) for obj in known} | {id(values)}
 
     def shareable(self) -> list[int]:
-        """Ids of the objects in it that another pickle may hold too; valid while the objects live."""
+        """Ids of the objects in it that another pickle may hold too; valid while the objects live. To be asked once."""
         if self.stream.nbytes > LARGE_BYTES:
+            self.release()
             return by_search(self._values, self.context.reduced, self.context.by_value, self._anchors)
         self.context.reduced.clear()  # what is in it would seem to be held by somebody
-        return by_memo(self._memo, self.context.memo, self.context.by_value, self._anchors)
+        ids = by_memo(self._memo, self.context.memo, self.context.by_value, self._anchors)
+        self.release()
+        return ids
+
+    def release(self) -> None:
+        """Let go of all objects in it but the values: what the next pickle finds held by two must be held by two."""
+        self._memo = None
 
 
 def anchors(namespace: dict[str, Any]) -> list[Any]:
@@ -210,12 +218,16 @@ class _Pickler(pickle.Pickler):
         self.rule_for = context.rule_for
         #: Types whose objects go Python's own way; there may be a million of one.
         self.plain: set[type] = set()
+        #: And those whose objects may go another.
+        self.by_base: dict[type, Reduce] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
         if kind in self.plain:
             return NotImplemented
-        if kind is types.FunctionType or issubclass(kind, type):
+        if (by_base := self.by_base.get(kind)) is not None:
+            reduced = by_base(obj)
+        elif kind is types.FunctionType or issubclass(kind, type):
             reduced = reduce_definition(obj, self.context, self.own)
             if isinstance(reduced, tuple) and reduced[0] is not of_namespace:
                 self.context.by_value.add(id(obj))
@@ -225,11 +237,14 @@ class _Pickler(pickle.Pickler):
             reduced = rule(obj, self.context)
         elif kind in _dill_kinds():
             reduced = _by_dill(obj)
+        elif kind is types.BuiltinFunctionType:
+            self.context.builtins.append(obj)
+            return NotImplemented
+        elif (by_base := reduce_for(kind)) is not None:
+            self.by_base[kind] = by_base
+            reduced = by_base(obj)
         else:
-            if kind is types.BuiltinFunctionType:
-                self.context.builtins.append(obj)
-            else:
-                self.plain.add(kind)
+            self.plain.add(kind)
             return NotImplemented
         if isinstance(reduced, tuple):
             self.context.reduced.append(reduced)

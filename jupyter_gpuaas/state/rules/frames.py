@@ -56,3 +56,19 @@ def reduce_single(manager: Any, context: Context) -> Any:
 
 def single_of(kind: Any, block: Any, axis: Any) -> Any:
     return kind(block, axis)
+
+
+@rule("pandas.core.generic.NDFrame")
+def reduce_frame(frame: Any, context: Context) -> Any:
+    """A DataFrame or Series with attributes that somebody put on it; pandas leaves them out."""
+    known = frame._metadata
+    put = {name: value for name, value in frame.__dict__.items() if name[0] != "_" and name not in known}
+    if not put:
+        return NotImplemented
+    function, args, state = frame.__reduce_ex__(5)
+    return function, args, (state, put), None, None, fill_frame
+
+
+def fill_frame(frame: Any, state: tuple[Any, dict[str, Any]]) -> None:
+    frame.__setstate__(state[0])
+    frame.__dict__.update(state[1])
