@@ -11,8 +11,9 @@ from typing import Any
 import zmq
 from ipykernel import kernelapp
 from ipykernel.kernelapp import IPKernelApp
-from traitlets import Type
+from traitlets import DottedObjectName, Type
 
+from .direct import share
 from .iopub import IpcIOPubThread
 from .kernel import GpuKernel
 
@@ -23,6 +24,7 @@ class GpuKernelApp(IPKernelApp):
     """Starts a ``GpuKernel``."""
 
     kernel_class = Type("jupyter_gpuaas.kernel.kernel.GpuKernel", klass="ipykernel.kernelbase.Kernel").tag(config=True)
+    outstream_class = DottedObjectName("jupyter_gpuaas.kernel.iopub.DirectStream", allow_none=True).tag(config=True)
 
     def init_poller(self) -> None:
         """Die with the host, however it ends: nobody else would know of this process."""
@@ -49,6 +51,13 @@ class GpuKernelApp(IPKernelApp):
         """Listen on no TCP port."""
         vars(kernelapp)["IOPubThread"] = IpcIOPubThread  # where ipykernel takes it from; this process has one kernel
         super().init_iopub(context)
+
+    def init_kernel(self) -> None:
+        """Let the main thread send its replies itself."""
+        shell = share(self.shell_socket)
+        super().init_kernel()
+        if self.shell_channel_thread:
+            self.kernel.answer_on(shell)
 
     def init_extensions(self) -> None:
         """Load ``%remote_gpu`` before the user's own extensions."""

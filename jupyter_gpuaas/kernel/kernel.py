@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from ipykernel import subshell_manager
 from ipykernel.ipkernel import IPythonKernel
+from traitlets import Float
 
 from ..errors import CheckpointError, GpuaasError, MigrationError, to_wire
 from ..model import CheckpointPlan, Wish
 from .bundles import BundleStore
+from .direct import Replies, SharedSocket
 from .exchange import Exchange
 from .interrupts import Held
 from .returning import NOTE as STAND_NOTE
@@ -45,6 +47,9 @@ CLOSING_S = 2.0
 class GpuKernel(IPythonKernel):
     """An IPython kernel that can be started ahead and given to a session later."""
 
+    #: ipykernel sleeps before a reply, so that what a cell has printed leaves first. Here it has left by then.
+    _execute_sleep = Float(0.0).tag(config=True)
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.control_handlers["gpuaas_adopt_request"] = self.gpuaas_adopt_request
@@ -69,6 +74,7 @@ class GpuKernel(IPythonKernel):
         self._beginning = threading.Lock()
         self._quiet: asyncio.TimerHandle | None = None
         self._main_loop: asyncio.AbstractEventLoop | None = None
+        self._shell_socket: SharedSocket | None = None
 
     async def gpuaas_adopt_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Become the kernel of a session: take its environment and working folder."""
@@ -235,9 +241,17 @@ class GpuKernel(IPythonKernel):
                 tell=self._note,
             )
 
+    def answer_on(self, shell: SharedSocket) -> None:
+        """Send the main thread's replies on this socket, which the thread of the shell channel reads."""
+        self._shell_socket = shell
+
     def start(self) -> None:
         """Begin to serve; a kernel that waits for its session has time for what a session will need."""
         super().start()
+        if self._shell_socket is not None and self.shell_channel_thread is not None and self.shell_stream is not None:
+            self._shell_socket.watched(self.shell_channel_thread.io_loop, self.shell_stream._handle_events)
+            way = self.shell_channel_thread.manager._main_to_shell_channel
+            way.from_socket = Replies(self._shell_socket, way.from_socket)
         self.io_loop.call_later(WARM_UP_S, self._warm_up)
 
     def _warm_up(self) -> None:
@@ -307,16 +321,11 @@ class GpuKernel(IPythonKernel):
             self.checkpoints.quiet()
 
     def _let_replies_go(self) -> None:
-        """Let the threads that send replies and the idle status do so: a long pickle would hold them up."""
-        said, replied = threading.Event(), threading.Event()
-        if self.iopub_thread is not None:
+        """Let the thread that sends what could not be sent at once do so: a long pickle would hold it up."""
+        if self.iopub_thread is not None and self.iopub_thread.waits:
+            said = threading.Event()
             self.iopub_thread.schedule(said.set)
             said.wait(SENDING_S)
-        thread = self.shell_channel_thread
-        if thread is not None:
-            # In the second turn of its loop, which has then passed on what lay in its socket.
-            thread.io_loop.add_callback(lambda: thread.io_loop.add_callback(replied.set))
-            replied.wait(SENDING_S)
 
     def _beside_cells(self, handler: Callable[..., Any]) -> Callable[..., Any]:
         """A handler of messages whose callbacks may change variables."""
