@@ -1130,4 +1130,228 @@ CASES = [
         """,
         HONEST,
     ),
+    case(
+        "odd",
+        "changed by what an iterator does when it is asked",
+        """
+        log, seen = [], []
+        def numbers():
+            for n in range(9):
+                log.append(n)
+                yield n
+        lazy = map(seen.append, numbers())
+        source = numbers()
+        pairs = zip(source, 'abc')
+        # %%
+        next(lazy)
+        # %%
+        pair = next(pairs)
+        # %%
+        rest = [*lazy][:1]
+        """,
+        """
+        assert log == [0, 0, *range(1, 9)] and seen == list(range(9)) and pair == (0, 'a'), (log, seen)
+        """,
+        HONEST,
+    ),
+    case(
+        "odd",
+        "changed by functions of the library that call back",
+        """
+        import copy, functools, itertools, json, operator, re
+        log = []
+        class Item:
+            def __deepcopy__(self, memo): log.append('deepcopy'); return Item()
+            def __repr__(self): log.append('repr'); return 'I'
+        def fallback(value): log.append('default'); return 0
+        def found(match): log.append(match.group()); return ''
+        def rank(value): log.append('key'); return value
+        item = Item()
+        add = operator.methodcaller('append', 'called')
+        # %%
+        copy.deepcopy(item)
+        # %%
+        print(item, file=__import__('io').StringIO())
+        # %%
+        json.dumps({'a': {1}}, default=fallback)
+        # %%
+        re.sub('[xy]', found, 'axby')
+        # %%
+        best = max([1, 2], key=rank)
+        # %%
+        add(log)
+        # %%
+        total = functools.reduce(lambda a, b: log.append('reduce') or a + b, [1, 2, 3])
+        # %%
+        kept = [*itertools.filterfalse(rank, [0])]
+        """,
+        """
+        expected = ['deepcopy', 'repr', 'default', 'x', 'y', 'key', 'key', 'called', 'reduce', 'reduce', 'key']
+        assert log == expected, log
+        assert total == 6 and kept == [0]
+        """,
+        HONEST,
+    ),
+    case(
+        "odd",
+        "changed by numpy, pandas and torch functions that call back or write elsewhere",
+        """
+        import numpy as np, pandas as pd, torch
+        a, b = np.arange(6.0), np.zeros(8)
+        counts = {}
+        frame = pd.DataFrame({'k': [1, 1, 2]})
+        def count(value): counts[value] = counts.get(value, 0) + 1; return value
+        each = np.vectorize(count, otypes=[int])
+        t, u = torch.zeros(4), torch.ones(4)
+        views = {'tail': b[2:]}
+        # %%
+        np.add(a, 1, out=views['tail'])
+        # %%
+        frame['k'].map(count)
+        # %%
+        each([5, 5])
+        # %%
+        torch.add(t, u, out=t)
+        # %%
+        np.copyto(b[:2], 9)
+        # %%
+        torch.from_numpy(a).mul_(2)
+        """,
+        """
+        assert b.tolist() == [9, 9, 1, 2, 3, 4, 5, 6] and a.tolist() == [0, 2, 4, 6, 8, 10]
+        assert counts == {1: 2, 2: 1, 5: 2} and t.tolist() == [1, 1, 1, 1] and views['tail'][0] == 1
+        """,
+        HONEST,
+    ),
+    case(
+        "odd",
+        "changed through code that was compiled before, partials, methods in tables and closures",
+        """
+        import functools
+        state = {'n': 0}
+        code = compile("state['n'] += 1", 'made', 'exec')
+        step = functools.partial(state.update, n=10)
+        table = {'clear': state.clear, 'set': state.__setitem__}
+        def counter():
+            n = 0
+            def up():
+                nonlocal n
+                n += 1
+                return n
+            def now(): return n
+            return up, now
+        up, now = counter()
+        holder = [now]
+        # %%
+        exec(code)
+        # %%
+        step()
+        # %%
+        table['set']('m', 1)
+        # %%
+        up(); up()
+        # %%
+        (lambda f: f('k', 2))(table['set'])
+        """,
+        """
+        assert state == {'n': 10, 'm': 1, 'k': 2} and now() == 2 and holder[0]() == 2
+        exec(code)
+        assert state['n'] == 11 and up() == 3 and holder[0]() == 3
+        """,
+        HONEST,
+    ),
+    case(
+        "odd",
+        "changed by coroutines that are run, context managers and decorators",
+        """
+        import asyncio, contextlib, functools
+        log = []
+        async def work(n):
+            log.append(n)
+            await asyncio.sleep(0)
+            log.append(-n)
+        @contextlib.contextmanager
+        def noted(name):
+            log.append('in ' + name)
+            try:
+                yield
+            finally:
+                log.append('out ' + name)
+        @functools.lru_cache
+        def once(n): log.append(('once', n)); return n
+        guard = noted('a')
+        # %%
+        asyncio.run(work(1))
+        # %%
+        with guard: pass
+        # %%
+        once(5); once(5)
+        # %%
+        with contextlib.suppress(ValueError), noted('b'): raise ValueError
+        """,
+        """
+        assert log == [1, -1, 'in a', 'out a', ('once', 5), 'in b', 'out b'], log
+        assert once(5) == 5 and (log.count(('once', 5)) == 1 or once.cache_info().hits == 0)
+        """,
+        HONEST,
+    ),
+    case(
+        "odd",
+        "changed by an error on the way, by a loop that breaks and by a deleted name",
+        """
+        items, keep = [1, 2, 3], []
+        alias = items
+        class Guard:
+            def __exit__(self, *why): keep.append('left'); return True
+            def __enter__(self): return self
+        # %%
+        try:
+            for item in items:
+                items.append(item + 10)
+                if item == 2: raise KeyError(item)
+        except KeyError as error:
+            keep.append(error.args[0])
+        # %%
+        with Guard(): items[10]
+        # %%
+        del items
+        # %%
+        alias.pop()
+        """,
+        """
+        assert alias == [1, 2, 3, 11] and keep == [2, 'left'] and 'items' not in globals()
+        """,
+        HONEST,
+    ),
+    case(
+        "odd",
+        "changed behind a module of the user's, a class attribute and a descriptor",
+        """
+        import types
+        settings = types.ModuleType('settings')
+        settings.values = [1]
+        def change(): settings.values.append(2)
+        class Registry:
+            entries = {}
+            def __class_getitem__(cls, key): cls.entries[key] = cls.entries.get(key, 0) + 1; return key
+        class Watched:
+            def __set__(self, obj, value): Registry.entries['set'] = value
+            def __get__(self, obj, kind=None): Registry.entries['get'] = True; return 5
+        class Model:
+            x = Watched()
+        model = Model()
+        # %%
+        change()
+        # %%
+        Registry['a']; Registry['a']
+        # %%
+        model.x = 7
+        # %%
+        model.x
+        """,
+        """
+        assert settings.values == [1, 2] and Registry.entries == {'a': 2, 'set': 7, 'get': True}
+        """,
+        HONEST,
+    ),
 ]
