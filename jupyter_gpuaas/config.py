@@ -72,6 +72,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     start_timeout_s: Annotated[Seconds, about("A kernel that is not ready after this long has failed.")] = 60.0
     stop_timeout_s: Annotated[Seconds, about("A kernel that does not end by itself in this time is killed.")] = 5.0
     sessions_per_user: Annotated[Count, about("Live sessions that one user may have.")] = 100
+    devices_per_user: Annotated[Count, about("Devices that a user's sessions may hold together; 0 means no bound.")] = 0
+    device_hours_per_user: Annotated[
+        Annotated[float, Meta(ge=0)],
+        about("Device-hours that one user may use within `quota_window_s`; 0 means no bound."),
+    ] = 0.0
+    quota_window_s: Annotated[Seconds, about("Time for which use counts against `device_hours_per_user`.")] = (
+        30 * 86400.0
+    )
+    priority_most: Annotated[
+        int, about("Highest priority that a user may ask for, where the admin has not said otherwise of the user.")
+    ] = 0
+    share_half_life_s: Annotated[
+        Seconds, about("Of two users who wait, who has used less is served first; use of so long ago counts half.")
+    ] = 86400.0
+    reservation_notice_s: Annotated[
+        Seconds, about("How long before the end of a reservation the sessions of its user are told.")
+    ] = 900.0
+    placement: Annotated[
+        str,
+        about(
+            "The node for a new session: the emptiest (`spread`), or the fullest that has room (`pack`), which leaves "
+            "others whole for who wants many devices of one node."
+        ),
+    ] = "spread"
     request_body_bytes: Annotated[Bytes, about("Largest body of a REST request.")] = 1 * MIB
     database_url: Annotated[
         str,
@@ -90,6 +114,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 10.0
     log_format: Annotated[str, about("How the service logs: `text` for people, `json` for machines.")] = "text"
     events_kept: Annotated[Count, about("Events kept in the database; the oldest go first.")] = 100_000
+    audit_kept: Annotated[Count, about("Entries kept in the audit log; the oldest go first.")] = 100_000
+    trusted_proxies: Annotated[
+        str,
+        about(
+            "Addresses, with commas between, of reverse proxies in front of the controller: what these say of where a "
+            "request came from is believed (`X-Forwarded-For`, `X-Forwarded-Proto`)."
+        ),
+    ] = ""
     workdir: Annotated[
         str,
         about(
@@ -186,6 +218,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "they need root and CRIU, see docs/process-images.md)."
         ),
     ] = "off"
+    priority: Annotated[
+        int,
+        about(
+            "Priority of a new session of this client. Higher ones are served first, and lower ones are parked for "
+            "them when there is no room."
+        ),
+    ] = 0
     standby: Annotated[
         Annotated[int, Meta(ge=0, le=1)],
         about(
@@ -261,6 +300,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "on_shutdown": ("end", "detach"),
     "relay": ("auto", "never", "always"),
     "workdir": ("auto", "session"),
+    "placement": ("spread", "pack"),
     "images": ("off", "auto"),
     "on_node_loss": ("ask", "rerun", "restore_only"),
     "log_format": ("text", "json"),

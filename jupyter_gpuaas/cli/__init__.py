@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jupyter_gpuaas import __version__
-from jupyter_gpuaas.cli import checkpoints, moves
+from jupyter_gpuaas.cli import checkpoints, moves, users
 from jupyter_gpuaas.cli.asking import (
     SHORT_ID_CHARS,
     age,
@@ -284,26 +284,6 @@ def nodes(given: dict[str, Any], as_json: bool) -> None:
     print_table(("NODE", "STATE", "DEVICE", "LABEL", "MEMORY", "USED", "LOAD", "LEASE"), rows)
 
 
-@main.group()
-def token() -> None:
-    """Tokens of the service's users."""
-
-
-@token.command()
-@click.option("--user", required=True, help="Whose token it is.")
-@click.option("--role", type=click.Choice(["user", "admin"]), default="user", show_default=True)
-@click.option("--ttl", default=0.0, help="Seconds until it ends; 0 means that it does not.")
-@as_json
-@click.pass_obj
-def create(given: dict[str, Any], user: str, role: str, ttl: float, as_json: bool) -> None:
-    """Make a token and print it; it cannot be shown again."""
-    made = ask_service(given, lambda client: client.create_token(user, role=role, ttl_s=ttl))
-    if as_json:
-        print_json(plain(made))
-    else:
-        click.echo(made.token)
-
-
 # -- sessions ------------------------------------------------------------------------------------------------
 
 
@@ -439,5 +419,5 @@ def _print_event(event: Event, as_json: bool) -> None:
     click.echo(line.rstrip())
 
 
-for _command in (*checkpoints.COMMANDS, *moves.COMMANDS):
+for _command in (*checkpoints.COMMANDS, *moves.COMMANDS, *users.COMMANDS):
     main.add_command(_command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -15,6 +15,8 @@ import msgspec
 
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, RemoteProtocolError, ServiceUnreachable, from_wire
 from jupyter_gpuaas.model import (
+    Account,
+    AuditEntry,
     CellRuns,
     ChannelInfo,
     CheckpointDiff,
@@ -33,6 +35,7 @@ from jupyter_gpuaas.model import (
     ResourceRequest,
     RestoreReport,
     SessionView,
+    TokenView,
     UsageView,
     UserView,
     Via,
@@ -112,14 +115,66 @@ class ServiceClient:
         """The leases that the user's sessions hold; all of them for an admin."""
         return await self._call(list[Lease], "GET", "/allocations")
 
-    async def create_token(self, user: str, *, role: str = "user", ttl_s: float = 0.0) -> NewToken:
-        """Make a token (admins only); ``ttl_s`` 0 means that it does not end."""
-        body = {"user": user, "role": role, "ttl_s": ttl_s}
+    # -- users (admins only) ---------------------------------------------------------------------
+
+    async def users(self) -> list[Account]:
+        """All users, with what they hold and have used."""
+        return await self._call(list[Account], "GET", "/users")
+
+    async def put_user(
+        self, user: str, *, blocked: bool | None = None, limits: Mapping[str, Any] | None = None
+    ) -> Account:
+        """Make a user, or change what is given of one; a limit of None means what the settings say."""
+        body = {"blocked": blocked, "limits": None if limits is None else dict(limits)}
+        return await self._call(Account, "PUT", f"/users/{_quoted(user)}", body=body)
+
+    async def drop_user(self, user: str) -> None:
+        """Revoke a user's tokens and forget the user."""
+        await self._call(dict[str, Any], "DELETE", f"/users/{_quoted(user)}")
+
+    async def create_token(
+        self,
+        user: str,
+        *,
+        role: str = "user",
+        ttl_s: float = 0.0,
+        scopes: Sequence[str] | None = None,
+        label: str = "",
+    ) -> NewToken:
+        """Make a token; ``ttl_s`` 0 means that it does not end, ``scopes`` None what is usual for its role."""
+        body = {"user": user, "role": role, "ttl_s": ttl_s, "scopes": scopes, "label": label}
         return await self._call(NewToken, "POST", "/tokens", body=body)
+
+    async def tokens(self, *, user: str = "") -> list[TokenView]:
+        """Tokens that are valid, of one user or of all."""
+        return await self._call(list[TokenView], "GET", "/tokens", query={"of": user})
+
+    async def revoke_token(self, token_id: str) -> TokenView:
+        """Make a token invalid from now on."""
+        return await self._call(TokenView, "DELETE", f"/tokens/{_quoted(token_id)}")
+
+    async def audit(
+        self, *, after: int = 0, limit: int = 1000, user: str = "", target: str = "", last: bool = False
+    ) -> list[AuditEntry]:
+        """Who did what, oldest first; with ``last`` the newest of it."""
+        query = {"after": after, "limit": limit, "by": user, "target": target, "last": int(last)}
+        return await self._call(list[AuditEntry], "GET", "/audit", query=query)
+
+    # --------------------------------------------------------------------------------------------
 
     async def usage(self, *, from_s: float = 0.0) -> UsageView:
         """Devices that the user's sessions have held since a time, in device-seconds; everybody's for an admin."""
         return await self._call(UsageView, "GET", "/usage", query={"from_s": from_s})
+
+    async def metrics(self) -> str:
+        """Figures in Prometheus' text format."""
+        try:
+            answer = await self._http.get("/metrics")
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if answer.is_error:
+            raise _failure(answer)
+        return answer.text
 
     async def stop(self) -> None:
         """End the service with its sessions and nodes (admins only); answers before that has happened."""

@@ -9,6 +9,8 @@ from fastapi import Response
 
 from jupyter_gpuaas.errors import GpuaasError, to_wire
 from jupyter_gpuaas.model import (
+    Account,
+    AuditEntry,
     CellRuns,
     ChannelInfo,
     CheckpointDiff,
@@ -23,14 +25,20 @@ from jupyter_gpuaas.model import (
     NewToken,
     NodeView,
     Proposal,
+    Reservation,
     RestoreReport,
     SessionView,
+    TokenView,
     UsageView,
     UserView,
 )
 
 _REF = "#/components/schemas/{name}"
 _FACTS = (
+    Account,
+    AuditEntry,
+    Reservation,
+    TokenView,
     SessionView,
     GpuSession,
     ChannelInfo,

@@ -20,6 +20,7 @@ from jupyter_gpuaas.controller import (
     routes_pool,
     routes_sessions,
     routes_usage,
+    routes_users,
 )
 from jupyter_gpuaas.controller.answers import Facts, failure, schemas
 from jupyter_gpuaas.controller.controller import Controller
@@ -45,6 +46,7 @@ def make_app(controller: Controller) -> FastAPI:
         routes_migrations,
         routes_metrics,
         routes_pool,
+        routes_users,
         routes_usage,
         routes_events,
         relay,
@@ -54,7 +56,9 @@ def make_app(controller: Controller) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
-    app.add_middleware(Gate, tokens=controller.tokens, body_bytes=controller.settings.request_body_bytes)
+    app.add_middleware(
+        Gate, tokens=controller.tokens, audit=controller.audit, body_bytes=controller.settings.request_body_bytes
+    )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

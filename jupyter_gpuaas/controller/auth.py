@@ -8,14 +8,29 @@ import hmac
 import os
 import secrets
 import time
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgspec
 
+from jupyter_gpuaas.controller.bell import Bell
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import Role, TokenRecord
-from jupyter_gpuaas.errors import Forbidden, Unauthorized
-from jupyter_gpuaas.model import GpuSession, NewToken
+from jupyter_gpuaas.controller.catalogue.users import (
+    DEFAULT_SCOPES,
+    SCOPES_OF,
+    TokenDetail,
+    UserRecord,
+    UserRows,
+)
+from jupyter_gpuaas.errors import Forbidden, InvalidRequest, Unauthorized
+from jupyter_gpuaas.model import GpuSession, Limits, NewToken, Scope, TokenView
+
+ID_CHARS = 16
+#: Label of the token that lies in the home folder.
+OF_THE_FILE = "token of the home folder"
+#: How long at most nobody looks whether a token has ended.
+LOOK_S = 3600.0
 
 
 class User(msgspec.Struct, frozen=True):
@@ -23,15 +38,27 @@ class User(msgspec.Struct, frozen=True):
 
     name: str
     role: Role
+    scopes: frozenset[Scope] = frozenset({Scope.READ, Scope.SESSIONS})
+    #: Id of the token.
+    token: str = ""
+    #: When it ends, seconds since the epoch; 0 where it does not.
+    expires_s: float = 0.0
 
     @property
     def is_admin(self) -> bool:
-        return self.role is Role.ADMIN
+        """An admin whose token is for that: with a narrower one, somebody like any other."""
+        return self.role is Role.ADMIN and Scope.ADMIN in self.scopes
 
     @property
     def sees(self) -> str | None:
         """Whose sessions the user sees; None means everybody's."""
-        return None if self.is_admin else self.name
+        # A token for metrics alone opens no other route.
+        return None if self.is_admin or self.scopes == {Scope.METRICS} else self.name
+
+    @property
+    def may_use(self) -> bool:
+        """Whether the token opens channels."""
+        return Scope.SESSIONS in self.scopes
 
     def may_touch(self, session: GpuSession) -> None:
         """Raise Forbidden where the session is somebody else's."""
@@ -41,20 +68,34 @@ class User(msgspec.Struct, frozen=True):
     def must_be_admin(self) -> None:
         """Raise Forbidden for a user without the role."""
         if not self.is_admin:
-            raise Forbidden("this needs a token with the role admin.")
+            raise Forbidden("this needs a token with the role and the scope admin.")
+
+    def must_have(self, scopes: Collection[Scope]) -> None:
+        """Raise Forbidden where the token has none of these scopes."""
+        if self.scopes.isdisjoint(scopes):
+            raise Forbidden(
+                f"this needs a token with the scope {' or '.join(sorted(scopes))}; this one has "
+                f"{', '.join(sorted(self.scopes)) or 'none'}."
+            )
 
 
 class Tokens:
-    """The tokens of the service, held in memory by their digests."""
+    """The tokens of the service, held in memory by their digests, and the users whose they are."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._rows = UserRows(database)
         self._known = {record.digest: record for record in database.tokens()}
+        self._details = self._rows.details()
         now_s = time.time()
-        expired = [key for key, record in self._known.items() if _is_over(record, now_s)]
-        for digest in expired:
-            del self._known[digest]
-        database.drop_tokens(expired)
+        self._forget([key for key, record in self._known.items() if _is_over(record, now_s)])
+        self._users = {record.name: record for record in self._rows.all()}
+        for name in {record.user for record in self._known.values()} - self._users.keys():
+            self._users[name] = self._rows.ensure(name)
+        #: Rung when tokens or users have changed.
+        self._changed = Bell()
+
+    # -- who calls -------------------------------------------------------------------------------------------
 
     def check(self, authorization: str) -> User:
         """The user of an ``Authorization`` header.
@@ -63,6 +104,8 @@ class Tokens:
         ------
         Unauthorized
             No token, an unknown one, or one that has expired.
+        Forbidden
+            The user is blocked.
         """
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
@@ -73,13 +116,90 @@ class Tokens:
             raise Unauthorized("token: not known to this service.", hint="Check GPUAAS_TOKEN.")
         if _is_over(record, time.time()):
             raise Unauthorized("token: has expired.", hint="Ask an admin for a new one.")
-        return User(record.user, record.role)
+        if self._is_blocked(record.user):
+            raise Forbidden(f"user {record.user} is blocked.", hint="Ask an admin.")
+        scopes = frozenset(self._scopes(record))
+        return User(record.user, record.role, scopes, digest[:ID_CHARS], record.expires_s)
 
-    def create(self, user: str, role: Role, *, ttl_s: float = 0.0) -> NewToken:
-        """Make a token; this answer is the only place where it can be read."""
+    async def void(self, user: User) -> None:
+        """Return when the token that this user has shown is not valid any more."""
+        while self._stands(user):
+            left_s = user.expires_s - time.time() if user.expires_s else LOOK_S
+            await self._changed.until(lambda: not self._stands(user), min(max(0.0, left_s), LOOK_S))
+
+    def _stands(self, user: User) -> bool:
+        found = self._of(user.token)
+        return found is not None and not _is_over(found, time.time()) and not self._is_blocked(found.user)
+
+    def _is_blocked(self, name: str) -> bool:
+        found = self._users.get(name)
+        return found is not None and found.blocked
+
+    # -- tokens ----------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        user: str,
+        role: Role,
+        *,
+        ttl_s: float = 0.0,
+        scopes: Iterable[Scope] | None = None,
+        label: str = "",
+        made_by: str = "",
+    ) -> NewToken:
+        """Make a token; this answer is the only place where it can be read.
+
+        Raises
+        ------
+        InvalidRequest
+            Its role may not have one of the scopes.
+        """
+        wanted = tuple(DEFAULT_SCOPES[role] if scopes is None else sorted(set(scopes)))
+        beyond = set(wanted) - set(SCOPES_OF[role])
+        if beyond or not wanted:
+            told = ", ".join(sorted(beyond)) or "none"
+            raise InvalidRequest(
+                f"scopes: {told}: a token with the role {role} may have {', '.join(SCOPES_OF[role])}, at least one."
+            )
         token = secrets.token_urlsafe(32)
-        record = self._add(token, user, role, ttl_s)
-        return NewToken(token=token, user=user, role=role.value, expires_s=record.expires_s)
+        record = self._add(token, user, role, ttl_s, wanted, label, made_by)
+        return NewToken(
+            token=token,
+            user=user,
+            role=role.value,
+            expires_s=record.expires_s,
+            id=record.digest[:ID_CHARS],
+            scopes=wanted,
+        )
+
+    def views(self, user: str = "") -> list[TokenView]:
+        """Tokens that are valid, of one user or of all, the oldest first."""
+        now_s = time.time()
+        mine = (each for each in self._known.values() if user in ("", each.user) and not _is_over(each, now_s))
+        return sorted((self._view(each) for each in mine), key=lambda each: (each.created_s, each.id))
+
+    def revoke(self, token_id: str) -> TokenView:
+        """Make a token invalid from now on.
+
+        Raises
+        ------
+        InvalidRequest
+            There is none of this id, or it is the one in the home folder.
+        """
+        record = self._of(token_id)
+        if record is None:
+            raise InvalidRequest(
+                f"token: there is none with the id {token_id[:64]!r}.", hint="They are listed with it."
+            )
+        view = self._view(record)
+        if view.label == OF_THE_FILE:
+            raise InvalidRequest(
+                f"token: {token_id} is that of the service's own folder.",
+                hint="Remove the file `token` there and start the service again: it makes another.",
+            )
+        self._forget([record.digest])
+        self._changed.ring()
+        return view
 
     def ensure_file(self, path: Path) -> None:
         """Make sure that the token in this 0600 file is one of an admin, and that there is one."""
@@ -93,10 +213,17 @@ class Tokens:
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 file.write(token + "\n")
             draft.replace(path)
-        if _digest(token) not in self._known:
-            self._add(token, getpass.getuser(), Role.ADMIN, 0.0)
+        digest = _digest(token)
+        # The one before it, if somebody has removed the file to be rid of it.
+        self._forget([key for key, each in self._details.items() if each.label == OF_THE_FILE and key != digest])
+        if digest not in self._known:
+            self._add(token, getpass.getuser(), Role.ADMIN, 0.0, DEFAULT_SCOPES[Role.ADMIN], OF_THE_FILE, "")
+        elif digest not in self._details:
+            self._detail(digest, DEFAULT_SCOPES[Role.ADMIN], OF_THE_FILE, "")
 
-    def _add(self, token: str, user: str, role: Role, ttl_s: float) -> TokenRecord:
+    def _add(
+        self, token: str, user: str, role: Role, ttl_s: float, scopes: tuple[Scope, ...], label: str, made_by: str
+    ) -> TokenRecord:
         now_s = time.time()
         record = TokenRecord(
             digest=_digest(token),
@@ -105,8 +232,91 @@ class Tokens:
             created_s=now_s,
             expires_s=now_s + ttl_s if ttl_s else 0.0,
         )
+        self._users[user] = self._rows.ensure(user)
+        # Before the token itself: one without details may do all that its role may.
+        self._detail(record.digest, scopes, label, made_by)
         self._database.add_token(record)
         self._known[record.digest] = record
+        return record
+
+    def _detail(self, digest: str, scopes: tuple[Scope, ...], label: str, made_by: str) -> None:
+        detail = TokenDetail(digest=digest, scopes=scopes, label=label, made_by=made_by)
+        self._rows.add_detail(detail)
+        self._details[digest] = detail
+
+    def _forget(self, digests: list[str]) -> None:
+        if not digests:
+            return
+        self._database.drop_tokens(digests)
+        self._rows.drop_details(digests)
+        for digest in digests:
+            self._known.pop(digest, None)
+            self._details.pop(digest, None)
+
+    def _of(self, token_id: str) -> TokenRecord | None:
+        if len(token_id) != ID_CHARS:
+            return None
+        return next((each for key, each in self._known.items() if key.startswith(token_id)), None)
+
+    def _scopes(self, record: TokenRecord) -> tuple[Scope, ...]:
+        detail = self._details.get(record.digest)
+        return DEFAULT_SCOPES[record.role] if detail is None else detail.scopes
+
+    def _view(self, record: TokenRecord) -> TokenView:
+        detail = self._details.get(record.digest)
+        return TokenView(
+            id=record.digest[:ID_CHARS],
+            user=record.user,
+            role=record.role.value,
+            scopes=self._scopes(record),
+            created_s=record.created_s,
+            expires_s=record.expires_s,
+            label=detail.label if detail is not None else "",
+            made_by=detail.made_by if detail is not None else "",
+        )
+
+    # -- users -----------------------------------------------------------------------------------------------
+
+    def users(self) -> list[UserRecord]:
+        """All users, by name."""
+        return sorted(self._users.values(), key=lambda each: each.name)
+
+    def limits(self, user: str) -> Limits:
+        """What was said about this user; None in it means what the settings say."""
+        found = self._users.get(user)
+        return found.limits if found is not None else Limits()
+
+    def put_user(self, name: str, *, blocked: bool | None = None, limits: Limits | None = None) -> UserRecord:
+        """Make a user, or change what is given of one."""
+        record = self._rows.ensure(name)
+        record = msgspec.structs.replace(
+            record,
+            blocked=record.blocked if blocked is None else blocked,
+            limits=record.limits if limits is None else limits,
+        )
+        self._rows.put(record)
+        self._users[name] = record
+        self._changed.ring()
+        return record
+
+    def drop_user(self, name: str) -> UserRecord:
+        """Forget a user and all of the user's tokens.
+
+        Raises
+        ------
+        InvalidRequest
+            There is no such user, or the token in the home folder is the user's.
+        """
+        record = self._users.get(name)
+        if record is None:
+            raise InvalidRequest(f"user: there is no {name[:64]!r}.", hint="`jupyter gpuaas users list` shows them.")
+        mine = [each for each in self._known.values() if each.user == name]
+        if any(self._view(each).label == OF_THE_FILE for each in mine):
+            raise InvalidRequest(f"user: {name} is whom the service runs as.")
+        self._forget([each.digest for each in mine])
+        self._rows.drop(name)
+        del self._users[name]
+        self._changed.ring()
         return record
 
 

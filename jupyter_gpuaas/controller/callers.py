@@ -23,11 +23,23 @@ def _user(connection: HTTPConnection) -> User:
 
 
 def _live(connection: HTTPConnection, session: str) -> LiveSession:
-    return _controller(connection).find(_user(connection), segment(session))
+    live = _controller(connection).find(_user(connection), segment(session))
+    _note(connection, live.record)
+    return live
 
 
 def _known(connection: HTTPConnection, session: str) -> SessionRecord:
-    return _controller(connection).find_record(_user(connection), segment(session))
+    record = _controller(connection).find_record(_user(connection), segment(session))
+    _note(connection, record)
+    return record
+
+
+def _note(connection: HTTPConnection, record: SessionRecord) -> None:
+    session, user = record.session, _user(connection)
+    if session.owner != user.name:
+        # An admin who looks at what is somebody else's is written down, too.
+        connection.state.audited = True
+        connection.state.note = f"session {session.name!r} of {session.owner}"
 
 
 TheController = Annotated[Controller, Depends(_controller)]

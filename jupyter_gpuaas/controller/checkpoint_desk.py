@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jupyter_gpuaas.config import Settings
@@ -22,8 +23,10 @@ class CheckpointDesk:
     Nothing is unpickled here: manifests and records are data.
     """
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, quota_bytes: Callable[[str], int] | None = None) -> None:
         self._database = database
+        #: Bytes of checkpoints that an owner may have; 0 means without bound.
+        self._quota_bytes = quota_bytes or (lambda owner: settings.checkpoint_quota_bytes)
         self._settings = settings
         self._stores: dict[str, Store] = {}
         self._lock = threading.Lock()
@@ -45,7 +48,7 @@ class CheckpointDesk:
             together_s=settings.checkpoint_together_s,
             keep=settings.checkpoint_keep,
             keep_s=settings.checkpoint_keep_s,
-            quota_bytes=settings.checkpoint_quota_bytes,
+            quota_bytes=self._quota_bytes(owner),
             waiting_bytes=settings.checkpoint_waiting_bytes,
             restore=record.restore,
         )

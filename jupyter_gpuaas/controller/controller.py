@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
+from jupyter_gpuaas.controller.audit import Audit
 from jupyter_gpuaas.controller.auth import Tokens, User
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
@@ -17,6 +18,7 @@ from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.drains import Drains
 from jupyter_gpuaas.controller.leases import NodeLeases
+from jupyter_gpuaas.controller.limits import UserLimits
 from jupyter_gpuaas.controller.metering import Meter, MeteredEngine
 from jupyter_gpuaas.controller.migrations import Migrations
 from jupyter_gpuaas.controller.parking import Parking
@@ -66,8 +68,10 @@ class Controller:
         self.agents = Agents(engine)
         self.tokens = Tokens(self.database)
         self.tokens.ensure_file(folder / "token")
+        self.audit = Audit(self.database, kept=settings.audit_kept)
         self.sessions = Sessions(self.database, settings)
-        self.checkpoints = CheckpointDesk(self.database, settings)
+        self.limits = UserLimits(self.tokens, self.meter, settings)
+        self.checkpoints = CheckpointDesk(self.database, settings, self.limits.checkpoint_bytes)
         plan, newest = self.checkpoints.plan, self.checkpoints.newest
         self.node_leases = NodeLeases(self.sessions, engine, self.agents, settings)
         self.commands = Commands(self.sessions, engine, self.agents, settings, self.node_leases, plan, newest)
@@ -230,6 +234,7 @@ class Controller:
             raise InvalidRequest(f"new: a session named {name!r} lives already.", hint="Choose another name.")
         if self.is_closing:
             raise TransportError("the service is shutting down.")
+        self.limits.check(session.owner, session.request, sessions=self.sessions.count(session.owner))
         self.scheduler.check(session.request)
         live = self.sessions.create(
             session.owner,
@@ -261,6 +266,8 @@ class Controller:
         if self.is_closing:
             raise TransportError("the service is shutting down.")
         check(request)
+        self.limits.check_priority(user, request)
+        self.limits.check(user.name, request, sessions=self.sessions.count(user.name))
         self.scheduler.check(request)
         live = self.sessions.create(user.name, name, request, cwd=cwd, machine=machine, env=env)
         self.scheduler.submit(live)
@@ -285,7 +292,7 @@ class Controller:
     def view(self, live: LiveSession, user: User, base_url: str) -> SessionView:
         """The session with the way to its channel, where it has one by now."""
         channel: ChannelInfo | None = None
-        if live.hosted and live.session.state in HOSTED_STATES:
+        if user.may_use and live.hosted and live.session.state in HOSTED_STATES:
             try:
                 channel = self.channel(live, user, base_url)
             except GpuaasError:
@@ -321,6 +328,8 @@ class Controller:
             port = str(urlsplit(agent).port)
             agent = self.settings.advertise.replace("{node}", lease.node_id).replace("{port}", port).rstrip("/")
         expires_s = time.time() + self.settings.ticket_s
+        if user.expires_s:
+            expires_s = min(expires_s, user.expires_s)
         path = f"/sessions/{live.session.id}"
         return ChannelInfo(
             direct_url=_websocket(f"{agent}/v1{path}/channel"),

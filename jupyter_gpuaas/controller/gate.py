@@ -1,10 +1,12 @@
-"""The gate in front of all routes: a token for everything, a bound for every body.
+"""The gate in front of all routes: a token for everything, with the scope for it, and a bound for every body.
 
 It stands before the router, so that a route cannot be added that forgets to ask.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from urllib.parse import unquote_to_bytes
 
@@ -13,24 +15,37 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from jupyter_gpuaas.controller.answers import failure
-from jupyter_gpuaas.controller.auth import Tokens
-from jupyter_gpuaas.errors import Unauthorized
+from jupyter_gpuaas.controller.audit import GONE, Audit
+from jupyter_gpuaas.controller.auth import Tokens, User
+from jupyter_gpuaas.controller.scopes import WEBSOCKET, needed
+from jupyter_gpuaas.errors import Forbidden, GpuaasError, Unauthorized
 
 #: Paths that need no token: they tell nothing about anybody.
 OPEN_PATHS = frozenset({"/health", "/docs", "/openapi.json"})
 
 _BUNDLE = re.compile(r"/sessions/[^/]+/bundles/[^/]+")
+#: What may go on for hours beside WebSockets.
+_LASTING = re.compile(r"/sessions/[^/]+/log")
 _QUOTED_SLASH = re.compile(rb"%2f", re.IGNORECASE)
 #: Stands for a slash inside a path segment; no name of a session can contain it.
 _SLASH = "\x1f"
+#: First messages of an answer -> its status, where they do not tell one.
+_ANSWERS = {
+    "http.response.start": 0,
+    "websocket.http.response.start": 0,
+    "websocket.accept": 101,
+    "websocket.close": 403,
+}
+_POLICY_VIOLATION = 1008
 
 
 class Gate:
-    """Puts the caller's `User` into ``request.state.user``, or answers 401."""
+    """Puts the caller's `User` into ``request.state.user``, or answers 401 or 403. Tells the audit log."""
 
-    def __init__(self, app: ASGIApp, *, tokens: Tokens, body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, tokens: Tokens, audit: Audit, body_bytes: int) -> None:
         self._app = app
         self._tokens = tokens
+        self._audit = audit
         self._body_bytes = body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,20 +57,69 @@ class Gate:
             # Names are often paths: `%2F` must not divide the segment that holds one.
             path = _QUOTED_SLASH.sub(_SLASH.encode(), raw)
             scope["path"] = unquote_to_bytes(path).decode("utf-8", "replace")
-        if scope["path"] not in OPEN_PATHS:
-            headers = dict(scope["headers"])
-            try:
-                user = self._tokens.check(headers.get(b"authorization", b"").decode("latin-1"))
-            except Unauthorized as error:
-                if scope["type"] == "websocket":
-                    await WebSocket(scope, receive, send).send_denial_response(failure(error))
-                else:
-                    await failure(error)(scope, receive, send)
-                return
-            scope.setdefault("state", {})["user"] = user
         if scope["type"] == "http" and not _BUNDLE.fullmatch(scope["path"]):
             receive = self._bounded(receive)
-        await self._app(scope, receive, send)
+        if scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        user: User | None = None
+        try:
+            user = self._tokens.check(headers.get(b"authorization", b"").decode("latin-1"))
+            user.must_have(needed(scope.get("method", WEBSOCKET), scope["path"]))
+        except (Unauthorized, Forbidden) as error:
+            if user is None:
+                self._audit.refused(scope, error.status, error.message)
+            else:
+                scope.setdefault("state", {})["note"] = error.message
+                self._audit.answered(scope, user, error.status)
+            await _refuse(error, scope, receive, send)
+            return
+        scope.setdefault("state", {})["user"] = user
+        await self._serve(scope, receive, send, user)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, user: User) -> None:
+        told = False
+
+        def tell(status: int) -> None:
+            nonlocal told
+            if not told:
+                told = True
+                self._audit.answered(scope, user, status)
+
+        async def watched(message: Message) -> None:
+            if message["type"] in _ANSWERS:
+                tell(message.get("status", _ANSWERS[message["type"]]))
+            await send(message)
+
+        try:
+            if scope["type"] == "websocket" or _LASTING.fullmatch(scope["path"]):
+                await self._while_valid(scope, receive, watched, user)
+            else:
+                await self._app(scope, receive, watched)
+        except Exception:
+            tell(500)
+            raise
+        finally:
+            tell(GONE)
+
+    async def _while_valid(self, scope: Scope, receive: Receive, send: Send, user: User) -> None:
+        """Serve what lasts, but not longer than the token that it was begun with."""
+        serving = asyncio.ensure_future(self._app(scope, receive, send))
+        voided = asyncio.ensure_future(self._tokens.void(user))
+        try:
+            await asyncio.wait((serving, voided), return_when=asyncio.FIRST_COMPLETED)
+            if serving.done():
+                await serving
+        finally:
+            ended = serving.done()
+            for task in (serving, voided):
+                task.cancel()
+            await asyncio.gather(serving, voided, return_exceptions=True)
+        if not ended and scope["type"] == "websocket":
+            with contextlib.suppress(Exception):
+                reason = "the token is not valid any more"
+                await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
 
     def _bounded(self, receive: Receive) -> Receive:
         got = 0
@@ -69,6 +133,13 @@ class Gate:
             return message
 
         return bounded
+
+
+async def _refuse(error: GpuaasError, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await WebSocket(scope, receive, send).send_denial_response(failure(error))
+    else:
+        await failure(error)(scope, receive, send)
 
 
 def segment(value: str) -> str:

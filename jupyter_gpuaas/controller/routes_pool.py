@@ -1,49 +1,28 @@
-"""REST: health, nodes, allocations, tokens, and the end of the service."""
+"""REST: health, nodes, allocations, and the end of the service."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from jupyter_gpuaas import __version__
 from jupyter_gpuaas.controller.answers import Facts, responses
 from jupyter_gpuaas.controller.callers import Caller, TheController
-from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.errors import GpuaasError
-from jupyter_gpuaas.model import DeviceSample, Lease, NewToken, Node, NodeView, UserView
+from jupyter_gpuaas.model import DeviceSample, Lease, Node, NodeView
 
 router = APIRouter(tags=["pool"])
 
 SAMPLE_TIMEOUT_S = 2.0
 
 
-class TokenWanted(BaseModel):
-    """A token to make."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    user: str = Field(min_length=1, max_length=256)
-    role: Role = Role.USER
-    ttl_s: Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)] = Field(
-        0.0, description="Seconds until it ends; 0 means that it does not."
-    )
-
-
 @router.get("/health", summary="Health", responses=responses(None))
 async def health() -> Response:
     """Whether the service answers; needs no token."""
     return Facts({"status": "ok", "version": __version__})
-
-
-@router.get("/me", summary="Who calls", responses=responses(UserView))
-async def me(user: Caller) -> Response:
-    """Whose token it is."""
-    return Facts(UserView(user=user.name, role=user.role.value))
 
 
 @router.get("/nodes", summary="List nodes", responses=responses(NodeView, many=True))
@@ -79,14 +58,6 @@ async def allocations(controller: TheController, user: Caller) -> Response:
         mine = {session.id for session in controller.list_sessions(user, ended=False)}
         leases = [lease for lease in leases if lease.session_id in mine]
     return Facts(leases)
-
-
-@router.post("/tokens", summary="Make a token", status_code=201, responses=responses(NewToken, status=201))
-async def new_token(wanted: TokenWanted, controller: TheController, user: Caller) -> Response:
-    """For admins. The answer is the only place where the token can be read."""
-    user.must_be_admin()
-    made = controller.tokens.create(wanted.user, wanted.role, ttl_s=wanted.ttl_s)
-    return Facts(made, status_code=201)
 
 
 @router.post("/stop", summary="End the service", responses=responses(None))

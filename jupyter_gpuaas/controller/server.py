@@ -251,6 +251,9 @@ def make_server(settings: Settings, app: ASGIApp) -> uvicorn.Server:
             log_config=None,
             access_log=False,
             server_header=False,
+            # Whoever may say from where a request came could write what he likes into the audit log.
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=settings.trusted_proxies or None,
             timeout_graceful_shutdown=GRACE_S,
         )
     )

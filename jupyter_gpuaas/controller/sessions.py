@@ -17,7 +17,7 @@ from jupyter_gpuaas.controller.bell import Bell
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.reports import HOSTED_STATES, checkpoint_news, happened
-from jupyter_gpuaas.errors import GpuaasError, QuotaExceeded
+from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent, step
 from jupyter_gpuaas.model import (
     LIVE_STATES,
@@ -114,6 +114,10 @@ class Sessions:
                 return live
         return None
 
+    def count(self, owner: str) -> int:
+        """How many live sessions a user has."""
+        return sum(live.session.owner == owner and live.session.state in LIVE_STATES for live in self._live.values())
+
     # -- changing ------------------------------------------------------------------------------------
 
     def create(
@@ -129,18 +133,8 @@ class Sessions:
     ) -> LiveSession:
         """A new session at the end of the queue; with ``restore`` it begins with this checkpoint.
 
-        Raises
-        ------
-        QuotaExceeded
-            The user has as many live sessions as allowed.
+        Whether its owner may have one more is for the caller to know.
         """
-        most = self._settings.sessions_per_user
-        count = sum(live.session.owner == owner and live.session.state in LIVE_STATES for live in self._live.values())
-        if count >= most:
-            raise QuotaExceeded(
-                f"{owner} has {count} live sessions, at most {most} are allowed (setting sessions_per_user).",
-                hint="`jupyter gpuaas release SESSION` ends one.",
-            )
         session = GpuSession(
             id=uuid.uuid4().hex,
             name=name,
@@ -283,6 +277,15 @@ class Sessions:
         news = {"session_id": session.id, "owner": session.owner, "epoch": session.epoch}
         try:
             self._database.announce(kind=kind, cause=cause, detail=detail, **news)
+        except GpuaasError as error:
+            log.error("not announced: %s (%s)", cause, error)
+            return
+        self.news.ring()
+
+    def tell_user(self, user: str, kind: str, cause: str, detail: dict[str, Any]) -> None:
+        """Announce something to one user that is about none of the sessions."""
+        try:
+            self._database.announce(kind=kind, cause=cause, detail=detail, owner=user)
         except GpuaasError as error:
             log.error("not announced: %s (%s)", cause, error)
             return

@@ -35,7 +35,18 @@ from .migration import (
     Wish,
 )
 from .node import CPU, CUDA, Device, DeviceSample, Node, NodeState, NodeView
-from .service import NewToken, ServiceFile, UserView
+from .service import (
+    Account,
+    AuditEntry,
+    Limits,
+    NewToken,
+    Reservation,
+    Scope,
+    ServiceFile,
+    TokenView,
+    UserView,
+    check_user,
+)
 from .session import (
     LIVE_STATES,
     Channel,
@@ -55,7 +66,9 @@ __all__ = [
     "LIVE_STATES",
     "REPLAYS",
     "VIAS",
+    "Account",
     "AskedRequest",
+    "AuditEntry",
     "CellRun",
     "CellRuns",
     "Channel",
@@ -78,6 +91,7 @@ __all__ = [
     "Lease",
     "LeaseGrant",
     "LeaseRenewal",
+    "Limits",
     "Loaded",
     "MigrationPlan",
     "MigrationView",
@@ -90,14 +104,17 @@ __all__ = [
     "Proposal",
     "Quiet",
     "Replay",
+    "Reservation",
     "ResourceRequest",
     "RestoreReport",
     "Round",
+    "Scope",
     "ServiceFile",
     "SessionState",
     "SessionUsage",
     "SessionView",
     "StandbyView",
+    "TokenView",
     "UsageView",
     "UserUsage",
     "UserView",
@@ -105,5 +122,6 @@ __all__ = [
     "Wish",
     "check_label",
     "check_name",
+    "check_user",
     "short_id",
 ]

@@ -72,6 +72,8 @@ class ResourceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: str | None = None
     #: Standbys on other nodes, which follow its checkpoints: 0 or 1.
     standby: int = 0
+    #: Who is served first, and who makes room for whom: the higher one.
+    priority: int = 0
 
 
 class Lease(msgspec.Struct, frozen=True):

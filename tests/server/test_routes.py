@@ -291,7 +291,7 @@ def test_a_choice_is_kept_for_a_notebook_and_its_next_kernel_asks_for_it(
         "name": str(server.root / "folder" / "chosen.ipynb"),
         "choice": None,
     }
-    request = {"devices": 2, "kind": "cpu", "memory_bytes": 1, "node": None, "standby": 0}
+    request = {"devices": 2, "kind": "cpu", "memory_bytes": 1, "node": None, "standby": 0, "priority": 0}
     kept = server.ask("PUT", "choices", {"request": request}, **where)
     assert kept.json() == {**none, "choice": {"request": request, "session": None}}
     kernel_id = server.start_kernel("folder/chosen.ipynb")

@@ -24,7 +24,10 @@ from jupyter_gpuaas.config import Settings, load
 from jupyter_gpuaas.errors import ServiceUnreachable
 from tests.conftest import GpuaasHome
 
-COMMANDS = ["up", "down", "status", "nodes", "sessions", "attach", "release", "logs", "events", "token create"]
+COMMANDS = [
+    *("up", "down", "status", "nodes", "sessions", "attach", "release", "logs", "events", "token create"),
+    *("tokens create", "tokens list", "tokens revoke", "users list", "users set", "users remove", "audit", "usage"),
+]
 
 
 def run(*arguments: str) -> Result:
@@ -206,6 +209,37 @@ def test_token_create_prints_a_token_that_works(running_home: GpuaasHome, monkey
     assert "admin" in refused.output
     monkeypatch.setenv("GPUAAS_TOKEN", "wrong")
     assert "GPUAAS_TOKEN" in run("sessions").output
+
+
+def test_users_and_tokens_are_made_listed_changed_and_revoked(running_home: GpuaasHome) -> None:
+    made = json.loads(
+        run("tokens", "create", "--user", "ann", "--scope", "read", "--label", "her laptop", "--json").output
+    )
+    assert made["scopes"] == ["read"]
+    listed = run("tokens", "list", "--user", "ann").output
+    assert made["id"] in listed and "her laptop" in listed and made["token"] not in listed
+    changed = json.loads(run("users", "set", "ann", "--devices", "2", "--device-hours", "1.5", "--json").output)
+    assert (changed["limits"]["devices"], changed["limits"]["device_hours"]) == (2, 1.5)
+    changed = json.loads(run("users", "set", "ann", "--devices", "default", "--blocked", "--json").output)
+    assert (changed["limits"]["devices"], changed["limits"]["device_hours"]) == (None, 1.5)
+    assert "blocked" in run("users", "list").output
+    refused = run("users", "set", "ann", "--devices", "many")
+    assert refused.exit_code == 2 and "many" in refused.output
+    assert "1.5 is not a whole number" in run("users", "set", "ann", "--devices", "1.5").output
+    assert made["id"] in run("tokens", "revoke", made["id"]).output
+    gone = run("tokens", "revoke", made["id"])
+    assert gone.exit_code == 1 and "there is none" in gone.output
+    assert run("users", "remove", "ann").exit_code == 0
+    assert [each["user"] for each in json.loads(run("users", "list", "--json").output)] != ["ann"]
+    make_session(running_home, "first")
+    (used,) = json.loads(run("usage", "--json").output)["sessions"]
+    assert used["name"] == "first" and used["device_seconds"] > 0
+    assert "first" in run("usage").output
+    told = [json.loads(line) for line in run("audit", "--json").output.splitlines()]
+    assert [each["action"] for each in told if each["target"] == "/users/ann"] == ["PUT /users/{name}"] * 2 + [
+        "DELETE /users/{name}"
+    ]
+    assert "DELETE /tokens/{token}" in run("audit").output
 
 
 def test_attach_runs_a_console_on_the_session(running_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jupyter_gpuaas.controller.catalogue import tables, usage
+from jupyter_gpuaas.controller.catalogue import reservations, tables, usage, users
 
-__all__ = ["metadata", "usage"]
+__all__ = ["metadata", "reservations", "usage", "users"]
 metadata = tables.metadata

@@ -1,0 +1,249 @@
+"""Commands about users, their tokens, what they have used and what they did."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jupyter_gpuaas.cli.asking import SHORT_ID_CHARS, as_json, ask_service, plain, print_json, print_table, resolve
+from jupyter_gpuaas.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from jupyter_gpuaas.client.service import ServiceClient
+    from jupyter_gpuaas.model import AuditEntry, NewToken
+
+SCOPES = ("read", "sessions", "metrics", "admin")
+DAY_S = 86400.0
+#: Fields of a user's limits -> what is said in place of a number to mean the settings' word.
+_LIMITS = ("sessions", "devices", "device_hours", "checkpoint_bytes", "priority", "share")
+
+
+def _number(value: str) -> float | str:
+    """A number, or `default` for what the settings say."""
+    return value if value == "default" else float(value)
+
+
+# -- users ---------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def users() -> None:
+    """Users of the service: what they may have, and whether they may come in."""
+
+
+@users.command("list")
+@as_json
+@click.pass_obj
+def users_list(given: dict[str, Any], as_json: bool) -> None:
+    """List the users with what they hold and have used."""
+    found = ask_service(given, lambda client: client.users())
+    if as_json:
+        print_json([plain(each) for each in found])
+        return
+    rows = []
+    for each in found:
+        own = {name: getattr(each.limits, name) for name in _LIMITS}
+        told = " ".join(f"{name}={value:g}" for name, value in own.items() if value is not None)
+        hours = f"{each.device_seconds / 3600:.2f}"
+        rows.append(
+            (each.user, "blocked" if each.blocked else "", each.tokens, each.sessions, each.devices, hours, told)
+        )
+    print_table(("USER", "", "TOKENS", "SESSIONS", "DEVICES", "DEVICE-HOURS", "LIMITS OF ITS OWN"), rows)
+
+
+@users.command("set")
+@click.argument("user")
+@click.option("--blocked/--not-blocked", default=None, help="Accept none of the user's tokens.")
+@click.option("--sessions", type=_number, help="Live sessions.")
+@click.option("--devices", type=_number, help="Devices held together.")
+@click.option("--device-hours", type=_number, help="Device-hours within the window of the setting quota_window_s.")
+@click.option("--checkpoint-bytes", type=_number, help="Bytes of checkpoints.")
+@click.option("--priority", type=_number, help="Highest priority that the user may ask for.")
+@click.option("--share", type=_number, help="Weight in the fair share; 1 is everybody's.")
+@as_json
+@click.pass_obj
+def users_set(
+    given: dict[str, Any], /, user: str, blocked: bool | None, as_json: bool, **limits: float | str | None
+) -> None:
+    """Make a user, or change what one may have; `default` for what the settings say."""
+    changed: dict[str, Any] = {}
+    for name, value in limits.items():
+        if value == "default":
+            changed[name] = None
+        elif isinstance(value, float):
+            whole = name not in ("device_hours", "share")
+            if whole and value != int(value):
+                raise InvalidRequest(f"--{name.replace('_', '-')}: {value:g} is not a whole number.")
+            changed[name] = int(value) if whole else value
+    account = ask_service(given, lambda client: client.put_user(user, blocked=blocked, limits=changed or None))
+    if as_json:
+        print_json(plain(account))
+    else:
+        click.echo(f"User {account.user}{' is blocked' if account.blocked else ''}.")
+
+
+@users.command("remove")
+@click.argument("user")
+@click.pass_obj
+def users_remove(given: dict[str, Any], user: str) -> None:
+    """Revoke a user's tokens and forget the user; one with live sessions stays."""
+    ask_service(given, lambda client: client.drop_user(user))
+    click.echo(f"User {user} is forgotten.")
+
+
+# -- tokens --------------------------------------------------------------------------------------------------
+
+
+def _make(
+    given: dict[str, Any], user: str, role: str, ttl: float, scope: tuple[str, ...], label: str, as_json: bool
+) -> None:
+    made: NewToken = ask_service(
+        given,
+        lambda client: client.create_token(user, role=role, ttl_s=ttl, scopes=list(scope) or None, label=label),
+    )
+    if as_json:
+        print_json(plain(made))
+    else:
+        click.echo(made.token)
+
+
+def _options(command: Any) -> Any:
+    for option in (
+        as_json,
+        click.option("--label", default="", help="A note, to know it by in the list."),
+        click.option("--scope", multiple=True, type=click.Choice(SCOPES), help="Only for this; may be repeated."),
+        click.option("--ttl", default=0.0, help="Seconds until it ends; 0 means that it does not."),
+        click.option("--role", type=click.Choice(["user", "admin"]), default="user", show_default=True),
+        click.option("--user", required=True, help="Whose token it is."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def tokens() -> None:
+    """Tokens of the service's users."""
+
+
+@tokens.command("create")
+@_options
+@click.pass_obj
+def tokens_create(given: dict[str, Any], /, **wanted: Any) -> None:
+    """Make a token and print it; it cannot be shown again."""
+    _make(given, **wanted)
+
+
+@click.group()
+def token() -> None:
+    """See `tokens`."""
+
+
+@token.command("create")
+@_options
+@click.pass_obj
+def token_create(given: dict[str, Any], /, **wanted: Any) -> None:
+    """See `tokens create`."""
+    _make(given, **wanted)
+
+
+@tokens.command("list")
+@click.option("--user", default="", help="Only this user's.")
+@as_json
+@click.pass_obj
+def tokens_list(given: dict[str, Any], user: str, as_json: bool) -> None:
+    """List tokens that are valid; none can be read from the list."""
+    found = ask_service(given, lambda client: client.tokens(user=user))
+    if as_json:
+        print_json([plain(each) for each in found])
+        return
+    rows = [
+        (
+            each.id,
+            each.user,
+            each.role,
+            " ".join(each.scopes),
+            _when(each.created_s),
+            _when(each.expires_s) if each.expires_s else "never",
+            each.made_by,
+            each.label,
+        )
+        for each in found
+    ]
+    print_table(("ID", "USER", "ROLE", "SCOPES", "MADE", "ENDS", "BY", "LABEL"), rows)
+
+
+@tokens.command("revoke")
+@click.argument("token", nargs=-1, required=True)
+@as_json
+@click.pass_obj
+def tokens_revoke(given: dict[str, Any], token: tuple[str, ...], as_json: bool) -> None:
+    """Make tokens invalid from now on, by their ids."""
+
+    async def revoke(client: ServiceClient) -> list[Any]:
+        return [await client.revoke_token(each) for each in token]
+
+    gone = ask_service(given, revoke)
+    if as_json:
+        print_json([plain(each) for each in gone])
+        return
+    for each in gone:
+        click.echo(f"Token {each.id} of {each.user} is not valid any more.")
+
+
+# -- what was done, and used ---------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--user", default="", help="Only what this user did.")
+@click.option("--session", default="", help="Only what was done to this session, by id or name.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=200, show_default=True, help="So many of the newest.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@click.pass_obj
+def audit(given: dict[str, Any], user: str, session: str, limit: int, as_json: bool) -> None:
+    """Print who did what, to what, from where, and what came of it."""
+
+    async def ask(client: ServiceClient) -> list[AuditEntry]:
+        target = await resolve(client, session, ended=True) if session else ""
+        return await client.audit(user=user, target=target, limit=limit, last=True)
+
+    found = ask_service(given, ask)
+    if as_json:
+        import msgspec
+
+        for each in found:
+            click.echo(msgspec.json.encode(each).decode())
+        return
+    rows = [
+        (_when(each.time_s), each.user or "-", each.address, each.status, each.action, each.target, each.note)
+        for each in found
+    ]
+    print_table(("WHEN", "USER", "FROM", "ANSWER", "WHAT", "TO", "NOTE"), rows)
+
+
+@click.command()
+@click.option("--days", type=float, default=30.0, show_default=True, help="Of so many days.")
+@as_json
+@click.pass_obj
+def usage(given: dict[str, Any], days: float, as_json: bool) -> None:
+    """Print which devices were used how long, by user and session."""
+    view = ask_service(given, lambda client: client.usage(from_s=max(0.0, time.time() - days * DAY_S)))
+    if as_json:
+        print_json(plain(view))
+        return
+    rows: list[tuple[object, ...]] = [
+        (each.user, f"({each.sessions})", each.devices, f"{each.device_seconds / 3600:.2f}") for each in view.users
+    ]
+    rows += [
+        (each.owner, each.name or each.session_id[:SHORT_ID_CHARS], each.devices, f"{each.device_seconds / 3600:.2f}")
+        for each in view.sessions
+    ]
+    print_table(("USER", "SESSION", "DEVICES NOW", "DEVICE-HOURS"), rows)
+
+
+def _when(time_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
+
+
+COMMANDS = (users, tokens, token, audit, usage)

@@ -1,0 +1,365 @@
+"""Who of those who wait is served next, and who makes room for whom. Pure.
+
+In this order:
+
+1. A session whose owner has a reservation that runs and is not used up.
+2. Higher priority.
+3. Within a priority, the user who has used least, measured by the share that the user has a right to. What was used
+   long ago counts less, and what is held now counts as if it went on for ``HORIZON_S``.
+4. Who came first.
+
+A session that would take its owner beyond a quota waits aside and keeps nobody else waiting. Nobody is overtaken for
+the devices that he waits for: one who wants several devices of a node claims the node that will soonest have them, and
+those behind him get what is free on the others.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from ..model import Device, Limits, Node, NodeState, Reservation, ResourceRequest
+from .placement import Placement, fitting
+
+#: For how long what is held now is expected to be held.
+HORIZON_S = 3600.0
+#: Nodes that are kept free for those who want several devices of one node.
+CLAIMS = 16
+#: What counts as priority of a session that has a reservation: above all that can be asked for.
+RESERVED = 1000
+
+
+class Asking(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that waits for devices."""
+
+    session_id: str
+    owner: str
+    request: ResourceRequest
+
+
+class Holding(msgspec.Struct, frozen=True, kw_only=True):
+    """Devices that are held, by a session or for one (its standby, the target of its move)."""
+
+    session_id: str
+    owner: str
+    node_id: str
+    device_ids: tuple[str, ...]
+    priority: int = 0
+    #: Whether the session could be parked now.
+    parkable: bool = False
+    #: For how long it has run no cell; 0 while it runs one.
+    idle_s: float = 0.0
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a user stands."""
+
+    #: With the settings' words filled in.
+    limits: Limits = Limits()
+    #: Device-seconds within the window of the quota.
+    used_s: float = 0.0
+    #: Device-seconds, of which those of long ago count less.
+    remembered_s: float = 0.0
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is, who holds it, and by which rules it is given."""
+
+    nodes: Sequence[Node]
+    holdings: Sequence[Holding]
+    standings: Mapping[str, Standing] = msgspec.field(default_factory=dict)
+    #: Those that run now.
+    reservations: Sequence[Reservation] = ()
+    #: The fullest node that has room, not the emptiest: leaves room for who wants many devices of one node.
+    pack: bool = False
+
+
+class Outlook(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of those who wait."""
+
+    placements: tuple[Placement, ...] = ()
+    #: Ids of those who go on waiting, in the order in which they are served.
+    waiting: tuple[str, ...] = ()
+    #: Why some of these are not served although there may be room.
+    why: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+def beyond_quota(owner: str, standing: Standing, *, held: int, more: int) -> str:
+    """The quota beyond which more devices would take an owner who holds so many, and its use; else empty."""
+    limits = standing.limits
+    if limits.devices is not None and held + more > limits.devices:
+        return f"quota devices: {owner} holds {held} of {limits.devices}, and {more} more are wanted"
+    if limits.device_hours is not None and standing.used_s >= limits.device_hours * 3600.0:
+        return f"quota device_hours: {owner} has used {standing.used_s / 3600:.2f} of {limits.device_hours:g}"
+    return ""
+
+
+def serve(asking: Iterable[Asking], pool: Pool) -> Outlook:
+    """Who gets which devices now, and in which order the others wait.
+
+    Parameters
+    ----------
+    asking
+        In the order in which they came.
+    """
+    room = _Room(pool)
+    queue = _Queue(asking, pool, room)
+    placements: list[Placement] = []
+    waiting: list[str] = []
+    why: dict[str, str] = {}
+    aside: list[str] = []
+    while (each := queue.next()) is not None:
+        request, standing = each.request, pool.standings.get(each.owner, Standing())
+        beyond = beyond_quota(each.owner, standing, held=room.held(each.owner), more=request.devices)
+        if beyond:
+            why[each.session_id] = beyond
+            aside.append(each.session_id)
+            continue
+        found, reason = room.find(each)
+        if found is None:
+            waiting.append(each.session_id)
+            if reason:
+                why[each.session_id] = reason
+            continue
+        room.take(each.owner, found)
+        queue.served(each)
+        placements.append(found)
+    return Outlook(placements=tuple(placements), waiting=(*waiting, *aside), why=why)
+
+
+def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:
+    """Sessions to park so that the first of those who wait is served, each with the reason; as few as that takes.
+
+    Only those of lower priority, the lowest first, of these the longest idle, and those that run a cell last.
+    """
+    room = _Room(pool)
+    mine = room.priority(first)
+    ranks = room.ranks()
+    best: list[Holding] = []
+    best_cost: tuple[int, int, int] | None = None
+    for node in pool.nodes:
+        if node.state is not NodeState.UP:
+            continue
+        fits = {device.id for device in fitting(first.request, node)}
+        missing = first.request.devices - len(fits & room.free_ids(node))
+        if len(fits) < first.request.devices or missing <= 0:
+            continue
+        lower = [
+            each
+            for number, each in enumerate(pool.holdings)
+            if each.node_id == node.id and each.parkable and ranks[number] < mine and fits & set(each.device_ids)
+        ]
+        lower.sort(key=lambda each: (each.priority, each.idle_s == 0.0, -each.idle_s, each.session_id))
+        chosen: list[Holding] = []
+        for each in lower:
+            if missing <= 0:
+                break
+            chosen.append(each)
+            missing -= len(fits & set(each.device_ids))
+        if missing > 0:
+            continue
+        cost = (max(each.priority for each in chosen), sum(each.idle_s == 0.0 for each in chosen), len(chosen))
+        if best_cost is None or cost < best_cost:
+            best, best_cost = chosen, cost
+    claim = "with a reservation" if mine == RESERVED else f"of priority {mine}"
+    return [(each.session_id, f"makes room for a session {claim} (its own is {each.priority})") for each in best]
+
+
+class _Room:
+    """Free devices, and what is kept of them for whom."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        used: dict[str, set[str]] = {}
+        self._held: dict[str, int] = {}
+        for each in pool.holdings:
+            used.setdefault(each.node_id, set()).update(each.device_ids)
+            self._held[each.owner] = self._held.get(each.owner, 0) + len(each.device_ids)
+        nothing: set[str] = set()
+        self._free: dict[str, list[Device]] = {}
+        for node in pool.nodes:
+            if node.state is NodeState.UP:
+                taken = used.get(node.id, nothing)
+                self._free[node.id] = [device for device in node.devices if device.id not in taken]
+        self._nodes = {node.id: node for node in pool.nodes}
+        #: Nodes that somebody further to the front waits for.
+        self._claimed: set[str] = set()
+        #: Requests that nothing was found for; what is free only becomes less.
+        self._hopeless: set[tuple[ResourceRequest, str]] = set()
+        #: What of each reservation is not in use yet.
+        self._unused = {each.id: each.devices for each in pool.reservations}
+        self._ranks = [self._rank(each) for each in pool.holdings] if pool.reservations else []
+
+    def held(self, owner: str) -> int:
+        return self._held.get(owner, 0)
+
+    def free_ids(self, node: Node) -> set[str]:
+        return {device.id for device in self._free.get(node.id, ())}
+
+    # -- reservations ----------------------------------------------------------------------------------------
+
+    def _rank(self, holding: Holding) -> int:
+        """The priority of what is held, which uses up its owner's reservation."""
+        node = self._nodes.get(holding.node_id)
+        for each in self._pool.reservations:
+            left = self._unused[each.id]
+            if each.user == holding.owner and left > 0 and node is not None:
+                count = sum(device.id in holding.device_ids for device in fitting(_request(each), node))
+                if count:
+                    self._unused[each.id] = max(0, left - count)
+                    return RESERVED
+        return holding.priority
+
+    def ranks(self) -> list[int]:
+        return self._ranks or [each.priority for each in self._pool.holdings]
+
+    def priority(self, asking: Asking) -> int:
+        """The priority that counts."""
+        return asking.request.priority if self._reservation(asking) is None else RESERVED
+
+    def _reservation(self, asking: Asking) -> Reservation | None:
+        request = asking.request
+        for each in self._pool.reservations:
+            if (
+                each.user == asking.owner
+                and self._unused[each.id] >= request.devices
+                and (each.kind is None or request.kind in (None, each.kind))
+                and (each.node is None or request.node in (None, each.node))
+            ):
+                return each
+        return None
+
+    def _kept(self, owner: str) -> list[tuple[Reservation, int]]:
+        """What others have reserved, do not use yet, and how many more than that are free."""
+        found = []
+        for each in self._pool.reservations:
+            unused = self._unused[each.id]
+            if each.user != owner and unused:
+                free = sum(len(self._fits(_request(each), node_id)) for node_id in self._free)
+                found.append((each, free - unused))
+        return found
+
+    # -- devices ---------------------------------------------------------------------------------------------
+
+    def _fits(self, request: ResourceRequest, node_id: str) -> list[Device]:
+        free = self._free[node_id]
+        if request.node not in (None, node_id) or not free:
+            return []
+        if (
+            request.kind is None
+            and not request.memory_bytes
+            and len({(each.kind, each.memory_bytes) for each in free}) == 1
+        ):
+            return free
+        node = self._nodes[node_id]
+        ids = {device.id for device in free}
+        return [device for device in fitting(request, node) if device.id in ids]
+
+    def find(self, asking: Asking) -> tuple[Placement | None, str]:
+        """Devices for a session, or why there are none."""
+        owned = self._reservation(asking)
+        request = asking.request
+        shape = (msgspec.structs.replace(request, priority=0, standby=0), owned.id if owned is not None else "")
+        kept = self._kept(asking.owner) if self._pool.reservations else []
+        if shape in self._hopeless and not kept:
+            return None, ""
+        best: tuple[int, str] | None = None
+        chosen: list[Device] = []
+        reason = ""
+        for node_id in self._free if request.node is None else (request.node,):
+            if node_id not in self._free or node_id in self._claimed:
+                continue
+            if owned is not None and owned.node not in (None, node_id):
+                continue
+            count = len(self._free[node_id])
+            rank = count if self._pool.pack else -count
+            if count < request.devices or (best is not None and (rank, node_id) >= best):
+                continue
+            free = self._fits(request, node_id)
+            if len(free) < request.devices:
+                continue
+            those = free[: request.devices]
+            keeper = next((each for each, spare in kept if _touch(each, those, node_id) > max(0, spare)), None)
+            if keeper is not None:
+                reason = f"what is free is reserved for {keeper.user}"
+                continue
+            best, chosen = (rank, node_id), those
+        if best is None:
+            self._hopeless.add(shape)
+            self._claim(request)
+            return None, reason
+        return Placement(asking.session_id, best[1], tuple(device.id for device in chosen)), ""
+
+    def _claim(self, request: ResourceRequest) -> None:
+        if request.devices < 2 or len(self._claimed) >= CLAIMS:
+            return
+        best: tuple[int, str] | None = None
+        for node_id in self._free:
+            if node_id in self._claimed or len(fitting(request, self._nodes[node_id])) < request.devices:
+                continue
+            candidate = (-len(self._fits(request, node_id)), node_id)
+            best = candidate if best is None else min(best, candidate)
+        if best is not None:
+            self._claimed.add(best[1])
+
+    def take(self, owner: str, placement: Placement) -> None:
+        ids = set(placement.device_ids)
+        self._free[placement.node_id] = [each for each in self._free[placement.node_id] if each.id not in ids]
+        self._held[owner] = self.held(owner) + len(ids)
+        for each in self._pool.reservations:
+            if each.user == owner and self._unused[each.id] and each.node in (None, placement.node_id):
+                self._unused[each.id] = max(0, self._unused[each.id] - len(ids))
+                break
+
+
+class _Queue:
+    """Those who ask, in the order of service; with each one served, his owner goes back."""
+
+    def __init__(self, asking: Iterable[Asking], pool: Pool, room: _Room) -> None:
+        self._pool = pool
+        self._room = room
+        self._lines: dict[str, list[tuple[int, int, Asking]]] = {}
+        for number, each in enumerate(asking):
+            self._lines.setdefault(each.owner, []).append((-room.priority(each), number, each))
+        for line in self._lines.values():
+            line.sort(key=lambda entry: entry[:2])
+            line.reverse()
+        self._heap = [self._entry(owner) for owner in self._lines]
+        heapq.heapify(self._heap)
+
+    def _entry(self, owner: str) -> tuple[int, float, int, str]:
+        priority, number, _ = self._lines[owner][-1]
+        standing = self._pool.standings.get(owner, Standing())
+        share = standing.limits.share or 1.0
+        used_s = standing.remembered_s + HORIZON_S * self._room.held(owner)
+        return priority, used_s / share, number, owner
+
+    def next(self) -> Asking | None:
+        if not self._heap:
+            return None
+        owner = heapq.heappop(self._heap)[3]
+        found = self._lines[owner].pop()[2]
+        if self._lines[owner]:
+            heapq.heappush(self._heap, self._entry(owner))
+        return found
+
+    def served(self, asking: Asking) -> None:
+        """His owner holds more now."""
+        for position, entry in enumerate(self._heap):
+            if entry[3] == asking.owner:
+                self._heap[position] = self._entry(asking.owner)
+                heapq.heapify(self._heap)
+                return
+
+
+def _request(reservation: Reservation) -> ResourceRequest:
+    return ResourceRequest(devices=reservation.devices, kind=reservation.kind, node=reservation.node)
+
+
+def _touch(reservation: Reservation, devices: Sequence[Device], node_id: str) -> int:
+    """How many of these devices would do for a reservation."""
+    if reservation.node not in (None, node_id):
+        return 0
+    return sum(reservation.kind in (None, device.kind) for device in devices)
