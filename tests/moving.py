@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from jupyter_gpuaas.client.channel import Channel, Resend
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.engine.local import LocalEngine
 from jupyter_gpuaas.model import ChannelInfo, CheckpointPlan, HostReport, HostSpec, HostState, Lease, Peer
 from jupyter_gpuaas.wire import ticket
+from jupyter_gpuaas.wire.channel import Channel, Resend
 from jupyter_gpuaas.wire.record import Kind, Record
 from tests.service import eventually, quick_settings
 

@@ -12,13 +12,13 @@ from uuid import uuid4
 
 import msgspec
 
-from jupyter_gpuaas.client.channel import Channel, Resend
 from jupyter_gpuaas.client.coming import Wanted, channel_of
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import CellError, GpuaasError, SessionEnded, TransportError
 from jupyter_gpuaas.lifecycle.node_loss import broken_words
 from jupyter_gpuaas.model import ChannelInfo
+from jupyter_gpuaas.wire.channel import Channel, Resend
 from jupyter_gpuaas.wire.jupyter import PROTOCOL_VERSION, read_json
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record
 

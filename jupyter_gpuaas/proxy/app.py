@@ -15,28 +15,24 @@ from typing import Any
 
 import msgspec
 
-from ..client.channel import Channel as SessionChannel
-from ..client.channel import Resend
 from ..client.kernel_notes import KernelNote, drop_note, is_to_detach, write_note
 from ..config import Settings
-from ..errors import GpuaasError, TransportError
-from ..lifecycle.node_loss import ENAME, broken_words
+from ..errors import GpuaasError
 from ..model import Channel, GpuSession, HostState
+from ..wire.after_loss import KINDS
+from ..wire.channel import Channel as SessionChannel
+from ..wire.channel import Resend
 from ..wire.jupyter import make_parts, read_header
-from ..wire.record import Buffer, Kind, Record
-from .after_loss import KINDS, Key, fate
+from ..wire.record import Buffer, Record
+from ..wire.requests import ASKED_BY_ITSELF, UNREACHABLE, Requests
+from ..wire.waiting import Held, Waiting, fail_request
 from .delivery import Delivery
 from .front import Front, settle, unsent_bytes
 from .seeker import Seeker, default_name
-from .waiting import Held, Waiting, fail_request
 
-#: How the topics of messages end that say that a request has begun.
-BEGINS = (b"status", b"execute_input")
 #: How long a shutdown waits for the host before it goes by the service instead.
 SHUTDOWN_PATIENCE_S = 2.0
 PARENT_POLL_S = 1.0
-#: What front ends ask without their user: no reason to wake a parked session.
-ASKED_BY_ITSELF = frozenset({"kernel_info_request", "comm_info_request", "history_request", "usage_request"})
 log = logging.getLogger(__name__)
 
 
@@ -57,10 +53,9 @@ class Proxy:
         self._over = ""  # why there is no session any more
         self._leave = asyncio.Event()
         self._shutdown: Held | None = None
-        # Requests that were sent and not answered, to answer them if the session ends, or send cells again if it comes
-        # back without knowing of them. Cells are whole, as far as the bound allows; of others only the header is kept.
-        self._unanswered: dict[Key, Held] = {}
-        self._unanswered_bytes = 0
+        self._requests = Requests(
+            self._channel, self._fail, policy=settings.on_node_loss, most_bytes=settings.outbox_bytes
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -96,9 +91,7 @@ class Proxy:
             log.exception("the channel is over")
             self._over = f"the kernel proxy has failed: {type(error).__name__}: {error}. Restart the kernel."
         if self._over:
-            for held in self._unanswered.values():
-                fail_request(held, "RemoteSessionEnded", self._over, self._front.reply, self._front.publish)
-            self._unanswered.clear()
+            self._requests.fail("RemoteSessionEnded", self._over)
             self._waiting.fail("RemoteSessionEnded", self._over)
             self._say(f"\n[remote GPU] {self._over}\n")
         if self._shutdown is not None:
@@ -138,9 +131,9 @@ class Proxy:
         if channel is Channel.STDIN:
             self._delivery.prompt_answered()
         if self._over:
-            fail_request(held, "RemoteSessionEnded", self._over, self._front.reply, self._front.publish)
+            self._fail(held, "RemoteSessionEnded", self._over)
         elif self._channel.linked:
-            self._pass(held)
+            self._requests.send(held)
         elif header.msg_type == "interrupt_request":
             self._waiting.cancel_cells()
             if self._ever_linked:
@@ -152,28 +145,11 @@ class Proxy:
                 self._seeker.wanted.want()
         else:
             full = "too much waits for the link already. Setting outbox_bytes."
-            fail_request(held, "RemoteUnreachable", full, self._front.reply, self._front.publish)
+            self._fail(held, UNREACHABLE, full)
         self._delivery.client_spoke(address)
 
-    def _pass(self, held: Held) -> None:
-        try:
-            held.serial = self._channel.send(KINDS[held.channel], [held.address, *held.parts])
-        except TransportError as error:
-            fail_request(held, "RemoteUnreachable", str(error), self._front.reply, self._front.publish)
-            return
-        if held.msg_type.endswith("_request"):
-            size = sum(len(part) for part in held.parts)
-            if held.msg_type != "execute_request" or self._unanswered_bytes + size > self._settings.outbox_bytes:
-                held.parts = held.parts[:1]
-            else:
-                self._unanswered_bytes += size
-            self._unanswered[held.channel, held.msg_id] = held
-
-    def _answered(self, key: Key) -> Held | None:
-        held = self._unanswered.pop(key, None)
-        if held is not None and len(held.parts) > 1:
-            self._unanswered_bytes -= sum(len(part) for part in held.parts)
-        return held
+    def _fail(self, held: Held, ename: str, why: str) -> None:
+        fail_request(held, ename, why, self._front.reply, self._front.publish)
 
     async def _interrupt_by_service(self) -> None:
         """Interrupt what runs, while there is no link."""
@@ -191,7 +167,7 @@ class Proxy:
         if self._settings.on_shutdown == "detach" or self._is_to_detach() or self._over:
             self._answer_shutdown(held)
             return
-        self._pass(held)
+        self._requests.send(held)
         if not await self._channel.delivered(SHUTDOWN_PATIENCE_S):
             log.warning("the session's host cannot be reached; ending the session by the service")
             try:
@@ -223,13 +199,7 @@ class Proxy:
 
     def record_received(self, record: Record) -> None:
         self._delivery.take(record)
-        if record.kind in (Kind.SHELL, Kind.CONTROL):
-            channel = Channel.SHELL if record.kind is Kind.SHELL else Channel.CONTROL
-            self._answered((channel, read_header(record.parts[2]).msg_id))
-        elif record.kind is Kind.IOPUB and self._unanswered and bytes(record.parts[0]).endswith(BEGINS):
-            held = self._unanswered.get((Channel.SHELL, read_header(record.parts[2]).msg_id))
-            if held is not None:
-                held.begun = True
+        self._requests.heard(record)
         if self._shutdown is not None and record.kind is KINDS[self._shutdown.channel]:
             if read_header(record.parts[2]).msg_id == self._shutdown.msg_id:
                 self._leave.set()
@@ -245,7 +215,7 @@ class Proxy:
                 self._front.publish(b"status", busy[1:])
         self._seeker.wanted.settle()
         for held in self._waiting.release():
-            self._pass(held)
+            self._requests.send(held)
 
     def channel_unlinked(self, reason: str, retry_s: float) -> None:
         if not retry_s:
@@ -261,22 +231,7 @@ class Proxy:
     def host_lost(self, welcome: dict[str, Any], kept: frozenset[int], *, anew: bool) -> Resend:
         if anew:
             self._delivery.begin_anew()
-        policy = self._settings.on_node_loss
-        found = fate(self._unanswered, kept, anew=anew, policy=policy)
-        cell = welcome.get("restored_cell")
-        for key in found.broken:
-            self._fail_unanswered(key, ENAME, broken_words(policy, cell))
-        for key in found.unheard:
-            self._fail_unanswered(key, ENAME, "the host of this session was lost; ask again.")
-        if anew:
-            for held in self._unanswered.values():
-                held.begun = False
-        return Resend(found.drop, found.before)
-
-    def _fail_unanswered(self, key: Key, ename: str, why: str) -> None:
-        held = self._answered(key)
-        if held is not None:
-            fail_request(held, ename, why, self._front.reply, self._front.publish)
+        return self._requests.host_lost(welcome, kept, anew=anew)
 
     def host_changed(self, op: dict[str, Any]) -> None:
         log.info("session is %s %s", op.get("state"), op.get("cause"))

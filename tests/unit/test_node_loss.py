@@ -11,10 +11,10 @@ from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.lifecycle.node_loss import lost_cells, notice, sort_out
 from jupyter_gpuaas.model import Channel
 from jupyter_gpuaas.node.remains import Remains, Shelf, handover_of, note
-from jupyter_gpuaas.proxy.after_loss import Fate, fate
-from jupyter_gpuaas.proxy.waiting import Held
+from jupyter_gpuaas.wire.after_loss import Fate, fate
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Buffer, Kind
+from jupyter_gpuaas.wire.waiting import Held
 
 from .test_journal import US, make
 

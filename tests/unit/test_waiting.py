@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from jupyter_gpuaas.model import Channel
-from jupyter_gpuaas.proxy.waiting import Held, Waiting
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Buffer
+from jupyter_gpuaas.wire.waiting import Held, Waiting
 
 
 class Clients:

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from ..model import Channel
-from ..wire.jupyter import make_parts
-from ..wire.record import Buffer
+from .jupyter import make_parts
+from .record import Buffer
 
 #: A wait shorter than this is not worth a word.
 QUIET_S = 1.0

@@ -26,9 +26,9 @@ from ..errors import (
     Unauthorized,
 )
 from ..model import ChannelInfo
-from ..wire.link import Link, connect
-from ..wire.record import MAX_PARTS, Buffer, Kind, Record, RecordReader
-from ..wire.resume import Inbox, Outbox, Sent
+from .link import Link, connect
+from .record import MAX_PARTS, Buffer, Kind, Record, RecordReader
+from .resume import Inbox, Outbox, Sent
 
 MOVING = "the session is moving to another node"
 #: A ticket is not used when it has less than this left.
@@ -127,6 +127,15 @@ class Channel:
     def received(self) -> int:
         """Number of the last record handed to the handler."""
         return self._inbox.last if self._inbox else 0
+
+    @property
+    def journal(self) -> str:
+        """Id of the journal that ``received`` counts in; empty before the first link."""
+        return self._journal
+
+    def begin_behind(self, number: int, journal: str) -> None:
+        """Before ``run``: an earlier channel of the same client has got everything up to this record."""
+        self._inbox, self._journal = Inbox(number), journal
 
     def use(self, info: ChannelInfo) -> None:
         """Use this ticket for the next link, instead of asking for one."""

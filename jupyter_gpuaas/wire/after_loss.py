@@ -9,9 +9,9 @@ import msgspec
 
 from ..lifecycle.node_loss import sort_out
 from ..model import Channel
-from ..wire.jupyter import read_subshell
-from ..wire.record import Kind
-from ..wire.resume import Sent
+from .jupyter import read_subshell
+from .record import Kind
+from .resume import Sent
 from .waiting import Held
 
 Key = tuple[Channel, str]

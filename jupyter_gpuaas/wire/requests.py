@@ -1,0 +1,101 @@
+"""The requests of one client, on their way: passed on, answered, failed when no answer can come any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import TransportError
+from ..lifecycle.node_loss import ENAME, broken_words
+from ..model import Channel
+from .after_loss import KINDS, Key, fate
+from .channel import Channel as SessionChannel
+from .channel import Resend
+from .jupyter import read_header
+from .record import Kind, Record
+from .waiting import Held
+
+#: How the topics of messages end that say that a request has begun.
+BEGINS = (b"status", b"execute_input")
+#: What front ends ask without their user: no reason to wake a parked session.
+ASKED_BY_ITSELF = frozenset({"kernel_info_request", "comm_info_request", "history_request", "usage_request"})
+UNREACHABLE = "RemoteUnreachable"
+
+
+class Requests:
+    """Requests that were sent and not answered: to answer them if the session ends, or to send cells again if it comes
+    back without knowing of them. Cells are whole, as far as the bound allows; of others only the header is kept.
+
+    Parameters
+    ----------
+    failed
+        Answers a request, with the name of an error and the reason.
+    policy
+        See ``lifecycle.node_loss``.
+    """
+
+    def __init__(
+        self, channel: SessionChannel, failed: Callable[[Held, str, str], None], *, policy: str, most_bytes: int
+    ) -> None:
+        self._channel = channel
+        self._failed = failed
+        self._policy = policy
+        self._most_bytes = most_bytes
+        self._unanswered: dict[Key, Held] = {}
+        self._bytes = 0
+
+    def send(self, held: Held) -> None:
+        """Pass a request on; one that is not taken fails."""
+        try:
+            held.serial = self._channel.send(KINDS[held.channel], [held.address, *held.parts])
+        except TransportError as error:
+            self._failed(held, UNREACHABLE, str(error))
+            return
+        if held.msg_type.endswith("_request"):
+            size = sum(len(part) for part in held.parts)
+            if held.msg_type != "execute_request" or self._bytes + size > self._most_bytes:
+                held.parts = held.parts[:1]
+            else:
+                self._bytes += size
+            self._unanswered[held.channel, held.msg_id] = held
+
+    def heard(self, record: Record) -> None:
+        """A record of the session came; it may be an answer, or say that a request has begun."""
+        if record.kind in (Kind.SHELL, Kind.CONTROL):
+            channel = Channel.SHELL if record.kind is Kind.SHELL else Channel.CONTROL
+            self._answered((channel, read_header(record.parts[2]).msg_id))
+        elif record.kind is Kind.IOPUB and self._unanswered and bytes(record.parts[0]).endswith(BEGINS):
+            held = self._unanswered.get((Channel.SHELL, read_header(record.parts[2]).msg_id))
+            if held is not None:
+                held.begun = True
+
+    def host_lost(self, welcome: dict[str, Any], kept: frozenset[int], *, anew: bool) -> Resend:
+        """See ``ChannelHandler.host_lost``."""
+        found = fate(self._unanswered, kept, anew=anew, policy=self._policy)
+        cell = welcome.get("restored_cell")
+        for key in found.broken:
+            self._fail(key, broken_words(self._policy, cell))
+        for key in found.unheard:
+            self._fail(key, "the host of this session was lost; ask again.")
+        if anew:
+            for held in self._unanswered.values():
+                held.begun = False
+        return Resend(found.drop, found.before)
+
+    def fail(self, ename: str, why: str) -> None:
+        """No answer will come."""
+        for held in self._unanswered.values():
+            self._failed(held, ename, why)
+        self._unanswered.clear()
+        self._bytes = 0
+
+    def _fail(self, key: Key, why: str) -> None:
+        held = self._answered(key)
+        if held is not None:
+            self._failed(held, ENAME, why)
+
+    def _answered(self, key: Key) -> Held | None:
+        held = self._unanswered.pop(key, None)
+        if held is not None and len(held.parts) > 1:
+            self._bytes -= sum(len(part) for part in held.parts)
+        return held
