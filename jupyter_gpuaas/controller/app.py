@@ -25,6 +25,8 @@ from jupyter_gpuaas.controller import (
 from jupyter_gpuaas.controller.answers import Facts, failure, schemas
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.gate import OPEN_PATHS, Gate
+from jupyter_gpuaas.controller.gateway import routes as gateway_routes
+from jupyter_gpuaas.controller.gateway.kernels import Kernels
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ def make_app(controller: Controller) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.controller = controller
+    app.state.kernels = Kernels()
     for module in (
         routes_sessions,
         routes_checkpoints,
@@ -49,6 +52,7 @@ def make_app(controller: Controller) -> FastAPI:
         routes_users,
         routes_usage,
         routes_events,
+        gateway_routes,
         relay,
     ):
         app.include_router(module.router)

@@ -98,7 +98,7 @@ class Tokens:
     # -- who calls -------------------------------------------------------------------------------------------
 
     def check(self, authorization: str) -> User:
-        """The user of an ``Authorization`` header.
+        """The user of an ``Authorization`` header; Jupyter's scheme ``token`` is as good as ``Bearer``.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class Tokens:
             The user is blocked.
         """
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        if scheme.lower() not in ("bearer", "token") or not token.strip():
             raise Unauthorized("token: missing.", hint="Send it as `Authorization: Bearer TOKEN`; see GPUAAS_TOKEN.")
         digest = _digest(token.strip())
         record = self._known.get(digest)

@@ -54,6 +54,7 @@ def _variable_name(value: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(_text)]
+VariableName = Annotated[Text, AfterValidator(_variable_name)]
 
 
 class Wanted(BaseModel):
@@ -80,9 +81,7 @@ class NewSession(BaseModel):
     request: Wanted = Wanted()
     cwd: Text = Field("", description="Folder to work in, where the node shares the client's machine.")
     machine: Text = Field("", description="Which machine the client is on.")
-    env: dict[Annotated[Text, AfterValidator(_variable_name)], Text] = Field(
-        default_factory=dict, description="Environment variables for the kernel."
-    )
+    env: dict[VariableName, Text] = Field(default_factory=dict, description="Environment variables for the kernel.")
     wait_s: Wait = Field(0.0, description="How long to wait until it can be used.")
 
 

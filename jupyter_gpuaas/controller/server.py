@@ -23,6 +23,7 @@ from jupyter_gpuaas.controller.catalogue.acting import ActingLease
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.opening import is_shared
 from jupyter_gpuaas.controller.controller import Controller
+from jupyter_gpuaas.controller.sockets import Socket
 from jupyter_gpuaas.engine.local import LocalEngine
 from jupyter_gpuaas.errors import GpuaasError, SettingError
 from jupyter_gpuaas.model import ServiceFile
@@ -242,7 +243,7 @@ def make_server(settings: Settings, app: ASGIApp) -> uvicorn.Server:
             # uvloop is not among our dependencies, and one that happens to be installed is not tested.
             loop="asyncio",
             http="h11",
-            ws="websockets-sansio",
+            ws=Socket,
             ws_max_size=settings.frame_bytes + FRAME_SLACK_BYTES,
             ws_per_message_deflate=False,
             ws_ping_interval=settings.ping_s,

@@ -1,0 +1,1 @@
+"""The service as a Jupyter kernel gateway; see docs/gateway.md."""
