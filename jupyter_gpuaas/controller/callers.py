@@ -24,17 +24,18 @@ def _user(connection: HTTPConnection) -> User:
 
 def _live(connection: HTTPConnection, session: str) -> LiveSession:
     live = _controller(connection).find(_user(connection), segment(session))
-    _note(connection, live.record)
+    note_access(connection, live.record)
     return live
 
 
 def _known(connection: HTTPConnection, session: str) -> SessionRecord:
     record = _controller(connection).find_record(_user(connection), segment(session))
-    _note(connection, record)
+    note_access(connection, record)
     return record
 
 
-def _note(connection: HTTPConnection, record: SessionRecord) -> None:
+def note_access(connection: HTTPConnection, record: SessionRecord) -> None:
+    """Tell the audit log of somebody who looks at what is not his."""
     session, user = record.session, _user(connection)
     if session.owner != user.name:
         # An admin who looks at what is somebody else's is written down, too.

@@ -53,6 +53,11 @@ OF_A_SESSION = {
     Route("POST", "/sessions/{session}/wake"),
     Route("PUT", "/sessions/{session}/standby"),
     Route("GET", "/sessions/{session}/cells"),
+    Route("GET", "/api/kernels/{session}"),
+    Route("DELETE", "/api/kernels/{session}"),
+    Route("POST", "/api/kernels/{session}/interrupt"),
+    Route("POST", "/api/kernels/{session}/restart"),
+    Route(WEBSOCKET, "/api/kernels/{session}/channels"),
 }
 OF_ADMINS = {
     Route("GET", "/users"),
@@ -80,6 +85,11 @@ OF_ANY_USER = {
     Route("GET", "/me"),
     Route("GET", "/metrics"),
     Route("GET", "/usage"),
+    Route("GET", "/api"),
+    Route("GET", "/api/kernelspecs"),
+    Route("GET", "/api/kernelspecs/{name}"),
+    Route("GET", "/api/kernels"),
+    Route("POST", "/api/kernels"),
     Route(WEBSOCKET, "/events/stream"),
 }
 
@@ -192,6 +202,7 @@ NEEDS = {
     Scope.SESSIONS: {
         *(route for route in OF_ANY_USER | OF_A_SESSION if route.method not in ("GET", WEBSOCKET)),
         Route(WEBSOCKET, "/sessions/{session}/channel"),
+        Route(WEBSOCKET, "/api/kernels/{session}/channels"),
         Route("GET", "/sessions/{session}/bundles/{bundle_id}"),
     },
     Scope.ADMIN: OF_ADMINS,

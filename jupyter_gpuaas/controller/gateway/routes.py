@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 
 from jupyter_gpuaas import __version__
 from jupyter_gpuaas.controller.answers import Facts, failure, responses
-from jupyter_gpuaas.controller.callers import Caller, TheController
+from jupyter_gpuaas.controller.callers import Caller, TheController, note_access
 from jupyter_gpuaas.controller.gate import segment
 from jupyter_gpuaas.controller.gateway.front_end import FrontEnd
 from jupyter_gpuaas.controller.gateway.kernels import KERNEL_NAME, NAMES, SPEC, Kernels, session_of
@@ -39,9 +39,15 @@ def _kernels(connection: HTTPConnection) -> Kernels:
     return cast(Kernels, connection.app.state.kernels)
 
 
-def _find(controller: TheController, user: Caller, kernel: str) -> LiveSession:
+def _live(connection: HTTPConnection, controller: TheController, user: Caller, session: str) -> LiveSession:
+    live = _find(controller, user, session)
+    note_access(connection, live.record)
+    return live
+
+
+def _find(controller: TheController, user: Caller, session: str) -> LiveSession:
     try:
-        live = controller.find(user, session_of(segment(kernel)))
+        live = controller.find(user, session_of(segment(session)))
     except SessionEnded as error:
         # Which is what a gateway says of a kernel that is gone.
         raise NoSuchSession(error.message) from error
@@ -51,7 +57,7 @@ def _find(controller: TheController, user: Caller, kernel: str) -> LiveSession:
 
 
 TheKernels = Annotated[Kernels, Depends(_kernels)]
-TheKernel = Annotated[LiveSession, Depends(_find)]
+TheKernel = Annotated[LiveSession, Depends(_live)]
 
 
 @router.get("", summary="Version", responses=responses(None))
@@ -107,13 +113,13 @@ def _name(wanted: NewKernel) -> str:
     return path[-(MAX_NAME_CHARS - len(mark)) :] + mark
 
 
-@router.get("/kernels/{kernel}", summary="Look at a kernel", responses=responses(None))
+@router.get("/kernels/{session}", summary="Look at a kernel", responses=responses(None))
 async def looked_at(live: TheKernel, kernels: TheKernels) -> Response:
     """By its id, or by the name of its session."""
     return Facts(kernels.model(live))
 
 
-@router.delete("/kernels/{kernel}", summary="End a kernel", status_code=204, responses=responses(None, status=204))
+@router.delete("/kernels/{session}", summary="End a kernel", status_code=204, responses=responses(None, status=204))
 async def ended(controller: TheController, live: TheKernel, kernels: TheKernels, user: Caller) -> Response:
     """Ends its session."""
     await controller.release(live, f"shut down by {user.name}", timeout_s=RELEASE_WAIT_S)
@@ -121,7 +127,9 @@ async def ended(controller: TheController, live: TheKernel, kernels: TheKernels,
     return Response(status_code=204)
 
 
-@router.post("/kernels/{kernel}/interrupt", summary="Interrupt", status_code=204, responses=responses(None, status=204))
+@router.post(
+    "/kernels/{session}/interrupt", summary="Interrupt", status_code=204, responses=responses(None, status=204)
+)
 async def interrupted(controller: TheController, live: TheKernel) -> Response:
     """Interrupts the cell that runs; where none can run, nothing happens."""
     if live.session.state in HOSTED_STATES:
@@ -129,25 +137,25 @@ async def interrupted(controller: TheController, live: TheKernel) -> Response:
     return Response(status_code=204)
 
 
-@router.post("/kernels/{kernel}/restart", summary="Restart", responses=responses(None))
+@router.post("/kernels/{session}/restart", summary="Restart", responses=responses(None))
 async def restarted(controller: TheController, live: TheKernel, kernels: TheKernels) -> Response:
     """Replaces the kernel by a fresh one; its variables are gone."""
     await agent_of(controller, live).restart(live.session.id)
     return Facts(kernels.model(live))
 
 
-@router.websocket("/kernels/{kernel}/channels")
+@router.websocket("/kernels/{session}/channels")
 async def channels(
     socket: WebSocket,
     controller: TheController,
     kernels: TheKernels,
     user: Caller,
-    kernel: str,
+    session: str,
     session_id: Annotated[str, Query(max_length=512)] = "",
 ) -> None:
     """All channels of a kernel; `session_id` is what a front end comes back under."""
     try:
-        live = _find(controller, user, kernel)
+        live = _live(socket, controller, user, session)
     except GpuaasError as error:
         await socket.send_denial_response(failure(error))
         return
