@@ -242,8 +242,84 @@ def usage(given: dict[str, Any], days: float, as_json: bool) -> None:
     print_table(("USER", "SESSION", "DEVICES NOW", "DEVICE-HOURS"), rows)
 
 
+# -- reservations --------------------------------------------------------------------------------------------
+
+
+@click.group()
+def reservations() -> None:
+    """Devices that are kept for a user from one time to another."""
+
+
+@reservations.command("list")
+@as_json
+@click.pass_obj
+def reservations_list(given: dict[str, Any], as_json: bool) -> None:
+    """List those that run or are to come."""
+    found = ask_service(given, lambda client: client.reservations())
+    if as_json:
+        print_json([plain(each) for each in found])
+        return
+    rows = [
+        (
+            each.id,
+            each.user,
+            each.devices,
+            each.kind or "any",
+            each.node or "any",
+            _when(each.from_s),
+            _when(each.until_s),
+        )
+        for each in found
+    ]
+    print_table(("ID", "USER", "DEVICES", "KIND", "NODE", "FROM", "UNTIL"), rows)
+
+
+@reservations.command("create")
+@click.option("--user", required=True, help="For whose sessions.")
+@click.option("--devices", type=click.IntRange(1), default=1, show_default=True, help="How many.")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), required=True, help="For how long.")
+@click.option("--in-hours", type=click.FloatRange(0), default=0.0, help="When it begins; 0 is now.")
+@click.option("--kind", help="`cuda` or `cpu`.")
+@click.option("--node", help="Devices of this node only.")
+@click.option("--label", default="", help="A note.")
+@as_json
+@click.pass_obj
+def reservations_create(
+    given: dict[str, Any],
+    user: str,
+    devices: int,
+    hours: float,
+    in_hours: float,
+    kind: str | None,
+    node: str | None,
+    label: str,
+    as_json: bool,
+) -> None:
+    """Keep devices for a user; while it runs, other sessions are parked for the user's if need be."""
+    from_s = time.time() + 3600 * in_hours
+    made = ask_service(
+        given,
+        lambda client: client.reserve(
+            user, devices, from_s=from_s, until_s=from_s + 3600 * hours, kind=kind, node=node, label=label
+        ),
+    )
+    if as_json:
+        print_json(plain(made))
+    else:
+        click.echo(f"Reservation {made.id}: {made.devices} for {made.user} until {_when(made.until_s)}.")
+
+
+@reservations.command("cancel")
+@click.argument("reservation")
+@click.pass_obj
+def reservations_cancel(given: dict[str, Any], reservation: str) -> None:
+    """Keep the devices no longer, by the id."""
+    gone = ask_service(given, lambda client: client.cancel_reservation(reservation))
+    click.echo(f"Reservation {gone.id} of {gone.user} is cancelled.")
+
+
 def _when(time_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
 
 
-COMMANDS = (users, tokens, token, audit, usage)
+COMMANDS = (users, tokens, token, audit, usage, reservations)

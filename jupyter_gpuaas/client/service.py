@@ -32,6 +32,7 @@ from jupyter_gpuaas.model import (
     NodeView,
     Proposal,
     Replay,
+    Reservation,
     ResourceRequest,
     RestoreReport,
     SessionView,
@@ -152,6 +153,37 @@ class ServiceClient:
     async def revoke_token(self, token_id: str) -> TokenView:
         """Make a token invalid from now on."""
         return await self._call(TokenView, "DELETE", f"/tokens/{_quoted(token_id)}")
+
+    async def reservations(self) -> list[Reservation]:
+        """Devices that are kept for the user, and until when; for all users, for an admin."""
+        return await self._call(list[Reservation], "GET", "/reservations")
+
+    async def reserve(
+        self,
+        user: str,
+        devices: int,
+        *,
+        until_s: float,
+        from_s: float = 0.0,
+        kind: str | None = None,
+        node: str | None = None,
+        label: str = "",
+    ) -> Reservation:
+        """Keep devices for a user from one time (0: now) to another (admins only)."""
+        body = {
+            "user": user,
+            "devices": devices,
+            "from_s": from_s,
+            "until_s": until_s,
+            "kind": kind,
+            "node": node,
+            "label": label,
+        }
+        return await self._call(Reservation, "POST", "/reservations", body=body)
+
+    async def cancel_reservation(self, reservation_id: str) -> Reservation:
+        """Keep the devices no longer (admins only)."""
+        return await self._call(Reservation, "DELETE", f"/reservations/{_quoted(reservation_id)}")
 
     async def audit(
         self, *, after: int = 0, limit: int = 1000, user: str = "", target: str = "", last: bool = False
@@ -345,6 +377,11 @@ class ServiceClient:
     async def want_standby(self, session: str, count: int) -> SessionView:
         """Give a session a standby (1) on a second node as soon as there is room, or take it away (0)."""
         return await self._call(SessionView, "PUT", f"/sessions/{_quoted(session)}/standby", body={"standby": count})
+
+    async def set_priority(self, session: str, priority: int) -> SessionView:
+        """Change who is served before whom, and who makes room for whom."""
+        path = f"/sessions/{_quoted(session)}/priority"
+        return await self._call(SessionView, "PUT", path, body={"priority": priority})
 
     async def migrate(
         self, session: str, target: str | None = None, *, via: Via = "auto", accept_loss: bool = False

@@ -7,16 +7,20 @@ import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
+import msgspec
+
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.audit import Audit
 from jupyter_gpuaas.controller.auth import Tokens, User
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
+from jupyter_gpuaas.controller.catalogue.reservations import ReservationRows
 from jupyter_gpuaas.controller.catalogue.usage import UsageRows
 from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.drains import Drains
+from jupyter_gpuaas.controller.fair_use import FairUse
 from jupyter_gpuaas.controller.leases import NodeLeases
 from jupyter_gpuaas.controller.limits import UserLimits
 from jupyter_gpuaas.controller.metering import Meter, MeteredEngine
@@ -75,7 +79,10 @@ class Controller:
         plan, newest = self.checkpoints.plan, self.checkpoints.newest
         self.node_leases = NodeLeases(self.sessions, engine, self.agents, settings)
         self.commands = Commands(self.sessions, engine, self.agents, settings, self.node_leases, plan, newest)
-        self.scheduler = Scheduler(self.sessions, engine)
+        self.fair = FairUse(self.sessions, engine, self.limits, ReservationRows(self.database), settings)
+        self.scheduler = Scheduler(self.sessions, engine, self.fair)
+        self.fair.changed = self.scheduler.look
+        engine.on_free = self.scheduler.look
         self.standbys = Standbys(self.sessions, self.commands, engine, self.agents, self.node_leases, settings)
         self.migrations = Migrations(
             self.sessions, self.commands, engine, self.agents, self.standbys, settings, self.checkpoints.newest_view
@@ -83,12 +90,17 @@ class Controller:
         self.unattended = Unattended(self.sessions, settings.unattended_s, self._end)
         self.watcher = Watcher(self.sessions, self.commands, engine, self.agents, settings)
         self.watcher.standbys = self.standbys
+        self.watcher.on_nodes = self.scheduler.look
         self.scheduler.on_waiting = self.standbys.make_room
         self.commands.on_freed = self.standbys.changed
         self.node_leases.give_up = self.migrations.give_up
         self.node_leases.heard = self.watcher.heard
         self.parking = Parking(self.sessions, engine, self.agents, settings)
         self.parking.room_comes = lambda: bool(self.commands.giving_back())
+        self.parking.waiting = self.scheduler.requests
+        self.parking.pushed_out = self._pushed_out
+        self.parking.over = self.fair.over
+        self.fair.idle_s = self.parking.idle_s
         self.drains = Drains(self.sessions, self.migrations, engine)
         self.wishes = Wishes(self.sessions, self.migrations, self.parking, self.agents)
         self.sessions.on_wish = self.wishes.heard
@@ -109,6 +121,8 @@ class Controller:
         for lease_id, lease in held.items():
             if lease_id not in wanted:
                 self.commands.give_back(lease)
+        self.fair.open()
+        self.scheduler.open()
         self.sessions.announce("service", "the service has started")
         for live in self.sessions.all():
             self._take_up(live, held)
@@ -145,6 +159,7 @@ class Controller:
             await self.migrations.close()
             await self.node_leases.close()
             await self.watcher.close()
+            await self.fair.close()
             await self.scheduler.close()
             await self.commands.close()
             await self.meter.close()
@@ -274,6 +289,21 @@ class Controller:
         self.standbys.look(live)
         return live, True
 
+    def rank(self, live: LiveSession, user: User, priority: int) -> None:
+        """Give a session another priority.
+
+        Raises
+        ------
+        Forbidden
+            The user may not ask for one as high.
+        """
+        request = msgspec.structs.replace(live.session.request, priority=priority)
+        self.limits.check_priority(user, request)
+        if request != live.session.request:
+            told = f"{user.name} gives it priority {priority}"
+            self.sessions.note(live, told, {"priority": priority}, request=request)
+        self.scheduler.look()
+
     async def release(self, live: LiveSession, cause: str, *, timeout_s: float) -> bool:
         """End a session and wait until nothing of it is left; False when that takes longer."""
         self._end(live, cause)
@@ -360,6 +390,10 @@ class Controller:
     def list_events(self, user: User, *, after: int, limit: int, session_id: str) -> list[Event]:
         """Events that concern the user; for threads."""
         return self.database.events(after=after, limit=limit, session_id=session_id, owner=user.sees)
+
+    def _pushed_out(self) -> list[tuple[str, str]]:
+        first = self.scheduler.first()
+        return self.fair.push_out(first) if first is not None else []
 
     def _owner_of(self, session_id: str) -> str:
         live = self.sessions.get(session_id)

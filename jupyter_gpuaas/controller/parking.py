@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -18,17 +18,23 @@ from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError, MigrationError, NoSuchSession, StaleEpoch
 from jupyter_gpuaas.lifecycle.placement import Idle, whom_to_park
 from jupyter_gpuaas.lifecycle.session import SessionEvent
-from jupyter_gpuaas.model import Quiet, SessionState
+from jupyter_gpuaas.model import Quiet, ResourceRequest, SessionState
 
 log = logging.getLogger(__name__)
 
 #: How long a cell that runs is waited for.
 PATIENCE_S = 2.0
+#: The same where somebody of higher priority waits for the devices.
+PUSH_PATIENCE_S = 30.0
 STEP_S = 60.0
 #: How often idle times are looked at.
 LOOK_S = 1.0
 #: A session that could not be parked is left alone for this long.
 AGAIN_S = 60.0
+
+
+#: States in which what a session still holds is about to be given back.
+_LEAVING = (SessionState.PARKED, SessionState.RESTORING, SessionState.CLOSING, SessionState.FAILED)
 
 
 class Parking:
@@ -45,6 +51,14 @@ class Parking:
         self._busy: set[str] = set()
         #: Whether devices are about to be given back, for which those who wait can wait; set by the controller.
         self.room_comes: Callable[[], bool] = lambda: False
+        #: What those who wait ask for, in order; set by the controller.
+        self.waiting: Callable[[], Sequence[ResourceRequest]] = lambda: ()
+        #: Sessions that are to make room for the one in front, with the reason; set by the controller.
+        self.pushed_out: Callable[[], Sequence[tuple[str, str]]] = lambda: ()
+        #: Why a session may not keep its devices, mostly empty; set by the controller.
+        self.over: Callable[[LiveSession], str] = lambda live: ""
+        #: Sessions that are being parked for somebody of higher priority.
+        self._pushing: set[str] = set()
         self._looking: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -59,8 +73,35 @@ class Parking:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def park(self, live: LiveSession, cause: str, *, accept_loss: bool = False) -> None:
+    def idle_s(self, live: LiveSession) -> float | None:
+        """For how long a session has run no cell, 0 while it runs one; None where it cannot be parked now."""
+        session, now_s = live.session, time.monotonic()
+        runs = session.state in (SessionState.IDLE, SessionState.BUSY) and live.hosted
+        if not runs or live.record.move is not None or session.id in self._busy:
+            return None
+        if now_s < self._not_before.get(session.id, 0.0):
+            return None
+        if session.state is SessionState.BUSY:
+            return 0.0
+        return max(0.001, now_s - self._idle_since.get(session.id, now_s))
+
+    async def park(
+        self,
+        live: LiveSession,
+        cause: str,
+        *,
+        accept_loss: bool = False,
+        patience_s: float = PATIENCE_S,
+        come_back: bool = False,
+    ) -> None:
         """Park a session; returns when it is.
+
+        Parameters
+        ----------
+        patience_s
+            How long a cell that runs is waited for.
+        come_back
+            Park it although cells wait in it; it goes back into the queue at once, and they run when it has devices.
 
         Raises
         ------
@@ -77,8 +118,8 @@ class Parking:
         self._busy.add(session.id)
         try:
             client = self._agents.of(lease.node_id)
-            asked = client.op(session.id, lease.epoch, "quiesce", {"wait_s": PATIENCE_S})
-            quiet = msgspec.convert(await asyncio.wait_for(asked, PATIENCE_S + STEP_S), Quiet)
+            asked = client.op(session.id, lease.epoch, "quiesce", {"wait_s": patience_s})
+            quiet = msgspec.convert(await asyncio.wait_for(asked, patience_s + STEP_S), Quiet)
             view = quiet.checkpoint
             if view.lost and not accept_loss:
                 told = "; ".join(f"{name}: {why}" for name, why in view.lost.items())
@@ -87,11 +128,13 @@ class Parking:
                 )
             self._sessions.advance(live, SessionEvent.MOVING, cause)
             handed = await asyncio.wait_for(client.op(session.id, lease.epoch, "hand_over", {}), STEP_S)
-            if handed.get("held"):
+            if handed.get("held") and not come_back:
                 raise MigrationError("a cell came meanwhile.")
             incoming = Incoming(checkpoint=view.id, node=lease.node_id, epoch=lease.epoch)
             told = f"{cause}; its devices are free, and checkpoint {view.short} is what it goes on from"
             self._sessions.advance(live, SessionEvent.PARKED, told, record={"incoming": incoming}, swap=True)
+            if handed.get("held"):
+                self.wake(live, "its cells wait for devices again")
         except BaseException as error:
             if not isinstance(error, asyncio.CancelledError) and live.session.state is not SessionState.PARKED:
                 await self.lead_back(live, str(error) or type(error).__name__)
@@ -146,13 +189,13 @@ class Parking:
 
     def _look(self, now_s: float) -> None:
         idle: list[Idle] = []
-        waiting = []
+        room_comes = self.room_comes()
         present = set()
         for live in self._sessions.all():
             session = live.session
             present.add(session.id)
-            if session.state in (SessionState.QUEUED, SessionState.RESTORING):
-                waiting.append(session.request)
+            if session.state in _LEAVING and live.lease is not None:
+                room_comes = True
             if session.state is not SessionState.IDLE or live.lease is None or live.record.move is not None:
                 self._idle_since.pop(session.id, None)
                 continue
@@ -163,7 +206,7 @@ class Parking:
             del self._idle_since[gone]
         settings = self._settings
         for session_id, why in whom_to_park(
-            [] if self.room_comes() else waiting,
+            [] if room_comes else self.waiting(),
             idle,
             self._engine.nodes(),
             idle_s=settings.park_idle_s,
@@ -171,13 +214,33 @@ class Parking:
         ):
             found = self._sessions.get(session_id)
             if found is not None:
+                room_comes = True
                 self._spawn(self._try(found, why))
+        for each in idle:
+            found = self._sessions.get(each.session_id)
+            over = self.over(found) if found is not None else ""
+            if found is not None and over and found.session.id not in self._busy:
+                self._spawn(self._try(found, over))
+        if not room_comes and not self._pushing:
+            for session_id, why in self.pushed_out():
+                found = self._sessions.get(session_id)
+                if found is not None:
+                    self._pushing.add(session_id)
+                    self._spawn(self._push_out(found, why))
 
-    async def _try(self, live: LiveSession, why: str) -> None:
+    async def _push_out(self, live: LiveSession, why: str) -> None:
+        try:
+            await self._try(live, why, patience_s=PUSH_PATIENCE_S, come_back=True)
+        finally:
+            self._pushing.discard(live.session.id)
+
+    async def _try(
+        self, live: LiveSession, why: str, *, patience_s: float = PATIENCE_S, come_back: bool = False
+    ) -> None:
         self._not_before[live.session.id] = time.monotonic() + AGAIN_S
         with contextlib.suppress(NoSuchSession):
             try:
-                await self.park(live, why)
+                await self.park(live, why, patience_s=patience_s, come_back=come_back)
                 self._not_before.pop(live.session.id, None)
             except GpuaasError as error:
                 log.info("session %s is not parked: %s", live.session.id, error)

@@ -140,6 +140,23 @@ async def looked_at(
     return Facts(controller.view(live, user, str(request.base_url)))
 
 
+class NewPriority(BaseModel):
+    """What a session's priority is to be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: int = Field(ge=-100, le=100, description="Higher ones are served first; lower ones are parked for them.")
+
+
+@router.put("/sessions/{session}/priority", summary="Priority", responses=responses(SessionView))
+async def ranked(
+    wanted: NewPriority, request: Request, controller: TheController, user: Caller, live: TheSession
+) -> Response:
+    """Changes who is served before whom, and who makes room for whom."""
+    controller.rank(live, user, wanted.priority)
+    return Facts(controller.view(live, user, str(request.base_url)))
+
+
 @router.delete("/sessions/{session}", summary="End a session", responses=responses(SessionView))
 async def released(controller: TheController, user: Caller, live: TheSession) -> Response:
     """Answers when no process of it is left and its devices are free."""

@@ -107,6 +107,7 @@ async def user_put(
     if wanted.blocked is not None:
         request.state.note = f"{getattr(request.state, 'note', '')} blocked={wanted.blocked}".strip()
     record = controller.tokens.put_user(name, blocked=wanted.blocked, limits=limits)
+    controller.scheduler.look()
     return Facts((await asyncio.to_thread(_accounts, controller, [record]))[0])
 
 

@@ -1,32 +1,64 @@
-"""Brings queued sessions to devices, in their order, and tells each its place."""
+"""Brings queued sessions to devices, in the order of fair use, and tells each its place."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
+from jupyter_gpuaas.controller.fair_use import WAITING, FairUse
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine, LeaseMeta
 from jupyter_gpuaas.errors import AllocationError, CatalogueError, GpuaasError, NoCapacity
-from jupyter_gpuaas.lifecycle.placement import why_never
+from jupyter_gpuaas.lifecycle.fairness import Outlook
+from jupyter_gpuaas.lifecycle.placement import Placement, why_never
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import Lease, ResourceRequest
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
+#: How long an engine may take to give devices that are free, as far as is known; then the rules are asked again.
+GIVE_S = 10.0
+#: How often it is looked again, whatever nobody has told.
+LOOK_S = 5.0
 
 
 class Scheduler:
-    """The queue. Who waits is in the database; this only asks the engine in the same order."""
+    """The queue. Who waits is in the database; who is next, the rules say; the engine is asked for no one else."""
 
-    def __init__(self, sessions: Sessions, engine: Engine) -> None:
+    def __init__(self, sessions: Sessions, engine: Engine, fair: FairUse) -> None:
         self._sessions = sessions
         self._engine = engine
-        self._waiting: dict[str, tuple[LiveSession, asyncio.Task[None]]] = {}
+        self._fair = fair
+        #: Those who wait, in the order in which they came.
+        self._waiting: dict[str, LiveSession] = {}
+        #: Those for whom the engine was asked.
+        self._placing: dict[str, tuple[Placement, asyncio.Task[None]]] = {}
+        self._order: list[LiveSession] = []
+        #: Why some of these wait although there may be room.
+        self._why: Mapping[str, str] = {}
+        #: Those of whom it was not looked yet whether any node could serve them.
+        self._new: set[str] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._tending: asyncio.Task[None] | None = None
+        self._again = False
+        self._closing = False
         #: Hears who waits, in order; set by the controller.
         self.on_waiting: Callable[[Sequence[ResourceRequest]], None] = lambda waiting: None
+
+    def open(self) -> None:
+        """Look from time to time, for what nobody tells."""
+        self._tending = asyncio.create_task(self._tend(), name="queue")
+
+    async def _tend(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if self._waiting:
+                self.look()
 
     def check(self, request: ResourceRequest) -> None:
         """Raise NoCapacity where no node could ever serve the request."""
@@ -35,49 +67,98 @@ class Scheduler:
             raise NoCapacity(never, hint="`jupyter gpuaas nodes` shows what there is.")
 
     def submit(self, live: LiveSession) -> None:
-        """Put a session at the end of the queue; on a free pool it is placed in this turn of the loop."""
-        task = asyncio.create_task(self._serve(live), name=f"place {live.session.id}")
-        self._waiting[live.session.id] = live, task
-        # After the task's first step: who is served at once never had a place in the queue.
-        asyncio.get_running_loop().call_soon(self._count)
+        """Put a session into the queue; on a free pool it is placed in this turn of the loop."""
+        self._waiting[live.session.id] = live
+        self._new.add(live.session.id)
+        self.look()
 
     def forget(self, live: LiveSession) -> None:
         """Take a session out of the queue."""
-        found = self._waiting.pop(live.session.id, None)
-        if found is not None:
-            found[1].cancel()
-            self._count()
+        self._waiting.pop(live.session.id, None)
+        placing = self._placing.pop(live.session.id, None)
+        if placing is not None:
+            placing[1].cancel()
+        self.look()
+
+    def first(self) -> LiveSession | None:
+        """The one that waits in front, and for whom nothing is on its way."""
+        asked = (live for live in self._order if live.session.id not in self._why)
+        return next((live for live in asked if live.session.state in WAITING), None)
+
+    def requests(self) -> list[ResourceRequest]:
+        """What those who wait ask for, in the order of service; not of those whom a quota keeps waiting."""
+        return [live.session.request for live in self._order if live.session.id not in self._why]
+
+    def look(self) -> None:
+        """Something has changed: who waits, what is free, or what the rules are fed with."""
+        self._again = True
+        if (self._looking is None or self._looking.done()) and not self._closing:
+            self._looking = asyncio.create_task(self._look(), name="place sessions")
 
     async def close(self) -> None:
         """Stop placing; the queue stays in the database."""
-        tasks = [task for _, task in self._waiting.values()]
-        self._waiting = {}
+        self._closing = True
+        placing = [task for _, task in self._placing.values()]
+        tasks = [task for task in (self._tending, self._looking, *placing) if task is not None]
+        self._waiting, self._placing = {}, {}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _serve(self, live: LiveSession) -> None:
-        while True:
-            lease: Lease | None = None
+    async def _look(self) -> None:
+        while self._again:
+            self._again = False
             try:
-                try:
-                    meta = LeaseMeta(live.session.id, live.next_epoch)
-                    lease = await self._engine.acquire(live.session.request, meta)
-                except AllocationError as error:
-                    self._sessions.advance(live, SessionEvent.START_FAILED, str(error))
-                    break
-                where = f"on {lease.node_id} with {', '.join(lease.device_ids)}"
-                live.hosted = False
-                self._sessions.advance(live, SessionEvent.PLACED, where, lease=lease, epoch=lease.epoch)
-                break
-            except CatalogueError as error:
-                # The session does not know of its devices, so it has none. It loses its place: no other way is safe.
-                log.error("session %s not placed: %s", live.session.id, error)
-                if lease is not None:
-                    await self._give_back(lease)
-                await asyncio.sleep(RETRY_S)
-        self._waiting.pop(live.session.id, None)
-        self._count()
+                self._round()
+            except GpuaasError as error:
+                log.error("queue: %s", error)
+            # The tasks that the round has begun run their first step before places are counted: who is served at once
+            # never had one.
+            await asyncio.sleep(0)
+            self._count()
+
+    def _round(self) -> None:
+        for session_id in self._new & self._waiting.keys():
+            live = self._waiting[session_id]
+            why = why_never(live.session.request, self._engine.nodes())
+            if why:
+                self._sessions.advance(live, SessionEvent.START_FAILED, why)
+                del self._waiting[session_id]
+            self._new.discard(session_id)
+        self._new &= self._waiting.keys()
+        free = [live for session_id, live in self._waiting.items() if session_id not in self._placing]
+        coming = [(self._waiting[each].session.owner, placement) for each, (placement, _) in self._placing.items()]
+        outlook = self._fair.serve(free, coming) if free else Outlook()
+        self._why = outlook.why
+        self._order = [self._waiting[each] for each in outlook.waiting]
+        for placement in outlook.placements:
+            live = self._waiting[placement.session_id]
+            task = asyncio.create_task(self._place(live, placement), name=f"place {placement.session_id}")
+            self._placing[placement.session_id] = placement, task
+
+    async def _place(self, live: LiveSession, placement: Placement) -> None:
+        session_id = live.session.id
+        lease: Lease | None = None
+        try:
+            request = msgspec.structs.replace(live.session.request, node=placement.node_id)
+            meta = LeaseMeta(session_id, live.next_epoch)
+            lease = await self._engine.acquire(request, meta, timeout=GIVE_S)
+            where = f"on {lease.node_id} with {', '.join(lease.device_ids)}"
+            live.hosted = False
+            self._sessions.advance(live, SessionEvent.PLACED, where, lease=lease, epoch=lease.epoch)
+            self._waiting.pop(session_id, None)
+        except AllocationError as error:
+            log.info("session %s not placed on %s: %s", session_id, placement.node_id, error)
+            await asyncio.sleep(RETRY_S)
+        except CatalogueError as error:
+            # The session does not know of its devices, so it has none.
+            log.error("session %s not placed: %s", session_id, error)
+            if lease is not None:
+                await self._give_back(lease)
+            await asyncio.sleep(RETRY_S)
+        finally:
+            self._placing.pop(session_id, None)
+        self.look()
 
     async def _give_back(self, lease: Lease) -> None:
         while True:
@@ -89,15 +170,19 @@ class Scheduler:
             await asyncio.sleep(RETRY_S)
 
     def _count(self) -> None:
-        waiting = [live for live, _ in self._waiting.values()]
-        for place, live in enumerate(waiting, start=1):
-            if live.session.queue_place == place:
+        for place, live in enumerate(self._order, start=1):
+            if live.session.state not in WAITING:
                 continue
-            try:
-                self._sessions.note(live, f"place {place} in the queue", {"queue_place": place}, queue_place=place)
-            except CatalogueError as error:
-                # Only what is shown: the next count tells it.
-                log.error("place of session %s not told: %s", live.session.id, error)
-        requests = [live.session.request for live in waiting]
+            why = self._why.get(live.session.id, "")
+            told = f"place {place} in the queue" + (f": {why}" if why else "")
+            # Its cause is why it waits, where there is more to say than that others are before it.
+            causes = bool(why) or live.session.cause.startswith("place ")
+            if live.session.queue_place == place and (not causes or live.session.cause == told):
+                continue
+            # Only what is shown: where it cannot be written, the next count tells it.
+            with contextlib.suppress(CatalogueError):
+                changes = {"cause": told} if causes else {}
+                self._sessions.note(live, told, {"queue_place": place}, queue_place=place, **changes)
+        requests = self.requests()
         self._engine.want(requests)
         self.on_waiting(requests)

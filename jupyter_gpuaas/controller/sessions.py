@@ -212,7 +212,7 @@ class Sessions:
         if commands:
             self.order(live, commands)
 
-    def note(self, live: LiveSession, cause: str, detail: dict[str, Any], **changes: Any) -> None:
+    def note(self, live: LiveSession, cause: str, detail: dict[str, Any], /, **changes: Any) -> None:
         """Change fields of a session within its state, and announce it."""
         session = msgspec.structs.replace(live.session, **changes)
         self._store(live, session, kind="session", cause=cause, detail=detail)

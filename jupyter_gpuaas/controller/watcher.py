@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
@@ -39,6 +40,8 @@ class Watcher:
         self._settings = settings
         #: Hears of standbys; set by the controller.
         self.standbys: Standbys | None = None
+        #: Called when something has changed about a node; set by the controller.
+        self.on_nodes: Callable[[], None] = lambda: None
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def open(self) -> None:
@@ -66,6 +69,7 @@ class Watcher:
             for gone in event.gone:
                 self._is_gone(event.node_id, gone)
             self._agents.changed.ring()
+            self.on_nodes()
             if self.standbys is not None:
                 self.standbys.changed()
 

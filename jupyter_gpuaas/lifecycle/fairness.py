@@ -138,7 +138,7 @@ def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:
     mine = room.priority(first)
     ranks = room.ranks()
     best: list[Holding] = []
-    best_cost: tuple[int, int, int] | None = None
+    best_cost: tuple[int, int, int, float] | None = None
     for node in pool.nodes:
         if node.state is not NodeState.UP:
             continue
@@ -160,7 +160,9 @@ def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:
             missing -= len(fits & set(each.device_ids))
         if missing > 0:
             continue
-        cost = (max(each.priority for each in chosen), sum(each.idle_s == 0.0 for each in chosen), len(chosen))
+        busy = sum(each.idle_s == 0.0 for each in chosen)
+        idle_s = min(each.idle_s for each in chosen)
+        cost = (max(each.priority for each in chosen), busy, len(chosen), -idle_s)
         if best_cost is None or cost < best_cost:
             best, best_cost = chosen, cost
     claim = "with a reservation" if mine == RESERVED else f"of priority {mine}"

@@ -123,12 +123,17 @@ def whom_to_park(
         request = waiting[0]
         rested = sorted((each for each in idle if each.idle_s >= waiting_s), key=lambda each: -each.idle_s)
         best: list[Idle] = []
+        by_node: dict[str, list[Idle]] = {}
+        for each in rested:
+            by_node.setdefault(each.lease.node_id, []).append(each)
         for node in nodes:
+            if node.id not in by_node:
+                continue
             fits = {device.id for device in fitting(request, node)}
             chosen: list[Idle] = []
             freed: set[str] = set()
-            for each in rested:
-                if each.lease.node_id == node.id and len(freed) < request.devices and fits & set(each.lease.device_ids):
+            for each in by_node[node.id]:
+                if len(freed) < request.devices and fits & set(each.lease.device_ids):
                     chosen.append(each)
                     freed |= fits & set(each.lease.device_ids)
             if freed and len(freed) >= request.devices and (not best or len(chosen) < len(best)):

@@ -130,6 +130,8 @@ class Seeker:
         request = choice.request or ResourceRequest()
         if not request.standby and request.node is None:
             request = msgspec.structs.replace(request, standby=self._settings.standby)
+        if not request.priority:
+            request = msgspec.structs.replace(request, priority=self._settings.priority)
         view = await service.create_session(name, request=request, cwd=os.getcwd(), machine=machine_id(), env=env)
         self._seen(view.session)
         self._known.set()

@@ -52,6 +52,7 @@ OF_A_SESSION = {
     Route("POST", "/sessions/{session}/park"),
     Route("POST", "/sessions/{session}/wake"),
     Route("PUT", "/sessions/{session}/standby"),
+    Route("PUT", "/sessions/{session}/priority"),
     Route("GET", "/sessions/{session}/cells"),
     Route("GET", "/api/kernels/{session}"),
     Route("DELETE", "/api/kernels/{session}"),
@@ -67,6 +68,8 @@ OF_ADMINS = {
     Route("POST", "/tokens"),
     Route("DELETE", "/tokens/{token}"),
     Route("GET", "/audit"),
+    Route("POST", "/reservations"),
+    Route("DELETE", "/reservations/{reservation}"),
     Route("POST", "/stop"),
     Route("POST", "/nodes/{node}/cordon"),
     Route("DELETE", "/nodes/{node}/cordon"),
@@ -90,6 +93,7 @@ OF_ANY_USER = {
     Route("GET", "/api/kernelspecs/{name}"),
     Route("GET", "/api/kernels"),
     Route("POST", "/api/kernels"),
+    Route("GET", "/reservations"),
     Route(WEBSOCKET, "/events/stream"),
 }
 
@@ -306,7 +310,10 @@ async def test_every_route_of_admins_refuses_a_user(service: Service) -> None:
     async with httpx.AsyncClient(
         base_url=service.url, headers={"Authorization": f"Bearer {user}"}, trust_env=False
     ) as http:
-        bodies: dict[str, Any] = {"/tokens": {"user": "eve", "role": "admin"}}
+        bodies: dict[str, Any] = {
+            "/tokens": {"user": "eve", "role": "admin"},
+            "/reservations": {"user": "eve", "devices": 1, "until_s": 1e12},
+        }
         for route in OF_ADMINS:
             answer = await http.request(route.method, route.path, json=bodies.get(route.path, {}))
             assert answer.status_code == 403, route

@@ -27,6 +27,7 @@ from tests.conftest import GpuaasHome
 COMMANDS = [
     *("up", "down", "status", "nodes", "sessions", "attach", "release", "logs", "events", "token create"),
     *("tokens create", "tokens list", "tokens revoke", "users list", "users set", "users remove", "audit", "usage"),
+    *("reservations list", "reservations create", "reservations cancel"),
 ]
 
 

@@ -1,0 +1,263 @@
+"""Who is served next, and who makes room for whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jupyter_gpuaas.lifecycle.fairness import Asking, Holding, Outlook, Pool, Standing, push_out, serve
+from jupyter_gpuaas.model import Device, Limits, Node, NodeState, Reservation, ResourceRequest
+
+
+def node(name: str, devices: int = 1, state: NodeState = NodeState.UP, kind: str = "cuda") -> Node:
+    return Node(name, state, tuple(Device(f"{kind}:{number}", kind, kind, 10) for number in range(devices)))
+
+
+def asks(session: str, devices: int = 1, priority: int = 0, **request: Any) -> Asking:
+    wanted = ResourceRequest(devices=devices, priority=priority, **request)
+    return Asking(session_id=session, owner=session[0], request=wanted)
+
+
+def holds(session: str, on: str, *devices: int, priority: int = 0, idle_s: float = 0.0, **more: Any) -> Holding:
+    return Holding(
+        session_id=session,
+        owner=session[0],
+        node_id=on,
+        device_ids=tuple(f"cuda:{number}" for number in devices),
+        priority=priority,
+        idle_s=idle_s,
+        parkable=more.get("parkable", True),
+    )
+
+
+def pool(nodes: Sequence[Node], *holdings: Holding, **more: Any) -> Pool:
+    return Pool(nodes=nodes, holdings=holdings, **more)
+
+
+def reserved(user: str, devices: int, **more: Any) -> Reservation:
+    return Reservation(id=f"r-{user}", user=user, devices=devices, from_s=0, until_s=1, **more)
+
+
+def placed(outlook: Outlook) -> list[str]:
+    return [each.session_id for each in outlook.placements]
+
+
+def test_one_user_is_served_in_the_order_of_coming() -> None:
+    outlook = serve([asks("a1"), asks("a2"), asks("a3")], pool([node("n", 2)]))
+    assert placed(outlook) == ["a1", "a2"]
+    assert outlook.waiting == ("a3",)
+
+
+def test_higher_priority_is_served_first() -> None:
+    outlook = serve([asks("a1"), asks("b1", priority=1), asks("c1", priority=-1)], pool([node("n", 2)]))
+    assert placed(outlook) == ["b1", "a1"]
+
+
+def test_who_has_used_least_is_served_first_by_share() -> None:
+    standings = {
+        "a": Standing(remembered_s=100.0),
+        "b": Standing(remembered_s=150.0, limits=Limits(share=2.0)),
+        "c": Standing(remembered_s=90.0),
+    }
+    waiting = [asks("a1"), asks("b1"), asks("c1")]
+    assert placed(serve(waiting, pool([node("n", 3)], standings=standings))) == ["b1", "c1", "a1"]
+
+
+def test_what_is_held_counts_as_use_and_users_take_turns() -> None:
+    held = [holds("a0", "m", 0)]
+    waiting = [asks("a1"), asks("a2"), asks("b1"), asks("b2")]
+    assert placed(serve(waiting, pool([node("m"), node("n", 3)], *held))) == ["b1", "a1", "b2"]
+
+
+def test_quota_of_devices_keeps_one_waiting_and_nobody_else() -> None:
+    standings = {"a": Standing(limits=Limits(devices=2))}
+    outlook = serve(
+        [asks("a1", 2), asks("a2"), asks("b1")], pool([node("n", 4)], holds("a0", "n", 0), standings=standings)
+    )
+    assert placed(outlook) == ["b1", "a2"]
+    assert outlook.waiting == ("a1",)
+    assert outlook.why["a1"] == "quota devices: a holds 1 of 2, and 2 more are wanted"
+
+
+def test_quota_of_device_hours_keeps_waiting() -> None:
+    standings = {"a": Standing(limits=Limits(device_hours=1.0), used_s=3600.0)}
+    outlook = serve([asks("a1")], pool([node("n")], standings=standings))
+    assert outlook.why == {"a1": "quota device_hours: a has used 1.00 of 1"}
+    assert not outlook.placements
+
+
+def test_who_wants_many_is_not_starved_by_who_wants_one() -> None:
+    nodes = [node("m", 2), node("n", 2)]
+    held = [holds("x1", "m", 0), holds("x2", "n", 0, 1)]
+    waiting = [asks("a1", 2), asks("b1")]
+    # What is free on m is claimed by the one who wants two of a node.
+    assert placed(serve(waiting, pool(nodes, *held))) == []
+    # Where another node has room, nobody has to wait for him.
+    assert placed(serve(waiting, pool([*nodes, node("o")], *held))) == ["b1"]
+
+
+def test_reservation_keeps_devices_free_and_comes_first() -> None:
+    running = {"reservations": [reserved("a", 2)]}
+    outlook = serve([asks("b1", priority=100), asks("b2")], pool([node("n", 3)], **running))
+    assert placed(outlook) == ["b1"]
+    assert outlook.why == {"b2": "what is free is reserved for a"}
+    outlook = serve([asks("b1", priority=100), asks("a1", 2)], pool([node("n", 2)], **running))
+    assert placed(outlook) == ["a1"]
+    # One that is used up gives no more right than others have.
+    outlook = serve([asks("b1"), asks("a1")], pool([node("n", 3)], holds("a0", "n", 0, 1), **running))
+    assert placed(outlook) == ["b1"]
+
+
+def test_reservation_of_a_node_leaves_the_others_alone() -> None:
+    running = {"reservations": [reserved("a", 1, node="m")]}
+    assert placed(serve([asks("b1"), asks("b2")], pool([node("m"), node("n")], **running))) == ["b1"]
+    assert serve([asks("b1")], pool([node("m"), node("n")], **running)).placements[0].node_id == "n"
+
+
+def test_pack_takes_the_fullest_node_and_spread_the_emptiest() -> None:
+    nodes, held = [node("m", 4), node("n", 4)], holds("x", "n", 0)
+    assert serve([asks("a1")], pool(nodes, held)).placements[0].node_id == "m"
+    assert serve([asks("a1")], pool(nodes, held, pack=True)).placements[0].node_id == "n"
+
+
+def test_nodes_that_are_not_up_get_nobody() -> None:
+    assert not serve([asks("a1")], pool([node("n", 1, NodeState.CORDONED), node("m", 1, NodeState.LOST)])).placements
+
+
+@pytest.mark.parametrize(
+    ("holdings", "out"),
+    [
+        ([holds("x", "n", 0)], []),
+        ([holds("x", "n", 0, priority=-1)], ["x"]),
+        ([holds("x", "n", 0, priority=-1, parkable=False)], []),
+        ([holds("x", "m", 0, priority=-1), holds("y", "n", 0, priority=-2)], ["y"]),
+        ([holds("x", "m", 0, priority=-1), holds("y", "n", 0, priority=-1, idle_s=5)], ["y"]),
+        ([holds("x", "m", 0, priority=-1, idle_s=9), holds("y", "n", 0, priority=-1, idle_s=5)], ["x"]),
+    ],
+)
+def test_lowest_and_longest_idle_makes_room(holdings: list[Holding], out: list[str]) -> None:
+    nodes = [node("m"), node("n")] if any(each.node_id == "m" for each in holdings) else [node("n")]
+    found = push_out(asks("a1"), pool(nodes, *holdings))
+    assert [session for session, _ in found] == out
+
+
+def test_as_few_as_it_takes_make_room_on_one_node() -> None:
+    nodes = [node("m", 4), node("n", 4)]
+    held = [holds(f"x{number}", "m", number, priority=-1, idle_s=100) for number in range(4)]
+    held += [holds("y1", "n", 0, 1, priority=-1, idle_s=1), holds("y2", "n", 2, priority=-1, idle_s=2)]
+    found = push_out(asks("a1", 3), pool(nodes, *held))
+    assert {session for session, _ in found} <= {"y1", "y2"}
+    assert "priority 0" in found[0][1]
+
+
+def test_reservation_pushes_out_and_is_not_pushed_out() -> None:
+    running = {"reservations": [reserved("a", 1)]}
+    assert push_out(asks("a1"), pool([node("n")], holds("b1", "n", 0, priority=50), **running))
+    assert not push_out(asks("b1", priority=100), pool([node("n")], holds("a1", "n", 0), **running))
+
+
+names = st.sampled_from(["a", "b", "c"])
+requests = st.builds(
+    ResourceRequest,
+    devices=st.integers(1, 3),
+    kind=st.sampled_from([None, "cuda", "cpu"]),
+    node=st.sampled_from([None, "n0", "n9"]),
+    priority=st.integers(-1, 1),
+)
+queues = st.lists(st.tuples(names, requests), max_size=8).map(
+    lambda found: [Asking(session_id=f"{owner}{n}", owner=owner, request=r) for n, (owner, r) in enumerate(found)]
+)
+reservations = st.lists(st.builds(reserved, names, st.integers(1, 3), kind=st.sampled_from([None, "cuda"])), max_size=1)
+
+
+@st.composite
+def pools(draw: st.DrawFn) -> Pool:
+    nodes = [
+        node(
+            f"n{number}",
+            draw(st.integers(1, 3)),
+            draw(st.sampled_from(list(NodeState))),
+            draw(st.sampled_from(["cuda", "cpu"])),
+        )
+        for number in range(draw(st.integers(0, 3)))
+    ]
+    holdings = []
+    for each in nodes:
+        taken = draw(st.lists(st.sampled_from(each.devices), unique=True, max_size=2))
+        for device in taken:
+            owner = draw(names)
+            holdings.append(
+                Holding(
+                    session_id=f"{owner}-{each.id}-{device.id}",
+                    owner=owner,
+                    node_id=each.id,
+                    device_ids=(device.id,),
+                    priority=draw(st.integers(-2, 1)),
+                    parkable=draw(st.booleans()),
+                    idle_s=draw(st.sampled_from([0.0, 5.0])),
+                )
+            )
+    limits = st.builds(Limits, devices=st.sampled_from([None, 1, 2]), share=st.sampled_from([None, 2.0]))
+    standings = {name: Standing(limits=draw(limits), remembered_s=draw(st.floats(0, 1e5))) for name in "abc"}
+    return Pool(
+        nodes=nodes,
+        holdings=holdings,
+        standings=standings,
+        reservations=draw(reservations),
+        pack=draw(st.booleans()),
+    )
+
+
+@given(queues, pools())
+def test_served_is_free_fits_and_is_nobody_elses(queue: list[Asking], drawn: Pool) -> None:
+    outlook = serve(queue, drawn)
+    by_id = {each.session_id: each for each in queue}
+    assert sorted([*placed(outlook), *outlook.waiting]) == sorted(by_id)
+    taken = {(each.node_id, device) for each in drawn.holdings for device in each.device_ids}
+    held = {name: sum(len(each.device_ids) for each in drawn.holdings if each.owner == name) for name in "abc"}
+    nodes = {each.id: each for each in drawn.nodes}
+    for each in outlook.placements:
+        request, owner = by_id[each.session_id].request, by_id[each.session_id].owner
+        assert nodes[each.node_id].state is NodeState.UP
+        assert request.node in (None, each.node_id)
+        assert len(set(each.device_ids)) == request.devices
+        kinds = {device.kind for device in nodes[each.node_id].devices if device.id in each.device_ids}
+        assert request.kind is None or kinds == {request.kind}
+        those = {(each.node_id, device) for device in each.device_ids}
+        assert not those & taken
+        taken |= those
+        held[owner] += request.devices
+        limit = drawn.standings[owner].limits.devices
+        assert limit is None or held[owner] <= limit
+
+
+@given(queues, pools())
+def test_nobody_of_lower_priority_passes_the_same_request_of_the_same_user(queue: list[Asking], drawn: Pool) -> None:
+    served = set(placed(serve(queue, drawn)))
+    for one in queue:
+        for other in queue:
+            same = msgspec.structs.replace(one.request, priority=0) == msgspec.structs.replace(
+                other.request, priority=0
+            )
+            if one.owner == other.owner and same and one.request.priority > other.request.priority:
+                assert not (other.session_id in served and one.session_id not in served)
+
+
+@given(queues.filter(bool), pools())
+def test_who_is_pushed_out_is_lower_and_makes_room_enough(queue: list[Asking], drawn: Pool) -> None:
+    first = queue[0]
+    out = {session for session, _ in push_out(first, drawn)}
+    gone = [each for each in drawn.holdings if each.session_id in out]
+    for each in gone:
+        assert each.parkable
+        assert each.priority < first.request.priority or drawn.reservations
+    if out:
+        left = [each for each in drawn.holdings if each.session_id not in out]
+        without = {name: Standing() for name in "abc"}
+        after = msgspec.structs.replace(drawn, holdings=left, standings=without, reservations=())
+        assert placed(serve([first], after)) == [first.session_id]
