@@ -61,11 +61,11 @@ def single_of(kind: Any, block: Any, axis: Any) -> Any:
 @rule("pandas.core.generic.NDFrame")
 def reduce_frame(frame: Any, context: Context) -> Any:
     """A DataFrame or Series with attributes that somebody put on it; pandas leaves them out."""
-    known = frame._metadata
+    known = {*frame._metadata, *frame._accessors}  # an accessor such as `.str` is kept where it was first asked for
     put = {name: value for name, value in frame.__dict__.items() if name[0] != "_" and name not in known}
     if not put:
         return NotImplemented
-    function, args, state = frame.__reduce_ex__(5)
+    function, args, state, *_ = frame.__reduce_ex__(5)
     return function, args, (state, put), None, None, fill_frame
 
 
