@@ -62,6 +62,9 @@ class Commands:
         self._node_leases = node_leases
         #: Leases whose hosts could not be ended, as their node was lost.
         self._unended: set[Lease] = set()
+        #: Starts a host on another node for a session whose own one is waited for; set by the controller.
+        self.hurry: Callable[[LiveSession], Awaitable[Aside | None]] = _nobody
+        self._hurried: dict[str, asyncio.Task[None]] = {}
         #: Told when a lease was given back; set by the controller.
         self.on_freed: Callable[[], None] = lambda: None
         self._freed = Bell()
@@ -113,10 +116,11 @@ class Commands:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -390,23 +394,58 @@ class Commands:
     async def _stand_in(self, live: LiveSession) -> None:
         """Let the standby take the session over, whose host is dead, or fenced: its node is not waited for."""
         aside, lease = live.record.aside, live.lease
-        if aside is None or lease is None or live.record.incoming is not None or not self.stands_by(aside):
+        if lease is None or live.record.incoming is not None:
+            return
+        if aside is None:
+            if not self._answers(lease.node_id):
+                self._hurried[live.session.id] = self._spawn(self._hurry(live), f"hurry {live.session.id}")
+            return
+        if not self.stands_by(aside):
             return
         newest = await self._newest_of(live)
         left = bool(newest) and await self._left_soon(lease)
-        if not newest or not _lost(live) or live.record.aside != aside:
-            return
-        why = live.session.cause
-        incoming = Incoming(checkpoint=newest, why=why, stands_by=True)
+        if newest and _lost(live) and live.record.aside == aside:
+            self._stood_in(live, aside, newest, left=left)
+
+    def _stood_in(self, live: LiveSession, aside: Aside, checkpoint: str, *, left: bool) -> None:
+        """The session is its standby's; ``left`` tells whether what its former host has left is to be had."""
+        lease, why = live.lease, live.session.cause
+        assert lease is not None
+        incoming = Incoming(checkpoint=checkpoint, why=why, stands_by=True)
         if left:
             incoming = msgspec.structs.replace(incoming, node=lease.node_id, epoch=lease.epoch, lease=lease)
-        cause = f"{why}; its standby on {aside.lease.node_id} goes on from checkpoint {short_id(newest)}"
+        cause = f"{why}; its standby on {aside.lease.node_id} goes on from checkpoint {short_id(checkpoint)}"
         live.hosted = False
         changed = {"incoming": incoming, "aside": None, "kernel_starts": 0}
         mine = {"lease": aside.lease, "epoch": aside.lease.epoch}
         self._sessions.advance(live, SessionEvent.STOOD_IN, cause, record=changed, swap=True, **mine)
+        self._unended.discard(lease)
         if not left:
             self.give_back(lease, for_good=True)
+
+    def _answers(self, node_id: str) -> bool:
+        """Whether there is an agent that can be asked; that of a lost node is not waited for."""
+        try:
+            self._agents.of(node_id)
+        except GpuaasError:
+            return self._node_leases.lost(node_id)
+        return True
+
+    async def _hurry(self, live: LiveSession) -> None:
+        """Have a host ready elsewhere when the session's own node gives away what is left there."""
+        newest = await self._newest_of(live)
+        aside = await self.hurry(live) if newest else None
+        if aside is not None:
+            self._spawn(self._fill(aside.lease, newest), f"fill ahead {live.session.id}")
+
+    async def _fill(self, lease: Lease, checkpoint: str) -> None:
+        """Let a host ahead bring the variables from their store; what is not there when it begins, comes then."""
+        content = {"checkpoint": checkpoint, "from_store": True, "alone": True}
+        content["most_bytes"] = self._settings.standby_bytes
+        try:
+            await self._agents.of(lease.node_id).op(lease.session_id, lease.epoch, "preload", content)
+        except GpuaasError as error:
+            log.info("session %s is not brought to %s ahead: %s", lease.session_id, lease.node_id, error)
 
     async def _left_soon(self, lease: Lease) -> bool:
         """Whether the node of a dead host gives away at once what that has left."""
@@ -422,6 +461,7 @@ class Commands:
 
     async def _recover(self, live: LiveSession) -> None:
         if not _lost(live):
+            self._hurried.pop(live.session.id, None)
             return  # it is with its standby
         session = live.session
         newest = await self._newest_of(live)
@@ -433,7 +473,14 @@ class Commands:
             return
         cause = f"{session.cause}; checkpoint {short_id(newest)} is restored"
         incoming, lease = self._incoming(live), live.lease
-        if lease is not None and await self._has_remains(lease):
+        left = lease is not None and await self._has_remains(lease)
+        aside = await self._ahead(live)
+        if aside is not None and lease is not None and incoming is None:
+            self._stood_in(live, aside, newest, left=left)
+            return
+        if not _lost(live):
+            return
+        if lease is not None and left:
             # What the lost host has left on its disk, its agent gives to the next one. It was the session's host, even
             # if nobody has heard that it had become that: then what its predecessor has is out of date.
             if incoming is not None:
@@ -444,6 +491,14 @@ class Commands:
         incoming = msgspec.structs.replace(incoming, checkpoint=newest, ready=False, stands_by=False)
         changed = {"incoming": incoming, "kernel_starts": 0}
         self._sessions.advance(live, SessionEvent.RESTORABLE, cause, record=changed)
+
+    async def _ahead(self, live: LiveSession) -> Aside | None:
+        """The host that was started ahead for a session which is still lost, if it can take it over."""
+        hurried = self._hurried.pop(live.session.id, None)
+        if hurried is not None:
+            await asyncio.wait({hurried})
+        aside = live.record.aside
+        return aside if aside is not None and _lost(live) and self.stands_by(aside) else None
 
     async def _has_remains(self, lease: Lease) -> bool:
         try:
@@ -469,6 +524,10 @@ class Commands:
         finally:
             self._stopping.discard(lease)
             self._is_free()
+
+
+async def _nobody(live: LiveSession) -> Aside | None:
+    return None
 
 
 def _lost(live: LiveSession) -> bool:

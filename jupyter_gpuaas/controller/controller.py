@@ -93,6 +93,7 @@ class Controller:
         self.watcher.on_nodes = self.scheduler.look
         self.scheduler.on_waiting = self.standbys.make_room
         self.commands.on_freed = self.standbys.changed
+        self.commands.hurry = self.standbys.hurry
         self.node_leases.give_up = self.migrations.give_up
         self.node_leases.heard = self.watcher.heard
         self.parking = Parking(self.sessions, engine, self.agents, settings)

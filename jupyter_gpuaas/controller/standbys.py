@@ -33,7 +33,9 @@ from jupyter_gpuaas.model import (
     Lease,
     Loaded,
     NodeState,
+    Peer,
     ResourceRequest,
+    SessionState,
     StandbyView,
 )
 
@@ -44,6 +46,8 @@ STEP_S = 60.0
 COPY_S = 120.0
 #: A standby follows no more often than this, and no longer than it rests.
 PACE_S = 0.2
+#: Where nothing is to be had; a host that takes a session over gets another way to what its former host has left.
+NOWHERE = Peer(url="", ticket="")
 
 
 class _Followed(msgspec.Struct):
@@ -257,33 +261,68 @@ class Standbys:
         own = live.lease
         if own is None or decide(self._facts(live))[0] is not Step.MAKE:
             return
+        lease, why = await self._lease(live, own)
+        if lease is None:
+            if why and why != self._why.get(live.session.id):
+                self._why[live.session.id] = why
+                self._sessions.tell(live.session, "standby", f"no standby: {why}", {})
+            return
+        self._why.pop(live.session.id, None)
+        incoming = Incoming(checkpoint="", node=own.node_id, epoch=own.epoch)
+        await self._begin(live, lease, incoming, f"a standby starts on {lease.node_id}")
+
+    async def hurry(self, live: LiveSession) -> Aside | None:
+        """Start a host elsewhere for a session that is lost, while the node that it was on is waited for.
+
+        What its host has left is there, and nobody gives that away before the agent of the node has been started
+        again. It is a standby in all but that nobody has asked for it. None where there is no room.
+        """
+        own = live.lease
+        if own is None or live.session.state is not SessionState.LOST or live.record.aside is not None:
+            return None
+        lease, _ = await self._lease(live, own)
+        if lease is None:
+            return None
+        try:
+            told = f"a host starts on {lease.node_id}, while what is left on {own.node_id} is waited for"
+            await self._begin(live, lease, None, told)
+        except (GpuaasError, asyncio.TimeoutError, TimeoutError) as error:
+            log.info("host ahead of session %s: %s", live.session.id, error or "it takes too long")
+            self._drop(live, str(error) or "its host takes too long")
+        self.look(live)
+        return live.record.aside
+
+    async def _lease(self, live: LiveSession, own: Lease) -> tuple[Lease | None, str]:
+        """Devices on another node than that of ``own``, which are the session's from now on; None, and why."""
         taken: dict[str, frozenset[str]] = {}
         for held in self._engine.leases():
             taken[held.node_id] = taken.get(held.node_id, frozenset()) | set(held.device_ids)
         node_id, why = where(live.session.request, own.node_id, self._engine.nodes(), taken, self._waiting)
         if node_id is None:
-            if why != self._why.get(live.session.id):
-                self._why[live.session.id] = why
-                self._sessions.tell(live.session, "standby", f"no standby: {why}", {})
-            return
+            return None, why
         # First, so that nobody else gives this epoch to another host.
-        epoch = live.next_epoch
+        epoch, state = live.next_epoch, live.session.state
         self._sessions.keep(live, epochs=epoch)
         request = msgspec.structs.replace(live.session.request, node=node_id)
         try:
             lease = await self._engine.acquire(request, LeaseMeta(live.session.id, epoch), timeout=0.0)
         except AllocationError:
-            return  # somebody was quicker; whatever is given back is told
-        if live.lease != own or live.record.aside is not None or live.record.move is not None:
+            return None, ""  # somebody was quicker; whatever is given back is told
+        lost = SessionState.LOST in (state, live.session.state) and live.session.state is not state
+        if lost or live.lease != own or live.record.aside is not None or live.record.move is not None:
             self._commands.give_back(lease)
-            return
+            return None, ""
         self._sessions.keep(live, aside=Aside(lease=lease))
-        self._why.pop(live.session.id, None)
-        known = self._known[live.session.id] = _Followed(epoch, _starts(lease))
-        self._sessions.tell(
-            live.session, "standby", f"a standby starts on {node_id}", {"node": node_id, "epoch": epoch}
-        )
-        spec = self._commands.spec(live.record, lease, Incoming(checkpoint="", node=own.node_id, epoch=own.epoch))
+        self._known[live.session.id] = _Followed(epoch, _starts(lease))
+        return lease, ""
+
+    async def _begin(self, live: LiveSession, lease: Lease, incoming: Incoming | None, told: str) -> None:
+        """Start the host of a standby."""
+        known, node_id = self._known[live.session.id], lease.node_id
+        self._sessions.tell(live.session, "standby", told, {"node": node_id, "epoch": lease.epoch})
+        spec = self._commands.spec(live.record, lease, incoming)
+        if spec.peer is None:
+            spec = msgspec.structs.replace(spec, peer=NOWHERE)
         report = await asyncio.wait_for(self._agents.of(node_id).start_host(spec), STEP_S)
         known.started = True
         if report.state is HostState.FAILED:

@@ -52,7 +52,7 @@ def decide(facts: Facts) -> tuple[Step, str]:
     if not facts.standby_epoch:
         runs = facts.state in (S.IDLE, S.BUSY) and not facts.moving
         return (Step.MAKE if facts.wanted and runs else Step.REST), ""
-    if not facts.wanted:
+    if not facts.wanted and facts.state is not S.LOST:
         return Step.DROP, "it is not wanted any more"
     if facts.state not in _WORTH:
         return Step.DROP, f"the session is {facts.state}"

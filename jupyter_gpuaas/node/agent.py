@@ -43,7 +43,7 @@ from ..wire import ticket
 from ..wire.machine import machine_id
 from . import http
 from .devices import find_devices, sample
-from .hosts import HostHandle, Hosts
+from .hosts import SPARE_LATER_S, HostHandle, Hosts
 from .lease import NodeLease
 from .threads import in_thread
 
@@ -98,7 +98,8 @@ class Agent:
         for session_id, handle in self._hosts.sessions.items():
             if handle.report is not None:
                 self._epochs[session_id] = handle.report.lease.epoch
-        self._hosts.keep_spares()
+        # Where sessions were lost, what they left is wanted now.
+        loop.call_later(SPARE_LATER_S if self._hosts.lost_some else 0.0, self._hosts.keep_spares)
         state = self._folder / "agent.json"
         temporary = state.with_suffix(".new")
         temporary.write_bytes(

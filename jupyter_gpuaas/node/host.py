@@ -315,6 +315,7 @@ class Host:
                     content["checkpoint"],
                     peer=_peer(content),
                     from_store=bool(content.get("from_store")),
+                    alone=bool(content.get("alone")),
                     most_bytes=int(content.get("most_bytes") or 0),
                 )
                 return _plain(await loading)

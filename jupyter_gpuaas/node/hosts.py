@@ -31,6 +31,8 @@ from .remains import Shelf, note
 LINE_BYTES = 1 << 26
 #: Until a spare host that died is replaced: what ended it may end the next one, too.
 SPARE_PAUSE_S = 5.0
+#: Until one is started where a session has just begun or ended: that needs the processor more.
+SPARE_LATER_S = 0.5
 #: So often a host that does not answer is asked before it is ended.
 TRIES = 3
 #: Whoever is so much later than it wanted to be stood still.
@@ -231,6 +233,8 @@ class Hosts:
         self.before_start: Callable[[], Awaitable[None]] = _nothing
         self._spares: list[HostHandle] = []
         self.sessions: dict[str, HostHandle] = {}
+        #: Whether ``find`` has found hosts of sessions that were dead.
+        self.lost_some = False
         self.remains = Shelf(folder / "remains", settings)
         self._ending: set[str] = set()
         self._dying: dict[str, asyncio.Task[Any]] = {}
@@ -241,22 +245,32 @@ class Hosts:
 
     async def find(self) -> None:
         """Find the hosts that a former agent left: those that run are ours, the rest is cleaned away."""
+        left = []
         for path in (self._folder / "hosts").glob("*.json"):
             record = msgspec.json.decode(path.read_bytes(), type=HostRecord)
-            handle = HostHandle(record, path, self._host_changed)
-            if handle.alive():
-                with contextlib.suppress(GpuaasError, msgspec.DecodeError):
-                    await handle.connect(5)
-                    if handle.report is not None:
-                        self.sessions[record.session_id] = handle
-                        continue
-                    # A spare of a former agent may have been made with other settings.
-            await asyncio.to_thread(self._clean, handle, keep=True)
+            left.append(HostHandle(record, path, self._host_changed))
+        # Side by side: who waits for what a dead one has left waits for all of them.
+        await asyncio.gather(*(self._find(handle) for handle in left))
         self.remains.expire(time.time())
         known = set(self.sessions)
-        for left in (self._folder / "sessions").iterdir():
-            if left.name not in known:
-                shutil.rmtree(left, ignore_errors=True)
+        for folder in (self._folder / "sessions").iterdir():
+            if folder.name not in known:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    async def _find(self, handle: HostHandle) -> None:
+        session_id = handle.record.session_id
+        if handle.alive():
+            if not session_id:
+                # A spare of a former agent may have been made with other settings. Nobody waits for its end.
+                self._task(asyncio.to_thread(self._clean, handle))
+                return
+            with contextlib.suppress(GpuaasError, msgspec.DecodeError):
+                await handle.connect(5)
+                if handle.report is not None:
+                    self.sessions[session_id] = handle
+                    return
+        self.lost_some |= bool(session_id)
+        await asyncio.to_thread(self._clean, handle, keep=True)
 
     def keep_spares(self) -> None:
         """Start hosts ahead, as many as the settings say."""
@@ -303,7 +317,7 @@ class Hosts:
                 raise TransportError(f"no host started: {error}.") from error
             raise
         # The next spare is started when this session's own start no longer needs the processor.
-        asyncio.get_running_loop().call_later(0.5, self.keep_spares)
+        asyncio.get_running_loop().call_later(SPARE_LATER_S, self.keep_spares)
         return msgspec.convert(answer["report"], HostReport)
 
     async def make_live(self, session_id: str, content: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,13 @@ class Standby:
         self._turn = asyncio.Lock()
 
     async def preload(
-        self, checkpoint: str, *, peer: Peer | None = None, from_store: bool = False, most_bytes: int = 0
+        self,
+        checkpoint: str,
+        *,
+        peer: Peer | None = None,
+        from_store: bool = False,
+        alone: bool = False,
+        most_bytes: int = 0,
     ) -> Loaded:
         """Bring over what is lacking of a checkpoint, and the journal so far; no object is made.
 
@@ -79,6 +85,8 @@ class Standby:
             The way to the source from now on; None where it is the same as before.
         from_store
             The variables come from the checkpoint store, so that the source is not held up by it.
+        alone
+            The source does not answer now: nothing but the variables comes.
         most_bytes
             Memory that may be filled with them; 0 for as much as there is. The rest comes with ``load``.
 
@@ -90,7 +98,10 @@ class Standby:
         async with self._turn:
             began = time.monotonic()
             self._change(peer)
-            beside, loaded = await self._bring("preload", checkpoint, from_store=from_store, most_bytes=most_bytes)
+            if alone:
+                beside, loaded = 0, await self._ask("preload", checkpoint, from_store=True, most_bytes=most_bytes)
+            else:
+                beside, loaded = await self._bring("preload", checkpoint, from_store=from_store, most_bytes=most_bytes)
             return msgspec.structs.replace(
                 loaded, sent_bytes=loaded.sent_bytes + beside, took_s=time.monotonic() - began
             )

@@ -14,7 +14,7 @@ import pytest
 from jupyter_gpuaas.errors import CellError
 from jupyter_gpuaas.model import SessionState
 from tests.conftest import GpuaasHome
-from tests.roaming import Outputs, roaming
+from tests.roaming import Outputs, Roamer, roaming
 from tests.service import Service, eventually, running_service
 
 from .nodes import agent_pid, lives, records
@@ -84,3 +84,88 @@ async def test_node_that_is_killed_again_and_again_its_session_comes_back_each_t
         f"\n{KILLS} kills: noticed after {detected[len(detected) // 2]:.2f} s (median), {detected[-1]:.2f} s (most); "
         f"next cell answered after {back[len(back) // 2]:.2f} s (median), {back[-1]:.2f} s (most)"
     )
+
+
+def kill(service: Service, node: str) -> list[int]:
+    """A node's agent and hosts, all at once."""
+    home = service.controller.settings.folder
+    pids = [agent_pid(home, node), *(record.pid for record in records(home, node))]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return pids
+
+
+async def kept(roamer: Roamer, cell: int) -> None:
+    """Return when the newest checkpoint is of this cell."""
+
+    async def there() -> bool:
+        status = (await roamer.client.session(roamer.id)).checkpoints
+        return status is not None and status.last is not None and status.last.cell >= cell
+
+    await eventually(there)
+
+
+async def causes(roamer: Roamer) -> list[str]:
+    return [event.cause for event in await roamer.client.events(session=roamer.id)]
+
+
+async def alone(service: Service, roamer: Roamer) -> None:
+    """The session's host and its devices are all that there is of it."""
+    home = service.controller.settings.folder
+
+    async def settled() -> bool:
+        lease = (await roamer.look()).lease
+        held = [each.id for each in service.engine.leases() if each.session_id == roamer.id]
+        nodes = [path.parent.parent.name for path in home.glob(f"nodes/*/sessions/{roamer.id}")]
+        left = [*home.glob(f"nodes/*/remains/{roamer.id}")]
+        return lease is not None and (held, nodes, left) == ([lease.id], [lease.node_id], [])
+
+    await eventually(settled, 60.0)
+
+
+async def test_host_starts_elsewhere_while_what_the_killed_node_has_is_waited_for(service: Service) -> None:
+    """It has the journal and the outputs of the lost host all the same."""
+    async with roaming(service) as roamer:
+        said = await roamer.run("x = [1]; y = x; print('said before')")
+        await kept(roamer, said["execution_count"])
+        node, journal = await roamer.node(), (await roamer.client.cells(roamer.id)).journal
+        kill(service, node)
+        assert await roamer.told("print(y is x)") == "True"
+        assert await roamer.node() != node
+        told = await causes(roamer)
+        assert any(f"while what is left on {node} is waited for" in cause for cause in told), told
+        assert any("goes on from checkpoint" in cause for cause in told), told
+        assert (await roamer.client.cells(roamer.id)).journal == journal, told
+        await alone(service, roamer)
+        assert (await roamer.client.session(roamer.id)).standby is None
+
+
+async def test_session_of_a_killed_node_comes_back_there_when_no_other_has_room(service: Service) -> None:
+    async with roaming(service) as roamer, roaming(service, "other") as other:
+        said = await roamer.run("x = [1]; y = x")
+        await kept(roamer, said["execution_count"])
+        node = await roamer.node()
+        assert node != await other.node()
+        kill(service, node)
+        assert await roamer.told("print(y is x)") == "True"
+        assert await roamer.node() == node
+        await alone(service, roamer)
+        assert await other.said("print(1)") == "1"
+
+
+async def test_session_that_is_ended_while_its_killed_node_is_waited_for_leaves_nothing(service: Service) -> None:
+    home = service.controller.settings.folder
+    async with roaming(service) as roamer:
+        said = await roamer.run("x = 1")
+        await kept(roamer, said["execution_count"])
+        live = service.controller.sessions.get(roamer.id)
+        assert live is not None
+        kill(service, await roamer.node())
+        assert await live.bell.until(lambda: live.record.aside is not None, 30.0)
+        await roamer.client.release(roamer.id)
+
+        def nothing() -> bool:
+            left = [*home.glob("nodes/*/sessions/*"), *home.glob("nodes/*/remains/*"), *home.glob("nodes/*/hosts/*")]
+            return not service.engine.leases() and not left
+
+        await eventually(nothing, 60.0)
