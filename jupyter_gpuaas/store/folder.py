@@ -19,7 +19,7 @@ from .collecting import sweep
 from .faults import store_errors
 from .lease import FOLDER_MODE, Lease, Leases
 from .manifests import Manifests, check_manifest, sync_folder
-from .pack import HEAD_BYTES, Entry
+from .pack import HEAD_BYTES, Entry, Place
 from .packwriter import PackWriter
 from .reading import Wanted, read_chunks
 from .shelf import Shelf
@@ -29,6 +29,8 @@ PACK_BYTES = 256 * 1024**2
 #: What is encoded and written in one go.
 _BATCH_BYTES = 8 * 1024**2
 _BATCH_CHUNKS = 256
+#: So often packs are looked for again that are not where they were a moment ago.
+_TRIES = 10
 
 _stores: weakref.WeakSet[FolderStore] = weakref.WeakSet()
 
@@ -357,6 +359,38 @@ class FolderStore:
                     f"chunk {item.digest.hex()} has {item.place.raw_bytes} bytes, not {len(item.memory)} as expected."
                 )
         return found
+
+    @contextmanager
+    def lying(self, digests: Sequence[bytes]) -> Iterator[list[tuple[int, Place]]]:
+        """Where chunks lie, each in a file that is open meanwhile, for who passes them on as they are.
+
+        They are not verified: whoever gets them has to. Raises ``ChunkMissing``.
+        """
+        with contextlib.ExitStack() as stack:
+            with store_errors("looking for chunks"):
+                found = self._open_packs(digests, stack)
+            yield found
+
+    def _open_packs(self, digests: Sequence[bytes], stack: contextlib.ExitStack) -> list[tuple[int, Place]]:
+        for attempt in itertools.count():
+            places = self._shelf.places
+            if attempt or _without(digests, places):
+                with self._seeing:
+                    self._shelf.sync()
+                    places = self._shelf.places
+            absent = _without(digests, places)
+            if absent:
+                raise ChunkMissing(f"chunk {min(absent).hex()} is not in the store ({len(absent)} in all).")
+            files: dict[str, int] = {}
+            try:
+                for name in {places[digest].pack for digest in digests}:
+                    files[name] = stack.enter_context(self._shelf.opened(name))
+            except FileNotFoundError:
+                if attempt >= _TRIES:
+                    raise
+                continue  # somebody has just compacted the pack
+            return [(files[places[digest].pack], places[digest]) for digest in digests]
+        raise AssertionError
 
     # -- after a fork -------------------------------------------------------------------------------------------
 

@@ -8,6 +8,9 @@ and an error in the middle is a frame as well.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import select
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -38,6 +41,9 @@ ERROR_BYTES = 64 * 1024
 _BUFFER_BYTES = 64 * 1024
 #: Of ``sendmsg``.
 _PARTS = 256
+_SENDFILE_BYTES = 1024**2
+#: Not every file and system has it.
+_NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Frame(NamedTuple):
@@ -128,13 +134,45 @@ def send(connection: socket.socket, parts: Sequence[bytes | memoryview]) -> None
             views[first] = views[first][count:]
 
 
+def send_from(connection: socket.socket, file: int, offset: int, count: int) -> None:
+    """Send a part of a file, past the memory of this process where the system can do that.
+
+    Raises OSError where the file ends before, and what the connection fails with.
+    """
+    while count:
+        try:
+            sent = os.sendfile(connection.fileno(), file, offset, min(count, _SENDFILE_BYTES))
+        except BlockingIOError:
+            timeout_s = connection.gettimeout()
+            poller = select.poll()
+            poller.register(connection, select.POLLOUT)
+            if not poller.poll(None if timeout_s is None else timeout_s * 1000):
+                raise TimeoutError("the other end takes nothing") from None
+            continue
+        except OSError as error:
+            if error.errno not in _NO_SENDFILE:
+                raise
+            data = os.pread(file, min(count, _SENDFILE_BYTES), offset)
+            send(connection, [data])
+            sent = len(data)
+        if not sent:
+            raise OSError("the file ends")
+        offset, count = offset + sent, count - sent
+
+
 Parts = list[bytes | memoryview]
 
 
 def frame(kind: int, payload: bytes | memoryview = b"", *, codec: int = 0, raw_bytes: int = 0) -> Parts:
     """A frame as parts for ``send``."""
+    start, end = frame_around(kind, len(payload), codec=codec, raw_bytes=raw_bytes)
+    return [start, payload, end]
+
+
+def frame_around(kind: int, length: int, *, codec: int = 0, raw_bytes: int = 0) -> tuple[bytes, bytes]:
+    """What a frame has before and behind a payload of this length."""
     head = FRAME.pack(kind, codec, 0, raw_bytes)
-    return [b"%x\r\n" % (len(head) + len(payload)) + head, payload, b"\r\n"]
+    return b"%x\r\n" % (len(head) + length) + head, b"\r\n"
 
 
 def error_frame(error: GpuaasError) -> Parts:

@@ -27,7 +27,7 @@ from jupyter_gpuaas.model import CheckpointPlan, Peer
 from jupyter_gpuaas.node import transfer as transfer_module
 from jupyter_gpuaas.state.checkpointer import Checkpoint, Checkpointer
 from jupyter_gpuaas.state.listing import owners_address
-from jupyter_gpuaas.store import CHUNK_BYTES, FolderStore, PeerStore
+from jupyter_gpuaas.store import CHUNK_BYTES, FolderStore, PeerStore, open_store
 from jupyter_gpuaas.store import peer as peer_module
 from jupyter_gpuaas.wire.transfer import CHUNK, END, ERROR, FRAME_BYTES, Incoming, PeerLink, frame, send
 from tests.peers import Source
@@ -184,15 +184,64 @@ def test_requests_share_connections(given: Given, near: PeerStore) -> None:
     assert len(given.source.opened) == 1
 
 
-def test_what_compresses_is_packed_for_another_machine(
-    given: Given, near: PeerStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_compresses_is_packed_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a store that has no packs; those of packs go as they lie."""
     monkeypatch.setattr(transfer_module, "_on_this_machine", lambda connection: False)
-    words = numpy.tile(numpy.arange(64, dtype="u1"), 8 * CHUNK_BYTES // 64)
-    checkpoint = given.capture(words=words, noise=noise(CHUNK_BYTES))
-    found = Checkpointer(near, key=bytes.fromhex(KEY)).restore(checkpoint.id).namespace
-    assert (found["words"] == words).all() and (found["noise"] == noise(CHUNK_BYTES)).all()
-    assert CHUNK_BYTES < near.sent_bytes < 2 * CHUNK_BYTES
+    for address in (str(tmp_path / "folder"), f"file://{tmp_path / 'objects'}"):
+        plan = CheckpointPlan(store=address, key=KEY, owner="ann")
+        store, source = open_store(owners_address(address, "ann")), Source(plan)
+        near = PeerStore(source.peer, timeout_s=20)
+        try:
+            words = numpy.tile(numpy.arange(64, dtype="u1"), 8 * CHUNK_BYTES // 64)
+            capturing = Checkpointer(store, key=bytes.fromhex(KEY), session="s")
+            checkpoint = capturing.capture({"__name__": "__main__", "words": words, "noise": noise(CHUNK_BYTES)})
+            found = Checkpointer(near, key=bytes.fromhex(KEY)).restore(checkpoint.id).namespace
+            assert (found["words"] == words).all() and (found["noise"] == noise(CHUNK_BYTES)).all()
+            assert CHUNK_BYTES < near.sent_bytes < 2 * CHUNK_BYTES
+        finally:
+            near.close()
+            source.close()
+            store.close()
+
+
+def test_large_and_small_chunks_of_a_pack_come_in_the_order_asked_for(given: Given, near: PeerStore) -> None:
+    parts = [noise(size, size).tobytes() for size in (1000, CHUNK_BYTES, 70_000, 17, 64 * 1024, 64 * 1024 - 1, 300_000)]
+    near.manifest(given.capture(**{f"part{n}": owned(part) for n, part in enumerate(parts)}).id)
+    asked = [(blake3(part).digest(), memoryview(bytearray(len(part)))) for part in reversed(parts)]
+    near.fetch(asked)
+    assert [bytes(memory) for _, memory in asked] == parts[::-1]
+
+
+def test_chunk_that_is_damaged_where_it_lies_is_not_taken(given: Given, near: PeerStore) -> None:
+    data = noise(2 * CHUNK_BYTES).tobytes()
+    near.manifest(given.capture(array=owned(data)).id)
+    for path in (Path(owners_address(given.plan.store, "ann")) / "packs").glob("*.pack"):
+        content = bytearray(path.read_bytes())
+        if (at := content.find(data[:64])) >= 0:
+            content[at + 4711] ^= 1
+            path.write_bytes(content)
+    asked, memory = wanted(data)
+    with pytest.raises(ChunkCorrupt):
+        near.fetch(asked)
+    near.fetch(asked[1:])
+    assert memory[CHUNK_BYTES:] == data[CHUNK_BYTES:]
+
+
+def test_chunks_come_out_of_the_pack_that_they_were_brought_to_meanwhile(given: Given, near: PeerStore) -> None:
+    data = noise(2 * CHUNK_BYTES).tobytes()
+    first = given.capture(gone=noise(6 * CHUNK_BYTES, 1), array=owned(data))
+    near.manifest(first.id)
+    near.fetch(wanted(data)[0])  # the source knows the pack by now
+    near.manifest(given.capture(array=owned(data)).id)
+    folder = Path(owners_address(given.plan.store, "ann")) / "packs"
+    (pack,) = (path for path in folder.glob("*.pack") if data[:64] in path.read_bytes())
+    given.store.forget(first.id)
+    given.store.close()  # what it writes to stays where it is
+    Checkpointer(given.store, key=bytes.fromhex(KEY), session="s").collect()
+    assert not pack.exists()
+    asked, memory = wanted(data)
+    near.fetch(asked)
+    assert memory == data
 
 
 # -- whose they are ------------------------------------------------------------------------------------------------

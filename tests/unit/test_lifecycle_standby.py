@@ -49,6 +49,8 @@ def test_standby_is_made_for_a_session_that_runs_and_rests_where_it_is(state: S,
         ({"followed": "b"}, Step.REST),
         ({"newest": ""}, Step.REST),
         ({"wanted": False}, Step.DROP),
+        # A host that was started ahead for a session whose node is waited for.
+        ({"wanted": False, "state": S.LOST}, Step.REST),
         ({"epoch": 3}, Step.DROP),
         ({"node": None}, Step.DROP),
         ({"node": N.CORDONED}, Step.DROP),
