@@ -273,9 +273,12 @@ def dilled(service: Service, size_mb: int) -> dict[str, Any]:
 def lost(service: Service, size_mb: int, rounds: int, *, node: bool = False, standby: bool = False) -> dict[str, Any]:
     """A host, or a node with agent and host, that is killed: until that is known, and until the next cell has run.
 
-    With ``standby``, the session has one, which has its newest checkpoint.
+    With ``standby``, the session has one, which has its newest checkpoint. Beside it, what cannot be had for less where
+    there is none: a plain kernel that starts until it has answered, and a restore of the same state.
     """
     setup = setup_of(size_mb, 0.001)
+    starts: list[float] = []
+    restores: list[float] = []
     known: list[float] = []
     again: list[float] = []
     with session(service, setup) as (kernel, name):
@@ -297,9 +300,21 @@ def lost(service: Service, size_mb: int, rounds: int, *, node: bool = False, sta
             assert lease is not None
             return lease.node_id
 
+        async def restore(client: ServiceClient) -> float:
+            found = await identity(client)
+            checkpoints = (await client.session(found)).checkpoints
+            assert checkpoints is not None and checkpoints.last is not None
+            begun_s = time.perf_counter()
+            await client.restore(found, checkpoints.last.id)
+            return time.perf_counter() - begun_s
+
         for _ in range(rounds):
             kernel.run("step();")
             time.sleep(2.0)  # until the checkpoint is written
+            restores.append(ask(service, restore))
+            starts.append(plain_start(service))
+            kernel.run("step();")
+            time.sleep(2.0)
             node_id = ask(service, where)
             pids = [host_of(service, ask(service, identity), node_id)]
             folder = Path(service.env["GPUAAS_HOME"]) / "nodes" / node_id
@@ -323,8 +338,21 @@ def lost(service: Service, size_mb: int, rounds: int, *, node: bool = False, sta
         "what": f"a {'node' if node else 'host'} is killed, {size_mb} MB{', with a standby' if standby else ''}",
         "known_s": median(known),
         "next_cell_done_s": median(again),
+        "next_cell_done_after_known_s": median([done - when for done, when in zip(again, known, strict=True)]),
+        "plain_kernel_start_s": median(starts),
+        "restore_s": median(restores),
         "rounds": rounds,
     }
+
+
+def plain_start(service: Service) -> float:
+    """Seconds until a plain kernel has been started and has answered."""
+    kernel = ZmqKernel("python3", {key: value for key, value in service.env.items() if key != "GPUAAS_HOME"})
+    begun_s = time.perf_counter()
+    kernel.start()
+    took_s = time.perf_counter() - begun_s
+    kernel.stop()
+    return took_s
 
 
 def parked(service: Service, rounds: int) -> dict[str, Any]:

@@ -314,6 +314,7 @@ class Standbys:
             return None, ""
         self._sessions.keep(live, aside=Aside(lease=lease))
         self._known[live.session.id] = _Followed(epoch, _starts(lease))
+        live.bell.ring()
         return lease, ""
 
     async def _begin(self, live: LiveSession, lease: Lease, incoming: Incoming | None, told: str) -> None:

@@ -67,7 +67,7 @@ async def test_session_goes_on_in_another_kernel(source: Driven, target: Driven,
     await source.run(PREPARE)
     first = (await source.take())["id"]
     loaded = await target.standby("preload", first, host.peer)
-    assert loaded["sent_bytes"] > 8_000_000 <= loaded["state_bytes"]
+    assert 8_000_000 <= loaded["state_bytes"] > loaded["sent_bytes"] > 500_000  # as they lie, which is packed
     assert await target.value("'numpy' in __import__('sys').modules and not 'base' in globals()")
     await source.run("base[500_000] = -1; alias.append(3); n = random.random()")
     last = (await source.take())["id"]
