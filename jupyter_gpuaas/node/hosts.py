@@ -33,6 +33,8 @@ LINE_BYTES = 1 << 26
 SPARE_PAUSE_S = 5.0
 #: Until one is started where a session has just begun or ended: that needs the processor more.
 SPARE_LATER_S = 0.5
+#: And where a session is about to come that is in use elsewhere: its cells, and what is copied of it, need it, too.
+SPARE_MUCH_LATER_S = 10.0
 #: So often a host that does not answer is asked before it is ended.
 TRIES = 3
 #: Whoever is so much later than it wanted to be stood still.
@@ -317,7 +319,7 @@ class Hosts:
                 raise TransportError(f"no host started: {error}.") from error
             raise
         # The next spare is started when this session's own start no longer needs the processor.
-        asyncio.get_running_loop().call_later(SPARE_LATER_S, self.keep_spares)
+        self._spares_later(SPARE_LATER_S if spec.peer is None else SPARE_MUCH_LATER_S)
         return msgspec.convert(answer["report"], HostReport)
 
     async def make_live(self, session_id: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -327,7 +329,9 @@ class Hosts:
         # Before it runs its first cell: if it dies then, what it leaves is the session's newest.
         self._note_standby(handle, False)
         try:
-            return await handle.move("live", content)
+            answer = await handle.move("live", content)
+            self._spares_later(SPARE_LATER_S)
+            return answer
         except GpuaasError:
             if not handle.gone.is_set():
                 self._note_standby(handle, stood_by)
@@ -460,7 +464,10 @@ class Hosts:
             await asyncio.to_thread(self._clean, handle)
 
     def _replace_spare(self) -> None:
-        asyncio.get_running_loop().call_later(SPARE_PAUSE_S, self.keep_spares)
+        self._spares_later(SPARE_PAUSE_S)
+
+    def _spares_later(self, after_s: float) -> None:
+        asyncio.get_running_loop().call_later(after_s, self.keep_spares)
 
     def _host_changed(self, handle: HostHandle) -> None:
         session_id = handle.record.session_id

@@ -169,3 +169,33 @@ async def test_session_that_is_ended_while_its_killed_node_is_waited_for_leaves_
             return not service.engine.leases() and not left
 
         await eventually(nothing, 60.0)
+
+
+async def test_client_that_was_away_when_its_node_was_killed_finds_its_session_with_the_notice(
+    service: Service,
+) -> None:
+    async with roaming(service) as roamer:
+        said = await roamer.run("x = [1]; y = x")
+        await kept(roamer, said["execution_count"])
+        node = await roamer.node()
+    kill(service, node)
+
+    def is_back() -> bool:
+        live = service.controller.sessions.get(roamer.id)
+        return live is not None and live.session.state is SessionState.IDLE and live.session.epoch > 1
+
+    await eventually(is_back, 60.0)
+    async with roaming(service) as again:
+        assert again.id == roamer.id
+        assert await again.said("print(y is x)") == "True"
+        session = await again.look()
+        assert session.lease is not None
+        agent = service.controller.agents.of(session.lease.node_id)
+
+        async def told() -> bool:
+            async with agent.log(again.id, kind="output", tail=0, follow=False) as pieces:
+                text = "".join([piece.decode() async for piece in pieces])
+            return "The host of this session was lost" in text and "as after cell 1" in text
+
+        await eventually(told)
+        await alone(service, again)

@@ -121,27 +121,32 @@ def test_notebook_that_moves_between_its_cells_has_the_outputs_of_one_that_does_
         "import ipywidgets as w; from IPython.display import display\n"
         "handle = display('first', display_id='d'); slider = w.IntSlider(value=3); slider",
         "label = w.Label(); slider.observe(lambda c: setattr(label, 'value', str(c['new'])), 'value'); label",
+        "out, twin = w.Output(), w.IntSlider(); linked = w.link((slider, 'value'), (twin, 'value'))\n"
+        "def told(change):\n    with out: print('now', change['new'])\n"
+        "twin.observe(told, 'value'); display(out, twin)",
         "slider.value = 4",
         "handle.update('second'); slider.value += 1; print(label.value)",
-        "label.value, In[-1] == In[5], len(In)",
+        "label.value, twin.value, In[-1] == In[6], len(In)",
     ]
     kernels: list[str] = []
 
     def before(cell: int) -> None:
         kernels.append(runner.km.kernel_id)
-        if cell in (2, 3, 4):
+        if cell in (3, 4, 5):
             move(home, "nb")
 
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     runner = Runner(notebook, kernel_name="remote_gpu", timeout=120, startup_timeout=60, on_cell=before)
     runner.resources = {"metadata": {"path": str(tmp_path)}}
     done = runner.execute(env={**home.env, "JPY_SESSION_NAME": "nb"})
-    assert [cell.execution_count for cell in done.cells] == [1, 2, 3, 4, 5]
+    assert [cell.execution_count for cell in done.cells] == [1, 2, 3, 4, 5, 6]
     assert len(set(kernels)) == 1
     first = done.cells[0].outputs[0]
     assert first.data["text/plain"] == "'second'"
-    assert done.cells[3].outputs[0].text == "5\n"
-    assert done.cells[4].outputs[0].data["text/plain"] == "('5', True, 6)"
+    assert done.cells[4].outputs[0].text == "5\n"
+    assert done.cells[5].outputs[0].data["text/plain"] == "('5', 5, True, 7)"
     states = done.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
-    assert 5 in [each["state"].get("value") for each in states if each["model_name"] == "IntSliderModel"]
+    assert [each["state"].get("value") for each in states if each["model_name"] == "IntSliderModel"] == [5, 5]
+    (out,) = (each["state"]["outputs"] for each in states if each["model_name"] == "OutputModel")
+    assert "".join(each["text"] for each in out) == "now 4\nnow 5\n"
     assert "5" in [each["state"].get("value") for each in states if each["model_name"] == "LabelModel"]
