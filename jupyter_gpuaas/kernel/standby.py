@@ -35,6 +35,7 @@ from ..store.manifest import GroupRecord, Manifest
 from ..store.memory import MemoryStore
 from ..store.peer import PeerStore
 from ..store.seal import validate
+from ..wire.priority import session_steps_back
 from .checkpoints import Checkpoints
 
 #: Memory that is left to everything else.
@@ -78,8 +79,10 @@ class Standby:
                 raise MigrationError(f"the variables are those of checkpoint {self._loaded.checkpoint} already.")
             loaded = self._loaded
         elif op == "preload":
+            session_steps_back(True)  # until it is here
             loaded = self.preload(checkpoint, peer, int(content.get("most_bytes") or 0))
         elif op == "load":
+            session_steps_back(False)
             loaded = self.load(checkpoint, peer)
         else:
             raise CheckpointError(f"op: {op!r} is unknown.")
