@@ -10,6 +10,7 @@
 #   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
+#   make test-ray        the engine on a Ray cluster of this machine; installs Ray into the environment
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make bench-state     how fast states are saved and restored, beside other systems (BENCH_ARGS as above)
 #   make test-gpu        the tests that need a CUDA device, with the torch that is there (TEST_PYTHON=python3)
@@ -52,7 +53,7 @@ LABEXT_BUILT := jupyter_gpuaas/labextension/package.json
 JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm config get registry 2>/dev/null || true)" \
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
-.PHONY: help lab demo labextension check criu test test-labextension test-ui test-faults test-images test-gpu
+.PHONY: help lab demo labextension check criu test test-labextension test-ui test-faults test-images test-gpu test-ray
 .PHONY: bench bench-state bench-device bench-migrate clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
@@ -89,6 +90,10 @@ $(STAMPS)/test: $(STAMPS)/venv pyproject.toml kernelspec/kernel.json $(LABEXT_BU
 	$(PIP) install --quiet -e '.[test,lab]' '$(TORCH)'
 	touch $@
 
+$(STAMPS)/ray: $(STAMPS)/test
+	$(PIP) install --quiet -e '.[ray]'
+	touch $@
+
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
 	$(PIP) install --quiet -e '.[dev]'
 	touch $@
@@ -120,7 +125,7 @@ test-labextension: $(LABEXT_BUILT)
 
 test: test-labextension $(STAMPS)/test
 	tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile \
-	  -m 'not slow and not gpu and not fault and not images and not ui' $(PYTEST_ARGS)
+	  -m 'not slow and not gpu and not fault and not images and not ui and not ray' $(PYTEST_ARGS)
 
 # Without chromium and chromedriver the tests skip themselves, and say so.
 test-ui: $(STAMPS)/test
@@ -134,7 +139,11 @@ test-images: $(STAMPS)/test
 test-faults: $(STAMPS)/test
 	GPUAAS_TRIALS=5 GPUAAS_TWINS=100 GPUAAS_STORE_TRIALS=10 GPUAAS_KILLS=6 \
 	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=5 \
-	  $(PYTEST) -m '(fault or trials) and not slow and not gpu and not images' $(PYTEST_ARGS)
+	  $(PYTEST) -m '(fault or trials) and not slow and not gpu and not images and not ray' $(PYTEST_ARGS)
+
+# The tests share a cluster where they can.
+test-ray: $(STAMPS)/ray
+	$(PYTEST) -m ray tests/contract/test_engine.py tests/contract/test_ray.py tests/fault/test_ray.py $(PYTEST_ARGS)
 
 # With TEST_PYTHON of your own, nothing is installed: it has torch for your CUDA, and `pip install -e '.[test]'`.
 test-gpu: $(if $(filter $(BIN)/python,$(TEST_PYTHON)),$(STAMPS)/test)

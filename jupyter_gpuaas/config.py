@@ -59,8 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     devices: Annotated[
         str,
         about(
-            "Devices of a local node: `auto` (GPUs of this machine, which its nodes share out, or one cpu device), or "
-            "like `cpu:2` for two cpu devices."
+            "Devices of a node: `auto` (GPUs of its machine, which local nodes share out, or one cpu device), like "
+            "`cuda:0,1` for these GPUs only (numbers or UUIDs, those of MIG slices too), or like `cpu:2` for two cpu "
+            "devices."
         ),
     ] = "auto"
     device_memory_bytes: Annotated[
@@ -153,6 +154,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "its own kernels by then. Only where the service has more than one node."
         ),
     ] = 15.0
+
+    # -- who owns the nodes ------------------------------------------------------------------------------------
+    engine: Annotated[str, about("Who owns the nodes: `local` (this machine), or `ray` (a Ray cluster).")] = "local"
+    ray_address: Annotated[
+        str, about("Address of the Ray cluster, `HOST:PORT`; `auto` finds the one that this machine belongs to.")
+    ] = "auto"
+    ray_namespace: Annotated[
+        str, about("Ray namespace of what this service makes there; empty means one of its own.")
+    ] = ""
+    ray_token_file: Annotated[
+        str, about("File with the token of the Ray cluster; empty means what Ray itself would look at.")
+    ] = ""
+    ray_agent_host: Annotated[
+        str, about("Address that agents on Ray nodes listen on; empty means the one that Ray knows the node by.")
+    ] = ""
+    ray_node_folder: Annotated[
+        str,
+        about("Folder on each Ray node for the data of its agent; empty means one in the data folder of its user."),
+    ] = ""
+    ray_lease_s: Annotated[
+        Seconds, about("Devices that a service holds in Ray are free again when it has been gone for this long.")
+    ] = 600.0
+    ray_poll_s: Annotated[Seconds, about("Pause between two looks at the nodes of the Ray cluster.")] = 0.5
+    ray_autoscale: Annotated[
+        str, about("Whether sessions that wait ask Ray's autoscaler for nodes, and may wait for such: `off` or `on`.")
+    ] = "off"
 
     # -- channels ----------------------------------------------------------------------------------------------
     journal_bytes: Annotated[Bytes, about("Bound of one session's journal on disk.")] = GIB
@@ -302,6 +329,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "workdir": ("auto", "session"),
     "placement": ("spread", "pack"),
     "images": ("off", "auto"),
+    "engine": ("local", "ray"),
+    "ray_autoscale": ("off", "on"),
     "on_node_loss": ("ask", "rerun", "restore_only"),
     "log_format": ("text", "json"),
 }

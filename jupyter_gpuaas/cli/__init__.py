@@ -78,7 +78,8 @@ def main(context: click.Context, home: str | None, url: str | None) -> None:
 @click.option("--devices", help="Devices of a node: `auto`, or like `cpu:2`.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 picks a free one.")
 @click.option("--detach", is_flag=True, help="Return when it is ready; it goes on in the background.")
-@click.option("--engine", type=click.Choice(["local"]), default="local", help="Who owns the nodes.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), help="Who owns the nodes [local].")
+@click.option("--ray-address", metavar="HOST:PORT", help="Address of the Ray cluster; `auto` finds this machine's.")
 @click.option("--standby", is_flag=True, help="Take over when the one that runs on the same database ends.")
 @as_json
 @click.pass_obj
@@ -88,7 +89,8 @@ def up(
     devices: str | None,
     port: int | None,
     detach: bool,
-    engine: str,
+    engine: str | None,
+    ray_address: str | None,
     standby: bool,
     as_json: bool,
 ) -> None:
@@ -99,7 +101,7 @@ def up(
     """
     from jupyter_gpuaas.client.embedded import find_running, read_service_file, start_service
 
-    settings = settings_of(given, nodes=nodes, devices=devices, port=port)
+    settings = settings_of(given, nodes=nodes, devices=devices, port=port, engine=engine, ray_address=ray_address)
     if standby:
         _may_stand_by(settings, detach)
     running = None if standby else asyncio.run(find_running(settings.folder))
@@ -167,6 +169,9 @@ def down(given: dict[str, Any], as_json: bool) -> None:
 
     settings = settings_of(given)
     written = read_service_file(settings.folder)
+    if written is not None and written.engine:
+        # Its nodes are found with what it was started with, whatever this command is told.
+        settings = settings_of(given, **written.engine)
     running = asyncio.run(find_running(settings.folder))
     if running is not None and written is not None:
 

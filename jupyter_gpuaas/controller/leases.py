@@ -102,7 +102,8 @@ class NodeLeases:
             await asyncio.sleep(max(0.0, next_try(contact, last_s) - now_s))
             last_s = began_s = time.monotonic()
             given_s = given(contact, began_s)
-            ttl_s = self._settings.lease_s if len(self._engine.nodes()) > 1 else 0.0
+            fenced = len(self._engine.nodes()) > 1 or self._engine.grows
+            ttl_s = self._settings.lease_s if fenced else 0.0
             renewal = LeaseRenewal(ttl_s=ttl_s, agent=agent, beat_s=beat_s, stands=self._stands(node_id))
             try:
                 grant = await asyncio.wait_for(self._agents.of(node_id).renew_lease(renewal), given_s)

@@ -16,7 +16,8 @@ from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.reports import HOSTED_STATES
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
-from jupyter_gpuaas.errors import TransportError
+from jupyter_gpuaas.errors import InvalidRequest, TransportError
+from jupyter_gpuaas.lifecycle.labels import parse
 from jupyter_gpuaas.model import (
     CellRuns,
     ChannelInfo,
@@ -70,6 +71,22 @@ class Wanted(BaseModel):
     priority: int = Field(
         default=0, ge=-100, le=100, description="Higher ones are served first; lower ones are parked for them."
     )
+    share: float = Field(default=1.0, gt=0, le=1, description="Part of one device, where it need not be the whole one.")
+    labels: dict[Text, Text] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="Selectors of the node's labels: `a100`, `!a100`, `in(a100,h100)`, `!in(a100,h100)`.",
+    )
+    avoid: list[Text] = Field(default_factory=list, max_length=256, description="Ids of nodes that will not do.")
+
+    def plain(self) -> ResourceRequest:
+        """The request as the rest of the service has it."""
+        for selector in self.labels.values():
+            try:
+                parse(selector)
+            except ValueError as error:
+                raise InvalidRequest(f"request.labels: {error}.") from None
+        return ResourceRequest(**{**self.model_dump(), "avoid": tuple(self.avoid)})
 
 
 class NewSession(BaseModel):
@@ -95,7 +112,7 @@ async def create(wanted: NewSession, request: Request, controller: TheController
     live, is_new = controller.get_or_create(
         user,
         wanted.name,
-        ResourceRequest(**wanted.request.model_dump()),
+        wanted.request.plain(),
         cwd=wanted.cwd,
         machine=wanted.machine,
         env=wanted.env,

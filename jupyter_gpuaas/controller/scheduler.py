@@ -14,7 +14,7 @@ from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine, LeaseMeta
 from jupyter_gpuaas.errors import AllocationError, CatalogueError, GpuaasError, NoCapacity
 from jupyter_gpuaas.lifecycle.fairness import Outlook
-from jupyter_gpuaas.lifecycle.placement import Placement, why_never
+from jupyter_gpuaas.lifecycle.placement import Placement
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import Lease, ResourceRequest
 
@@ -62,7 +62,7 @@ class Scheduler:
 
     def check(self, request: ResourceRequest) -> None:
         """Raise NoCapacity where no node could ever serve the request."""
-        never = why_never(request, self._engine.nodes())
+        never = self._engine.why_never(request)
         if never:
             raise NoCapacity(never, hint="`jupyter gpuaas nodes` shows what there is.")
 
@@ -120,7 +120,7 @@ class Scheduler:
     def _round(self) -> None:
         for session_id in self._new & self._waiting.keys():
             live = self._waiting[session_id]
-            why = why_never(live.session.request, self._engine.nodes())
+            why = self._engine.why_never(live.session.request)
             if why:
                 self._sessions.advance(live, SessionEvent.START_FAILED, why)
                 del self._waiting[session_id]

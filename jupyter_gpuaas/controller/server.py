@@ -24,7 +24,7 @@ from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.opening import is_shared
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.sockets import Socket
-from jupyter_gpuaas.engine.local import LocalEngine
+from jupyter_gpuaas.engine.choice import engine_settings, make_engine
 from jupyter_gpuaas.errors import GpuaasError, SettingError
 from jupyter_gpuaas.model import ServiceFile
 
@@ -96,7 +96,7 @@ async def _end_leftovers(settings: Settings) -> None:
                 await asyncio.wait_for(acting.acquire(), 2 * settings.acting_s)
             except (asyncio.TimeoutError, TimeoutError):
                 raise AlreadyRunning(str(settings.folder)) from None
-        controller = Controller(settings, LocalEngine(settings, nodes=0), database)
+        controller = Controller(settings, make_engine(settings, leftovers=True), database)
         await controller.open()
     finally:
         await _close(controller, acting, database, over=True)
@@ -177,7 +177,7 @@ class _Serving:
             self._listen()
             if not await _until(self._acting.acquire(), self._stopping):
                 return
-        controller = self._controller = Controller(self._settings, LocalEngine(self._settings), self._database)
+        controller = self._controller = Controller(self._settings, make_engine(self._settings), self._database)
         controller.on_stop = lambda: self._stop(True)
         await controller.open()
         self._written = msgspec.structs.replace(self._written, nodes=len(controller.engine.nodes()))
@@ -220,7 +220,7 @@ def _service_file(settings: Settings, listener: socket.socket) -> ServiceFile:
     # For this user's own programs: "every address" is one to listen on, not one to connect to.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host else host
-    return ServiceFile(f"http://{host}:{port}", os.getpid(), port, 0)
+    return ServiceFile(f"http://{host}:{port}", os.getpid(), port, 0, engine_settings(settings))
 
 
 async def _until(acquiring: Coroutine[None, None, bool], stopping: asyncio.Event) -> bool:

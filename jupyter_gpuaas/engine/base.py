@@ -44,6 +44,9 @@ class NodeEvent(msgspec.Struct, frozen=True):
 class Engine(Protocol):
     """Owner of nodes and devices. All methods are called in one event loop."""
 
+    #: Whether nodes may come by themselves, so that a pool of one node is not sure to stay alone.
+    grows: bool
+
     async def open(self) -> None:
         """Bring the nodes up and take over what an earlier controller left; returns when they answer."""
 
@@ -98,6 +101,9 @@ class Engine(Protocol):
 
     def silent(self, node_id: str, cause: str) -> None:
         """Say that a node does not answer, so that nothing is placed there; with an empty cause, that it does again."""
+
+    def why_never(self, request: ResourceRequest) -> str:
+        """Reason why waiting for devices would be pointless; empty where it is not."""
 
     def want(self, requests: Sequence[ResourceRequest]) -> None:
         """Hint what is waiting, for engines that can add nodes."""

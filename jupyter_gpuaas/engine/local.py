@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -12,17 +11,18 @@ import msgspec
 
 from jupyter_gpuaas.config import PREFIX, Settings, inherited
 from jupyter_gpuaas.engine.base import AgentEndpoint, LeaseMeta, NodeEvent
+from jupyter_gpuaas.engine.cordons import Cordons
+from jupyter_gpuaas.engine.environment import for_nodes
+from jupyter_gpuaas.engine.news import News
 from jupyter_gpuaas.engine.process import AgentProcess
 from jupyter_gpuaas.engine.queue import LeaseQueue
-from jupyter_gpuaas.errors import GpuaasError, LeaseError, TransportError
+from jupyter_gpuaas.errors import GpuaasError, TransportError
+from jupyter_gpuaas.lifecycle.placement import why_never
 from jupyter_gpuaas.model import Lease, Node, NodeState, ResourceRequest
 
 log = logging.getLogger(__name__)
 
 NODE_PREFIX = "local-"
-
-#: Settings that mean the service or a client, not a node.
-_NOT_FOR_NODES = frozenset({"url", "session", "on_shutdown", "relay", "host", "port", "acting_s"})
 
 
 class LocalEngine:
@@ -31,6 +31,8 @@ class LocalEngine:
     Agents are processes of their own, which outlive this one: ``open`` finds them again.
     """
 
+    grows = False
+
     def __init__(self, settings: Settings, *, nodes: int | None = None) -> None:
         self._settings = settings
         self._wanted = settings.nodes if nodes is None else nodes
@@ -38,18 +40,16 @@ class LocalEngine:
         self._queue = LeaseQueue(settings.folder / "leases.json", self.nodes)
         self._agents: dict[str, AgentProcess] = {}
         self._nodes: dict[str, Node] = {}
-        self._listeners: set[asyncio.Queue[NodeEvent]] = set()
+        self._news = News()
         self._guards: list[asyncio.Task[None]] = []
-        self._cordoned: set[str] = set()
-        self._cordons = settings.folder / "cordons.json"
+        self._cordons = Cordons(settings.folder / "cordons.json")
         self._silent: set[str] = set()
 
     async def open(self) -> None:
         """See ``Engine.open``."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._queue.load()
-        with contextlib.suppress(FileNotFoundError):
-            self._cordoned = set(msgspec.json.decode(self._cordons.read_bytes(), type=list[str]))
+        self._cordons.load()
         wanted = {f"{NODE_PREFIX}{number}" for number in range(self._wanted)}
         leased = {lease.node_id for lease in self._queue.held()}
         # An earlier service may have had more nodes: what runs there is not given up.
@@ -90,13 +90,8 @@ class LocalEngine:
             self._nodes[node_id] = msgspec.structs.replace(node, state=self._state(node_id))
 
     def _environ(self) -> dict[str, str]:
-        mine = {
-            key: value
-            for key, value in self._settings.environment(secrets=False).items()
-            if key.removeprefix(PREFIX).lower() not in _NOT_FOR_NODES
-        }
         # Always, so that whoever looks at a process can tell whose it is.
-        return inherited(os.environ) | mine | {PREFIX + "HOME": str(self._settings.folder)}
+        return inherited(os.environ) | for_nodes(self._settings) | {PREFIX + "HOME": str(self._settings.folder)}
 
     async def _guard(self, node_id: str) -> None:
         agent = self._agents[node_id]
@@ -125,15 +120,11 @@ class LocalEngine:
     async def _tell_of_dead(self, node_id: str, agent: AgentProcess) -> None:
         """A node that dies takes agent and hosts along; that is known before its agent has been started again."""
         async for gone in agent.dead_hosts():
-            self._tell(NodeEvent(node_id, NodeState.LOST, "a host is gone as well", (gone,)))
+            self._news.tell(NodeEvent(node_id, NodeState.LOST, "a host is gone as well", (gone,)))
 
     def _change(self, node_id: str, state: NodeState, cause: str) -> None:
         self._nodes[node_id] = msgspec.structs.replace(self._nodes[node_id], state=state)
-        self._tell(NodeEvent(node_id, state, cause))
-
-    def _tell(self, event: NodeEvent) -> None:
-        for listener in self._listeners:
-            listener.put_nowait(event)
+        self._news.tell(NodeEvent(node_id, state, cause))
 
     async def close(self, *, stop_nodes: bool) -> None:
         """See ``Engine.close``."""
@@ -162,16 +153,11 @@ class LocalEngine:
 
     def events(self) -> AsyncIterator[NodeEvent]:
         """See ``Engine.events``."""
-        listener: asyncio.Queue[NodeEvent] = asyncio.Queue()
-        self._listeners.add(listener)
-        return self._follow(listener)
+        return self._news.follow()
 
-    async def _follow(self, listener: asyncio.Queue[NodeEvent]) -> AsyncIterator[NodeEvent]:
-        try:
-            while True:
-                yield await listener.get()
-        finally:
-            self._listeners.discard(listener)
+    def why_never(self, request: ResourceRequest) -> str:
+        """See ``Engine.why_never``."""
+        return why_never(request, self.nodes())
 
     async def acquire(self, request: ResourceRequest, meta: LeaseMeta, timeout: float | None = None) -> Lease:
         """See ``Engine.acquire``."""
@@ -200,14 +186,7 @@ class LocalEngine:
         """See ``Engine.cordon``."""
         if node_id not in self._nodes:
             raise TransportError(f"there is no node {node_id}.")
-        after = self._cordoned | {node_id} if cordoned else self._cordoned - {node_id}
-        draft = self._cordons.with_suffix(".new")
-        try:
-            draft.write_bytes(msgspec.json.encode(sorted(after)))
-            draft.replace(self._cordons)
-        except OSError as error:
-            raise LeaseError(f"node {node_id}: could not be written down, so nothing has changed: {error}.") from error
-        self._cordoned = after
+        self._cordons.set(node_id, cordoned=cordoned)
         if self._nodes[node_id].state is not NodeState.LOST:
             self._change(node_id, self._state(node_id), "by request")
             self._queue.serve()
@@ -224,7 +203,7 @@ class LocalEngine:
     def _state(self, node_id: str) -> NodeState:
         if node_id in self._silent:
             return NodeState.LOST
-        return NodeState.CORDONED if node_id in self._cordoned else NodeState.UP
+        return NodeState.CORDONED if node_id in self._cordons else NodeState.UP
 
     def want(self, requests: Sequence[ResourceRequest]) -> None:
         """See ``Engine.want``; this machine cannot grow, so the hint is only logged."""

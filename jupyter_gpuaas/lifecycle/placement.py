@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from ..model import CUDA, Device, GpuSession, Lease, Node, NodeState, Proposal, ResourceRequest
+from .labels import selects
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -29,7 +30,7 @@ Taken = Mapping[str, frozenset[str]]  # node id -> ids of its leased devices
 
 def fitting(request: ResourceRequest, node: Node) -> list[Device]:
     """Devices of the node that would do, leased or not, best first: accelerators, then the least memory."""
-    if request.node is not None and request.node != node.id:
+    if request.node not in (None, node.id) or node.id in request.avoid or not selects(request.labels, node.labels):
         return []
     found = [
         device
@@ -43,6 +44,8 @@ def why_never(request: ResourceRequest, nodes: Sequence[Node]) -> str:
     """Reason why no node of the pool could ever serve the request; empty where one could."""
     if request.devices < 1:
         return f"request.devices: {request.devices} is not at least 1"
+    if not 0 < request.share <= 1 or (request.share < 1 and request.devices != 1):
+        return f"request.share: {request.share:g} of {request.devices} devices is not a part of one device"
     if request.node is not None and all(node.id != request.node for node in nodes):
         known = ", ".join(node.id for node in nodes) or "none"
         return f"request.node: there is no node {request.node!r} (nodes: {known})"
@@ -50,8 +53,9 @@ def why_never(request: ResourceRequest, nodes: Sequence[Node]) -> str:
     if most >= request.devices:
         return ""
     wanted = request.kind or "any kind"
+    where = "".join(f", {key} {selector}" for key, selector in request.labels.items())
     return (
-        f"request.devices: {request.devices} of {wanted} with {request.memory_bytes} bytes on one node, "
+        f"request.devices: {request.devices} of {wanted} with {request.memory_bytes} bytes on one node{where}, "
         f"but no node has more than {most}"
     )
 

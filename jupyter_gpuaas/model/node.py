@@ -55,6 +55,8 @@ class Node(msgspec.Struct, frozen=True):
     machine: str = ""
     #: Why sessions cannot come or go in the middle of a cell here; empty where they can.
     no_images: str = "process images are switched off (setting `images`)"
+    #: What its owner says of it: ``zone``, ``ray.io/accelerator-type``.
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class NodeView(Node, frozen=True):

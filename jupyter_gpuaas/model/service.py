@@ -16,6 +16,8 @@ class ServiceFile(msgspec.Struct, frozen=True):
     pid: int
     port: int
     nodes: int
+    #: Settings with which to find its nodes, should it be gone: those of its engine that are not the default.
+    engine: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Scope(StrEnum):

@@ -74,6 +74,12 @@ class ResourceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     standby: int = 0
     #: Who is served first, and who makes room for whom: the higher one.
     priority: int = 0
+    #: Part of one device, where it need not be the whole. An engine that does not share devices gives a whole one.
+    share: float = 1.0
+    #: Selectors of the node's labels; see ``lifecycle.labels``.
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    #: Ids of nodes that will not do.
+    avoid: tuple[str, ...] = ()
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -85,6 +91,8 @@ class Lease(msgspec.Struct, frozen=True):
     device_ids: tuple[str, ...]
     #: Fencing token: rises with every change of host.
     epoch: int
+    #: How much of each device is held; others may hold the rest.
+    share: float = 1.0
 
 
 class GpuSession(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from typing import Any
 
 import psutil
 
@@ -21,7 +22,7 @@ def find_devices(choice: str, cpu_memory_bytes: int, nodes: int = 1, number: int
     ----------
     choice
         ``auto``: the machine's CUDA GPUs, or one cpu device where there are none for this node;
-        ``cpu:N``: N cpu devices.
+        ``cuda:A,B``: these GPUs, by number, UUID or UUID of a MIG slice; ``cpu:N``: N cpu devices.
     cpu_memory_bytes
         Cap of each cpu device; 0 for an equal share of the machine's memory.
     nodes, number
@@ -30,8 +31,10 @@ def find_devices(choice: str, cpu_memory_bytes: int, nodes: int = 1, number: int
     if choice == "auto":
         return _cuda_devices()[number % nodes :: nodes] or _cpu_devices(1, cpu_memory_bytes, nodes)
     kind, _, count = choice.partition(":")
+    if kind == CUDA and count:
+        return _these_cuda_devices(list(dict.fromkeys(each.strip() for each in count.split(","))))
     if kind != CPU or not (count or "1").isdecimal() or not 1 <= int(count or "1") <= 64:
-        raise SettingError(f"setting devices: {choice!r} is neither 'auto' nor like 'cpu:2'.")
+        raise SettingError(f"setting devices: {choice!r} is neither 'auto' nor like 'cuda:0,1' or 'cpu:2'.")
     return _cpu_devices(int(count or "1"), cpu_memory_bytes, nodes)
 
 
@@ -58,22 +61,45 @@ def _cuda_devices() -> tuple[Device, ...]:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return ()
-    found = []
     try:
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            found.append(
-                Device(
-                    f"cuda:{index}",
-                    CUDA,
-                    _text(pynvml.nvmlDeviceGetName(handle)),
-                    int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-                    _text(pynvml.nvmlDeviceGetUUID(handle)),
-                )
-            )
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
+        return tuple(_cuda_device(f"cuda:{index}", handle) for index, handle in enumerate(handles))
     finally:
         pynvml.nvmlShutdown()
+
+
+def _these_cuda_devices(names: list[str]) -> tuple[Device, ...]:
+    import pynvml
+
+    found = []
+    try:
+        pynvml.nvmlInit()
+        try:
+            for name in names:
+                if name.isdecimal():
+                    found.append(_cuda_device(f"cuda:{name}", pynvml.nvmlDeviceGetHandleByIndex(int(name))))
+                    continue
+                handle = pynvml.nvmlDeviceGetHandleByUUID(name)
+                # A slice has no number of its own.
+                number = name if name.startswith("MIG-") else str(pynvml.nvmlDeviceGetIndex(handle))
+                found.append(_cuda_device(f"cuda:{number}", handle))
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        raise SettingError(f"setting devices: {', '.join(names)} are not all GPUs of this machine: {error}.") from error
     return tuple(found)
+
+
+def _cuda_device(name: str, handle: Any) -> Device:
+    import pynvml
+
+    return Device(
+        name,
+        CUDA,
+        _text(pynvml.nvmlDeviceGetName(handle)),
+        int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        _text(pynvml.nvmlDeviceGetUUID(handle)),
+    )
 
 
 def _sample_cuda(device: Device) -> DeviceSample:

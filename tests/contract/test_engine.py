@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
@@ -19,19 +20,22 @@ from jupyter_gpuaas.engine.process import AgentFile, alive
 from jupyter_gpuaas.errors import AllocationError, LeaseError, NoCapacity, TransportError
 from jupyter_gpuaas.model import HostSpec, NodeState, ResourceRequest
 from tests.conftest import GpuaasHome, processes_with
+from tests.ray_cluster import RAY_WARNINGS, RayCluster
 from tests.service import eventually, quick_settings
 
 ONE = ResourceRequest()
 
 
-class LocalKit:
-    """How to make a local engine of two nodes with one device each, and how to lose a node of it."""
+class Kit(ABC):
+    """How to make an engine of two nodes with one device each, and how to lose an agent of it."""
+
+    nodes: tuple[str, str]
 
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    def make(self) -> Engine:
-        return LocalEngine(quick_settings(self.home, nodes=2))
+    @abstractmethod
+    def make(self) -> Engine: ...
 
     def pid(self, node_id: str) -> int:
         content = (self.home / "nodes" / node_id / "agent.json").read_bytes()
@@ -41,16 +45,46 @@ class LocalKit:
         os.kill(self.pid(node_id), signal.SIGKILL)
 
 
-KITS: dict[str, Callable[[Path], LocalKit]] = {"local": LocalKit}
+class LocalKit(Kit):
+    nodes = ("local-0", "local-1")
+
+    def make(self) -> LocalEngine:
+        return LocalEngine(quick_settings(self.home, nodes=2))
 
 
-@pytest.fixture(params=sorted(KITS))
-def kit(request: pytest.FixtureRequest, gpuaas_home: GpuaasHome) -> LocalKit:
-    return KITS[request.param](gpuaas_home.path)
+class RayKit(Kit):
+    nodes = ("node-0", "node-1")
+
+    def __init__(self, home: Path, cluster: RayCluster) -> None:
+        super().__init__(home)
+        self.cluster = cluster
+
+    def make(self) -> Engine:
+        from jupyter_gpuaas.engine.ray.engine import RayEngine
+
+        return RayEngine(self.cluster.settings(self.home))
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[RayCluster]:
+    cluster = RayCluster(RayKit.nodes)
+    yield cluster
+    cluster.close()
+
+
+RAY = pytest.param("ray", marks=[pytest.mark.ray, *RAY_WARNINGS])
+
+
+@pytest.fixture(params=["local", RAY])
+def kit(request: pytest.FixtureRequest) -> Kit:
+    # The cluster first: its processes are not to have the test's folder in their environment.
+    cluster = request.getfixturevalue("ray_cluster") if request.param == "ray" else None
+    home: GpuaasHome = request.getfixturevalue("gpuaas_home")
+    return LocalKit(home.path) if cluster is None else RayKit(home.path, cluster)
 
 
 @pytest.fixture
-async def engine(kit: LocalKit) -> AsyncIterator[Engine]:
+async def engine(kit: Kit) -> AsyncIterator[Engine]:
     made = kit.make()
     await made.open()
     yield made
@@ -61,11 +95,11 @@ def meta(session: str, epoch: int = 1) -> LeaseMeta:
     return LeaseMeta(session, epoch)
 
 
-async def test_open_nodes_are_up_and_their_agents_answer(engine: Engine) -> None:
+async def test_open_nodes_are_up_and_their_agents_answer(engine: Engine, kit: Kit) -> None:
     nodes = engine.nodes()
     assert [(node.id, node.state, len(node.devices)) for node in nodes] == [
-        ("local-0", NodeState.UP, 1),
-        ("local-1", NodeState.UP, 1),
+        (kit.nodes[0], NodeState.UP, 1),
+        (kit.nodes[1], NodeState.UP, 1),
     ]
     for node in nodes:
         client = AgentClient(engine.agent(node.id))
@@ -84,11 +118,11 @@ async def test_agent_of_unknown_node_is_refused(engine: Engine) -> None:
         engine.agent("moon")
 
 
-async def test_acquire_devices_are_exclusive_and_the_lease_says_for_whom(engine: Engine) -> None:
+async def test_acquire_devices_are_exclusive_and_the_lease_says_for_whom(engine: Engine, kit: Kit) -> None:
     first = await engine.acquire(ONE, meta("a", 7), timeout=0)
     second = await engine.acquire(ONE, meta("b"), timeout=0)
     assert (first.session_id, first.epoch) == ("a", 7)
-    assert {first.node_id, second.node_id} == {"local-0", "local-1"}
+    assert {first.node_id, second.node_id} == {kit.nodes[0], kit.nodes[1]}
     assert {lease.id for lease in engine.leases()} == {first.id, second.id}
     with pytest.raises(AllocationError):
         await engine.acquire(ONE, meta("c"), timeout=0.05)
@@ -113,20 +147,20 @@ async def test_acquire_waiters_are_served_in_their_order(engine: Engine) -> None
     assert served == ["c", "d", "e"]
 
 
-async def test_acquire_small_request_does_not_overtake_one_that_waits_for_its_node(engine: Engine) -> None:
-    held = await engine.acquire(ResourceRequest(node="local-0"), meta("a"), timeout=0)
-    picky = asyncio.create_task(engine.acquire(ResourceRequest(node="local-0"), meta("b")))
+async def test_acquire_small_request_does_not_overtake_one_that_waits_for_its_node(engine: Engine, kit: Kit) -> None:
+    held = await engine.acquire(ResourceRequest(node=kit.nodes[0]), meta("a"), timeout=0)
+    picky = asyncio.create_task(engine.acquire(ResourceRequest(node=kit.nodes[0]), meta("b")))
     modest = asyncio.create_task(engine.acquire(ONE, meta("c")))
     await asyncio.sleep(0)
     assert not picky.done() and not modest.done()
     await engine.release(held.id)
-    assert (await picky).node_id == "local-0"
-    assert (await modest).node_id == "local-1"
+    assert (await picky).node_id == kit.nodes[0]
+    assert (await modest).node_id == kit.nodes[1]
 
 
-async def test_acquire_cancelled_leaves_no_lease_and_lets_the_next_through(engine: Engine) -> None:
-    await engine.acquire(ResourceRequest(node="local-0"), meta("a"), timeout=0)
-    picky = asyncio.create_task(engine.acquire(ResourceRequest(node="local-0"), meta("b")))
+async def test_acquire_cancelled_leaves_no_lease_and_lets_the_next_through(engine: Engine, kit: Kit) -> None:
+    await engine.acquire(ResourceRequest(node=kit.nodes[0]), meta("a"), timeout=0)
+    picky = asyncio.create_task(engine.acquire(ResourceRequest(node=kit.nodes[0]), meta("b")))
     modest = asyncio.create_task(engine.acquire(ONE, meta("c")))
     await asyncio.sleep(0)
     picky.cancel()
@@ -155,39 +189,39 @@ async def test_release_twice_is_no_error_and_renew_tells(engine: Engine) -> None
         await engine.renew(lease.id)
 
 
-async def test_cordon_keeps_what_is_there_and_takes_nothing_new(engine: Engine) -> None:
+async def test_cordon_keeps_what_is_there_and_takes_nothing_new(engine: Engine, kit: Kit) -> None:
     news = engine.events()
-    engine.cordon("local-0", cordoned=True)
-    assert (await engine.acquire(ONE, meta("a"), timeout=0)).node_id == "local-1"
+    engine.cordon(kit.nodes[0], cordoned=True)
+    assert (await engine.acquire(ONE, meta("a"), timeout=0)).node_id == kit.nodes[1]
     with pytest.raises(AllocationError):
         await engine.acquire(ONE, meta("b"), timeout=0.05)
     waiting = asyncio.create_task(engine.acquire(ONE, meta("c")))
     await asyncio.sleep(0)
-    engine.cordon("local-0", cordoned=False)
-    assert (await waiting).node_id == "local-0"
+    engine.cordon(kit.nodes[0], cordoned=False)
+    assert (await waiting).node_id == kit.nodes[0]
     seen = [await anext(news) for _ in range(2)]
     assert [event.state for event in seen] == [NodeState.CORDONED, NodeState.UP]
     await news.aclose()  # type: ignore[attr-defined]
 
 
-async def test_lost_node_is_told_and_comes_back(engine: Engine, kit: LocalKit) -> None:
-    lease = await engine.acquire(ResourceRequest(node="local-0"), meta("a"), timeout=0)
-    news, before = engine.events(), kit.pid("local-0")
-    kit.kill("local-0")
+async def test_lost_node_is_told_and_comes_back(engine: Engine, kit: Kit) -> None:
+    lease = await engine.acquire(ResourceRequest(node=kit.nodes[0]), meta("a"), timeout=0)
+    news, before = engine.events(), kit.pid(kit.nodes[0])
+    kit.kill(kit.nodes[0])
     seen = [await asyncio.wait_for(anext(news), 30) for _ in range(2)]
     assert [(event.node_id, event.state) for event in seen] == [
-        ("local-0", NodeState.LOST),
-        ("local-0", NodeState.UP),
+        (kit.nodes[0], NodeState.LOST),
+        (kit.nodes[0], NodeState.UP),
     ]
-    assert kit.pid("local-0") != before
-    client = AgentClient(engine.agent("local-0"))
-    assert (await client.node()).id == "local-0"
+    assert kit.pid(kit.nodes[0]) != before
+    client = AgentClient(engine.agent(kit.nodes[0]))
+    assert (await client.node()).id == kit.nodes[0]
     await client.close()
     assert engine.leases() == [lease]
     await news.aclose()  # type: ignore[attr-defined]
 
 
-async def test_reopened_engine_finds_leases_and_nodes_again(kit: LocalKit) -> None:
+async def test_reopened_engine_finds_leases_and_nodes_again(kit: Kit) -> None:
     first = kit.make()
     await first.open()
     lease = await first.acquire(ONE, meta("a"), timeout=0)
@@ -204,7 +238,7 @@ async def test_reopened_engine_finds_leases_and_nodes_again(kit: LocalKit) -> No
         await second.close(stop_nodes=True)
 
 
-async def test_close_with_its_nodes_leaves_no_process(kit: LocalKit) -> None:
+async def test_close_with_its_nodes_leaves_no_process(kit: Kit) -> None:
     made = kit.make()
     await made.open()
     pids = [kit.pid(node.id) for node in made.nodes()]
@@ -214,17 +248,18 @@ async def test_close_with_its_nodes_leaves_no_process(kit: LocalKit) -> None:
 
 
 @pytest.mark.parametrize("moment", ["killed", "told", "spawned"])
-async def test_close_while_an_agent_is_started_again_leaves_no_process(kit: LocalKit, moment: str) -> None:
+async def test_close_while_an_agent_is_started_again_leaves_no_process(kit: Kit, moment: str) -> None:
+    if not isinstance(kit, LocalKit):
+        pytest.skip("looks into the local engine")
     made = kit.make()
-    assert isinstance(made, LocalEngine)
     await made.open()
     news = made.events()
-    lease = await made.acquire(ResourceRequest(node="local-0"), meta("a"), timeout=0)
-    client = AgentClient(made.agent("local-0"))
+    lease = await made.acquire(ResourceRequest(node=kit.nodes[0]), meta("a"), timeout=0)
+    client = AgentClient(made.agent(kit.nodes[0]))
     await client.start_host(HostSpec(session_id="a", name="a", owner="ann", lease=lease, secret="x"))
     await client.close()
-    agent, before = made._agents["local-0"], made._agents["local-0"].pid
-    kit.kill("local-0")
+    agent, before = made._agents[kit.nodes[0]], made._agents[kit.nodes[0]].pid
+    kit.kill(kit.nodes[0])
     if moment != "killed":
         assert (await asyncio.wait_for(anext(news), 30)).state is NodeState.LOST
     if moment == "spawned":

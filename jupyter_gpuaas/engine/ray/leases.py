@@ -1,0 +1,419 @@
+"""Leases of a Ray cluster's devices: our own queue, and one actor in Ray for each lease.
+
+What we have granted is in a file; Ray's accounting follows it. The queue decides where there is room as far as we
+know, and asks Ray for devices there, for one waiter at a time: Ray serves whom it likes first. Where others use the
+cluster as well, Ray may have less than we think. Then the waiter takes what comes free on any node that would do, and
+those behind it wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from jupyter_gpuaas.engine.base import LeaseMeta
+from jupyter_gpuaas.engine.ray import plan
+from jupyter_gpuaas.engine.ray.cluster import Cluster, Held, Holder
+from jupyter_gpuaas.errors import AllocationError, GpuaasError, LeaseError, TransportError
+from jupyter_gpuaas.model import Lease, Node, ResourceRequest
+
+log = logging.getLogger(__name__)
+
+#: Where we think there is room, Ray may take so long to say so; then others seem to use it.
+GRANT_S = 3.0
+PAUSE_S = 1.0
+
+
+class _Waiter:
+    def __init__(self, request: ResourceRequest, meta: LeaseMeta) -> None:
+        self.id = uuid.uuid4().hex
+        self.request = request
+        self.meta = meta
+        self.granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        #: Ray did not have what we thought.
+        self.stuck = False
+        self.left = False
+
+
+class Pool(Protocol):
+    """What the queue has to know of nodes."""
+
+    def nodes(self) -> Sequence[Node]: ...
+
+    def ray_id(self, node_id: str) -> str | None:
+        """Ray's id of a node that is there now."""
+
+    def node_of(self, ray_id: str) -> Node | None:
+        """The node that Ray calls so."""
+
+
+class _Changes:
+    """Wakes everybody who waits for the next change."""
+
+    def __init__(self) -> None:
+        self._next: asyncio.Future[None] | None = None
+
+    def next(self) -> asyncio.Future[None]:
+        """Done with the next change; not to be cancelled."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        return self._next
+
+    def tell(self) -> None:
+        if self._next is not None:
+            self._next.set_result(None)
+            self._next = None
+
+
+class RayLeases:
+    """First come, first served, over what the cluster has.
+
+    Parameters
+    ----------
+    file
+        Takes what was granted.
+    renew_s
+        Pause between two renewals.
+    """
+
+    def __init__(self, file: Path, cluster: Cluster, pool: Pool, renew_s: float) -> None:
+        self._file = file
+        self._cluster = cluster
+        self._pool = pool
+        self._renew_s = renew_s
+        self._held: dict[str, Lease] = {}
+        #: Their actors; a lease without one is held anew.
+        self._holders: dict[str, Any] = {}
+        self._waiting: list[_Waiter] = []
+        self._changes = _Changes()
+        #: Actors that could not be ended; by themselves they end, too, but not so soon.
+        self._unfreed: list[Any] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._freeing: set[asyncio.Task[None]] = set()
+        self.on_change: Callable[[], None] = lambda: None
+
+    # -- begin and end -----------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Take over the leases that the file names."""
+        with contextlib.suppress(FileNotFoundError):
+            self._held = {each.id: each for each in msgspec.json.decode(self._file.read_bytes(), type=list[Lease])}
+
+    async def adopt(self) -> None:
+        """Find the actors of leases; nodes are known by now."""
+        found = await self._cluster.holders()
+        names = list(found)
+        said = await self._cluster.renew([found[name] for name in names])
+        for name, what in zip(names, said, strict=True):
+            lease = self._lease(plan.lease_of(name), what) if isinstance(what, Held) else None
+            known = self._held.get(lease.id) if lease is not None else None
+            if lease is None or (known is not None and known.device_ids != lease.device_ids):
+                # Still waiting for a service that is gone, or had only been made to get at another device.
+                log.info("Ray actor %s is of no use any more", name)
+                self._free(found[name])
+                continue
+            self._held.setdefault(lease.id, lease)
+            self._holders[lease.id] = found[name]
+        with contextlib.suppress(OSError):
+            self._save(self._held)
+
+    def open(self) -> None:
+        """Begin to serve."""
+        work = (self._serve(), self._renew(), self._hold_again())
+        self._tasks = [asyncio.create_task(each) for each in work]
+        self.kick()
+
+    async def close(self, *, give_back: bool) -> None:
+        """Stop; with ``give_back``, nothing is held any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        if give_back:
+            for actor in self._holders.values():
+                self._free(actor)
+            self._held, self._holders = {}, {}
+            self._file.unlink(missing_ok=True)
+        await asyncio.gather(*self._freeing, return_exceptions=True)
+
+    # -- for the engine ----------------------------------------------------------------------------------------
+
+    def held(self) -> list[Lease]:
+        """All leases, oldest first."""
+        return list(self._held.values())
+
+    def waiting(self) -> list[ResourceRequest]:
+        """Who waits, in order."""
+        return [waiter.request for waiter in self._waiting]
+
+    def get(self, lease_id: str) -> Lease:
+        """The lease, if it is held."""
+        try:
+            return self._held[lease_id]
+        except KeyError:
+            raise LeaseError(f"lease {lease_id} is not held.") from None
+
+    def kick(self) -> None:
+        """Something has changed: nodes, leases, who waits."""
+        self._changes.tell()
+        self.on_change()
+
+    async def acquire(self, request: ResourceRequest, meta: LeaseMeta, timeout: float | None) -> Lease:
+        """See ``Engine.acquire``."""
+        waiter = _Waiter(request, meta)
+        self._waiting.append(waiter)
+        self.kick()
+        try:
+            await asyncio.wait([waiter.granted], timeout=timeout)
+            while not waiter.granted.done() and self._is_next(waiter):
+                # There is room, and Ray is about to say so, or not.
+                await asyncio.wait({waiter.granted, self._changes.next()}, return_when="FIRST_COMPLETED")
+        except asyncio.CancelledError:
+            if waiter.granted.done() and waiter.granted.exception() is None:
+                # Nobody who could give it back knows of it.
+                self._let_go(waiter.granted.result().id)
+            raise
+        finally:
+            waiter.left = True
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            self.kick()
+        if not waiter.granted.done():
+            raise AllocationError(f"nothing became free for session {meta.session_id} in {timeout:g} s.")
+        return waiter.granted.result()
+
+    def _is_next(self, waiter: _Waiter) -> bool:
+        if waiter not in self._waiting or any(each.stuck for each in self._waiting):
+            return False
+        place = self._waiting.index(waiter)
+        return plan.is_served(place, self.waiting(), self._pool.nodes(), self.held(), self._unsettled())
+
+    def release(self, lease_id: str) -> asyncio.Task[None] | None:
+        """Give a lease back; what is returned ends when Ray knows, too.
+
+        Raises
+        ------
+        LeaseError
+            This could not be written, so the lease is still held.
+        """
+        if lease_id not in self._held:
+            return None
+        try:
+            self._save({key: lease for key, lease in self._held.items() if key != lease_id})
+        except OSError as error:
+            raise LeaseError(f"lease {lease_id} not given back, which could not be written: {error}.") from error
+        return self._let_go(lease_id)
+
+    def _let_go(self, lease_id: str) -> asyncio.Task[None] | None:
+        self._held.pop(lease_id, None)
+        actor = self._holders.pop(lease_id, None)
+        freeing = None if actor is None else self._free(actor)
+        self.kick()
+        return freeing
+
+    def _free(self, actor: Any) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._end(actor), name="free a lease")
+        self._freeing.add(task)
+        task.add_done_callback(self._freeing.discard)
+        return task
+
+    async def _end(self, actor: Any) -> None:
+        try:
+            await self._cluster.free(actor)
+        except GpuaasError as error:
+            log.warning("a lease is given back later: %s", error)
+            self._unfreed.append(actor)
+
+    # -- the queue ---------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        while True:
+            changed = self._changes.next()
+            while self._waiting:
+                waiter = self._waiting[0]
+                try:
+                    if not await self._serve_first(waiter):
+                        break
+                except Exception as error:
+                    log.error("session %s has no devices yet: %s", waiter.meta.session_id, error, exc_info=_odd(error))
+                    await asyncio.sleep(PAUSE_S)
+            await asyncio.wait([changed])
+
+    async def _serve_first(self, waiter: _Waiter) -> bool:
+        """Bring the first in the queue to devices; False when there is nothing for it now."""
+        holder: Holder | None = None
+        chosen: tuple[str, ...] = ()
+        try:
+            while not waiter.left:
+                changed = self._changes.next()
+                targets = tuple(self._targets(waiter.request))
+                if not targets:
+                    return False
+                wanted = targets if waiter.stuck else targets[:1]
+                if holder is not None and (not set(chosen) <= set(targets) or (len(wanted) > 1 and wanted != chosen)):
+                    self._free(holder.actor)
+                    holder = None
+                if holder is None:
+                    chosen = wanted
+                    meta = {**msgspec.structs.asdict(waiter.meta), "share": waiter.request.share}
+                    ray_ids = [ray_id for ray_id in map(self._pool.ray_id, chosen) if ray_id]
+                    gpus = plan.gpus_of(waiter.request)
+                    holder = await self._cluster.hold(waiter.id, meta, gpus, ray_ids, suffix=_suffix())
+                limit_s = None if waiter.stuck else GRANT_S
+                done, _ = await asyncio.wait({holder.first, changed}, timeout=limit_s, return_when="FIRST_COMPLETED")
+                if not done:
+                    waiter.stuck = True
+                    self._changes.tell()
+                if holder.first.done():
+                    held, mine = await holder.first, holder
+                    if waiter.left:
+                        return True
+                    self._grant(waiter, held, mine)
+                    holder = None
+                    return True
+            return True
+        finally:
+            if holder is not None:
+                self._free(holder.actor)
+
+    def _targets(self, request: ResourceRequest) -> list[str]:
+        found = plan.candidates(request, self._pool.nodes(), plan.used_of(self.held()), self._unsettled())
+        return [node_id for node_id in found if self._pool.ray_id(node_id)]
+
+    def _grant(self, waiter: _Waiter, held: Held, holder: Holder) -> None:
+        self._waiting.remove(waiter)
+        lease = self._lease(waiter.id, held)
+        if lease is None or plan.clashes(lease, self.held()):
+            self._free(holder.actor)
+            why = "Ray has handed out devices that are not free" if lease else "Ray has handed out devices of no node"
+            log.error("%s: %s", why, held)
+            waiter.granted.set_exception(AllocationError(f"{why} ({', '.join(held.ids)})."))
+            return
+        try:
+            self._save({**self._held, lease.id: lease})
+        except OSError as error:
+            self._free(holder.actor)
+            waiter.granted.set_exception(AllocationError(f"lease not written: {error}."))
+            return
+        self._held[lease.id] = lease
+        self._holders[lease.id] = holder.actor
+        waiter.granted.set_result(lease)
+        self.on_change()
+
+    def _lease(self, lease_id: str, held: Held) -> Lease | None:
+        node = self._pool.node_of(held.ray_id)
+        if node is None:
+            return None
+        try:
+            device_ids = plan.devices_of(held.ids, node.devices)
+        except LookupError as error:
+            log.error("node %s: %s", node.id, error)
+            return None
+        meta = held.meta
+        share = float(meta.get("share", 1.0))
+        return Lease(lease_id, str(meta["session_id"]), node.id, device_ids, int(meta["epoch"]), share)
+
+    # -- what is held stays held -------------------------------------------------------------------------------
+
+    def _unsettled(self) -> frozenset[str]:
+        """Nodes on which we hold what Ray does not know of."""
+        return frozenset(lease.node_id for lease in self._held.values() if lease.id not in self._holders)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._renew_s)
+            unfreed, self._unfreed = self._unfreed, []
+            for actor in unfreed:
+                self._free(actor)
+            actors = dict(self._holders)
+            try:
+                said = await self._cluster.renew(list(actors.values()))
+            except GpuaasError as error:
+                log.warning("leases are not renewed now: %s", error)
+                continue
+            for (lease_id, actor), what in zip(actors.items(), said, strict=True):
+                if what is None and self._holders.get(lease_id) is actor:
+                    self.lost(lease_id)
+
+    def lost(self, lease_id: str) -> None:
+        """The actor of a lease is gone, with its node or by itself."""
+        if self._holders.pop(lease_id, None) is not None:
+            log.warning("lease %s has lost its actor in Ray", lease_id)
+            self.kick()
+
+    def node_left(self, node_id: str) -> None:
+        """A node is not in Ray any more, nor are the actors on it."""
+        for lease in self.held():
+            if lease.node_id == node_id:
+                self.lost(lease.id)
+
+    async def _hold_again(self) -> None:
+        """Make Ray know again of what is held: its raylet was started again, or its head without a memory."""
+        while True:
+            changed = self._changes.next()
+            again = False
+            for lease in self.held():
+                if lease.id in self._holders or not self._pool.ray_id(lease.node_id):
+                    continue
+                try:
+                    await self._hold_one(lease)
+                except GpuaasError as error:
+                    log.warning("lease %s: %s", lease.id, error)
+                    again = True
+            await asyncio.wait([changed], timeout=PAUSE_S if again else None)
+
+    async def _hold_one(self, lease: Lease) -> None:
+        """Get exactly the devices of a lease. Ray gives which it likes, so others are taken until these come."""
+        meta = {"session_id": lease.session_id, "epoch": lease.epoch, "share": lease.share}
+        gpus = lease.share if lease.share < 1 else float(len(lease.device_ids))
+        others: list[Holder] = []
+        mine: Holder | None = None
+        try:
+            while mine is None:
+                ray_id = self._pool.ray_id(lease.node_id)
+                if ray_id is None or lease.id not in self._held:
+                    return
+                holder = await self._cluster.hold(lease.id, meta, gpus, [ray_id], suffix=_suffix())
+                others.append(holder)
+                try:
+                    held = await asyncio.wait_for(asyncio.shield(holder.first), GRANT_S)
+                except (asyncio.TimeoutError, TimeoutError):
+                    raise TransportError(
+                        f"its devices {', '.join(lease.device_ids)} on {lease.node_id} are not free in Ray"
+                    ) from None
+                found = self._lease(lease.id, held)
+                if found is not None and set(found.device_ids) == set(lease.device_ids):
+                    mine = holder
+            if lease.id in self._held:
+                self._holders[lease.id] = mine.actor
+                others.remove(mine)
+                log.info("lease %s is held in Ray again", lease.id)
+        finally:
+            for other in others:
+                self._free(other.actor)
+            if mine is not None:
+                self.kick()
+
+    def _save(self, held: Mapping[str, Lease]) -> None:
+        draft = self._file.with_suffix(".new")
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(msgspec.json.encode(list(held.values())))
+        draft.replace(self._file)
+
+
+def _suffix() -> str:
+    """Each actor has a name of its own, even while one of the same lease is on its way out."""
+    return f".{os.urandom(3).hex()}"
+
+
+def _odd(error: Exception) -> bool:
+    return not isinstance(error, GpuaasError)

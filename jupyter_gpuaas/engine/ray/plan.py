@@ -1,0 +1,230 @@
+"""Decisions of the Ray engine: which nodes are whose, what is free where, what to ask Ray for. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from jupyter_gpuaas.lifecycle.placement import fitting
+from jupyter_gpuaas.model import Device, Lease, Node, NodeState, ResourceRequest
+
+#: Label with which an operator names a node: `ray start --labels gpuaas.io/node=a`.
+NAME_LABEL = "gpuaas.io/node"
+#: Ray's own label of each node, by which a lease is brought to it.
+RAY_NODE_LABEL = "ray.io/node-id"
+LEASE_PREFIX = "lease-"
+#: Slack for sums of shares.
+ATOM = 1e-6
+
+_NOT_IN_IDS = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+class RayNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A node as Ray lists it."""
+
+    ray_id: str
+    alive: bool
+    #: Address by which Ray knows it.
+    address: str
+    name: str
+    gpus: float
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+def read_nodes(listed: Iterable[Mapping[str, Any]]) -> list[RayNode]:
+    """Ray's list of nodes, those without a GPU and dead ones included."""
+    found = []
+    for each in listed:
+        labels = dict(each.get("Labels") or {})
+        address = str(each.get("NodeManagerAddress", ""))
+        given = str(each.get("NodeName") or "")
+        # Unless somebody gave it a name, that is its address, which says less than the machine's name.
+        own = given if given and given != address else str(each.get("NodeManagerHostname") or address)
+        found.append(
+            RayNode(
+                ray_id=str(each["NodeID"]),
+                alive=bool(each.get("Alive")),
+                address=address,
+                name=_NOT_IN_IDS.sub("-", labels.get(NAME_LABEL) or own)[:48].strip("-") or "node",
+                gpus=float((each.get("Resources") or {}).get("GPU", 0.0)),
+                labels=labels,
+            )
+        )
+    return found
+
+
+def assign(known: Mapping[str, str], listed: Sequence[RayNode]) -> dict[str, RayNode]:
+    """Our ids of the nodes that are there now and have GPUs.
+
+    A raylet that was started again on its machine is a new node to Ray, and must be the old one to us: its agent and
+    what that hosts are still there.
+
+    Parameters
+    ----------
+    known
+        Our id -> id that Ray had for it, of all nodes that there ever were.
+    """
+    alive = {node.ray_id: node for node in listed if node.alive and node.gpus > 0}
+    ours = {ray_id: name for name, ray_id in known.items()}
+    found = {ours[ray_id]: node for ray_id, node in alive.items() if ray_id in ours}
+    for node in sorted(alive.values(), key=lambda each: each.ray_id):
+        if node.ray_id in ours:
+            continue
+        name = node.name
+        if name in found:  # Two raylets of one machine, or of two that are called the same.
+            name = f"{node.name}-{node.ray_id[:8]}"
+        found[name] = node
+    return found
+
+
+def state_of(*, in_ray: bool, answers: bool, silent: bool, cordoned: bool) -> NodeState:
+    """A node's state.
+
+    Parameters
+    ----------
+    in_ray
+        Ray has it.
+    answers
+        Its agent does, as far as we see.
+    silent
+        Whoever keeps its lease says that it does not.
+    cordoned
+        It is to take no sessions, by request.
+    """
+    if silent or not answers:
+        return NodeState.LOST
+    # Without Ray nothing new comes there; what runs there goes on.
+    return NodeState.CORDONED if cordoned or not in_ray else NodeState.UP
+
+
+def usable(devices: Sequence[Device], gpus: float) -> tuple[Device, ...]:
+    """Of a node's devices, those that Ray can hand out: an operator may give it fewer than there are."""
+    return tuple(devices[: int(gpus)]) if gpus < len(devices) else tuple(devices)
+
+
+def devices_of(ids: Sequence[str], devices: Sequence[Device]) -> tuple[str, ...]:
+    """Our ids of the devices that Ray has handed out: by UUID as it comes (MIG slices too), else by number.
+
+    Raises
+    ------
+    LookupError
+        The node's agent has no such device.
+    """
+    found = []
+    for each in ids:
+        by_uuid = [d.id for d in devices if d.uuid and (d.uuid == each or (each.startswith("GPU-") and each in d.uuid))]
+        by_number = [device.id for device in devices if device.id.partition(":")[2] == each]
+        if not by_uuid and not by_number:
+            raise LookupError(f"Ray has handed out GPU {each!r}, of which the agent of the node knows nothing")
+        found.append((by_uuid or by_number)[0])
+    return tuple(found)
+
+
+Used = dict[str, dict[str, float]]  # node id -> device id -> how much of it is held
+
+
+def used_of(held: Iterable[Lease]) -> Used:
+    """What leases hold."""
+    used: Used = {}
+    for lease in held:
+        on_node = used.setdefault(lease.node_id, {})
+        for device_id in lease.device_ids:
+            on_node[device_id] = on_node.get(device_id, 0.0) + lease.share
+    return used
+
+
+def room(request: ResourceRequest, node: Node, used: Mapping[str, float]) -> tuple[str, ...] | None:
+    """Devices of a node that could serve the request now; shares go where others are already."""
+    fits = fitting(request, node)
+    if request.share < 1:
+        shared = [d for d in fits if used.get(d.id, 0.0) + request.share <= 1 + ATOM]
+        shared.sort(key=lambda device: -used.get(device.id, 0.0))
+        return (shared[0].id,) if shared else None
+    free = [device.id for device in fits if used.get(device.id, 0.0) < ATOM]
+    return tuple(free[: request.devices]) if len(free) >= request.devices else None
+
+
+def candidates(
+    request: ResourceRequest, nodes: Sequence[Node], used: Used, unsettled: frozenset[str] = frozenset()
+) -> list[str]:
+    """Ids of the nodes that have room, as far as we know, the emptiest first.
+
+    Parameters
+    ----------
+    unsettled
+        Nodes where Ray does not know yet of all that is held.
+    """
+    found = []
+    for node in nodes:
+        if node.state is NodeState.UP and node.id not in unsettled:
+            on_node = used.get(node.id, {})
+            if room(request, node, on_node) is not None:
+                found.append((sum(on_node.values()), node.id))
+    return [node_id for _, node_id in sorted(found)]
+
+
+def is_served(
+    place: int,
+    queue: Sequence[ResourceRequest],
+    nodes: Sequence[Node],
+    held: Iterable[Lease],
+    unsettled: frozenset[str] = frozenset(),
+) -> bool:
+    """Whether there is room for the request at this place of the queue, behind all before it."""
+    used = used_of(held)
+    for number, request in enumerate(queue[: place + 1]):
+        found = candidates(request, nodes, used, unsettled)
+        if not found:
+            return False
+        if number == place:
+            return True
+        node = next(each for each in nodes if each.id == found[0])
+        on_node = used.setdefault(node.id, {})
+        for device_id in room(request, node, on_node) or ():
+            on_node[device_id] = on_node.get(device_id, 0.0) + request.share
+    return False
+
+
+def clashes(lease: Lease, held: Iterable[Lease]) -> bool:
+    """Whether a lease has something that others hold: Ray did not know of them."""
+    used = used_of(each for each in held if each.id != lease.id).get(lease.node_id, {})
+    return any(used.get(device_id, 0.0) + lease.share > 1 + ATOM for device_id in lease.device_ids)
+
+
+def gpus_of(request: ResourceRequest) -> float:
+    """What Ray calls ``num_gpus``."""
+    return request.share if request.share < 1 else float(request.devices)
+
+
+def selector(ray_ids: Sequence[str]) -> dict[str, str]:
+    """Ray's selector for these nodes."""
+    return {RAY_NODE_LABEL: ray_ids[0] if len(ray_ids) == 1 else f"in({','.join(ray_ids)})"}
+
+
+def demand(
+    held: Iterable[Lease], waiting: Sequence[ResourceRequest]
+) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
+    """What Ray's autoscaler is asked for: bundles, and a selector of labels for each.
+
+    It takes that for what the cluster should be able to hold in all, so what is held is part of it. Nothing waits:
+    nothing is asked for, and what is held keeps its nodes by itself.
+    """
+    if not waiting:
+        return [], []
+    bundles = [{"GPU": lease.share * len(lease.device_ids)} for lease in held]
+    selectors: list[dict[str, str]] = [{} for _ in bundles]
+    for request in waiting:
+        bundles.append({"GPU": gpus_of(request)})
+        selectors.append(dict(request.labels))
+    return bundles, selectors
+
+
+def lease_of(actor: str) -> str:
+    """The lease that a named actor holds; empty for other actors.
+
+    An actor that holds it anew, as the first had got another device, is called the same with a number behind a dot.
+    """
+    return actor.removeprefix(LEASE_PREFIX).partition(".")[0] if actor.startswith(LEASE_PREFIX) else ""

@@ -1,0 +1,103 @@
+"""A Ray cluster on this machine, with invented GPUs: a head without any, and nodes with one each."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jupyter_gpuaas.config import Settings
+from tests.service import quick_settings
+
+STORE_BYTES = 100_000_000
+#: What an operator is told to set, but quicker.
+QUICK = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
+#: Ray's own matter.
+RAY_WARNINGS = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def need_ray() -> None:
+    """Skip, loudly, where Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("RAY IS NOT INSTALLED HERE, SO ITS ENGINE IS NOT TESTED (`make test-ray` installs it)")
+
+
+def use_token(folder: Path) -> None:
+    """A token for the cluster and for who connects; before Ray is imported, which reads it then."""
+    path = folder / "ray-token"
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+    }
+    os.environ |= {f"RAY_{name}": str(value) for name, value in QUICK.items()}
+
+
+class RayCluster:
+    """The processes of a cluster; its nodes come and go."""
+
+    def __init__(self, names: tuple[str, ...] = ("node-0", "node-1")) -> None:
+        need_ray()
+        self.folder = Path(tempfile.mkdtemp(prefix="gpuaas-ray-"))
+        if "ray" not in __import__("sys").modules:
+            use_token(self.folder)
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 1,
+                "num_gpus": 0,
+                "object_store_memory": STORE_BYTES,
+                "include_dashboard": False,
+            },
+        )
+        self.address = str(self._cluster.address)
+        self._nodes: dict[str, Any] = {}
+        for name in names:
+            self.add(name)
+
+    def add(self, name: str, *, gpus: int = 1, **labels: str) -> None:
+        """Another node."""
+        self._nodes[name] = self._cluster.add_node(
+            num_cpus=1,
+            num_gpus=gpus,
+            object_store_memory=STORE_BYTES,
+            labels={"gpuaas.io/node": name, **labels},
+        )
+
+    def lose(self, name: str) -> None:
+        """Kill a node's raylet; what Ray started there dies with it."""
+        self._cluster.remove_node(self._nodes.pop(name), allow_graceful=False)
+
+    def settings(self, home: Path, **changes: Any) -> Settings:
+        """Settings of a service on it."""
+        given: dict[str, Any] = {
+            "engine": "ray",
+            "ray_address": self.address,
+            "ray_agent_host": "127.0.0.1",
+            "ray_node_folder": str(home / "nodes"),
+            "ray_poll_s": 0.25,
+        }
+        return quick_settings(home, **(given | changes))
+
+    def close(self) -> None:
+        """End all its processes."""
+        import ray
+
+        if ray.is_initialized():  # by an engine that was not closed
+            ray.shutdown()
+        self._cluster.shutdown()

@@ -1,0 +1,249 @@
+"""Decisions of the Ray engine; none of these needs Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jupyter_gpuaas.engine.ray import plan
+from jupyter_gpuaas.lifecycle.labels import parse, selects
+from jupyter_gpuaas.lifecycle.placement import why_never
+from jupyter_gpuaas.model import CUDA, Device, Lease, Node, NodeState, ResourceRequest
+
+GIB = 1024**3
+
+
+def gpu(number: int, uuid: str = "") -> Device:
+    return Device(f"cuda:{number}", CUDA, "GPU", 8 * GIB, uuid)
+
+
+def node(name: str, gpus: int = 2, state: NodeState = NodeState.UP, **labels: str) -> Node:
+    return Node(name, state, tuple(gpu(number) for number in range(gpus)), labels=labels)
+
+
+def lease(name: str, on: str, *devices: str, share: float = 1.0) -> Lease:
+    return Lease(name, name, on, devices, 1, share)
+
+
+def listed(ray_id: str, *, alive: bool = True, gpus: float = 1.0, **more: Any) -> dict[str, Any]:
+    return {
+        "NodeID": ray_id,
+        "Alive": alive,
+        "NodeManagerAddress": "10.0.0.1",
+        "NodeManagerHostname": "box.example",
+        "NodeName": "10.0.0.1",
+        "Resources": {"GPU": gpus, "CPU": 2.0} if gpus else {"CPU": 2.0},
+        "Labels": {},
+        **more,
+    }
+
+
+# -- which node is which -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_", "name"),
+    [
+        ({}, "box-example"),
+        ({"NodeName": "worker_7"}, "worker_7"),
+        ({"NodeName": "worker_7", "Labels": {plan.NAME_LABEL: "a/b"}}, "a-b"),
+        ({"NodeManagerHostname": "", "NodeName": ""}, "10-0-0-1"),
+        ({"NodeManagerHostname": "...", "NodeName": ""}, "node"),
+    ],
+)
+def test_read_nodes_name_is_one_that_an_agent_takes(given_: dict[str, Any], name: str) -> None:
+    (found,) = plan.read_nodes([listed("r1", **given_)])
+    assert (found.name, found.gpus, found.alive) == (name, 1.0, True)
+
+
+def test_assign_only_living_nodes_with_gpus_count() -> None:
+    found = plan.assign({}, plan.read_nodes([listed("r1"), listed("r2", gpus=0.0), listed("r3", alive=False)]))
+    assert {name: each.ray_id for name, each in found.items()} == {"box-example": "r1"}
+
+
+def test_assign_raylet_that_was_started_again_is_the_same_node() -> None:
+    found = plan.assign({"box-example": "r1"}, plan.read_nodes([listed("r1", alive=False), listed("r2")]))
+    assert {name: each.ray_id for name, each in found.items()} == {"box-example": "r2"}
+
+
+def test_assign_two_raylets_of_one_name_are_two_nodes_and_stay_so() -> None:
+    nodes = plan.read_nodes([listed("r1abcdefgh"), listed("r2abcdefgh")])
+    found = plan.assign({"box-example": "r2abcdefgh"}, nodes)
+    assert {name: each.ray_id for name, each in found.items()} == {
+        "box-example": "r2abcdefgh",
+        "box-example-r1abcdef": "r1abcdefgh",
+    }
+    known = {name: each.ray_id for name, each in found.items()}
+    assert plan.assign(known, nodes) == found
+    alone = plan.assign(known, plan.read_nodes([listed("r1abcdefgh")]))
+    assert list(alone) == ["box-example-r1abcdef"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
+        ("in_ray answers", NodeState.UP),
+        ("in_ray answers cordoned", NodeState.CORDONED),
+        ("answers", NodeState.CORDONED),
+        ("in_ray", NodeState.LOST),
+        ("in_ray answers silent", NodeState.LOST),
+        ("", NodeState.LOST),
+        ("in_ray cordoned", NodeState.LOST),
+    ],
+)
+def test_state_of_each_case(facts: str, state: NodeState) -> None:
+    true = set(facts.split())
+    given_ = {name: name in true for name in ("in_ray", "answers", "silent", "cordoned")}
+    assert plan.state_of(**given_) is state
+
+
+# -- which devices -------------------------------------------------------------------------------------------
+
+
+def test_devices_of_numbers_uuids_and_slices() -> None:
+    slice_ = Device("cuda:MIG-7", CUDA, "slice", GIB, "MIG-7")
+    devices = (gpu(0, "GPU-aaaa"), gpu(1, "GPU-bbbb"), slice_)
+    assert plan.devices_of(["1", "0"], devices) == ("cuda:1", "cuda:0")
+    assert plan.devices_of(["GPU-bbbb"], devices) == ("cuda:1",)
+    assert plan.devices_of(["GPU-aa"], devices) == ("cuda:0",)
+    assert plan.devices_of(["MIG-7"], devices) == ("cuda:MIG-7",)
+    with pytest.raises(LookupError, match="MIG-8"):
+        plan.devices_of(["MIG-8"], devices)
+    with pytest.raises(LookupError):
+        plan.devices_of(["2"], devices)
+
+
+def test_devices_of_cpu_devices_stand_in_for_invented_gpus() -> None:
+    devices = tuple(Device(f"cpu:{number}", "cpu", "CPU", GIB) for number in range(2))
+    assert plan.devices_of(["1"], devices) == ("cpu:1",)
+
+
+def test_usable_is_what_ray_can_hand_out() -> None:
+    devices = (gpu(0), gpu(1), gpu(2))
+    assert plan.usable(devices, 2.0) == devices[:2]
+    assert plan.usable(devices, 4.0) == devices
+
+
+# -- where there is room -------------------------------------------------------------------------------------
+
+
+def test_candidates_emptiest_first_and_only_nodes_that_are_up() -> None:
+    pool = [node("a"), node("b"), node("c", state=NodeState.CORDONED), node("d")]
+    used = plan.used_of([lease("1", "a", "cuda:0"), lease("2", "d", "cuda:0"), lease("3", "d", "cuda:1")])
+    assert plan.candidates(ResourceRequest(), pool, used) == ["b", "a"]
+    assert plan.candidates(ResourceRequest(devices=2), pool, used) == ["b"]
+    assert plan.candidates(ResourceRequest(), pool, used, frozenset({"b"})) == ["a"]
+    assert plan.candidates(ResourceRequest(avoid=("b",)), pool, used) == ["a"]
+    assert plan.candidates(ResourceRequest(node="d"), pool, used) == []
+
+
+def test_candidates_shares_fill_a_device_before_the_next() -> None:
+    pool = [node("a", 2)]
+    half = ResourceRequest(share=0.5)
+    assert plan.room(half, pool[0], {"cuda:1": 0.5}) == ("cuda:1",)
+    assert plan.room(half, pool[0], {"cuda:0": 1.0, "cuda:1": 0.75}) is None
+    assert plan.room(ResourceRequest(), pool[0], {"cuda:0": 0.5, "cuda:1": 0.5}) is None
+
+
+def test_is_served_counts_who_stands_before() -> None:
+    pool = [node("a", 1), node("b", 1)]
+    queue = [ResourceRequest(), ResourceRequest(node="a"), ResourceRequest()]
+    assert plan.is_served(0, queue, pool, [])
+    assert not plan.is_served(1, queue, pool, [])  # the first takes a
+    assert not plan.is_served(2, queue, pool, [])  # behind one that waits
+    assert plan.is_served(1, [ResourceRequest(), ResourceRequest()], pool, [])
+    assert not plan.is_served(0, queue, pool, [lease("1", "a", "cuda:0"), lease("2", "b", "cuda:0")])
+
+
+@given(
+    st.lists(
+        st.builds(
+            ResourceRequest,
+            devices=st.integers(1, 2),
+            share=st.sampled_from([1.0]),
+            node=st.sampled_from([None, "a", "b"]),
+        )
+        | st.builds(ResourceRequest, share=st.sampled_from([0.25, 0.5, 0.9])),
+        max_size=8,
+    )
+)
+def test_nothing_is_ever_given_twice(requests: list[ResourceRequest]) -> None:
+    pool = [node("a"), node("b")]
+    held: list[Lease] = []
+    for number, request in enumerate(requests):
+        found = plan.candidates(request, pool, plan.used_of(held))
+        assert plan.is_served(0, [request], pool, held) == bool(found)
+        if found:
+            where = next(each for each in pool if each.id == found[0])
+            devices = plan.room(request, where, plan.used_of(held).get(where.id, {}))
+            assert devices is not None
+            mine = lease(str(number), where.id, *devices, share=request.share)
+            assert not plan.clashes(mine, held)
+            held.append(mine)
+    assert all(total <= 1 + plan.ATOM for on in plan.used_of(held).values() for total in on.values())
+
+
+def test_clashes_tells_what_ray_did_not_know() -> None:
+    held = [lease("1", "a", "cuda:0"), lease("2", "a", "cuda:1", share=0.5)]
+    assert plan.clashes(lease("3", "a", "cuda:0"), held)
+    assert not plan.clashes(lease("3", "b", "cuda:0"), held)
+    assert not plan.clashes(lease("3", "a", "cuda:1", share=0.5), held)
+    assert plan.clashes(lease("3", "a", "cuda:1", share=0.75), held)
+    assert not plan.clashes(held[0], held)
+
+
+# -- words for Ray -------------------------------------------------------------------------------------------
+
+
+def test_selector_names_nodes() -> None:
+    assert plan.selector(["x"]) == {"ray.io/node-id": "x"}
+    assert plan.selector(["x", "y"]) == {"ray.io/node-id": "in(x,y)"}
+
+
+def test_demand_has_what_is_held_beside_what_waits() -> None:
+    held = [lease("1", "a", "cuda:0", "cuda:1"), lease("2", "a", "cuda:2", share=0.5)]
+    waiting = [ResourceRequest(devices=4, labels={"zone": "!b"}), ResourceRequest(share=0.25)]
+    assert plan.demand(held, []) == ([], [])
+    bundles, selectors = plan.demand(held, waiting)
+    assert bundles == [{"GPU": 2.0}, {"GPU": 0.5}, {"GPU": 4.0}, {"GPU": 0.25}]
+    assert selectors == [{}, {}, {"zone": "!b"}, {}]
+
+
+def test_lease_of_an_actors_name() -> None:
+    assert plan.lease_of("lease-abc.12ef") == "abc"
+    assert plan.lease_of("agent-node-1") == ""
+
+
+# -- labels --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("selector", "value", "answer"),
+    [
+        ("a", "a", True), ("a", "b", False), ("a", None, False),
+        ("!a", "a", False), ("!a", "b", True), ("!a", None, True),
+        ("in(a, b)", "b", True), ("in(a,b)", "c", False), ("in(a,b)", None, False),
+        ("!in(a,b)", "b", False), ("!in(a,b)", "c", True), ("!in(a,b)", None, True),
+        ("in(a", "a", False), ("a,b", "a", False),
+    ],
+)  # fmt: skip
+def test_selects_each_operator(selector: str, value: str | None, answer: bool) -> None:
+    assert selects({"k": selector}, {} if value is None else {"k": value}) is answer
+
+
+@pytest.mark.parametrize("selector", ["in(a", "in(a))", "a,b", "!!a", "(a)"])
+def test_parse_refuses_what_is_no_selector(selector: str) -> None:
+    with pytest.raises(ValueError, match="is not like"):
+        parse(selector)
+
+
+def test_why_never_names_labels_and_shares() -> None:
+    pool = [msgspec.structs.replace(node("a"), labels={"ray.io/accelerator-type": "L4"})]
+    assert why_never(ResourceRequest(labels={"ray.io/accelerator-type": "in(L4,T4)"}), pool) == ""
+    assert "accelerator-type H100" in why_never(ResourceRequest(labels={"ray.io/accelerator-type": "H100"}), pool)
+    assert "request.share" in why_never(ResourceRequest(devices=2, share=0.5), pool)
+    assert "request.share" in why_never(ResourceRequest(share=0.0), pool)
