@@ -1,0 +1,216 @@
+"""What the Ray engine does beside what every engine does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from jupyter_gpuaas.engine import LeaseMeta
+from jupyter_gpuaas.engine.process import AgentFile, alive
+from jupyter_gpuaas.errors import AllocationError, NoCapacity
+from jupyter_gpuaas.model import Lease, NodeState, ResourceRequest
+from tests.conftest import GpuaasHome
+from tests.ray_cluster import RAY_WARNINGS, RayCluster
+from tests.service import eventually
+
+pytestmark = [pytest.mark.ray, *RAY_WARNINGS]
+
+ONE = ResourceRequest()
+HALF = ResourceRequest(share=0.5)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    cluster = RayCluster(())
+    cluster.add("big", gpus=2, zone="a")
+    cluster.add("small", zone="b")
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def home(cluster: RayCluster, gpuaas_home: GpuaasHome) -> Path:
+    return gpuaas_home.path
+
+
+@pytest.fixture
+async def engine(cluster: RayCluster, home: Path) -> AsyncIterator[Any]:
+    from jupyter_gpuaas.engine.ray.engine import RayEngine
+
+    made = RayEngine(cluster.settings(home, devices="cpu:2"))
+    await made.open()
+    yield made
+    await made.close(stop_nodes=True)
+
+
+def meta(session: str) -> LeaseMeta:
+    return LeaseMeta(session, 1)
+
+
+def where(lease: Lease) -> tuple[str, tuple[str, ...]]:
+    return lease.node_id, lease.device_ids
+
+
+async def test_nodes_offer_what_ray_can_hand_out_and_have_its_labels(engine: Any) -> None:
+    big, small = sorted(engine.nodes(), key=lambda node: str(node.id))
+    assert (big.id, len(big.devices), big.labels["zone"]) == ("big", 2, "a")
+    assert (small.id, len(small.devices), small.labels["zone"]) == ("small", 1, "b")
+
+
+async def test_acquire_several_devices_by_label_and_away_from_a_node(engine: Any) -> None:
+    with pytest.raises(NoCapacity, match="zone b"):
+        await engine.acquire(ResourceRequest(devices=2, labels={"zone": "b"}), meta("a"))
+    both = await engine.acquire(ResourceRequest(devices=2, labels={"zone": "in(a,c)"}), meta("b"), timeout=0)
+    assert both.node_id == "big" and set(both.device_ids) == {"cpu:0", "cpu:1"}
+    await engine.release(both.id)
+    assert (await engine.acquire(ResourceRequest(avoid=("big",)), meta("c"), timeout=0)).node_id == "small"
+    assert (await engine.acquire(ResourceRequest(labels={"zone": "!b"}), meta("d"), timeout=0)).node_id == "big"
+
+
+async def test_acquire_shares_of_one_device(engine: Any) -> None:
+    on_small = msgspec.structs.replace(HALF, node="small")
+    first = await engine.acquire(on_small, meta("a"), timeout=0)
+    second = await engine.acquire(on_small, meta("b"), timeout=0)
+    assert where(first) == where(second) == ("small", ("cpu:0",))
+    assert first.share == second.share == 0.5
+    with pytest.raises(AllocationError):
+        await engine.acquire(ResourceRequest(share=0.25, node="small"), meta("c"), timeout=0.05)
+    await engine.release(first.id)
+    third = await engine.acquire(ResourceRequest(share=0.25, node="small"), meta("c"), timeout=0)
+    assert where(third) == where(second)
+
+
+async def test_acquire_waits_for_what_others_hold_in_the_cluster_and_nobody_overtakes(engine: Any) -> None:
+    import ray
+
+    class Foreign:
+        def ready(self) -> bool:
+            return True
+
+    theirs = [ray.remote(Foreign).options(num_cpus=0, num_gpus=1).remote() for _ in range(3)]
+    assert await asyncio.to_thread(lambda: ray.get([each.ready.remote() for each in theirs], timeout=30))
+    first = asyncio.create_task(engine.acquire(ONE, meta("first")))
+    second = asyncio.create_task(engine.acquire(ONE, meta("second")))
+    # Nothing is free, whatever we think.
+    with pytest.raises(AllocationError):
+        await engine.acquire(ONE, meta("hasty"), timeout=0)
+    assert not first.done() and not second.done()
+    ray.kill(theirs.pop())
+    lease = await asyncio.wait_for(first, 30)
+    assert not second.done()
+    ray.kill(theirs.pop())
+    assert where(await asyncio.wait_for(second, 30)) != where(lease)
+    ray.kill(theirs.pop())
+
+
+async def test_lease_that_loses_its_actor_is_held_again_with_the_same_devices(engine: Any) -> None:
+    import ray
+
+    held = [await engine.acquire(ResourceRequest(node="big"), meta(name), timeout=0) for name in "ab"]
+    for lease in reversed(held):
+        ray.kill(engine._leases._holders[lease.id])
+        engine._leases.lost(lease.id)
+        await eventually(lambda lease=lease: lease.id in engine._leases._holders)
+    assert engine.leases() == held
+    said = await engine._cluster.renew([engine._leases._holders[lease.id] for lease in held])
+    assert [f"cpu:{each.ids[0]}" for each in said] == [lease.device_ids[0] for lease in held]
+
+
+ORPHAN = """
+import asyncio, sys
+from pathlib import Path
+from jupyter_gpuaas.config import load
+from jupyter_gpuaas.engine.ray.cluster import Cluster
+from jupyter_gpuaas.engine.ray.plan import RAY_NODE_LABEL
+
+async def main():
+    cluster = Cluster(load(), "orphans")
+    await cluster.connect()
+    (node,) = [each for each in await cluster.nodes() if each.labels.get("gpuaas.io/node") == "small"]
+    holder = await cluster.hold("orphan", {"session_id": "x", "epoch": 1}, 1.0, [node.ray_id])
+    print("asked", flush=True)
+    await holder.first
+
+asyncio.run(main())
+"""
+
+
+async def test_lease_that_waits_when_its_service_dies_does_not_keep_a_device(
+    cluster: RayCluster, engine: Any, home: Path
+) -> None:
+    # 1. All is taken.  2. A service asks for a device, and is killed.  3. The device becomes free.
+    lease = await engine.acquire(ResourceRequest(node="small"), meta("a"), timeout=0)
+    environ = {**os.environ, **cluster.settings(home).environment()}
+    asking = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ORPHAN, env=environ, stdout=asyncio.subprocess.PIPE
+    )
+    assert asking.stdout is not None
+    assert await asking.stdout.readline() == b"asked\n"
+    asking.kill()
+    await asking.wait()
+    await engine.release(lease.id)
+    # Its actor begins, hears nothing of its service, and ends. We stand behind it.
+    again = await asyncio.wait_for(engine.acquire(ResourceRequest(node="small"), meta("b")), 60)
+    assert where(again) == where(lease)
+
+
+async def test_lease_of_a_service_that_is_gone_ends_by_itself(cluster: RayCluster, home: Path) -> None:
+    from jupyter_gpuaas.engine.ray.engine import RayEngine
+
+    first = RayEngine(cluster.settings(home, ray_lease_s=2.0))
+    await first.open()
+    await first.acquire(ResourceRequest(node="small"), meta("a"), timeout=0)
+    pids = [agent_pid(home, node) for node in ("big", "small")]
+    await first.close(stop_nodes=False)
+    other = RayEngine(cluster.settings(home, home=str(home / "other"), ray_node_folder=str(home / "others")))
+    (home / "other").mkdir()
+    await other.open()
+    try:
+        # Another service, with another namespace: it knows nothing of the lease, and waits for Ray.
+        await asyncio.wait_for(other.acquire(ResourceRequest(node="small"), meta("b")), 60)
+    finally:
+        await other.close(stop_nodes=True)
+    assert all(alive(pid) for pid in pids)
+    back = RayEngine(cluster.settings(home, ray_lease_s=2.0))
+    await back.open()
+    assert [agent_pid(home, node) for node in ("big", "small")] == pids
+    await back.close(stop_nodes=True)
+
+
+async def test_raylet_that_dies_and_comes_back_finds_its_agent_and_leases(
+    cluster: RayCluster, engine: Any, home: Path
+) -> None:
+    lease = await engine.acquire(ResourceRequest(node="small"), meta("a"), timeout=0)
+    pid, news = agent_pid(home, "small"), engine.events()
+    cluster.lose("small")
+    event = await asyncio.wait_for(anext(news), 60)
+    assert (event.node_id, event.state) == ("small", NodeState.CORDONED)  # what runs there goes on
+    assert alive(pid)
+    assert engine.leases() == [lease]
+    cluster.add("small", zone="b")
+    event = await asyncio.wait_for(anext(news), 60)
+    assert (event.node_id, event.state) == ("small", NodeState.UP)
+    assert agent_pid(home, "small") == pid
+    await eventually(lambda: lease.id in engine._leases._holders)
+    with pytest.raises(AllocationError):
+        await engine.acquire(ResourceRequest(node="small"), meta("b"), timeout=0)
+    await news.aclose()
+
+
+async def test_agent_has_nothing_of_ray_in_its_environment_and_no_parent_of_ray(engine: Any, home: Path) -> None:
+    process = psutil.Process(agent_pid(home, "big"))
+    found = process.environ()
+    assert not [name for name in found if name.startswith("RAY_") or name in ("OMP_NUM_THREADS", "RAYLET_PID")]
+    assert "raylet" not in {parent.name() for parent in process.parents()}
+
+
+def agent_pid(home: Path, node: str) -> int:
+    return msgspec.json.decode((home / "nodes" / node / "agent.json").read_bytes(), type=AgentFile).pid
