@@ -70,8 +70,16 @@ def test_assign_raylet_that_was_started_again_is_the_same_node() -> None:
     assert {name: each.ray_id for name, each in found.items()} == {"box-example": "r2"}
 
 
-def test_assign_two_raylets_of_one_name_are_two_nodes_and_stay_so() -> None:
-    nodes = plan.read_nodes([listed("r1abcdefgh"), listed("r2abcdefgh")])
+def test_assign_raylet_that_was_started_again_while_ray_still_has_the_former() -> None:
+    nodes = plan.read_nodes([listed("r1"), listed("r2")])
+    found = plan.assign({"box-example": "r2"}, nodes)
+    assert {name: each.ray_id for name, each in found.items()} == {"box-example": "r1"}
+    # The former one does not come back in its turn.
+    assert plan.assign({"box-example": "r1"}, nodes, frozenset({"r2"})) == found
+
+
+def test_assign_two_machines_of_one_name_are_two_nodes_and_stay_so() -> None:
+    nodes = plan.read_nodes([listed("r1abcdefgh", NodeManagerAddress="10.0.0.2", NodeName=""), listed("r2abcdefgh")])
     found = plan.assign({"box-example": "r2abcdefgh"}, nodes)
     assert {name: each.ray_id for name, each in found.items()} == {
         "box-example": "r2abcdefgh",
@@ -79,8 +87,15 @@ def test_assign_two_raylets_of_one_name_are_two_nodes_and_stay_so() -> None:
     }
     known = {name: each.ray_id for name, each in found.items()}
     assert plan.assign(known, nodes) == found
-    alone = plan.assign(known, plan.read_nodes([listed("r1abcdefgh")]))
-    assert list(alone) == ["box-example-r1abcdef"]
+    assert list(plan.assign(known, nodes[:1])) == ["box-example-r1abcdef"]
+
+
+def test_assign_two_new_raylets_of_one_machine_are_two_nodes() -> None:
+    found = plan.assign({}, plan.read_nodes([listed("r1abcdefgh"), listed("r2abcdefgh")]))
+    assert {name: each.ray_id for name, each in found.items()} == {
+        "box-example": "r1abcdefgh",
+        "box-example-r2abcdef": "r2abcdefgh",
+    }
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 #: Where we think there is room, Ray may take so long to say so; then others seem to use it.
 GRANT_S = 3.0
 PAUSE_S = 1.0
+PAUSE_MOST_S = 30.0
 
 
 class _Waiter:
@@ -357,6 +358,7 @@ class RayLeases:
 
     async def _hold_again(self) -> None:
         """Make Ray know again of what is held: its raylet was started again, or its head without a memory."""
+        pause_s = PAUSE_S
         while True:
             changed = self._changes.next()
             again = False
@@ -368,7 +370,8 @@ class RayLeases:
                 except GpuaasError as error:
                     log.warning("lease %s: %s", lease.id, error)
                     again = True
-            await asyncio.wait([changed], timeout=PAUSE_S if again else None)
+            pause_s = min(2 * pause_s, PAUSE_MOST_S) if again else PAUSE_S
+            await asyncio.wait([changed], timeout=pause_s if again else None)
 
     async def _hold_one(self, lease: Lease) -> None:
         """Get exactly the devices of a lease. Ray gives which it likes, so others are taken until these come."""

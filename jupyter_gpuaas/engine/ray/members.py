@@ -80,6 +80,8 @@ class Members:
         self._file = settings.folder / "ray-nodes.json"
         self._members: dict[str, Member] = {}
         self._silent: set[str] = set()
+        #: Ray's ids of raylets in whose place others are.
+        self._replaced: set[str] = set()
         self._polling: asyncio.Task[None] | None = None
         self._cause = ""
         self.cordons = Cordons(settings.folder / "cordons.json")
@@ -203,7 +205,7 @@ class Members:
 
     def _found(self, listed: Sequence[plan.RayNode]) -> None:
         known = {member.id: member.last_ray_id for member in self._members.values()}
-        now = plan.assign(known, listed)
+        now = plan.assign(known, listed, frozenset(self._replaced))
         for node_id, node in now.items():
             member = self._members.get(node_id)
             if member is None:
@@ -212,6 +214,7 @@ class Members:
                     self._keep(member)
             if member.ray is None or member.ray.ray_id != node.ray_id:
                 if member.last_ray_id not in ("", node.ray_id):
+                    self._replaced.add(member.last_ray_id)
                     self.on_left(node_id)
                 member.ray, member.last_ray_id, member.gone_s = node, node.ray_id, 0.0
                 self._settle(member, "Ray has it")

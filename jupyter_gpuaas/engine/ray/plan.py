@@ -56,27 +56,33 @@ def read_nodes(listed: Iterable[Mapping[str, Any]]) -> list[RayNode]:
     return found
 
 
-def assign(known: Mapping[str, str], listed: Sequence[RayNode]) -> dict[str, RayNode]:
+def assign(
+    known: Mapping[str, str], listed: Sequence[RayNode], replaced: frozenset[str] = frozenset()
+) -> dict[str, RayNode]:
     """Our ids of the nodes that are there now and have GPUs.
 
     A raylet that was started again on its machine is a new node to Ray, and must be the old one to us: its agent and
-    what that hosts are still there.
+    what that hosts are still there. Ray may take a while to see that the former raylet is gone.
 
     Parameters
     ----------
     known
         Our id -> id that Ray had for it, of all nodes that there ever were.
+    replaced
+        Ids in Ray of raylets in whose place others are.
     """
-    alive = {node.ray_id: node for node in listed if node.alive and node.gpus > 0}
+    alive = {node.ray_id: node for node in listed if node.alive and node.gpus > 0 and node.ray_id not in replaced}
     ours = {ray_id: name for name, ray_id in known.items()}
     found = {ours[ray_id]: node for ray_id, node in alive.items() if ray_id in ours}
+    new: set[str] = set()
     for node in sorted(alive.values(), key=lambda each: each.ray_id):
         if node.ray_id in ours:
             continue
         name = node.name
-        if name in found:  # Two raylets of one machine, or of two that are called the same.
-            name = f"{node.name}-{node.ray_id[:8]}"
+        if name in found and (name in new or found[name].address != node.address):
+            name = f"{node.name}-{node.ray_id[:8]}"  # of two machines, or both new
         found[name] = node
+        new.add(name)
     return found
 
 
