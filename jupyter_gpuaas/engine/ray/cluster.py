@@ -300,10 +300,14 @@ async def _in_thread(call: Callable[[], T], *, timeout_s: float = CALL_S) -> T:
             loop.call_soon_threadsafe(settle, result, failed)
 
     threading.Thread(target=work, daemon=True, name="ray call").start()
+    # Not `wait_for`, which may answer instead of being cancelled.
     try:
-        return await asyncio.wait_for(done, timeout_s)
-    except (asyncio.TimeoutError, TimeoutError):
-        raise TransportError(f"Ray has not answered in {timeout_s:g} s.") from None
+        await asyncio.wait([done], timeout=timeout_s)
+        if done.done():
+            return done.result()
+        raise TransportError(f"Ray has not answered in {timeout_s:g} s.")
+    finally:
+        done.cancel()
 
 
 def _mapped(error: BaseException) -> GpuaasError:

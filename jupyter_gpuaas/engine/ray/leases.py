@@ -386,13 +386,11 @@ class RayLeases:
                     return
                 holder = await self._cluster.hold(lease.id, meta, gpus, [ray_id], suffix=_suffix())
                 others.append(holder)
-                try:
-                    held = await asyncio.wait_for(asyncio.shield(holder.first), GRANT_S)
-                except (asyncio.TimeoutError, TimeoutError):
-                    raise TransportError(
-                        f"its devices {', '.join(lease.device_ids)} on {lease.node_id} are not free in Ray"
-                    ) from None
-                found = self._lease(lease.id, held)
+                await asyncio.wait({holder.first}, timeout=GRANT_S)
+                if not holder.first.done():
+                    names = ", ".join(lease.device_ids)
+                    raise TransportError(f"its devices {names} on {lease.node_id} are not free in Ray.")
+                found = self._lease(lease.id, holder.first.result())
                 if found is not None and set(found.device_ids) == set(lease.device_ids):
                     mine = holder
             if lease.id in self._held:

@@ -12,9 +12,9 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -32,6 +32,8 @@ from jupyter_gpuaas.model import Node, NodeState
 from jupyter_gpuaas.wire.machine import machine_id
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: An agent says something every 3 s; one that has been quiet for this long does not answer.
 QUIET_S = 10.0
@@ -258,8 +260,8 @@ class Members:
                 log.info("node %s: %s", member.id, error)
             except Exception:
                 log.exception("node %s", member.id)
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
-                await asyncio.wait_for(member.changed.wait(), pause_s)
+            with contextlib.suppress(TransportError):
+                await _within(member.changed.wait(), pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_most_s)
 
     async def _unless_changed(self, member: Member, work: Coroutine[Any, Any, None]) -> bool:
@@ -280,12 +282,9 @@ class Members:
         client = AgentClient(member.endpoint)
         try:
             async with contextlib.aclosing(client.watch()) as lines:
-                while True:
-                    await asyncio.wait_for(lines.__anext__(), QUIET_S)
-        except StopAsyncIteration:
-            return "it has ended"
-        except (asyncio.TimeoutError, TimeoutError):
-            return f"not a word for {QUIET_S:g} s"
+                while await _within(anext(lines, None), QUIET_S) is not None:
+                    pass
+                return "it has ended"
         except GpuaasError as error:
             return error.message
         finally:
@@ -379,3 +378,23 @@ class Members:
             draft.replace(self._file)
         except OSError as error:
             log.error("%s: %s", self._file, error)
+
+
+async def _within(work: Awaitable[T], timeout_s: float) -> T:
+    """What it answers; `wait_for` may answer when it is cancelled, and this does not.
+
+    Raises
+    ------
+    TransportError
+        Nothing in time.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=timeout_s)
+        if task.done():
+            return task.result()
+        raise TransportError(f"not a word for {timeout_s:g} s.")
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
