@@ -176,7 +176,8 @@ class RayLeases:
             await asyncio.wait([waiter.granted], timeout=timeout)
             while not waiter.granted.done() and self._is_next(waiter):
                 # There is room, and Ray is about to say so, or not.
-                await asyncio.wait({waiter.granted, self._changes.next()}, return_when="FIRST_COMPLETED")
+                either: list[asyncio.Future[Any]] = [waiter.granted, self._changes.next()]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             if waiter.granted.done() and waiter.granted.exception() is None:
                 # Nobody who could give it back knows of it.
@@ -269,7 +270,8 @@ class RayLeases:
                     gpus = plan.gpus_of(waiter.request)
                     holder = await self._cluster.hold(waiter.id, meta, gpus, ray_ids, suffix=_suffix())
                 limit_s = None if waiter.stuck else GRANT_S
-                done, _ = await asyncio.wait({holder.first, changed}, timeout=limit_s, return_when="FIRST_COMPLETED")
+                either: list[asyncio.Future[Any]] = [holder.first, changed]
+                done, _ = await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
                     waiter.stuck = True
                     self._changes.tell()

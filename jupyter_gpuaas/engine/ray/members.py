@@ -266,9 +266,10 @@ class Members:
 
     async def _unless_changed(self, member: Member, work: Coroutine[Any, Any, None]) -> bool:
         """Do it, unless Ray says something new of the node: one that has gone may never answer."""
-        task, changed = asyncio.ensure_future(work), asyncio.ensure_future(member.changed.wait())
+        task = asyncio.ensure_future(work)
+        changed: asyncio.Future[Any] = asyncio.ensure_future(member.changed.wait())
         try:
-            await asyncio.wait({task, changed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([task, changed], return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 await task
             return task.done()
