@@ -115,8 +115,9 @@ async def test_lease_that_loses_its_actor_is_held_again_with_the_same_devices(en
     import ray
 
     held = [await engine.acquire(ResourceRequest(node="big"), meta(name), timeout=0) for name in "ab"]
-    for lease in reversed(held):
+    for lease in held:
         ray.kill(engine._leases._holders[lease.id])
+    for lease in reversed(held):  # so that Ray offers the other one's device first
         engine._leases.lost(lease.id)
         await eventually(lambda lease=lease: lease.id in engine._leases._holders)
     assert engine.leases() == held
