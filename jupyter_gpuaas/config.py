@@ -177,6 +177,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Seconds, about("Devices that a service holds in Ray are free again when it has been gone for this long.")
     ] = 600.0
     ray_poll_s: Annotated[Seconds, about("Pause between two looks at the nodes of the Ray cluster.")] = 0.5
+    ray_grant_s: Annotated[
+        Seconds,
+        about(
+            "A device that seems to be free and that Ray does not give in this time is somebody else's: the session "
+            "takes what comes free elsewhere."
+        ),
+    ] = 10.0
     ray_autoscale: Annotated[
         str, about("Whether sessions that wait ask Ray's autoscaler for nodes, and may wait for such: `off` or `on`.")
     ] = "off"

@@ -96,6 +96,8 @@ class RayCluster:
             "ray_agent_host": "127.0.0.1",
             "ray_node_folder": str(home / "nodes"),
             "ray_poll_s": 0.25,
+            # Here nobody else uses it, and to start an actor may take long.
+            "ray_grant_s": 60.0,
         }
         return quick_settings(home, **(given | changes))
 

@@ -107,9 +107,9 @@ async def test_open_nodes_are_up_and_their_agents_answer(engine: Engine, kit: Ki
         await client.close()
 
 
-async def test_agent_refuses_another_token(engine: Engine) -> None:
+async def test_agent_refuses_another_token(engine: Engine, kit: Kit) -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
-        answer = await http.get(f"{engine.agent('local-0').url}/v1/node", headers={"Authorization": "Bearer x"})
+        answer = await http.get(f"{engine.agent(kit.nodes[0]).url}/v1/node", headers={"Authorization": "Bearer x"})
     assert answer.status_code == 401
 
 

@@ -88,7 +88,13 @@ async def test_acquire_shares_of_one_device(engine: Any) -> None:
     assert where(third) == where(second)
 
 
-async def test_acquire_waits_for_what_others_hold_in_the_cluster_and_nobody_overtakes(engine: Any) -> None:
+async def test_acquire_waits_for_what_others_hold_in_the_cluster_and_nobody_overtakes(
+    cluster: RayCluster, home: Path
+) -> None:
+    from jupyter_gpuaas.engine.ray.engine import RayEngine
+
+    engine = RayEngine(cluster.settings(home, devices="cpu:2", ray_grant_s=2.0))
+    await engine.open()
     import ray
 
     class Foreign:
@@ -96,19 +102,23 @@ async def test_acquire_waits_for_what_others_hold_in_the_cluster_and_nobody_over
             return True
 
     theirs = [ray.remote(Foreign).options(num_cpus=0, num_gpus=1).remote() for _ in range(3)]
-    assert await asyncio.to_thread(lambda: ray.get([each.ready.remote() for each in theirs], timeout=30))
-    first = asyncio.create_task(engine.acquire(ONE, meta("first")))
-    second = asyncio.create_task(engine.acquire(ONE, meta("second")))
-    # Nothing is free, whatever we think.
-    with pytest.raises(AllocationError):
-        await engine.acquire(ONE, meta("hasty"), timeout=0)
-    assert not first.done() and not second.done()
-    ray.kill(theirs.pop())
-    lease = await asyncio.wait_for(first, 30)
-    assert not second.done()
-    ray.kill(theirs.pop())
-    assert where(await asyncio.wait_for(second, 30)) != where(lease)
-    ray.kill(theirs.pop())
+    try:
+        assert await asyncio.to_thread(lambda: ray.get([each.ready.remote() for each in theirs], timeout=60))
+        first = asyncio.create_task(engine.acquire(ONE, meta("first")))
+        second = asyncio.create_task(engine.acquire(ONE, meta("second")))
+        # Nothing is free, whatever we think.
+        with pytest.raises(AllocationError):
+            await engine.acquire(ONE, meta("hasty"), timeout=0)
+        assert not first.done() and not second.done()
+        ray.kill(theirs.pop())
+        lease = await asyncio.wait_for(first, 60)
+        assert not second.done()
+        ray.kill(theirs.pop())
+        assert where(await asyncio.wait_for(second, 60)) != where(lease)
+    finally:
+        for each in theirs:
+            ray.kill(each)
+        await engine.close(stop_nodes=True)
 
 
 async def test_lease_that_loses_its_actor_is_held_again_with_the_same_devices(engine: Any) -> None:

@@ -41,7 +41,11 @@ class RayEngine:
         self._cluster = Cluster(settings, settings.ray_namespace or _namespace(settings))
         self._members = Members(settings, self._cluster, start=start)
         self._leases = RayLeases(
-            settings.folder / "ray-leases.json", self._cluster, self._members, settings.ray_lease_s / RENEWALS
+            settings.folder / "ray-leases.json",
+            self._cluster,
+            self._members,
+            renew_s=settings.ray_lease_s / RENEWALS,
+            grant_s=settings.ray_grant_s,
         )
         self._members.on_change = self._leases.kick
         self._members.on_left = self._leases.node_left

@@ -27,8 +27,6 @@ from jupyter_gpuaas.model import Lease, Node, ResourceRequest
 
 log = logging.getLogger(__name__)
 
-#: Where we think there is room, Ray may take so long to say so; then others seem to use it.
-GRANT_S = 3.0
 PAUSE_S = 1.0
 PAUSE_MOST_S = 30.0
 
@@ -83,13 +81,16 @@ class RayLeases:
         Takes what was granted.
     renew_s
         Pause between two renewals.
+    grant_s
+        Where we think there is room, Ray may take so long to say so; then others seem to use it.
     """
 
-    def __init__(self, file: Path, cluster: Cluster, pool: Pool, renew_s: float) -> None:
+    def __init__(self, file: Path, cluster: Cluster, pool: Pool, *, renew_s: float, grant_s: float) -> None:
         self._file = file
         self._cluster = cluster
         self._pool = pool
         self._renew_s = renew_s
+        self._grant_s = grant_s
         self._held: dict[str, Lease] = {}
         #: Their actors; a lease without one is held anew.
         self._holders: dict[str, Any] = {}
@@ -269,7 +270,7 @@ class RayLeases:
                     ray_ids = [ray_id for ray_id in map(self._pool.ray_id, chosen) if ray_id]
                     gpus = plan.gpus_of(waiter.request)
                     holder = await self._cluster.hold(waiter.id, meta, gpus, ray_ids, suffix=_suffix())
-                limit_s = None if waiter.stuck else GRANT_S
+                limit_s = None if waiter.stuck else self._grant_s
                 either: list[asyncio.Future[Any]] = [holder.first, changed]
                 done, _ = await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
@@ -388,7 +389,7 @@ class RayLeases:
                     return
                 holder = await self._cluster.hold(lease.id, meta, gpus, [ray_id], suffix=_suffix())
                 others.append(holder)
-                await asyncio.wait({holder.first}, timeout=GRANT_S)
+                await asyncio.wait({holder.first}, timeout=self._grant_s)
                 if not holder.first.done():
                     names = ", ".join(lease.device_ids)
                     raise TransportError(f"its devices {names} on {lease.node_id} are not free in Ray.")
