@@ -198,6 +198,7 @@ class MeteredEngine:
     def __init__(self, engine: Engine, meter: Meter) -> None:
         self._engine = engine
         self._meter = meter
+        self.grows = engine.grows
         #: Called when devices have become free; set by the controller.
         self.on_free: Callable[[], None] = lambda: None
 
@@ -255,6 +256,10 @@ class MeteredEngine:
     def silent(self, node_id: str, cause: str) -> None:
         """See ``Engine.silent``."""
         self._engine.silent(node_id, cause)
+
+    def why_never(self, request: ResourceRequest) -> str:
+        """See ``Engine.why_never``."""
+        return self._engine.why_never(request)
 
     def want(self, requests: Sequence[ResourceRequest]) -> None:
         """See ``Engine.want``."""

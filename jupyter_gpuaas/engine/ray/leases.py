@@ -278,7 +278,7 @@ class RayLeases:
                     self._changes.tell()
                 if holder.first.done():
                     held, mine = await holder.first, holder
-                    if waiter.left:
+                    if waiter not in self._waiting:  # it has left meanwhile
                         return True
                     self._grant(waiter, held, mine)
                     holder = None
