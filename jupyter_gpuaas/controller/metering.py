@@ -198,9 +198,13 @@ class MeteredEngine:
     def __init__(self, engine: Engine, meter: Meter) -> None:
         self._engine = engine
         self._meter = meter
-        self.grows = engine.grows
         #: Called when devices have become free; set by the controller.
         self.on_free: Callable[[], None] = lambda: None
+
+    @property
+    def grows(self) -> bool:
+        """See ``Engine.grows``."""
+        return self._engine.grows
 
     async def open(self) -> None:
         """See ``Engine.open``."""

@@ -44,8 +44,9 @@ class NodeEvent(msgspec.Struct, frozen=True):
 class Engine(Protocol):
     """Owner of nodes and devices. All methods are called in one event loop."""
 
-    #: Whether nodes may come by themselves, so that a pool of one node is not sure to stay alone.
-    grows: bool
+    @property
+    def grows(self) -> bool:
+        """Whether nodes may come by themselves, so that a pool of one node is not sure to stay alone."""
 
     async def open(self) -> None:
         """Bring the nodes up and take over what an earlier controller left; returns when they answer."""
