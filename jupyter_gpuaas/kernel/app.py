@@ -16,6 +16,7 @@ from traitlets import DottedObjectName, Type
 from .direct import share
 from .iopub import IpcIOPubThread
 from .kernel import GpuKernel
+from .packing import pack, unpack
 
 PR_SET_PDEATHSIG = 1
 
@@ -54,6 +55,7 @@ class GpuKernelApp(IPKernelApp):
 
     def init_kernel(self) -> None:
         """Let the main thread send its replies itself."""
+        self.session.pack, self.session.unpack = pack, unpack
         shell = share(self.shell_socket)
         super().init_kernel()
         if self.shell_channel_thread:

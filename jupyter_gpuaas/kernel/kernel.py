@@ -19,6 +19,7 @@ from traitlets import Float
 
 from ..errors import CheckpointError, GpuaasError, MigrationError, to_wire
 from ..model import CheckpointPlan, Wish
+from ..wire.jupyter import DELIMITER, read_route
 from .bundles import BundleStore
 from .direct import Replies, SharedSocket
 from .exchange import Exchange
@@ -38,6 +39,8 @@ WARM_UP_S = 0.2
 #: Until replies have left, before a capture may hold up the threads that send them.
 SENDING_S = 0.05
 SUBSHELL_S = 5.0
+#: Messages that may be for another shell than their header says.
+TO_COMMS = frozenset({"comm_msg", "comm_close"})
 #: For checkpoints that are being written when the process is about to be put into an image.
 SETTLE_S = 5.0
 #: Of the time that a kernel has to end by itself, what goes into writing the last checkpoints.
@@ -75,6 +78,8 @@ class GpuKernel(IPythonKernel):
         self._quiet: asyncio.TimerHandle | None = None
         self._main_loop: asyncio.AbstractEventLoop | None = None
         self._shell_socket: SharedSocket | None = None
+        #: Messages that the thread of the shell channel has read, and not passed on.
+        self._passing_on = 0
 
     async def gpuaas_adopt_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Become the kernel of a session: take its environment and working folder."""
@@ -253,6 +258,32 @@ class GpuKernel(IPythonKernel):
             way = self.shell_channel_thread.manager._main_to_shell_channel
             way.from_socket = Replies(self._shell_socket, way.from_socket)
         self.io_loop.call_later(WARM_UP_S, self._warm_up)
+
+    def shell_channel_thread_main(self, msg: Any) -> Any:
+        """Pass a message on to its shell; at once where nothing has to be looked up for that, as with cells."""
+        if not self._passing_on and self._passed_to_main(msg):
+            return None
+        self._passing_on += 1
+        return self._pass_on(msg)
+
+    async def _pass_on(self, msg: Any) -> None:
+        try:
+            await super().shell_channel_thread_main(msg)
+        finally:
+            self._passing_on -= 1
+
+    def _passed_to_main(self, msg: Any) -> bool:
+        try:
+            behind = next(index for index, frame in enumerate(msg) if frame.bytes == DELIMITER) + 2
+            msg_type, subshell_id = read_route(msg[behind].bytes)
+        except (StopIteration, IndexError, msgspec.MsgspecError, ValueError):
+            return False  # ipykernel says what is wrong with it
+        if subshell_id is not None or msg_type in TO_COMMS:
+            return False
+        assert self.shell_channel_thread is not None
+        way = self.shell_channel_thread.manager.get_shell_channel_to_subshell_socket(None)
+        way.send_multipart(msg, copy=False)
+        return True
 
     def _warm_up(self) -> None:
         from . import checkpoints  # noqa: F401

@@ -24,11 +24,13 @@ class Header(msgspec.Struct):
     session: str = ""
 
 
-class _WithSubshell(msgspec.Struct):
+class _Route(msgspec.Struct):
+    msg_type: str = ""
     subshell_id: str | None = None
 
 
 _decoder = msgspec.json.Decoder(Header)
+_route_decoder = msgspec.json.Decoder(_Route)
 
 
 def read_header(data: Buffer) -> Header:
@@ -38,7 +40,13 @@ def read_header(data: Buffer) -> Header:
 
 def read_subshell(data: Buffer) -> str | None:
     """The shell of the kernel that the request with this header is for; None for the main one."""
-    return msgspec.json.decode(data, type=_WithSubshell).subshell_id
+    return read_route(data)[1]
+
+
+def read_route(data: Buffer) -> tuple[str, str | None]:
+    """Type of the request with this header, and the shell of the kernel that it is for; None for the main one."""
+    route = _route_decoder.decode(data)
+    return route.msg_type, route.subshell_id
 
 
 def read_json(data: Buffer) -> Any:

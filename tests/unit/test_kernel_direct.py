@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 from ipykernel.thread import make_selector_io_loop
-from jupyter_client.session import Session
+from jupyter_client.jsonutil import extract_dates
+from jupyter_client.session import Session, json_packer, json_unpacker
 from zmq.eventloop.zmqstream import ZMQStream
 
 from jupyter_gpuaas.kernel.direct import Replies, share
 from jupyter_gpuaas.kernel.interrupts import Postponed
 from jupyter_gpuaas.kernel.iopub import DirectStream, IpcIOPubThread
+from jupyter_gpuaas.kernel.packing import pack, unpack
+from jupyter_gpuaas.model import Channel
+from jupyter_gpuaas.node.kernel_process import KernelProcess
+from jupyter_gpuaas.wire.jupyter import make_parts
+from jupyter_gpuaas.wire.record import Buffer
 
 WAIT_MS = 30_000
 WAIT_S = WAIT_MS / 1000
+#: Number of the last message of many.
+LAST = 2000
 
 
 class Published:
@@ -215,8 +226,7 @@ def test_flushes_send_what_was_written_without_the_thread(
     published: Published, stream: Any, handed_over: list[Any]
 ) -> None:
     for number in range(100):
-        stream.write("number ")
-        stream.write(str(number))
+        stream.write(f"number {number}")
         stream.flush()
         assert text_of(published) == f"number {number}"
         stream.flush()  # of nothing
@@ -334,6 +344,144 @@ def test_requests_are_read_while_another_thread_replies(tmp_path: Path) -> None:
         owner.join(WAIT_S)
         loop.close()
         context.destroy(linger=0)
+
+
+# -- a kernel ----------------------------------------------------------------------------------------------------------
+
+
+class Heard:
+    """Keeps the numbers that a kernel publishes, each as often as it is in its message."""
+
+    def __init__(self) -> None:
+        self.numbers: list[list[int]] = []
+        self.last = asyncio.Event()
+
+    def kernel_said(self, channel: Channel, batch: list[tuple[Buffer, list[Buffer]]]) -> None:
+        for topic, parts in batch:
+            if topic == b"number":
+                self.numbers.append([read_number(part) for part in parts])
+                if self.numbers[-1][0] == LAST:
+                    self.last.set()
+
+    def kernel_exited(self, status: int) -> None: ...
+
+
+def read_number(part: Buffer) -> int:
+    """The number in a part of a message; -1 where it is something else."""
+    try:
+        return int(msgspec.json.decode(part)["msg_id"])
+    except (msgspec.MsgspecError, TypeError, KeyError):
+        return -1
+
+
+@pytest.fixture
+async def kernel() -> AsyncIterator[tuple[KernelProcess, Heard]]:
+    heard = Heard()
+    with tempfile.TemporaryDirectory(prefix="gpuaas-") as folder:
+        process = KernelProcess(Path(folder), os.environ, 2, heard)
+        await process.start(WAIT_S)
+        yield process, heard
+        process.kill()
+        await process.ended()
+        process.close()
+
+
+async def run(kernel: KernelProcess, code: str) -> dict[str, Any]:
+    content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+    return await asyncio.wait_for(kernel.ask(Channel.SHELL, "execute_request", content), WAIT_S)
+
+
+async def test_interrupts_at_any_moment_tear_no_message(kernel: tuple[KernelProcess, Heard]) -> None:
+    process, heard = kernel
+    code = f"""
+import random, signal, sys, threading, time
+def publish(number):
+    parts = [b'{{"msg_id": "%d"}}' % number] * 6
+    get_ipython().kernel.iopub_socket.send_multipart([b"number", b"<IDS|MSG>", b"", *parts])
+shown, over, main = 0, False, threading.get_ident()
+def interrupting():
+    while not over:
+        time.sleep(random.uniform(0, 0.002))
+        signal.pthread_kill(main, signal.SIGINT)
+thread = threading.Thread(target=interrupting)
+while not over or thread.is_alive():
+    try:
+        if not thread.ident:
+            thread.start()
+        while shown < {LAST - 1}:
+            shown += 1
+            publish(shown)
+        over = True
+        thread.join()
+    except KeyboardInterrupt:
+        pass
+"""
+    assert (await run(process, code))["status"] == "ok"
+    assert (await run(process, f"publish({LAST})"))["status"] == "ok"
+    await asyncio.wait_for(heard.last.wait(), WAIT_S)
+    assert all(len(numbers) == 6 and len(set(numbers)) == 1 for numbers in heard.numbers)
+    came = [numbers[0] for numbers in heard.numbers]
+    assert came == sorted(set(came)) and len(came) > LAST / 2  # some were interrupted before they were sent
+
+
+async def test_cell_does_not_overtake_a_message_to_a_comm(kernel: tuple[KernelProcess, Heard]) -> None:
+    process, _ = kernel
+    target = """
+order = []
+def opened(comm, message):
+    comm.on_msg(lambda message: order.append(message["content"]["data"]))
+get_ipython().kernel.comm_manager.register_target("numbers", opened)
+"""
+    assert (await run(process, target))["status"] == "ok"
+
+    def tell(kind: str, content: dict[str, Any]) -> None:
+        process.send(Channel.SHELL, make_parts(b"", kind, b"{}", {"comm_id": "one", **content})[1:])
+
+    tell("comm_open", {"target_name": "numbers", "data": {}})
+    cells = []
+    for number in range(0, 200, 2):
+        tell("comm_msg", {"data": number})
+        cells.append(asyncio.ensure_future(run(process, f"order.append({number + 1})")))
+        await asyncio.sleep(0)  # so that it is sent
+    assert all(reply["status"] == "ok" for reply in await asyncio.gather(*cells))
+    # Messages to comms need not wait for cells that wait, so only this much is certain.
+    look = """
+assert sorted(order) == list(range(200)), order
+assert [number for number in order if number % 2] == list(range(1, 200, 2)), order
+assert all(order.index(number) < order.index(number + 1) for number in range(0, 200, 2)), order
+"""
+    assert (await run(process, look))["status"] == "ok"
+
+
+# -- packing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a": NaN, "b": -Infinity}',
+        b'{"a": "\xff"}',
+        b'{"a": "\\ud800"}',
+        b'{"a": 123456789012345678901234567890, "b": [1.0, 1e5, 1e400, null, true], "a": {}}',
+    ],
+)
+def test_what_comes_is_read_as_jupyter_client_reads_it(data: bytes) -> None:
+    assert repr(unpack(data)) == repr(json_unpacker(data))
+
+
+@pytest.mark.parametrize("username", ["ann", "b\u00e9n", "\ud800"])
+def test_headers_say_what_jupyter_client_says(username: str) -> None:
+    header = Session(username=username).msg_header("status")
+    again = extract_dates(json_unpacker(pack(header)))
+    for each in (header, again, {}):
+        assert json_unpacker(pack(each)) == json_unpacker(json_packer(each))
+
+
+def test_contents_are_packed_by_jupyter_client() -> None:
+    content = {"data": {"a": (1, 2), "b": b"bytes", "c": {1: 2}}, "text": "\u2028"}
+    assert pack(content) == json_packer(content)
+    with pytest.warns(UserWarning, match="serialization"):
+        assert b"nan" in pack({"value": float("nan")})
 
 
 def wait_for(what: Callable[[], bool]) -> None:
