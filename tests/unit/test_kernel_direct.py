@@ -107,7 +107,7 @@ def test_messages_leave_in_the_thread_that_publishes_them(published: Published, 
         published.thread.background_socket.send_multipart([b"topic", b"again"], copy=False)
         assert published.reader.recv_multipart() == [b"topic", b"%d" % number]
         assert published.reader.recv_multipart() == [b"topic", b"again"]
-    assert len(handed_over) < 20
+    assert len(handed_over) < 100  # not 200 and more
 
 
 def test_messages_that_a_stalled_reader_holds_up_come_whole_and_in_order(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_flushes_send_what_was_written_without_the_thread(
         stream.flush()
         assert text_of(published) == f"number {number}"
         stream.flush()  # of nothing
-    assert len(handed_over) < 20
+    assert len(handed_over) < 100  # not 200 and more
 
 
 def test_what_nobody_flushes_is_sent_all_the_same(published: Published, stream: Any) -> None:
@@ -469,7 +469,7 @@ def test_what_comes_is_read_as_jupyter_client_reads_it(data: bytes) -> None:
     assert repr(unpack(data)) == repr(json_unpacker(data))
 
 
-@pytest.mark.parametrize("username", ["ann", "b\u00e9n", "\ud800"])
+@pytest.mark.parametrize("username", ["ann", "b\u00e9n", "\udcff"])
 def test_headers_say_what_jupyter_client_says(username: str) -> None:
     header = Session(username=username).msg_header("status")
     again = extract_dates(json_unpacker(pack(header)))
