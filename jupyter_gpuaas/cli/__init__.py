@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jupyter_gpuaas import __version__
-from jupyter_gpuaas.cli import checkpoints, moves, users
+from jupyter_gpuaas.cli import checkpoints, doctor, moves, users
 from jupyter_gpuaas.cli.asking import (
     SHORT_ID_CHARS,
     age,
@@ -107,9 +107,10 @@ def up(
     running = None if standby else asyncio.run(find_running(settings.folder))
     news = "already runs" if running else "runs"
     if running is None and not detach:
+        from jupyter_gpuaas.controller.logs import log_to_stderr
         from jupyter_gpuaas.controller.server import AlreadyRunning, serve
 
-        _log_to_stderr()
+        log_to_stderr(settings.log_format)
         try:
             serve(settings, ready=lambda _: _announce(settings, "runs", as_json, hint=True))
             return
@@ -146,14 +147,6 @@ def _announce(settings: Settings, news: str, as_json: bool, *, hint: bool = Fals
     click.echo(f"The service {news} at {written.url} ({count}, home {settings.folder}).")
     if hint:
         click.echo("Ctrl-C ends it and its sessions.")
-
-
-def _log_to_stderr() -> None:
-    import logging
-
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("httpx", "httpcore", "uvicorn", "websockets"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 @main.command()
@@ -424,5 +417,5 @@ def _print_event(event: Event, as_json: bool) -> None:
     click.echo(line.rstrip())
 
 
-for _command in (*checkpoints.COMMANDS, *moves.COMMANDS, *users.COMMANDS):
+for _command in (*checkpoints.COMMANDS, *doctor.COMMANDS, *moves.COMMANDS, *users.COMMANDS):
     main.add_command(_command)

@@ -15,6 +15,7 @@ from jupyter_gpuaas.controller import (
     relay,
     routes_checkpoints,
     routes_events,
+    routes_health,
     routes_metrics,
     routes_migrations,
     routes_pool,
@@ -28,6 +29,8 @@ from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.gate import OPEN_PATHS, Gate
 from jupyter_gpuaas.controller.gateway import routes as gateway_routes
 from jupyter_gpuaas.controller.gateway.kernels import Kernels
+from jupyter_gpuaas.controller.http_figures import Figures, HttpFigures
+from jupyter_gpuaas.controller.logs import formatter
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -44,6 +47,7 @@ def make_app(controller: Controller) -> FastAPI:
     )
     app.state.controller = controller
     app.state.kernels = Kernels()
+    app.state.figures = Figures()
     for module in (
         routes_sessions,
         routes_checkpoints,
@@ -54,6 +58,7 @@ def make_app(controller: Controller) -> FastAPI:
         routes_usage,
         routes_reservations,
         routes_events,
+        routes_health,
         gateway_routes,
         relay,
     ):
@@ -65,6 +70,8 @@ def make_app(controller: Controller) -> FastAPI:
     app.add_middleware(
         Gate, tokens=controller.tokens, audit=controller.audit, body_bytes=controller.settings.request_body_bytes
     )
+    app.add_middleware(HttpFigures, figures=app.state.figures)
+    formatter.epoch_of = controller.epoch_of
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -378,6 +378,11 @@ class Controller:
             expires_s=expires_s,
         )
 
+    def epoch_of(self, session_id: str) -> int | None:
+        """The epoch of a live session."""
+        live = self.sessions.get(session_id)
+        return live.session.epoch if live is not None else None
+
     def list_sessions(self, user: User, *, ended: bool) -> list[GpuSession]:
         """The sessions that the user sees, oldest first."""
         live = [each.session for each in self.sessions.all()]

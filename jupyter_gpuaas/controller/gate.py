@@ -21,7 +21,7 @@ from jupyter_gpuaas.controller.scopes import WEBSOCKET, needed
 from jupyter_gpuaas.errors import Forbidden, GpuaasError, Unauthorized
 
 #: Paths that need no token: they tell nothing about anybody.
-OPEN_PATHS = frozenset({"/health", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz", "/docs", "/openapi.json"})
 
 _BUNDLE = re.compile(r"/sessions/[^/]+/bundles/[^/]+")
 #: What may go on for hours beside WebSockets.

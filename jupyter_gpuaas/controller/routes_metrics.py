@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from jupyter_gpuaas.controller.callers import Caller, TheController
+from jupyter_gpuaas.controller.pool_figures import head, labels, pool_lines
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.model import LIVE_STATES
 
@@ -33,40 +34,41 @@ _OF_LAST = (
 )
 
 
+#: Sessions that have lines of their own, newest first; of the others only sums are told.
+MOST_SESSIONS = 1000
+#: Longest label, which users choose.
+LABEL_CHARS = 128
+
+
 @router.get("/metrics", summary="Metrics", response_class=Response)
-async def metrics(controller: TheController, user: Caller) -> Response:
-    """Figures of the caller's live sessions (of all, for an admin) in Prometheus' text format; needs a token."""
+async def metrics(request: Request, controller: TheController, user: Caller) -> Response:
+    """Figures in Prometheus' text format (docs/metrics.md): of the caller's live sessions; for an admin of all, and of
+    the service. Needs a token.
+    """
     seen = [live for live in controller.sessions.all() if user.sees in (None, live.session.owner)]
-    return Response("\n".join(_lines(seen)) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
+    lines = list(_lines(seen))
+    if user.sees is None:
+        lines += pool_lines(controller, request.app.state.figures, request.app.state.kernels.connections())
+    return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _lines(sessions: list[LiveSession]) -> Iterator[str]:
-    yield from _head("sessions", "gauge", "Live sessions by state.")
+    yield from head("sessions", "gauge", "Live sessions by state.")
     states = [live.session.state for live in sessions]
     for state in sorted(LIVE_STATES):
         yield f'gpuaas_sessions{{state="{state}"}} {states.count(state)}'
-    known = [(_labels(live), live.checkpoints) for live in sessions if live.checkpoints is not None]
+    known = [(_labels(live), live.checkpoints) for live in sessions[-MOST_SESSIONS:] if live.checkpoints is not None]
     for field, name, kind, meaning in _OF_CHECKPOINTS:
-        yield from _head(name, kind, meaning)
-        for labels, status in known:
-            yield f"gpuaas_{name}{labels} {getattr(status, field)}"
+        yield from head(name, kind, meaning)
+        for of, status in known:
+            yield f"gpuaas_{name}{of} {getattr(status, field)}"
     for field, name, meaning in _OF_LAST:
-        yield from _head(name, "gauge", meaning)
-        for labels, status in known:
+        yield from head(name, "gauge", meaning)
+        for of, status in known:
             if status.last is not None:
-                yield f"gpuaas_{name}{labels} {getattr(status.last, field)}"
-
-
-def _head(name: str, kind: str, meaning: str) -> Iterator[str]:
-    yield f"# HELP gpuaas_{name} {meaning}"
-    yield f"# TYPE gpuaas_{name} {kind}"
+                yield f"gpuaas_{name}{of} {getattr(status.last, field)}"
 
 
 def _labels(live: LiveSession) -> str:
     session = live.session
-    pairs = {"session": session.id, "name": session.name, "owner": session.owner}
-    return "{" + ",".join(f'{key}="{_escaped(value)}"' for key, value in pairs.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return labels(session=session.id, name=session.name[:LABEL_CHARS], owner=session.owner[:LABEL_CHARS])

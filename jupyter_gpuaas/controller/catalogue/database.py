@@ -12,6 +12,7 @@ import contextlib
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,10 @@ class Database:
         self.is_shared = is_shared(where)
         self._engine = make_engine(address(where))
         self._written = 0
+        #: What was done since the service has started: events by kind and by the state they led to, transactions.
+        self.events_by_kind: Counter[str] = Counter()
+        self.events_by_target: Counter[str] = Counter()
+        self.writes, self.write_s, self.failures = 0, 0.0, 0
         self._term = 0
         # Numbers of events must become visible in their order: whoever reads on behind the newest would miss one.
         self._turn = threading.Lock()
@@ -75,8 +80,20 @@ class Database:
     @contextlib.contextmanager
     def unfenced(self) -> Iterator[Connection]:
         """A transaction that does not ask whether this controller still acts."""
-        with self._turn, _mapped(), self._engine.begin() as connection:
+        with self._turn, self._timed(), _mapped(), self._engine.begin() as connection:
             yield connection
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        began_s = time.monotonic()
+        try:
+            yield
+        except CatalogueError:
+            self.failures += 1
+            raise
+        finally:
+            self.writes += 1
+            self.write_s += time.monotonic() - began_s
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -230,6 +247,9 @@ class Database:
         assert key is not None
         seq = int(key[0])
         self._written += 1
+        self.events_by_kind[row["kind"]] += 1
+        if row["kind"] == "transition":
+            self.events_by_target[row["target"]] += 1
         # Not at every event: a range is deleted as fast as a row.
         if self._written % max(1, min(1000, self._events_kept // 10)) == 0:
             self._prune(connection, seq - self._events_kept)

@@ -12,7 +12,9 @@ import re
 from pathlib import Path
 
 from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, insert, inspect, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from jupyter_gpuaas.controller.catalogue.opening import address, make_engine
 from jupyter_gpuaas.controller.catalogue.tables import FREE_LEASE, controller_lease
 from jupyter_gpuaas.errors import CatalogueError
 
@@ -66,6 +68,24 @@ def bring_up(engine: Engine) -> None:
             )
         log.info("the database goes from schema %s to %s", found or "0000", revisions[-1])
         _upgrade(connection)
+
+
+def look_at(where: str | Path) -> tuple[str | None, str]:
+    """Revision of a database, as of ``version_of``, and the newest that this code knows. Changes nothing.
+
+    Raises
+    ------
+    CatalogueError
+        It does not answer.
+    """
+    engine = make_engine(address(where))
+    try:
+        with engine.connect() as connection:
+            return version_of(connection), known()[-1]
+    except SQLAlchemyError as error:
+        raise CatalogueError(f"the service's database: {getattr(error, 'orig', None) or error}.") from error
+    finally:
+        engine.dispose()
 
 
 def version_of(connection: Connection) -> str | None:

@@ -71,9 +71,9 @@ class Kernels:
         """Something was said in a session."""
         self._active_s[session_id] = time.time()
 
-    def connections(self, session_id: str) -> int:
-        """Front ends that are on a session now."""
-        return sum(place[0] == session_id for place in self._open)
+    def connections(self, session_id: str = "") -> int:
+        """Front ends that are on a session now; on all without one."""
+        return sum(session_id in ("", place[0]) for place in self._open)
 
     def model(self, live: LiveSession) -> dict[str, Any]:
         """A session as Jupyter describes a kernel."""

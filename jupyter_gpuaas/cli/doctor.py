@@ -1,0 +1,250 @@
+"""`jupyter gpuaas doctor`: looks at everything that the service and its clients need, and says what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+
+from jupyter_gpuaas import __version__
+from jupyter_gpuaas.cli.asking import as_json, plain, print_json, settings_of
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.errors import GpuaasError
+
+Level = Literal["ok", "note", "warning", "failure"]
+#: How far two clocks may be apart: tickets and tokens end by them.
+CLOCKS_S = 5.0
+FREE_BYTES = 2 * 1024**3
+CERTIFICATE_DAYS = 14
+TIMEOUT_S = 5.0
+_MARKS = {"ok": "ok     ", "note": "note   ", "warning": "WARNING", "failure": "FAILURE"}
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one look has found."""
+
+    what: str
+    level: Level
+    says: str
+    #: What its user can do.
+    do: str = ""
+
+
+@click.command()
+@as_json
+@click.pass_obj
+def doctor(given: dict[str, Any], as_json: bool) -> None:
+    """Look whether all that is needed is there, and say what to do. Exits with 1 when something fails."""
+    settings = settings_of(given)
+    findings = [finding for look in LOOKS for finding in _careful(look, settings)]
+    if as_json:
+        print_json([plain(finding) for finding in findings])
+    else:
+        for finding in findings:
+            click.echo(f"{_MARKS[finding.level]}  {finding.what}: {finding.says}")
+            if finding.do:
+                click.echo(f"         → {finding.do}")
+    sys.exit(any(finding.level == "failure" for finding in findings))
+
+
+def _careful(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -> Iterator[Finding]:
+    name = look.__name__.removeprefix("_")
+    try:
+        yield from look(settings)
+    except GpuaasError as error:
+        yield Finding(name, "failure", error.message, error.hint)
+    except Exception as error:  # one look that fails must not hide what the others find
+        yield Finding(name, "failure", f"{type(error).__name__}: {error}", "This is a fault of the command: report it.")
+
+
+def _versions(_: Settings) -> Iterator[Finding]:
+    yield Finding("versions", "ok", f"jupyter_gpuaas {__version__}, Python {platform.python_version()}")
+    for package in ("ipykernel", "jupyter_client", "sqlalchemy"):
+        yield Finding("versions", "ok", f"{package} {importlib.metadata.version(package)}")
+    if sys.platform != "linux":
+        yield Finding("versions", "failure", f"nodes run on Linux, not on {sys.platform}", "Use a service elsewhere.")
+
+
+def _home(settings: Settings) -> Iterator[Finding]:
+    folder = settings.make_folder()
+    mode = folder.stat().st_mode & 0o777
+    if mode & 0o077:
+        yield Finding("home", "warning", f"others can look into {folder}", f"`chmod 700 {folder}`")
+    if not os.access(folder, os.W_OK):
+        yield Finding("home", "failure", f"{folder} cannot be written", "Choose another with GPUAAS_HOME.")
+    token = folder / "token"
+    if token.exists() and token.stat().st_mode & 0o077:
+        yield Finding("home", "failure", f"others can read {token}", f"`chmod 600 {token}`, and make a new token.")
+    free = shutil.disk_usage(folder).free
+    level: Level = "ok" if free >= FREE_BYTES else "warning"
+    yield Finding("home", level, f"{folder}, {free / 1024**3:.1f} GiB free", "" if level == "ok" else "Make room.")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    if not settings.database_url and not (settings.folder / "controller.db").exists():
+        yield Finding("database", "note", "none yet; the service makes it when it starts first")
+        return
+    from jupyter_gpuaas.controller.catalogue.opening import address
+    from jupyter_gpuaas.controller.catalogue.schema_version import look_at
+
+    shown = address(settings.database).render_as_string(hide_password=True)
+    found, newest = look_at(settings.database)
+    if found is None or found == newest:
+        yield Finding("database", "ok", f"{shown}, schema {found or 'none yet'}")
+    elif found < newest:
+        yield Finding("database", "note", f"{shown}, schema {found}; the service brings it to {newest} when it starts")
+    else:
+        yield Finding(
+            "database", "failure", f"{shown}: schema {found} is newer than {newest}", "Install a newer version."
+        )
+
+
+def _store(settings: Settings) -> Iterator[Finding]:
+    where = settings.checkpoint_store or str(settings.folder / "checkpoints")
+    if "://" in where:
+        import fsspec  # type: ignore[import-untyped]
+
+        filesystem, path = fsspec.core.url_to_fs(where)
+        try:
+            filesystem.ls(path)
+        except FileNotFoundError:
+            pass  # made by the first checkpoint
+        yield Finding("store", "ok", f"{urlsplit(where).scheme}://… can be listed")
+        return
+    parent = where
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if os.access(parent, os.W_OK):
+        yield Finding("store", "ok", f"{where}, {shutil.disk_usage(parent).free / 1024**3:.1f} GiB free")
+    else:
+        yield Finding("store", "failure", f"{where} cannot be written", "Setting checkpoint_store.")
+
+
+def _service(settings: Settings) -> Iterator[Finding]:
+    import httpx
+
+    from jupyter_gpuaas.client.embedded import read_service_file
+
+    written = read_service_file(settings.folder)
+    url = settings.url or (written.url if written is not None else "")
+    if not url:
+        yield Finding("service", "note", "none runs for this folder; the first notebook, or `up`, starts it")
+        yield from _port(settings)
+        return
+    try:
+        began_s = time.time()
+        answer = httpx.get(f"{url}/health", timeout=TIMEOUT_S, trust_env=bool(settings.url))
+        middle_s = (began_s + time.time()) / 2
+    except httpx.HTTPError as error:
+        level: Level = "failure" if settings.url else "note"
+        yield Finding("service", level, f"{url} does not answer: {error}", "`jupyter gpuaas up` starts one here.")
+        yield from _port(settings)
+        return
+    ready = httpx.get(f"{url}/readyz", timeout=TIMEOUT_S, trust_env=bool(settings.url))
+    version = str(answer.json().get("version", "?")) if answer.status_code == 200 else "?"
+    if ready.status_code == 200:
+        yield Finding("service", "ok", f"{url}, version {version}, ready")
+    else:
+        checks = ready.json().get("checks") or ready.json().get("hint", "")
+        yield Finding("service", "failure", f"{url} is not ready: {checks}", "Its log says more.")
+    if version not in ("?", __version__):
+        yield Finding("service", "warning", f"its version is {version}, ours {__version__}", "Use the same on both.")
+    if "date" in answer.headers:
+        apart_s = abs(parsedate_to_datetime(answer.headers["date"]).timestamp() - middle_s)
+        far = apart_s > CLOCKS_S
+        yield Finding(
+            "clocks",
+            "warning" if far else "ok",
+            f"{apart_s:.0f} s apart" if far else f"less than {CLOCKS_S:g} s apart",
+            "Let both keep time by NTP: tickets and tokens end by the clock." if far else "",
+        )
+
+
+def _port(settings: Settings) -> Iterator[Finding]:
+    if not settings.port:
+        return
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            yield Finding(
+                "port", "failure", f"{settings.host}:{settings.port}: {error.strerror}", "Choose another port."
+            )
+            return
+    yield Finding("port", "ok", f"{settings.host}:{settings.port} is free")
+
+
+def _certificate(settings: Settings) -> Iterator[Finding]:
+    parts = urlsplit(settings.url)
+    if not settings.url:
+        return
+    if parts.scheme != "https":
+        if parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+            yield Finding(
+                "certificate", "warning", "the service is spoken to without TLS", "Put it behind an ingress with TLS."
+            )
+        return
+    context = ssl.create_default_context()
+    try:
+        with socket.create_connection((parts.hostname, parts.port or 443), TIMEOUT_S) as plain_socket:
+            with context.wrap_socket(plain_socket, server_hostname=parts.hostname) as tls:
+                certificate = tls.getpeercert() or {}
+    except (OSError, ssl.SSLError) as error:
+        yield Finding("certificate", "failure", str(error), "Renew it, or set SSL_CERT_FILE to the site's CA.")
+        return
+    days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86400
+    soon = days < CERTIFICATE_DAYS
+    yield Finding("certificate", "warning" if soon else "ok", f"ends in {days:.0f} days", "Renew it." if soon else "")
+
+
+def _devices(_: Settings) -> Iterator[Finding]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        there = os.path.exists("/proc/driver/nvidia")
+        says = (
+            "there is an NVIDIA driver that does not answer"
+            if there
+            else "no NVIDIA driver; nodes here have cpu devices"
+        )
+        yield Finding("devices", "failure" if there else "note", says, "`nvidia-smi` says more." if there else "")
+        return
+    try:
+        count, driver = pynvml.nvmlDeviceGetCount(), pynvml.nvmlSystemGetDriverVersion()
+        yield Finding("devices", "ok" if count else "warning", f"{count} GPUs, driver {driver}")
+        if int(str(driver).split(".")[0]) < 570:
+            yield Finding("devices", "note", "process images of GPU kernels need driver 570 or newer")
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _images(settings: Settings) -> Iterator[Finding]:
+    from jupyter_gpuaas.errors import ImageUnavailable
+    from jupyter_gpuaas.image.criu import find_criu
+
+    try:
+        criu = find_criu()
+    except ImageUnavailable as error:
+        wanted = settings.images != "off"
+        yield Finding("CRIU", "failure" if wanted else "note", error.message, error.hint if wanted else "")
+        return
+    yield Finding("CRIU", "ok", f"{criu.version} ({criu.path})")
+
+
+LOOKS = (_versions, _home, _database, _store, _service, _certificate, _devices, _images)
+COMMANDS = (doctor,)
