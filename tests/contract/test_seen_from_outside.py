@@ -66,7 +66,7 @@ async def test_metrics_are_those_of_the_documentation_and_true(service: Service)
     assert values(found["gpuaas_devices_leased"]) == {(): 1}
     assert values(found["gpuaas_sessions_waiting"]) == {(): 1}
     assert values(found["gpuaas_nodes"]) == {("up",): 1, ("cordoned",): 0, ("lost",): 0}
-    assert values(found["gpuaas_transitions_total"])["idle",] == 1
+    assert values(found["gpuaas_transitions_total"])["starting",] == 1
     assert values(found["gpuaas_http_requests_total"])["POST", "/sessions", "2xx"] == 2
     assert values(found["gpuaas_process_memory_bytes"])[()] > 1e6
     named = found["gpuaas_checkpoints_taken_total"].samples[0].labels
