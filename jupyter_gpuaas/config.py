@@ -285,6 +285,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ),
     ] = 30.0
 
+    turn_s: Annotated[
+        Annotated[float, Meta(ge=0)],
+        about(
+            "While another session waits for devices that a session holds: after so long it gives them up, in the "
+            "middle of its cell, too, where it can be suspended there; it goes on when its turn comes. 0 means never."
+        ),
+    ] = 30.0
+    kept_bytes: Annotated[
+        Count,
+        about(
+            "Memory of a node for sessions that stay in it without devices: those suspended in the middle of their "
+            "cells, and those parked with their process. 0 means half of the machine's memory, shared out among its "
+            "nodes."
+        ),
+    ] = 0
+
     # -- cells shipped by %%remote_gpu -------------------------------------------------------------------------
     small_value_bytes: Annotated[Count, about("Values up to this size come back from a shipped cell.")] = MIB
     bundle_bytes: Annotated[Bytes, about("Most bytes of variables shipped with one cell.")] = 64 * GIB

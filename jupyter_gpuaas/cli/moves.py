@@ -43,6 +43,7 @@ accept_loss = click.option("--accept-loss", is_flag=True, help="Go on although s
     show_default=True,
     help="Move the variables, when the cell that runs has ended (portable); or the process, in its middle (image).",
 )
+@click.option("--no-wait", is_flag=True, help="Do not wait for the end of a cell that runs: rather stay.")
 @accept_loss
 @as_json
 @click.pass_obj
@@ -52,6 +53,7 @@ def migrate(
     node: str | None,
     dry_run: bool,
     via: Any,
+    no_wait: bool,
     accept_loss: bool,
     as_json: bool,
 ) -> None:
@@ -71,7 +73,7 @@ def migrate(
         if not as_json:
             for line in plan_lines(plan):
                 say(one_line(line))
-        view = await client.migrate(session_id, node, via=via, accept_loss=accept_loss)
+        view = await client.migrate(session_id, node, via=via, accept_loss=accept_loss, wait=not no_wait)
         return await follow_migration(client, view, (lambda text: None) if as_json else say)
 
     found = ask_service(given, ask)

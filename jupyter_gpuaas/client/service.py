@@ -384,10 +384,16 @@ class ServiceClient:
         return await self._call(SessionView, "PUT", path, body={"priority": priority})
 
     async def migrate(
-        self, session: str, target: str | None = None, *, via: Via = "auto", accept_loss: bool = False
+        self,
+        session: str,
+        target: str | None = None,
+        *,
+        via: Via = "auto",
+        accept_loss: bool = False,
+        wait: bool = True,
     ) -> MigrationView:
         """Begin to move a session to another node; returns at once, see `follow_migration`."""
-        body = {"target": target, "via": via, "accept_loss": accept_loss}
+        body = {"target": target, "via": via, "accept_loss": accept_loss, "wait": wait}
         return await self._call(MigrationView, "POST", f"/sessions/{_quoted(session)}/migrations", body=body)
 
     async def migration(

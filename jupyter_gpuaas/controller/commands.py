@@ -76,6 +76,8 @@ class Commands:
             Command.RECOVER: self._recover,
             Command.PLACE: self._place,
             Command.DROP_REMAINS: self._drop_remains,
+            Command.FREE_DEVICES: self._free_devices,
+            Command.GO_ON: self._go_on,
         }
 
     def order(self, live: LiveSession, commands: tuple[Command, ...]) -> None:
@@ -306,8 +308,37 @@ class Commands:
             log.info("session %s not told of its loss: %s", lease.session_id, error)
 
     async def _place(self, live: LiveSession) -> None:
-        if live.session.state is SessionState.RESTORING:
+        if live.session.state in (S.RESTORING, S.SUSPENDED):
             self.place(live)
+
+    async def _free_devices(self, live: LiveSession) -> None:
+        """The host stays, and is found by the lease that names it; its devices are for others."""
+        lease = live.lease
+        if lease is None or live.session.state not in (S.SUSPENDED, S.PARKED, S.RESTORING):
+            return
+        await self._engine.release(lease.id)
+        if lease.device_ids:
+            told = "its devices are free for others"
+            self._sessions.note(live, told, {}, lease=msgspec.structs.replace(lease, device_ids=()))
+        self._is_free()
+
+    async def _go_on(self, live: LiveSession) -> None:
+        lease = live.lease
+        if lease is None:
+            return
+        pause_s = self._settings.retry_first_s
+        while live.session.state in (S.STARTING, S.IDLE, S.BUSY) and live.lease == lease:
+            try:
+                asked = {"devices": list(lease.device_ids)}
+                await self._agents.of(lease.node_id).op(live.session.id, lease.epoch, "go_on", asked)
+                return
+            except (NoSuchSession, StaleEpoch):
+                return  # its end is reported
+            except GpuaasError as error:
+                # Of the driver, perhaps: who had the device before has not left it yet.
+                log.warning("session %s does not go on yet: %s", live.session.id, error)
+            await self._agents.pause(pause_s)
+            pause_s = min(2 * pause_s, self._settings.retry_most_s)
 
     async def _drop_remains(self, live: LiveSession) -> None:
         incoming = live.record.incoming

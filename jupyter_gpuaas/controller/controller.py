@@ -20,16 +20,17 @@ from jupyter_gpuaas.controller.catalogue.usage import UsageRows
 from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.drains import Drains
-from jupyter_gpuaas.controller.fair_use import FairUse
-from jupyter_gpuaas.controller.leases import NodeLeases
+from jupyter_gpuaas.controller.fair_use import WAITING, FairUse
+from jupyter_gpuaas.controller.leases import ACTING_STATES, NodeLeases
 from jupyter_gpuaas.controller.limits import UserLimits
 from jupyter_gpuaas.controller.metering import Meter, MeteredEngine
 from jupyter_gpuaas.controller.migrations import Migrations
 from jupyter_gpuaas.controller.parking import Parking
-from jupyter_gpuaas.controller.reports import HOSTED_STATES
+from jupyter_gpuaas.controller.reports import HOSTED_STATES, KEPT_STATES
 from jupyter_gpuaas.controller.scheduler import Scheduler
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.controller.standbys import Standbys, check
+from jupyter_gpuaas.controller.turns import Turns
 from jupyter_gpuaas.controller.unattended import Unattended
 from jupyter_gpuaas.controller.watcher import Watcher
 from jupyter_gpuaas.controller.wishes import Wishes
@@ -53,6 +54,7 @@ log = logging.getLogger(__name__)
 #: What a restarted controller orders again; every command may be carried out twice.
 _UNFINISHED: Mapping[SessionState, tuple[Command, ...]] = {
     SessionState.STARTING: (Command.START_HOST,),
+    SessionState.SUSPENDED: (Command.FREE_DEVICES, Command.PLACE),
     SessionState.PARKED: (Command.STOP_HOST, Command.RELEASE_LEASE),
     SessionState.LOST: (Command.STAND_IN, Command.STOP_HOST, Command.RECOVER),
     SessionState.RESTORING: (Command.RELEASE_LEASE, Command.PLACE),
@@ -102,10 +104,14 @@ class Controller:
         self.parking.pushed_out = self._pushed_out
         self.parking.over = self.fair.over
         self.fair.idle_s = self.parking.idle_s
+        self.turns = Turns(
+            self.sessions, self.scheduler, self.fair, self.parking, self.commands, engine, self.agents, settings
+        )
+        self.turns.leaving = lambda: self.commands.giving_back() | self.standbys.leases()
         self.drains = Drains(self.sessions, self.migrations, engine)
         self.wishes = Wishes(self.sessions, self.migrations, self.parking, self.agents)
         self.sessions.on_wish = self.wishes.heard
-        self.sessions.order = self.commands.order
+        self.sessions.order = self._order
         self.commands.place = self.scheduler.submit
         self.sessions.on_report = self.unattended.look
         #: Ends the process that serves; set by the server.
@@ -119,25 +125,35 @@ class Controller:
         self.meter.open(self.engine.leases)
         held = {lease.id: lease for lease in self.engine.leases()}
         wanted = {lease.id for live in self.sessions.all() for lease in _needed(live.record)}
+        hosts = {(live.session.id, live.lease.node_id, live.lease.epoch) for live in self.sessions.all() if live.lease}
         for lease_id, lease in held.items():
-            if lease_id not in wanted:
+            if lease_id in wanted:
+                continue
+            if (lease.session_id, lease.node_id, lease.epoch) in hosts:
+                # It was to have these devices again, and knows nothing of it yet: its host is not to be ended.
+                await self.engine.release(lease_id)
+            else:
                 self.commands.give_back(lease)
         self.fair.open()
         self.scheduler.open()
         self.sessions.announce("service", "the service has started")
-        for live in self.sessions.all():
+        for live in sorted(self.sessions.all(), key=lambda each: each.session.queue_place):
             self._take_up(live, held)
         self.watcher.open()
         self.node_leases.open()
         self.parking.open()
+        self.turns.open()
         self.standbys.open()
 
     def _take_up(self, live: LiveSession, held: Mapping[str, Lease]) -> None:
         state = live.session.state
         if state is SessionState.QUEUED:
             self.scheduler.submit(live)
-        elif state in HOSTED_STATES | {SessionState.MIGRATING} and (live.lease is None or live.lease.id not in held):
+        elif state in ACTING_STATES - {SessionState.SUSPENDED} and (live.lease is None or live.lease.id not in held):
             self.sessions.advance(live, SessionEvent.HOST_DIED, "the engine has lost its lease")
+        elif live.record.kept is not None and live.lease is not None and state in KEPT_STATES:
+            parked = state is SessionState.PARKED
+            self.commands.order(live, (Command.FREE_DEVICES,) if parked else (Command.FREE_DEVICES, Command.PLACE))
         elif state in _UNFINISHED:
             self.commands.order(live, _UNFINISHED[state])
         elif state in HOSTED_STATES and live.record.incoming is not None:
@@ -155,6 +171,7 @@ class Controller:
                 await self._end_all()
             await self.drains.close()
             await self.wishes.close()
+            await self.turns.close()
             await self.parking.close()
             await self.standbys.close()
             await self.migrations.close()
@@ -176,6 +193,11 @@ class Controller:
                 self.checkpoints.close()
                 if not keep_database:
                     self.database.close()
+
+    def _order(self, live: LiveSession, commands: tuple[Command, ...]) -> None:
+        if Command.STOP_HOST in commands:
+            self.scheduler.forget(live)  # whatever it waited for was for that host
+        self.commands.order(live, commands)
 
     def stop(self) -> None:
         """Ask for the end of the service and its sessions."""
@@ -312,7 +334,7 @@ class Controller:
 
     def _end(self, live: LiveSession, cause: str) -> None:
         state = live.session.state
-        if state in (SessionState.QUEUED, SessionState.RESTORING):
+        if state in WAITING:
             self.scheduler.forget(live)
         if state in LIVE_STATES:
             self.migrations.give_up(live, cause)

@@ -94,6 +94,14 @@ class FairUse:
         """Sessions to park so that this one, the first of those who wait, is served."""
         return push_out(_asking(first), self.pool([first]))
 
+    def gives_turn(self, holder: LiveSession, waiting: Sequence[LiveSession]) -> bool:
+        """Whether somebody else would get what this one gives up, and not this one again, which then waits, too."""
+        pool = self.pool([*waiting, holder])
+        left = [each for each in pool.holdings if each.session_id != holder.session.id]
+        pool = msgspec.structs.replace(pool, holdings=left)
+        outlook = serve([_asking(live) for live in (*waiting, holder)], pool)
+        return all(each.session_id != holder.session.id for each in outlook.placements)
+
     def over(self, live: LiveSession) -> str:
         """Why a session is to give its devices back at the next opportunity; mostly empty."""
         owner = live.session.owner
@@ -238,7 +246,13 @@ class FairUse:
 
 def _asking(live: LiveSession) -> Asking:
     session = live.session
-    return Asking(session_id=session.id, owner=session.owner, request=session.request)
+    return Asking(session_id=session.id, owner=session.owner, request=asked_for(live))
+
+
+def asked_for(live: LiveSession) -> ResourceRequest:
+    """What a session waits for: one whose processes stand still goes on where they are."""
+    request, kept = live.session.request, live.kept
+    return request if kept is None else msgspec.structs.replace(request, node=kept.node_id)
 
 
 def _when(time_s: float) -> str:
@@ -246,4 +260,4 @@ def _when(time_s: float) -> str:
 
 
 #: States in which a session waits for devices.
-WAITING = (SessionState.QUEUED, SessionState.RESTORING)
+WAITING = (SessionState.QUEUED, SessionState.RESTORING, SessionState.SUSPENDED)

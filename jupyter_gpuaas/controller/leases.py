@@ -128,7 +128,8 @@ class NodeLeases:
         if node_id in self._lost:
             return found  # whoever is not told of its loss yet must not go on before
         for live in self._sessions.all():
-            for lease in acting(live.record):
+            kept = [live.lease] if live.lease is not None and live.has_host else []
+            for lease in [*acting(live.record), *kept]:
                 if lease.node_id == node_id:
                     found[live.session.id] = max(lease.epoch, found.get(live.session.id, 0))
         return found
@@ -146,7 +147,8 @@ class NodeLeases:
             move, lease = live.record.move, live.lease
             if move is not None and move.lease is not None and move.lease.node_id == node_id:
                 self.give_up(live, cause)
-            if lease is not None and lease.node_id == node_id and live.session.state in ACTING_STATES:
+            acts = live.session.state in ACTING_STATES or live.has_host
+            if lease is not None and lease.node_id == node_id and acts:
                 self._sessions.advance(live, SessionEvent.HOST_DIED, cause)
 
     async def _is_back(self, node_id: str) -> None:

@@ -23,7 +23,7 @@ from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.controller.standbys import Standbys
 from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, MigrationError, TransportError
-from jupyter_gpuaas.lifecycle.migration import ENDED, REVERSIBLE, MigrationEvent
+from jupyter_gpuaas.lifecycle.migration import ENDED, REVERSIBLE, Asked, MigrationEvent
 from jupyter_gpuaas.model import CheckpointView, MigrationPlan, MigrationView, Phase, Via
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 E = MigrationEvent
 #: Until a migration whose task has ended too early is brought to its end.
 AGAIN_S = 0.5
+#: Of a move that an earlier controller has begun: only its end is left to do.
+AS_IT_WAS = Asked(via="portable", wait=True, accept_loss=True, busy=False, lost=(), no_image="")
 
 
 class Migrations:
@@ -74,7 +76,7 @@ class Migrations:
         return await self._plans.plan(live, target)
 
     async def begin(
-        self, live: LiveSession, target: str | None, *, via: Via, accept_loss: bool, cause: str
+        self, live: LiveSession, target: str | None, *, via: Via, accept_loss: bool, cause: str, wait: bool = True
     ) -> MigrationView:
         """Start to move a session; returns at once.
 
@@ -84,6 +86,8 @@ class Migrations:
             Node to move to; None for the best other one with room.
         accept_loss
             Move although names are lost by it.
+        wait
+            For the end of a cell that runs, where the session cannot move in the middle of it; else it stays.
 
         Raises
         ------
@@ -91,12 +95,8 @@ class Migrations:
             It cannot be done. Nothing has changed.
         """
         plan = await self.plan(live, target)
-        way = self._plans.way(live, plan, via)
-        if plan.lost and not accept_loss and way == "portable":
-            raise MigrationError(
-                f"{', '.join(plan.lost)} would be lost: {'; '.join(f'{k}: {v}' for k, v in plan.lost.items())}.",
-                hint="--accept-loss moves the session without.",
-            )
+        asked = self._plans.asked(live, plan, via, wait=wait, accept_loss=accept_loss)
+        way = self._plans.way(asked, plan)
         self._plans.check(live, plan.target)  # once more: the store was read meanwhile
         view = MigrationView(
             id=uuid.uuid4().hex,
@@ -113,11 +113,11 @@ class Migrations:
         if lease is not None and way == "portable":
             # Its kernel is started there, and has most of the state.
             self._sessions.keep(live, move=Move(view=view, lease=lease), aside=None)
-            moving = Moving(live, view, lease.epoch, accept_loss)
+            moving = Moving(live, view, lease.epoch, asked)
             moving.lease = lease
         else:
             self._sessions.keep(live, move=Move(view=view), epochs=live.next_epoch)
-            moving = Moving(live, view, live.record.epochs, accept_loss)
+            moving = Moving(live, view, live.record.epochs, asked)
             if lease is not None:
                 self._standbys.drop(live, "the session comes to its node as a process image")
         how = ", as a process image" if way == "image" else ""
@@ -160,7 +160,7 @@ class Migrations:
             self._sessions.keep(live, move=None)
             return
         epoch = move.lease.epoch if move.lease is not None else live.record.epochs
-        moving = Moving(live, move.view, epoch, accept_loss=True)
+        moving = Moving(live, move.view, epoch, AS_IT_WAS)
         moving.lease = move.lease
         if move.view.phase in REVERSIBLE:
             moving.view = self._mover.phase(moving, E.FAILED, why)
@@ -202,19 +202,24 @@ class Migrations:
 
     async def _run(self, moving: Moving) -> None:
         try:
-            await self._mover.reserve(moving)
-            await self._mover.copy_and_stop(moving)
-            await self._mover.restore(moving)
-            self._mover.cut_over(moving)
+            try:
+                await self._attempt(moving)
+            except (GpuaasError, asyncio.TimeoutError, TimeoutError) as error:
+                if not self._mover.may_fall_back(moving):
+                    raise
+                await self._mover.fall_back(moving, str(error) or "a step took too long")
+                await self._attempt(moving)
         except asyncio.CancelledError:
             if self._closing:
                 raise
             cause = self._reasons.get(moving.live.session.id, "given up")
             moving.view = self._mover.phase(moving, E.CANCELLED, cause)
         except (GpuaasError, asyncio.TimeoutError, TimeoutError) as error:
-            cause = str(error) or "a step took too long"
+            cause = f"{in_words(moving.view.phase)}: {str(error) or 'a step took too long'}"
+            if moving.no_image:
+                cause += f" (and not as a process image, {moving.no_image})"
             log.info("migration of session %s: %s", moving.live.session.id, cause)
-            moving.view = self._mover.phase(moving, E.FAILED, f"{in_words(moving.view.phase)}: {cause}")
+            moving.view = self._mover.phase(moving, E.FAILED, cause)
         except Exception as error:
             log.exception("migration of session %s", moving.live.session.id)
             moving.view = self._mover.phase(moving, E.FAILED, f"{type(error).__name__}: {error}")
@@ -222,3 +227,9 @@ class Migrations:
             await self._mover.finish(moving)
             return
         await self._mover.lead_back(moving)
+
+    async def _attempt(self, moving: Moving) -> None:
+        await self._mover.reserve(moving)
+        await self._mover.copy_and_stop(moving)
+        await self._mover.restore(moving)
+        self._mover.cut_over(moving)

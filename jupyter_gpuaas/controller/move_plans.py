@@ -12,7 +12,7 @@ from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.controller.standbys import Standbys
 from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import AllocationError, InvalidRequest, MigrationError
-from jupyter_gpuaas.lifecycle.migration import way
+from jupyter_gpuaas.lifecycle.migration import Asked, way
 from jupyter_gpuaas.lifecycle.placement import targets
 from jupyter_gpuaas.model import CPU, CheckpointView, Lease, MigrationPlan, Phase, SessionState, Via
 
@@ -98,7 +98,10 @@ class MovePlans:
         if live.record.move is not None:
             raise MigrationError(f"session {session.name!r} is being moved already.")
         if session.state not in MOVABLE or lease is None:
-            raise MigrationError(f"session {session.name!r} is {session.state}: only one that runs can be moved.")
+            hint = "Ask again when its turn has come." if session.state is SessionState.SUSPENDED else ""
+            raise MigrationError(
+                f"session {session.name!r} is {session.state}: only one that runs can be moved.", hint=hint
+            )
         nodes, leases = self._engine.nodes(), self._engine.leases()
         if target is not None and all(node.id != target for node in nodes):
             known = ", ".join(node.id for node in nodes)
@@ -131,11 +134,31 @@ class MovePlans:
             return "sessions with device memory do not move so yet"
         return "" if live.in_jail else "its kernel was not started in a jail (the log of its host says why)"
 
-    def way(self, live: LiveSession, plan: MigrationPlan, via: Via) -> Via:
-        """Which way it goes. Raises MigrationError where it is to go as an image, and cannot."""
-        why_not = self.no_images(live, plan.source, plan.target)
-        if via == "image" and why_not:
+    def asked(self, live: LiveSession, plan: MigrationPlan, via: Via, *, wait: bool, accept_loss: bool) -> Asked:
+        """What the way goes by, as it is now."""
+        return Asked(
+            via=via,
+            wait=wait,
+            accept_loss=accept_loss,
+            busy=live.session.state is SessionState.BUSY,
+            lost=tuple(plan.lost),
+            no_image=self.no_images(live, plan.source, plan.target),
+        )
+
+    @staticmethod
+    def way(asked: Asked, plan: MigrationPlan) -> Via:
+        """Which way it goes. Raises MigrationError where it cannot so."""
+        found, why_not = way(asked)
+        if not why_not:
+            return found
+        if found == "image":
             raise MigrationError(
                 f"via: the session cannot move as a process image: {why_not}", hint="`portable` moves the variables."
             )
-        return way(via, busy=live.session.state is SessionState.BUSY, loses=bool(plan.lost), images=not why_not)
+        if asked.busy and not asked.wait:
+            told = f"; as a process image it cannot move: {asked.no_image}" if asked.via == "auto" else ""
+            raise MigrationError(f"{why_not}{told}.", hint="Without --no-wait the move waits for its end.")
+        raise MigrationError(
+            f"{why_not}: {'; '.join(f'{k}: {v}' for k, v in plan.lost.items())}.",
+            hint="--accept-loss moves the session without.",
+        )

@@ -29,11 +29,14 @@ from jupyter_gpuaas.errors import (
 from jupyter_gpuaas.lifecycle.migration import (
     ENDED,
     SLOWEST_BYTES_S,
+    TABLE,
+    Asked,
     MigrationEvent,
     Pass,
     patience_s,
     settled,
     step,
+    without_image,
 )
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import (
@@ -66,7 +69,7 @@ IMAGE_S = 900.0
 class Moving:
     """A migration that is carried out: what of it need not be remembered."""
 
-    def __init__(self, live: LiveSession, view: MigrationView, epoch: int, accept_loss: bool) -> None:
+    def __init__(self, live: LiveSession, view: MigrationView, epoch: int, asked: Asked) -> None:
         assert live.lease is not None
         self.live = live
         self.view = view
@@ -74,7 +77,10 @@ class Moving:
         self.epoch = epoch
         self.source: Lease = live.lease
         self.lease: Lease | None = None
-        self.accept_loss = accept_loss
+        self.asked = asked
+        self.accept_loss = asked.accept_loss
+        #: Why it did not go as a process image, where that was tried first.
+        self.no_image = ""
         self.checkpoint = ""
         self.since_s = time.monotonic()
         #: How long a step may hold the session up.
@@ -142,6 +148,8 @@ class Mover:
                 quiet = msgspec.convert(reply, Quiet)
                 break
             except QuiesceTimeout:
+                if not moving.asked.wait:
+                    raise MigrationError("a cell runs, and is not to be waited for.") from None
                 self._advance(moving, E.STILL_BUSY, "a cell runs: the session moves when it has ended")
                 await self._next_checkpoint(moving)
         moving.stopped_s = max(asked_s, time.monotonic() - quiet.took_s)
@@ -318,8 +326,54 @@ class Mover:
         moving.view = msgspec.structs.replace(moving.view, cause=told)
         self._end(moving, told)
 
+    def may_fall_back(self, moving: Moving) -> bool:
+        """Whether a move that cannot go as a process image goes with the variables alone: nothing is lost by that."""
+        if not moving.by_image or E.FELL_BACK not in TABLE[moving.view.phase]:
+            return False
+        live, newest = moving.live, self._newest_of(moving)
+        asked = msgspec.structs.replace(
+            moving.asked,
+            busy=live.session.state is SessionState.BUSY,
+            lost=tuple(newest.lost) if newest is not None else (),
+        )
+        return live.session.state in MOVABLE and not without_image(asked)
+
+    async def fall_back(self, moving: Moving, why: str) -> None:
+        """Begin anew, with the variables alone; the source goes on, and what was made on the target goes.
+
+        Raises
+        ------
+        MigrationError
+            The session does not run any more.
+        """
+        live = moving.live
+        moving.no_image = why.rstrip(".")
+        await self._source_goes_on(moving)
+        if live.session.state not in MOVABLE:
+            raise MigrationError(f"the session is {live.session.state}.")
+        if moving.lease is not None:
+            self._commands.give_back(moving.lease)
+        moving.lease, moving.checkpoint, moving.stopped_s = None, "", 0.0
+        moving.view = msgspec.structs.replace(moving.view, via="portable", rounds=(), lost={})
+        # First, so that nobody else gives this epoch to another host.
+        moving.epoch = live.next_epoch
+        self._sessions.keep(live, epochs=moving.epoch)
+        told = f"not as a process image: {moving.no_image}; nothing is lost without, so its variables move"
+        self._advance(moving, E.FELL_BACK, told)
+
     async def lead_back(self, moving: Moving) -> None:
         """The session goes on where it was, and nothing is left on the target."""
+        live = moving.live
+        await self._source_goes_on(moving)
+        if moving.lease is not None:
+            self._commands.give_back(moving.lease)
+        moving.view = msgspec.structs.replace(moving.view, total_s=time.time() - moving.view.started_s)
+        where = (
+            f"it goes on on {moving.view.source}" if live.session.state in MOVABLE else f"it is {live.session.state}"
+        )
+        self._end(moving, f"not moved to {moving.view.target}: {moving.view.cause}; {where}")
+
+    async def _source_goes_on(self, moving: Moving) -> None:
         live = moving.live
         pause_s = self._settings.retry_first_s
         while live.lease is not None and live.lease.epoch == moving.source_epoch:
@@ -338,13 +392,6 @@ class Mover:
                 break
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_most_s)
-        if moving.lease is not None:
-            self._commands.give_back(moving.lease)
-        moving.view = msgspec.structs.replace(moving.view, total_s=time.time() - moving.view.started_s)
-        where = (
-            f"it goes on on {moving.view.source}" if live.session.state in MOVABLE else f"it is {live.session.state}"
-        )
-        self._end(moving, f"not moved to {moving.view.target}: {moving.view.cause}; {where}")
 
     def _incoming(self, moving: Moving, checkpoint: str, *, ready: bool = False) -> Incoming:
         lease = moving.source

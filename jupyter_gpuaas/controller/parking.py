@@ -15,10 +15,11 @@ from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.catalogue.records import Incoming
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine
-from jupyter_gpuaas.errors import GpuaasError, MigrationError, NoSuchSession, StaleEpoch
+from jupyter_gpuaas.errors import GpuaasError, ImageError, MigrationError, NoSuchSession, StaleEpoch
 from jupyter_gpuaas.lifecycle.placement import Idle, whom_to_park
 from jupyter_gpuaas.lifecycle.session import SessionEvent
-from jupyter_gpuaas.model import Quiet, ResourceRequest, SessionState
+from jupyter_gpuaas.lifecycle.turns import keeps_process
+from jupyter_gpuaas.model import Lease, Quiet, ResourceRequest, SessionState
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,11 @@ class Parking:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def under_way(self) -> frozenset[str]:
+        """Ids of sessions that are being parked."""
+        return frozenset(self._busy)
+
     def idle_s(self, live: LiveSession) -> float | None:
         """For how long a session has run no cell, 0 while it runs one; None where it cannot be parked now."""
         session, now_s = live.session, time.monotonic()
@@ -117,6 +123,8 @@ class Parking:
             raise MigrationError(f"session {session.name!r} is {session.state}: only one that runs can be parked.")
         self._busy.add(session.id)
         try:
+            if await self._keep(live, lease, cause):
+                return
             client = self._agents.of(lease.node_id)
             asked = client.op(session.id, lease.epoch, "quiesce", {"wait_s": patience_s})
             quiet = msgspec.convert(await asyncio.wait_for(asked, patience_s + STEP_S), Quiet)
@@ -144,6 +152,23 @@ class Parking:
         finally:
             self._busy.discard(session.id)
 
+    async def _keep(self, live: LiveSession, lease: Lease, cause: str) -> bool:
+        """Park a session with its process, if that is the way for it; whether it was."""
+        if not keeps_process(live.session.request, lease, self._engine.nodes(), live.no_suspend):
+            return False
+        await live.bell.until(lambda: live.session.state is not SessionState.BUSY, PATIENCE_S)
+        if live.session.state is not SessionState.IDLE:
+            return False  # which is told by the other way
+        client = self._agents.of(lease.node_id)
+        try:
+            await asyncio.wait_for(client.op(live.session.id, lease.epoch, "suspend", {"asleep": True}), STEP_S)
+        except (MigrationError, ImageError) as error:
+            log.info("session %s is not parked with its process: %s", live.session.id, error)
+            return False
+        told = f"{cause}; its devices are free, and its process stays in the memory of {lease.node_id}"
+        self._sessions.advance(live, SessionEvent.KEPT, told, record={"kept": lease}, swap=True)
+        return True
+
     async def lead_back(self, live: LiveSession, cause: str) -> None:
         """Let a session go on that was about to be parked."""
         lease = live.lease
@@ -154,8 +179,9 @@ class Parking:
             SessionState.MIGRATING,
         ):
             try:
-                asked = self._agents.of(lease.node_id).op(live.session.id, lease.epoch, "resume", {})
-                await asyncio.wait_for(asked, STEP_S)
+                client = self._agents.of(lease.node_id)
+                for op in ("go_on", "resume"):
+                    await asyncio.wait_for(client.op(live.session.id, lease.epoch, op, {}), STEP_S)
                 if live.session.state is SessionState.MIGRATING:
                     self._sessions.advance(live, SessionEvent.STAYED, f"not parked: {cause}")
                 return
@@ -175,7 +201,9 @@ class Parking:
     def wake(self, live: LiveSession, cause: str) -> None:
         """Bring a parked session back; any other is left alone."""
         if live.session.state is SessionState.PARKED:
-            self._sessions.advance(live, SessionEvent.WAKE, cause, record={"kernel_starts": 0})
+            # With its process it has the same kernel, else the first one of another host.
+            changed = {} if live.kept is not None else {"kernel_starts": 0}
+            self._sessions.advance(live, SessionEvent.WAKE, cause, record=changed)
 
     # -- by itself -------------------------------------------------------------------------------------------
 
@@ -194,7 +222,7 @@ class Parking:
         for live in self._sessions.all():
             session = live.session
             present.add(session.id)
-            if session.state in _LEAVING and live.lease is not None:
+            if session.state in _LEAVING and live.lease is not None and live.lease.device_ids:
                 room_comes = True
             if session.state is not SessionState.IDLE or live.lease is None or live.record.move is not None:
                 self._idle_since.pop(session.id, None)

@@ -7,10 +7,13 @@ from typing import Any
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import CheckpointStatus, HostReport, HostState, SessionState, short_id
 
+#: States in which a session may have one whose end alone counts: it is parked with its process.
+KEPT_STATES = frozenset({SessionState.PARKED, SessionState.RESTORING})
+
 Happened = tuple[SessionEvent, str]
 
 #: States in which a session has a host whose reports count.
-HOSTED_STATES = frozenset({SessionState.STARTING, SessionState.IDLE, SessionState.BUSY})
+HOSTED_STATES = frozenset({SessionState.STARTING, SessionState.IDLE, SessionState.BUSY, SessionState.SUSPENDED})
 
 
 def happened(state: SessionState, kernel_starts: int, report: HostReport) -> list[Happened]:
@@ -19,12 +22,18 @@ def happened(state: SessionState, kernel_starts: int, report: HostReport) -> lis
     Reports are snapshots, not a log: a kernel that was idle, died and is idle again may show only as a higher
     ``kernel_starts``.
     """
-    if state not in HOSTED_STATES:
+    if state not in HOSTED_STATES | KEPT_STATES:
         return []
     if report.state is HostState.DEAD:
         return [(SessionEvent.HOST_DIED, report.cause or "its host is gone")]
     if report.state is HostState.ENDING:
         return [(SessionEvent.RELEASE, report.cause or "its client shut it down")]
+    if state in KEPT_STATES:
+        return []
+    if state is SessionState.SUSPENDED:
+        # Whatever else has become of its kernel shows when its turn has come.
+        failed = report.state is HostState.FAILED
+        return [(SessionEvent.START_FAILED, report.cause or "its kernel did not start")] if failed else []
     events: list[Happened] = []
     failed = report.state is HostState.FAILED
     if state is not SessionState.STARTING and (

@@ -28,6 +28,9 @@ class NewMigration(BaseModel):
         "auto", description="`portable` moves the variables, `image` the process; `auto` whichever loses nothing."
     )
     accept_loss: bool = Field(False, description="Move although some names do not survive it.")
+    wait: bool = Field(
+        True, description="Wait for the end of a cell that runs, where the session cannot move in the middle of it."
+    )
     dry_run: bool = Field(False, description="Only tell what it would do (200).")
 
 
@@ -51,7 +54,7 @@ async def begun(wanted: NewMigration, controller: TheController, user: Caller, l
         return Facts(await controller.migrations.plan(live, wanted.target))
     cause = f"asked for by {user.name}"
     view = await controller.migrations.begin(
-        live, wanted.target, via=wanted.via, accept_loss=wanted.accept_loss, cause=cause
+        live, wanted.target, via=wanted.via, accept_loss=wanted.accept_loss, cause=cause, wait=wanted.wait
     )
     return Facts(view, status_code=202)
 

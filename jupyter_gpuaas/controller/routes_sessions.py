@@ -13,7 +13,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from jupyter_gpuaas.controller.answers import Facts, responses
 from jupyter_gpuaas.controller.callers import Caller, TheController, TheSession
 from jupyter_gpuaas.controller.controller import Controller
-from jupyter_gpuaas.controller.reports import HOSTED_STATES
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.errors import InvalidRequest, TransportError
@@ -237,7 +236,7 @@ async def ran(
     """The newest execution of each cell of the notebook, with its outputs, as far as the journal keeps them."""
     incoming = live.record.incoming
     # Parked, or between two hosts: the journal is where the last one was.
-    left = incoming.node if incoming is not None and live.session.state not in HOSTED_STATES else ""
+    left = incoming.node if incoming is not None and not live.has_host else ""
     agent = controller.agents.of(left) if left else agent_of(controller, live)
     found = await agent.cells(live.session.id, after=after, journal=journal)
     return Response(found, media_type="application/json")
@@ -245,6 +244,6 @@ async def ran(
 
 def agent_of(controller: Controller, live: LiveSession) -> AgentClient:
     """The agent that hosts the session; raises TransportError when there is none."""
-    if live.lease is None or live.session.state not in HOSTED_STATES:
+    if live.lease is None or not live.has_host:
         raise TransportError(f"session {live.session.id} is {live.session.state}: no host now.")
     return controller.agents.of(live.lease.node_id)

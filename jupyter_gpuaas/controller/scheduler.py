@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from jupyter_gpuaas.controller.fair_use import WAITING, FairUse
+from jupyter_gpuaas.controller.fair_use import WAITING, FairUse, asked_for
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine, LeaseMeta
 from jupyter_gpuaas.errors import AllocationError, CatalogueError, GpuaasError, NoCapacity
 from jupyter_gpuaas.lifecycle.fairness import Outlook
-from jupyter_gpuaas.lifecycle.placement import Placement
+from jupyter_gpuaas.lifecycle.placement import Placement, Waiting, place
 from jupyter_gpuaas.lifecycle.session import SessionEvent
-from jupyter_gpuaas.model import Lease, ResourceRequest
+from jupyter_gpuaas.lifecycle.turns import Waits, place_words
+from jupyter_gpuaas.model import Lease, NodeState, ResourceRequest, SessionState
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,8 @@ class Scheduler:
         #: Those for whom the engine was asked.
         self._placing: dict[str, tuple[Placement, asyncio.Task[None]]] = {}
         self._order: list[LiveSession] = []
+        #: Since when each waits, by the monotonic clock.
+        self._since_s: dict[str, float] = {}
         #: Why some of these wait although there may be room.
         self._why: Mapping[str, str] = {}
         #: Those of whom it was not looked yet whether any node could serve them.
@@ -69,6 +73,7 @@ class Scheduler:
     def submit(self, live: LiveSession) -> None:
         """Put a session into the queue; on a free pool it is placed in this turn of the loop."""
         self._waiting[live.session.id] = live
+        self._since_s[live.session.id] = time.monotonic()
         self._new.add(live.session.id)
         self.look()
 
@@ -87,7 +92,22 @@ class Scheduler:
 
     def requests(self) -> list[ResourceRequest]:
         """What those who wait ask for, in the order of service; not of those whom a quota keeps waiting."""
-        return [live.session.request for live in self._order if live.session.id not in self._why]
+        return [asked_for(live) for live in self._order if live.session.id not in self._why]
+
+    def waits(self) -> list[Waits]:
+        """The same with all that turns go by."""
+        now_s = time.monotonic()
+        return [
+            Waits(
+                session_id=live.session.id,
+                request=asked_for(live),
+                waited_s=now_s - self._since_s.get(live.session.id, now_s),
+                kept=live.kept,
+                in_cell=live.session.state is SessionState.SUSPENDED,
+            )
+            for live in self._order
+            if live.session.id not in self._why and live.session.state in WAITING
+        ]
 
     def look(self) -> None:
         """Something has changed: who waits, what is free, or what the rules are fed with."""
@@ -120,32 +140,53 @@ class Scheduler:
     def _round(self) -> None:
         for session_id in self._new & self._waiting.keys():
             live = self._waiting[session_id]
-            why = self._engine.why_never(live.session.request)
+            why = self._engine.why_never(asked_for(live))
             if why:
-                self._sessions.advance(live, SessionEvent.START_FAILED, why)
-                del self._waiting[session_id]
+                event = SessionEvent.HOST_DIED if live.kept is not None else SessionEvent.START_FAILED
+                self._sessions.advance(live, event, why)
+                self._waiting.pop(session_id, None)
             self._new.discard(session_id)
         self._new &= self._waiting.keys()
+        self._since_s = {key: since_s for key, since_s in self._since_s.items() if key in self._waiting}
         free = [live for session_id, live in self._waiting.items() if session_id not in self._placing]
         coming = [(self._waiting[each].session.owner, placement) for each, (placement, _) in self._placing.items()]
         outlook = self._fair.serve(free, coming) if free else Outlook()
         self._why = outlook.why
         self._order = [self._waiting[each] for each in outlook.waiting]
-        for placement in outlook.placements:
+        for placement in (*outlook.placements, *self._home()):
             live = self._waiting[placement.session_id]
             task = asyncio.create_task(self._place(live, placement), name=f"place {placement.session_id}")
             self._placing[placement.session_id] = placement, task
+
+    def _home(self) -> list[Placement]:
+        """Devices for sessions whose processes stand still on a node that takes no others any more."""
+        nodes = [node for node in self._engine.nodes() if node.state is NodeState.CORDONED]
+        there = {node.id for node in nodes}
+        back = [live for live in self._order if live.kept is not None and live.kept.node_id in there]
+        if not back:
+            return []
+        taken: dict[str, frozenset[str]] = {}
+        given = [(lease.node_id, lease.device_ids) for lease in self._engine.leases()]
+        given += [(placement.node_id, placement.device_ids) for placement, _ in self._placing.values()]
+        for node_id, device_ids in given:
+            taken[node_id] = taken.get(node_id, frozenset()) | set(device_ids)
+        return place([Waiting(live.session.id, asked_for(live), live.kept) for live in back], nodes, taken)
 
     async def _place(self, live: LiveSession, placement: Placement) -> None:
         session_id = live.session.id
         lease: Lease | None = None
         try:
             request = msgspec.structs.replace(live.session.request, node=placement.node_id)
-            meta = LeaseMeta(session_id, live.next_epoch)
+            kept = live.kept
+            meta = LeaseMeta(session_id, kept.epoch if kept is not None else live.next_epoch, kept)
             lease = await self._engine.acquire(request, meta, timeout=GIVE_S)
             where = f"on {lease.node_id} with {', '.join(lease.device_ids)}"
-            live.hosted = False
-            self._sessions.advance(live, SessionEvent.PLACED, where, lease=lease, epoch=lease.epoch)
+            if kept is not None:
+                told, gone = f"its turn {where}", {"kept": None}
+                self._sessions.advance(live, SessionEvent.ITS_TURN, told, record=gone, lease=lease)
+            else:
+                live.hosted = False
+                self._sessions.advance(live, SessionEvent.PLACED, where, lease=lease, epoch=lease.epoch)
             self._waiting.pop(session_id, None)
         except AllocationError as error:
             log.info("session %s not placed on %s: %s", session_id, placement.node_id, error)
@@ -170,19 +211,21 @@ class Scheduler:
             await asyncio.sleep(RETRY_S)
 
     def _count(self) -> None:
-        for place, live in enumerate(self._order, start=1):
+        for number, live in enumerate(self._order, start=1):
             if live.session.state not in WAITING:
                 continue
             why = self._why.get(live.session.id, "")
-            told = f"place {place} in the queue" + (f": {why}" if why else "")
+            suspended = live.session.state is SessionState.SUSPENDED
+            told = place_words(number) if suspended else f"place {number} in the queue"
+            told += f": {why}" if why else ""
             # Its cause is why it waits, where there is more to say than that others are before it.
             causes = bool(why) or live.session.cause.startswith("place ")
-            if live.session.queue_place == place and (not causes or live.session.cause == told):
+            if live.session.queue_place == number and (not causes or live.session.cause == told):
                 continue
             # Only what is shown: where it cannot be written, the next count tells it.
             with contextlib.suppress(CatalogueError):
                 changes = {"cause": told} if causes else {}
-                self._sessions.note(live, told, {"queue_place": place}, queue_place=place, **changes)
+                self._sessions.note(live, told, {"queue_place": number}, queue_place=number, **changes)
         requests = self.requests()
         self._engine.want(requests)
         self.on_waiting(requests)

@@ -16,7 +16,7 @@ from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.bell import Bell
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
-from jupyter_gpuaas.controller.reports import HOSTED_STATES, checkpoint_news, happened
+from jupyter_gpuaas.controller.reports import HOSTED_STATES, KEPT_STATES, checkpoint_news, happened
 from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent, step
 from jupyter_gpuaas.model import (
@@ -46,6 +46,9 @@ class LiveSession:
         self.hosted = False
         #: Whether its kernel can be put into an image.
         self.in_jail = False
+        #: Whether its host says that its processes stand still without devices, and why it could not let them.
+        self.suspended = False
+        self.no_suspend = ""
         #: What its host last said is wrong while it goes on.
         self.warning = ""
         #: What its host last said of its checkpoints.
@@ -65,6 +68,20 @@ class LiveSession:
     def next_epoch(self) -> int:
         """An epoch that no host of this session has had."""
         return max(self.session.epoch, self.record.epochs) + 1
+
+    @property
+    def kept(self) -> Lease | None:
+        """What its host had before it gave that up, if that host is there, without devices."""
+        lease, kept = self.lease, self.record.kept
+        if kept is None or lease is None or lease.device_ids or lease.epoch != kept.epoch:
+            return None
+        return kept
+
+    @property
+    def has_host(self) -> bool:
+        """Whether its lease names a host that it needs."""
+        state = self.session.state
+        return state in HOSTED_STATES or (state in KEPT_STATES and self.kept is not None)
 
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
@@ -92,7 +109,12 @@ class Sessions:
         for record in self._database.unfinished():
             live = LiveSession(record)
             # One that was being moved may stay, and its host reports then only what changes.
-            live.hosted = record.session.state in (SessionState.IDLE, SessionState.BUSY, SessionState.MIGRATING)
+            live.hosted = record.session.state in (
+                SessionState.IDLE,
+                SessionState.BUSY,
+                SessionState.SUSPENDED,
+                SessionState.MIGRATING,
+            ) or (live.kept is not None)
             live.knows_checkpoints = False
             self._live[record.session.id] = live
 
@@ -234,10 +256,10 @@ class Sessions:
         lease = live.lease
         if lease is None or report.lease.epoch != lease.epoch:
             return  # Of a host that the session has left.
-        if live.session.state not in HOSTED_STATES or report.state is HostState.STANDBY:
+        if not live.has_host or report.state is HostState.STANDBY:
             return
         live.hosted = True
-        live.in_jail = report.in_jail
+        live.in_jail, live.suspended, live.no_suspend = report.in_jail, report.suspended, report.no_suspend
         starts = live.record.kernel_starts
         session = msgspec.structs.replace(
             live.session, clients=report.clients, unattended_since_s=report.unattended_since_s

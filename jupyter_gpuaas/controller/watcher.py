@@ -10,7 +10,6 @@ from collections.abc import Callable
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.commands import Commands
-from jupyter_gpuaas.controller.reports import HOSTED_STATES
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.controller.standbys import Standbys
 from jupyter_gpuaas.engine.agent_client import AgentClient
@@ -84,7 +83,7 @@ class Watcher:
             if self.standbys is not None:
                 self.standbys.drop(live, cause)
         elif lease is not None and (lease.node_id, lease.epoch) == (node_id, gone.epoch):
-            if live.hosted and live.session.state in HOSTED_STATES:
+            if live.hosted and live.has_host:
                 self._sessions.advance(live, SessionEvent.HOST_DIED, cause)
 
     async def _follow(self, node_id: str) -> None:
@@ -139,10 +138,7 @@ class Watcher:
         return [
             live
             for live in self._sessions.all()
-            if live.hosted
-            and live.session.state in HOSTED_STATES
-            and live.lease is not None
-            and live.lease.node_id == node_id
+            if live.hosted and live.has_host and live.lease is not None and live.lease.node_id == node_id
         ]
 
     def heard(self, report: HostReport) -> None:

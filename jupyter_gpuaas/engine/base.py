@@ -22,6 +22,9 @@ class LeaseMeta(msgspec.Struct, frozen=True):
 
     session_id: str
     epoch: int
+    #: What its host, which is there still, had until it was released: its node may be cordoned since, and of devices
+    #: that have memory of their own only these will do there.
+    kept: Lease | None = None
 
 
 class GoneHost(msgspec.Struct, frozen=True):

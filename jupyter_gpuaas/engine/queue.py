@@ -89,7 +89,7 @@ class LeaseQueue:
         taken: dict[str, frozenset[str]] = {}
         for lease in self._held.values():
             taken[lease.node_id] = taken.get(lease.node_id, frozenset()) | set(lease.device_ids)
-        queue = [Waiting(waiter.id, waiter.request) for waiter in self._waiting]
+        queue = [Waiting(waiter.id, waiter.request, waiter.meta.kept) for waiter in self._waiting]
         by_id = {waiter.id: waiter for waiter in self._waiting}
         placements = place(queue, self._nodes(), taken)
         if not placements:

@@ -125,6 +125,11 @@ class CudaHelper:
             raise ImageUnavailable(first.error)
         return cls(process)
 
+    @property
+    def pid(self) -> int:
+        """Of the helper itself."""
+        return self._process.pid
+
     async def state(self, pid: int) -> ProcessState:
         return ProcessState((await self._ask(Request(0, "state", pid))).state)
 

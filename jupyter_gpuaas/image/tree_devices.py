@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from ..errors import DeviceRefused
 from .cuda import Suspended, pair_up
 from .cuda_helper import CudaHelper
-from .jail import Jail
+from .jail import Process
 from .manifest import DeviceNeed, ImageManifest
 
 #: Work that was submitted to a device is waited for as long; then the session goes on, and is not dumped.
 LOCK_TIMEOUT_MS = 30_000
+
+
+class Tree(Protocol):
+    """Processes that belong together: a jail's, or those of a plain kernel."""
+
+    def processes(self) -> list[Process]: ...
 
 
 class TreeDevices:
@@ -29,7 +36,7 @@ class TreeDevices:
         """Call the driver by this one from now on."""
         self._cuda = cuda
 
-    async def suspend(self, jail: Jail) -> None:
+    async def suspend(self, jail: Tree) -> None:
         """Take the device memory of each process that has some.
 
         Raises ``DeviceRefused``; ``resume`` gives back what was taken until then.
@@ -41,7 +48,7 @@ class TreeDevices:
             if await self._cuda.uses_device(process.pid):
                 self._suspended.append(await self._cuda.suspend(process.pid, LOCK_TIMEOUT_MS))
 
-    def needs(self, jail: Jail) -> tuple[DeviceNeed, ...]:
+    def needs(self, jail: Tree) -> tuple[DeviceNeed, ...]:
         """What was taken, by the numbers of the processes inside."""
         inner = {process.pid: process.inner_pid for process in jail.processes()}
         return tuple(
@@ -54,7 +61,7 @@ class TreeDevices:
         self._expected = needs
         self._pairs = pairs
 
-    async def resume(self, jail: Jail) -> None:
+    async def resume(self, jail: Tree) -> None:
         """Give back what was taken, here or at the source. Raises ``DeviceRefused``; it can be called again."""
         if self._cuda is None:
             return
@@ -66,6 +73,9 @@ class TreeDevices:
                 if need.inner_pid in outer
             ]
             self._expected = ()
+        there = {process.pid for process in jail.processes()}
+        # One that has ended meanwhile needs nothing, and nobody is to wait for it.
+        self._suspended = [one for one in self._suspended if one.pid in there]
         while self._suspended:
             await self._cuda.resume(self._suspended[0], self._pairs)
             self._suspended.pop(0)

@@ -30,6 +30,8 @@ class MigrationEvent(StrEnum):
     #: The cell that runs goes on for longer than the stop is worth.
     STILL_BUSY = "still_busy"
     COPIED = "copied"
+    #: It cannot go as a process image, and loses nothing without.
+    FELL_BACK = "fell_back"
     RESTORED = "restored"
     #: The target has everything, and the source lets nobody in.
     VERIFIED = "verified"
@@ -41,13 +43,14 @@ class MigrationEvent(StrEnum):
 
 E = MigrationEvent
 _BACK = {E.FAILED: P.FAILED, E.CANCELLED: P.CANCELLED}
+_ANEW = {E.FELL_BACK: P.RESERVE, **_BACK}
 
 TABLE: Mapping[Phase, Mapping[MigrationEvent, Phase]] = {
-    P.RESERVE: {E.RESERVED: P.PRE_COPY, **_BACK},
-    P.PRE_COPY: {E.SETTLED: P.QUIESCE, **_BACK},
-    P.QUIESCE: {E.QUIET: P.STOP_COPY, E.STILL_BUSY: P.PRE_COPY, **_BACK},
-    P.STOP_COPY: {E.COPIED: P.RESTORE, **_BACK},
-    P.RESTORE: {E.RESTORED: P.VERIFY, **_BACK},
+    P.RESERVE: {E.RESERVED: P.PRE_COPY, **_ANEW},
+    P.PRE_COPY: {E.SETTLED: P.QUIESCE, **_ANEW},
+    P.QUIESCE: {E.QUIET: P.STOP_COPY, E.STILL_BUSY: P.PRE_COPY, **_ANEW},
+    P.STOP_COPY: {E.COPIED: P.RESTORE, **_ANEW},
+    P.RESTORE: {E.RESTORED: P.VERIFY, **_ANEW},
     P.VERIFY: {E.VERIFIED: P.CUTOVER, **_BACK},
     P.CUTOVER: {E.LIVE: P.DONE},
     P.DONE: {},
@@ -68,19 +71,35 @@ def step(phase: Phase, event: MigrationEvent) -> Phase:
         raise InvalidTransition(phase, event) from None
 
 
-def way(via: Via, *, busy: bool, loses: bool, images: bool) -> Via:
-    """How a session moves: its variables, or the image of its process.
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user wants of a move, and what is known of the session that bears on the way that it takes."""
 
-    Parameters
-    ----------
-    busy, loses
-        Whether a cell runs, and whether names would be lost with its variables alone.
-    images
-        Whether it can be done with an image.
-    """
-    if via == "auto":
-        return "image" if images and (busy or loses) else "portable"
-    return via
+    via: Via
+    #: A cell that runs may be waited for.
+    wait: bool
+    accept_loss: bool
+    #: Whether a cell runs.
+    busy: bool
+    #: Names that would be lost with the variables alone.
+    lost: tuple[str, ...]
+    #: Why the process cannot go along; empty if it can.
+    no_image: str
+
+
+def way(asked: Asked) -> tuple[Via, str]:
+    """How a session moves: its variables, or the image of its process. And why not, where it cannot so."""
+    if asked.via == "image" or (asked.via == "auto" and not asked.no_image and (asked.busy or asked.lost)):
+        return "image", asked.no_image
+    return "portable", without_image(asked)
+
+
+def without_image(asked: Asked) -> str:
+    """Why a session does not move with its variables alone; empty if it does."""
+    if asked.busy and not asked.wait:
+        return "a cell runs, and is not to be waited for"
+    if asked.lost and not asked.accept_loss:
+        return f"{', '.join(asked.lost)} would be lost"
+    return ""
 
 
 class Pass(msgspec.Struct, frozen=True):

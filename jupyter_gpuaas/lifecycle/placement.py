@@ -15,6 +15,8 @@ class Waiting(msgspec.Struct, frozen=True):
 
     session_id: str
     request: ResourceRequest
+    #: What its host had, which is there still, without devices: best on that node again.
+    kept: Lease | None = None
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -38,6 +40,26 @@ def fitting(request: ResourceRequest, node: Node) -> list[Device]:
         if (request.kind is None or device.kind == request.kind) and device.memory_bytes >= request.memory_bytes
     ]
     return sorted(found, key=lambda device: (device.kind != CUDA, device.memory_bytes, device.id))
+
+
+def suitable(request: ResourceRequest, kept: Lease | None, node: Node) -> list[Device]:
+    """Devices of the node that would do for a session whose host, perhaps, is there already, best first.
+
+    Memory that was on an accelerator goes back to that one; what has none of its own goes on beside any.
+    """
+    found = fitting(request, node)
+    if kept is None or kept.node_id != node.id:
+        return found
+    return [device for device in found if device.kind != CUDA or device.id in kept.device_ids]
+
+
+def can_go_to(request: ResourceRequest, kept: Lease | None, node: Node) -> bool:
+    """Whether the session can be placed there, when devices are free: it has enough, and takes sessions.
+
+    One that is there already is taken by a cordoned node, too.
+    """
+    there = kept is not None and kept.node_id == node.id and node.state is NodeState.CORDONED
+    return (node.state is NodeState.UP or there) and len(suitable(request, kept, node)) >= request.devices
 
 
 def why_never(request: ResourceRequest, nodes: Sequence[Node]) -> str:
@@ -72,26 +94,30 @@ def targets(request: ResourceRequest, nodes: Sequence[Node], taken: Taken) -> li
 
 
 def place(queue: Iterable[Waiting], nodes: Sequence[Node], taken: Taken) -> list[Placement]:
-    """Serve the queue in order and stop at the first that must wait, so that nobody is overtaken.
+    """Serve the queue in order. Where one must wait, nobody behind it gets what is free on a node that it could go to,
+    so that nobody is overtaken.
 
     The emptiest node is taken first, so that sessions spread over the pool.
     """
     used = {node.id: set(taken.get(node.id, ())) for node in nodes}
     placements: list[Placement] = []
+    closed: set[str] = set()
     for waiting in queue:
-        best: tuple[int, str, tuple[str, ...]] | None = None
-        for node in nodes:
-            if node.state is not NodeState.UP:
-                continue
-            free = [device for device in fitting(waiting.request, node) if device.id not in used[node.id]]
+        best: tuple[bool, int, str, tuple[str, ...]] | None = None
+        rooms = [node for node in nodes if node.id not in closed and can_go_to(waiting.request, waiting.kept, node)]
+        for node in rooms:
+            there = waiting.kept is not None and waiting.kept.node_id == node.id
+            found = suitable(waiting.request, waiting.kept, node)
+            free = [device for device in found if device.id not in used[node.id]]
             if len(free) < waiting.request.devices:
                 continue
             chosen = tuple(device.id for device in free[: waiting.request.devices])
-            candidate = (len(used[node.id]), node.id, chosen)
+            candidate = (not there, len(used[node.id]), node.id, chosen)
             best = candidate if best is None else min(best, candidate)
         if best is None:
-            break
-        _, node_id, device_ids = best
+            closed |= {node.id for node in rooms}
+            continue
+        _, _, node_id, device_ids = best
         used[node_id].update(device_ids)
         placements.append(Placement(waiting.session_id, node_id, device_ids))
     return placements

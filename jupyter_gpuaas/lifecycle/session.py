@@ -40,6 +40,12 @@ class SessionEvent(StrEnum):
     MOVED = "moved"
     #: It is in the store; its host is no longer needed.
     PARKED = "parked"
+    #: It stands still on its node, and needs no devices until it is wanted.
+    KEPT = "kept"
+    #: It stands still in the middle of its cell, and needs no devices meanwhile.
+    SUSPENDED = "suspended"
+    #: It has devices again.
+    ITS_TURN = "its_turn"
     #: A parked one is wanted again.
     WAKE = "wake"
     #: Its standby takes it over.
@@ -60,6 +66,10 @@ class Command(StrEnum):
     START_HOST = "start_host"
     STOP_HOST = "stop_host"
     RELEASE_LEASE = "release_lease"
+    #: Give its devices to others; its host stays.
+    FREE_DEVICES = "free_devices"
+    #: Let its processes go on, which stand still without devices.
+    GO_ON = "go_on"
     #: Let its standby take it over, if there is one. What is ordered behind this is for where there is none.
     STAND_IN = "stand_in"
     #: Ask what can be restored, and give up where nothing can.
@@ -88,6 +98,8 @@ TABLE: Mapping[SessionState, Mapping[SessionEvent, SessionState]] = {
         E.KERNEL_DIED: S.STARTING,
         E.RESTARTED: S.STARTING,
         E.MOVING: S.MIGRATING,
+        E.SUSPENDED: S.SUSPENDED,
+        E.KEPT: S.PARKED,
         **_LOSS,
         **_RELEASE,
     },
@@ -96,13 +108,16 @@ TABLE: Mapping[SessionState, Mapping[SessionEvent, SessionState]] = {
         E.KERNEL_DIED: S.STARTING,
         E.RESTARTED: S.STARTING,
         E.MOVING: S.MIGRATING,
+        E.SUSPENDED: S.SUSPENDED,
+        E.KEPT: S.PARKED,
         **_LOSS,
         **_RELEASE,
     },
+    S.SUSPENDED: {E.ITS_TURN: S.BUSY, E.START_FAILED: S.FAILED, **_LOSS, **_RELEASE},
     S.MIGRATING: {E.STAYED: S.IDLE, E.MOVED: S.STARTING, E.PARKED: S.PARKED, **_LOSS, **_RELEASE},
-    S.PARKED: {E.WAKE: S.RESTORING, **_RELEASE},
+    S.PARKED: {E.WAKE: S.RESTORING, **_LOSS, **_RELEASE},
     S.LOST: {E.STOOD_IN: S.STARTING, E.RESTORABLE: S.RESTORING, E.GIVEN_UP: S.FAILED, **_RELEASE},
-    S.RESTORING: {E.PLACED: S.STARTING, E.START_FAILED: S.FAILED, **_RELEASE},
+    S.RESTORING: {E.PLACED: S.STARTING, E.ITS_TURN: S.IDLE, E.START_FAILED: S.FAILED, **_LOSS, **_RELEASE},
     S.CLOSING: {E.RELEASED: S.CLOSED, E.HOST_DIED: S.CLOSING},
     S.CLOSED: {},
     S.FAILED: {},
@@ -114,6 +129,10 @@ COMMANDS: Mapping[tuple[SessionState, SessionEvent], tuple[Command, ...]] = {
     (S.STARTING, E.MOVED): (Command.START_HOST,),
     (S.STARTING, E.STOOD_IN): (Command.START_HOST,),
     (S.FAILED, E.START_FAILED): (Command.STOP_HOST, Command.DROP_REMAINS, Command.RELEASE_LEASE),
+    (S.SUSPENDED, E.SUSPENDED): (Command.FREE_DEVICES, Command.PLACE),
+    (S.BUSY, E.ITS_TURN): (Command.GO_ON,),
+    (S.IDLE, E.ITS_TURN): (Command.GO_ON,),
+    (S.PARKED, E.KEPT): (Command.FREE_DEVICES,),
     (S.PARKED, E.PARKED): (Command.STOP_HOST, Command.RELEASE_LEASE),
     (S.RESTORING, E.WAKE): (Command.PLACE,),
     (S.LOST, E.HOST_DIED): (Command.STAND_IN, Command.STOP_HOST, Command.RECOVER),

@@ -44,7 +44,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: States in which a standby has something to wait for.
-_WORTH = frozenset({S.STARTING, S.IDLE, S.BUSY, S.MIGRATING, S.LOST})
+_WORTH = frozenset({S.STARTING, S.IDLE, S.BUSY, S.SUSPENDED, S.MIGRATING, S.LOST})
 
 
 def decide(facts: Facts) -> tuple[Step, str]:

@@ -72,3 +72,7 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish | None = None
     #: Whether its kernel can be put into an image.
     in_jail: bool = False
+    #: Whether its processes stand still because it has no devices at the moment.
+    suspended: bool = False
+    #: Why that cannot be done to it; empty if it can.
+    no_suspend: str = ""

@@ -22,6 +22,8 @@ class SessionState(StrEnum):
     STARTING = "starting"
     IDLE = "idle"
     BUSY = "busy"
+    #: In the middle of a cell that stands still, without devices, until its turn comes.
+    SUSPENDED = "suspended"
     #: Between two nodes, or on its way into the store: what it had is safe, and its requests wait.
     MIGRATING = "migrating"
     #: Its devices are given back; the next cell brings it back.
@@ -43,6 +45,7 @@ LIVE_STATES = frozenset(
         SessionState.STARTING,
         SessionState.IDLE,
         SessionState.BUSY,
+        SessionState.SUSPENDED,
         SessionState.MIGRATING,
         SessionState.PARKED,
         SessionState.LOST,

@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 import click
 import msgspec
+import psutil
 
 from ..config import Settings, load
 from ..errors import (
@@ -221,6 +222,8 @@ class Agent:
                 self._check_epoch(session_id, request.query.get("epoch", ""))
                 body = await http.read_body(connection, request, self._settings.request_body_bytes)
                 content = msgspec.json.decode(body or b"{}", type=dict[str, Any])
+                if op == "suspend":
+                    content |= self._room_to_keep(session_id)
                 if op == "live":
                     return http.response(200, await self._hosts.make_live(session_id, content))
                 return http.response(200, await self._handle(session_id).move(op, content))
@@ -313,6 +316,13 @@ class Agent:
                 for device_id in handle.report.lease.device_ids:
                     used[device_id] = used.get(device_id, 0) + handle.report.used_bytes
         return used
+
+    def _room_to_keep(self, session_id: str) -> dict[str, int]:
+        """How much memory this session may keep without devices, beside the others that do."""
+        most_bytes = self._settings.kept_bytes or psutil.virtual_memory().total // (2 * max(1, self._settings.nodes))
+        reports = [handle.report for handle in self._hosts.sessions.values() if handle.report is not None]
+        kept_bytes = sum(each.used_bytes for each in reports if each.suspended and each.session_id != session_id)
+        return {"most_bytes": most_bytes, "room_bytes": max(0, most_bytes - kept_bytes)}
 
     async def _watch(self, connection: socket.socket) -> None:
         """Send all reports, then each change, until the reader goes away."""

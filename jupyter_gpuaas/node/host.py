@@ -38,6 +38,7 @@ from ..image.dump import ImageName
 from ..image.image_kernel import ImageKernel
 from ..image.jail import JailSpec
 from ..lifecycle.node_loss import ON_NODE_LOSS
+from ..lifecycle.turns import room_to_keep
 from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Imaged, Peer, RestoreReport, short_id
 from ..model.words import restored_lines
 from ..store.opening import open_store
@@ -52,6 +53,7 @@ from .leash import now_s, send
 from .processes import RUN_MARK, end_marked, memory_bytes, tree
 from .session_host import SessionHost
 from .standby import Standby
+from .suspension import Suspension
 from .threads import in_thread
 
 MEASURE_S = 2.0
@@ -253,8 +255,9 @@ class Host:
         self.work = Path(spec.cwd) if shared and spec.cwd else own
         self.work.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._devices = devices
-        if self._criu is not None and any(device.kind == CUDA for device in devices):
-            # At once, as it takes seconds and a dump is not to wait for it.
+        on_gpu = any(device.kind == CUDA for device in devices)
+        if on_gpu and (self._criu is not None or self.settings.turn_s):
+            # At once, as it takes seconds, for which nobody is to wait.
             self._cuda = asyncio.get_running_loop().create_task(CudaHelper.start())
             # That there is none is told when an image is wanted.
             self._cuda.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -265,6 +268,10 @@ class Host:
             start_kernel=lambda: self._give_kernel(self._new_kernel()),
             changed=self._report,
         )
+        if on_gpu and self._cuda is None:
+            self.session.no_suspend = "suspending sessions is switched off (setting turn_s)"
+        elif self._cuda is not None:
+            self.task(self._ask_driver(self.session))
         if spec.peer is not None:
             most = self.settings.message_bytes
             bring = partial(
@@ -332,6 +339,12 @@ class Host:
                 self._drop_image()
                 return _plain(session.report())
         if not session.stands_by:
+            if op == "suspend":
+                await self._suspend(session, content)
+                return {}
+            if op == "go_on":
+                await session.go_on(tuple(content.get("devices") or ()))
+                return {}
             if op == "quiesce":
                 return _plain(await session.standstill.quiesce(content.get("wait_s")))
             if op == "take_image":
@@ -343,6 +356,34 @@ class Host:
                 self._drop_image()
                 return {}
         raise MigrationError(f"op: {op!r} is not possible with this host.")
+
+    # -- standing still without devices ------------------------------------------------------------------------
+
+    async def _suspend(self, session: SessionHost, content: dict[str, Any]) -> None:
+        """See ``SessionHost.suspend``."""
+        room_bytes, most_bytes = int(content.get("room_bytes", -1)), int(content.get("most_bytes", 0))
+        if session.no_suspend:
+            raise MigrationError(f"{session.no_suspend}.")
+        if session.kernel is None:
+            raise MigrationError("the session has no kernel at the moment.")
+        cuda = await asyncio.shield(self._cuda) if self._cuda is not None else None
+        suspension = Suspension(session.kernel, self.run_id, cuda)
+
+        def refused(wants_bytes: int) -> str:
+            return room_to_keep(most_bytes - room_bytes, wants_bytes, most_bytes)
+
+        await session.suspend(suspension, room_bytes, refused, asleep=bool(content.get("asleep")))
+
+    async def _ask_driver(self, session: SessionHost) -> None:
+        """Find out whether the session's processes can be without their devices."""
+        assert self._cuda is not None
+        session.no_suspend = "CUDA's driver has not answered yet"
+        try:
+            await asyncio.shield(self._cuda)
+            session.no_suspend = ""
+        except (GpuaasError, OSError) as error:
+            session.no_suspend = f"the memory of its devices cannot be taken from them: {error}"
+        self._report(session.report())
 
     # -- images of the kernel's process ------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from .journal import Journal
 from .kernel_process import Kernel, describe_exit
 from .standstill import RETURNED, Standstill
 from .standstill import TOPIC as STAND_TOPIC
+from .suspension import Suspended, Suspension
 
 CLIENTS_REMEMBERED = 1000
 #: A batch above this is written in pieces.
@@ -93,6 +94,11 @@ class SessionHost:
         #: Number of the last record before that.
         self.restored_number = 0
         self.standstill = Standstill(self)
+        self._suspended = Suspended()
+        #: It was suspended between two cells, and clients are to ask for it when they want it.
+        self._asleep = False
+        #: Why its processes cannot stand still without devices; empty if they can.
+        self.no_suspend = ""
         #: Whether it waits to take the session over from another host.
         self.stands_by = spec.peer is not None
         #: Whether its processes are stopped because its node has lost contact with the service.
@@ -115,7 +121,8 @@ class SessionHost:
             state=self.state,
             cause=self.cause,
             clients=len(self._attachments),
-            unattended_since_s=0.0 if self._attachments else self._unattended_since_s,
+            # One that was parked is not left because its clients were told to let it go.
+            unattended_since_s=0.0 if self._attachments or self._asleep else self._unattended_since_s,
             kernel_starts=self._kernel_starts,
             used_bytes=self.used_bytes,
             working_folder=str(self.folder / "work"),
@@ -123,6 +130,8 @@ class SessionHost:
             checkpoints=self._notes.status,
             wish=self._notes.wish,
             in_jail=isinstance(self.kernel, JailedKernel),
+            suspended=self._suspended.holds,
+            no_suspend=self.no_suspend,
         )
 
     @property
@@ -179,7 +188,7 @@ class SessionHost:
     def interrupt(self) -> None:
         """Interrupt what runs, out of band; MigrationError when the session is not here to be interrupted."""
         self._refuse_elsewhere()
-        if self.kernel is not None and not self.standstill.interrupted():
+        if self.kernel is not None and not self._interrupted():
             self.kernel.interrupt()
 
     def restart(self) -> None:
@@ -317,9 +326,9 @@ class SessionHost:
         if header.msg_type == "execute_request":
             self._append(Kind.REQUEST, parts)
         if self.takes_requests:
-            if self.standstill.sealed or (channel is Channel.SHELL and self.standstill.holds):
+            if self.standstill.sealed or (channel is Channel.SHELL and self._holds):
                 self._held.add(Held(channel, header, parts))
-            elif header.msg_type == "interrupt_request" and self.standstill.interrupted():
+            elif header.msg_type == "interrupt_request" and self._interrupted():
                 self._append(KINDS[channel], make_parts(parts[0], "interrupt_reply", parts[1], {"status": "ok"}))
             else:
                 self._pass_on(channel, header, parts)
@@ -425,7 +434,7 @@ class SessionHost:
     @property
     def is_here(self) -> bool:
         """Whether clients may use the session here."""
-        return not (self.stands_by or self.standstill.frozen)
+        return not (self.stands_by or self.standstill.frozen or self._asleep)
 
     @property
     def executing(self) -> bool:
@@ -445,7 +454,7 @@ class SessionHost:
 
     def release_held(self) -> None:
         """Give the kernel what waits, unless it has to wait on."""
-        if self.standstill.holds:
+        if self._holds:
             return
         for held in self._held.take():
             self._pass_on(held.channel, held.header, held.parts)
@@ -522,10 +531,83 @@ class SessionHost:
     def _returned(self, parts: list[Buffer]) -> None:
         """The kernel gives back a request that it has not begun."""
         held = Held(Channel.SHELL, *self._dialogue.returned(Channel.SHELL, parts))
-        if self.standstill.holds or not self.takes_requests:
+        if self._holds or not self.takes_requests:
             self._held.put_before(held)
         else:
             self._pass_on(held.channel, held.header, held.parts)
+
+    # -- standing still without devices ------------------------------------------------------------------------
+
+    @property
+    def suspended(self) -> bool:
+        return self._suspended.holds
+
+    @property
+    def _holds(self) -> bool:
+        """Whether shell requests wait here."""
+        return self.standstill.holds or self._suspended.holds
+
+    async def suspend(
+        self, suspension: Suspension, room_bytes: int, refused: Callable[[int], str], *, asleep: bool
+    ) -> None:
+        """Let the session stand still without devices, in the middle of its cell, too.
+
+        Parameters
+        ----------
+        asleep
+            Between two cells only, and until it is wanted: its clients are let go.
+
+        Raises
+        ------
+        MigrationError, ImageError
+            It cannot, and goes on.
+        """
+        if self.suspended:
+            return
+        if not self.standstill.goes_on or not self.takes_requests:
+            raise MigrationError("the session stands still already, or is about to, or has no kernel at the moment.")
+        if asleep and self.executing:
+            raise MigrationError("a cell runs.")
+        try:
+            await self._suspended.begin(suspension, room_bytes=room_bytes, refused=refused)
+            if asleep:
+                self._asleep = True
+                self.let_clients_go({"op": "moved"}, "the session is parked")
+                await self.settled()
+                if self.executing or list(self._held):
+                    await self.go_on(())
+                    raise MigrationError("a cell came meanwhile.")
+        finally:
+            self.release_held()
+            self._changed(self.report())
+
+    async def go_on(self, devices: tuple[str, ...]) -> None:
+        """The session has devices again.
+
+        Raises
+        ------
+        DeviceRefused
+            One has no room yet.
+        """
+        if devices:
+            lease = msgspec.structs.replace(self.spec.lease, device_ids=devices)
+            self.spec = msgspec.structs.replace(self.spec, lease=lease)
+        if await self._suspended.end(self.kernel):
+            self._asleep = False
+            self.release_held()
+            self._changed(self.report())
+
+    def _interrupted(self) -> bool:
+        """The user interrupts. True: the kernel is not to hear of it, or has heard of it."""
+        if not self.suspended:
+            return self.standstill.interrupted()
+        if self.executing and self.kernel is not None:
+            # Its signal waits for it until it goes on.
+            self._suspended.interrupted = True
+            self.kernel.interrupt()
+        else:
+            self.cancel_held()
+        return True
 
     def _refuse_elsewhere(self) -> None:
         if not self.is_here or self.standstill.sealed:

@@ -59,6 +59,10 @@ class StillSession(Protocol):
     def executing(self) -> bool:
         """Whether the kernel has a cell."""
 
+    @property
+    def suspended(self) -> bool:
+        """Whether its processes stand still as it has no devices."""
+
     def abort_held(self, subshell: str | None) -> None:
         """Cells that wait behind one that failed are not run."""
 
@@ -125,6 +129,11 @@ class Standstill:
         return self.stage is not Stage.GOING
 
     @property
+    def goes_on(self) -> bool:
+        """Whether nothing is being done about its standing still."""
+        return self.stage is Stage.GOING and self._attempt is None and self._going_on is None
+
+    @property
     def imaged(self) -> bool:
         """Whether the kernel goes along as an image, with what it was sent."""
         return self._imaged is not None
@@ -152,6 +161,7 @@ class Standstill:
             raise MigrationError("the session is being put into an image.")
         if self._quiet is not None:
             return self._quiet
+        self._refuse_suspended()
         if self._attempt is not None or self._going_on is not None:
             raise MigrationError("the session is being brought to a standstill already, or is about to go on.")
         async with self._turn:
@@ -193,6 +203,7 @@ class Standstill:
         async with self._turn:
             if self._imaged is not None:
                 return self._imaged
+            self._refuse_suspended()
             kernel = self._session.kernel
             if self.stage is not Stage.GOING or self._going_on is not None:
                 raise MigrationError("the session stands still already, or is about to.")
@@ -227,7 +238,7 @@ class Standstill:
             self._attempt.cancel()
         async with self._turn:
             kernel = self._session.kernel
-            if kernel is not None and kernel.alive and kernel.stopped:
+            if kernel is not None and kernel.alive and kernel.stopped and not self._session.suspended:
                 await kernel.resume()
             if self.stage is Stage.FROZEN:
                 self.handover = None
@@ -285,6 +296,10 @@ class Standstill:
         return False
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _refuse_suspended(self) -> None:
+        if self._session.suspended:
+            raise MigrationError("the session is suspended until its turn comes.", hint="Ask again then.")
 
     @staticmethod
     async def _prepare(kernel: Kernel) -> None:

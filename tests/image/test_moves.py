@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_gpuaas.errors import MigrationError
+from jupyter_gpuaas.errors import MigrationError, NotDumpable
 from jupyter_gpuaas.image.criu import Criu
 from jupyter_gpuaas.model import Phase
 from tests.conftest import GpuaasHome
@@ -153,7 +153,7 @@ async def test_target_that_dies_while_it_restores_leaves_the_cell_running_on_its
             return await real(session, epoch, op, content)
 
         client.op = dies  # type: ignore[method-assign]
-        waiting = asyncio.ensure_future(roamer.migrate(via="image"))
+        waiting = asyncio.ensure_future(roamer.migrate(via="image", wait=False))
         later = asyncio.ensure_future(roamer.run("later = number"))
         done = await waiting
         assert done.phase is Phase.FAILED
@@ -196,6 +196,37 @@ async def test_session_that_would_lose_names_moves_as_an_image(service: Service)
         done = await roamer.migrate()
         assert (done.phase, done.via, done.lost) == (Phase.DONE, "image", {}), done.cause
         assert await roamer.said("print(t.is_alive()); stop.set(); t.join()") == "True"
+
+
+async def test_image_that_cannot_be_taken_is_not_needed_where_nothing_is_lost_without(service: Service) -> None:
+    async with roaming(service) as roamer:
+        source = await roamer.node()
+        pid = await roamer.said("import os; x = [1]; y = x; print(os.getpid())")
+        client = service.controller.agents.of(source)
+        real = client.op
+
+        async def fails(session: str, epoch: int, op: str, content: dict[str, object]) -> dict[str, object]:
+            if op == "take_image":
+                raise NotDumpable("it holds what cannot be dumped.")
+            return await real(session, epoch, op, content)
+
+        client.op = fails  # type: ignore[method-assign]
+        done = await roamer.migrate(via="image")
+        assert (done.phase, done.via) == (Phase.DONE, "portable"), done.cause
+        assert await roamer.said(f"import os; print(y is x, os.getpid() != {pid})") == "True True"
+        story = [event.cause for event in await roamer.client.events(session=roamer.id)]
+        (told,) = [cause for cause in story if "not as a process image" in cause]
+        assert "what cannot be dumped" in told
+        await nothing_left(service, source, roamer.id)
+        # A cell that runs and is not to be waited for stays where it is.
+        client.op = real  # type: ignore[method-assign]
+        client = service.controller.agents.of(done.target)
+        real, client.op = client.op, fails  # type: ignore[method-assign]
+        running, _ = await running_cell(roamer, "print('in', flush=True)\nwhile True: pass", "in")
+        done = await roamer.migrate(via="image", wait=False)
+        assert done.phase is Phase.FAILED and "what cannot be dumped" in done.cause, done.cause
+        roamer.remote.interrupt()
+        assert (await asyncio.wait_for(running, 60.0))["ename"] == "KeyboardInterrupt"
 
 
 async def test_session_that_is_tied_to_its_node_stays_and_says_why(service: Service) -> None:

@@ -16,6 +16,7 @@ from jupyter_gpuaas.lifecycle.migration import (
     SLOWEST_BYTES_S,
     STILL_S,
     TABLE,
+    Asked,
     MigrationEvent,
     Pass,
     diagram,
@@ -23,6 +24,7 @@ from jupyter_gpuaas.lifecycle.migration import (
     settled,
     step,
     way,
+    without_image,
 )
 from jupyter_gpuaas.lifecycle.session import diagram as session_diagram
 from jupyter_gpuaas.model import Phase, Via
@@ -39,6 +41,7 @@ FORWARD = {
     (P.RESTORE, E.RESTORED): P.VERIFY,
     (P.VERIFY, E.VERIFIED): P.CUTOVER,
     (P.CUTOVER, E.LIVE): P.DONE,
+    **{(phase, E.FELL_BACK): P.RESERVE for phase in (P.RESERVE, P.PRE_COPY, P.QUIESCE, P.STOP_COPY, P.RESTORE)},
 }
 BEFORE = (P.RESERVE, P.PRE_COPY, P.QUIESCE, P.STOP_COPY, P.RESTORE, P.VERIFY)
 
@@ -91,19 +94,33 @@ def test_settled_ends_whatever_the_session_does() -> None:
     assert settled(shrinking, dirty=True)[0]
 
 
-@pytest.mark.parametrize(
-    ("via", "busy", "loses", "images", "expected"),
-    [
-        ("auto", False, False, True, "portable"),
-        ("auto", True, False, True, "image"),
-        ("auto", False, True, True, "image"),
-        ("auto", True, True, False, "portable"),
-        ("portable", True, True, True, "portable"),
-        ("image", False, False, True, "image"),
-    ],
-)
-def test_way_is_an_image_where_that_keeps_more(via: Via, busy: bool, loses: bool, images: bool, expected: Via) -> None:
-    assert way(via, busy=busy, loses=loses, images=images) == expected
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("accept_loss", [True, False])
+@pytest.mark.parametrize("busy", [True, False])
+@pytest.mark.parametrize("lost", [(), ("t",)])
+@pytest.mark.parametrize("no_image", ["", "no CRIU"])
+@pytest.mark.parametrize("via", ["auto", "portable", "image"])
+def test_way_every_cell(
+    via: Via, no_image: str, lost: tuple[str, ...], busy: bool, accept_loss: bool, wait: bool
+) -> None:
+    asked = Asked(via=via, wait=wait, accept_loss=accept_loss, busy=busy, lost=lost, no_image=no_image)
+    found, why_not = way(asked)
+    # The variables alone do, unless a cell is not to be waited for, or a name is lost that nobody gave up.
+    alone = "cell runs" if busy and not wait else "t would be lost" if lost and not accept_loss else ""
+    table = {
+        ("image", ""): ("image", ""),
+        ("image", "no CRIU"): ("image", "no CRIU"),
+        ("portable", ""): ("portable", alone),
+        ("portable", "no CRIU"): ("portable", alone),
+        # Where something would be missing after it, or held up before it, the process goes along if it can.
+        ("auto", ""): ("image", "") if busy or lost else ("portable", alone),
+        ("auto", "no CRIU"): ("portable", alone),
+    }
+    expected, reason = table[via, no_image]
+    assert found == expected
+    assert (reason in why_not) if reason else why_not == ""
+    # What was tried as an image goes without on the same terms.
+    assert (without_image(asked) == "") is (alone == "")
 
 
 def test_diagram_shows_every_transition() -> None:

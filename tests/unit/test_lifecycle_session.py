@@ -36,6 +36,17 @@ EXPECTED = {
     (S.BUSY, E.RELEASE): (S.CLOSING, [Command.STOP_HOST, Command.DROP_REMAINS, Command.RELEASE_LEASE]),
     (S.IDLE, E.MOVING): (S.MIGRATING, []),
     (S.BUSY, E.MOVING): (S.MIGRATING, []),
+    (S.IDLE, E.KEPT): (S.PARKED, [Command.FREE_DEVICES]),
+    (S.BUSY, E.KEPT): (S.PARKED, [Command.FREE_DEVICES]),
+    (S.PARKED, E.HOST_DIED): (S.LOST, [Command.STAND_IN, Command.STOP_HOST, Command.RECOVER]),
+    (S.RESTORING, E.ITS_TURN): (S.IDLE, [Command.GO_ON]),
+    (S.RESTORING, E.HOST_DIED): (S.LOST, [Command.STAND_IN, Command.STOP_HOST, Command.RECOVER]),
+    (S.IDLE, E.SUSPENDED): (S.SUSPENDED, [Command.FREE_DEVICES, Command.PLACE]),
+    (S.BUSY, E.SUSPENDED): (S.SUSPENDED, [Command.FREE_DEVICES, Command.PLACE]),
+    (S.SUSPENDED, E.ITS_TURN): (S.BUSY, [Command.GO_ON]),
+    (S.SUSPENDED, E.START_FAILED): (S.FAILED, [Command.STOP_HOST, Command.DROP_REMAINS, Command.RELEASE_LEASE]),
+    (S.SUSPENDED, E.HOST_DIED): (S.LOST, [Command.STAND_IN, Command.STOP_HOST, Command.RECOVER]),
+    (S.SUSPENDED, E.RELEASE): (S.CLOSING, [Command.STOP_HOST, Command.DROP_REMAINS, Command.RELEASE_LEASE]),
     (S.MIGRATING, E.STAYED): (S.IDLE, []),
     (S.MIGRATING, E.MOVED): (S.STARTING, [Command.START_HOST]),
     (S.MIGRATING, E.PARKED): (S.PARKED, [Command.STOP_HOST, Command.RELEASE_LEASE]),
@@ -91,7 +102,7 @@ def test_step_any_history_ends_only_after_its_devices_are_ordered_back(history: 
         except InvalidTransition:
             continue
         state = target
-        if event is E.PLACED:
+        if event in (E.PLACED, E.ITS_TURN):
             placed, ordered_back = True, False
         ordered_back = ordered_back or Command.RELEASE_LEASE in commands
         if placed and ordered_back:  # who has no devices does nothing that needs some

@@ -56,7 +56,7 @@ def test_standby_is_made_for_a_session_that_runs_and_rests_where_it_is(state: S,
         ({"node": N.CORDONED}, Step.DROP),
         # Its agent is gone, and is started again: it may still be there.
         ({"node": N.LOST}, Step.REST),
-        *(({"state": state}, Step.REST) for state in (S.STARTING, S.MIGRATING, S.LOST)),
+        *(({"state": state}, Step.REST) for state in (S.STARTING, S.SUSPENDED, S.MIGRATING, S.LOST)),
         *(({"state": state}, Step.DROP) for state in (S.QUEUED, S.PARKED, S.RESTORING, S.CLOSING, S.CLOSED, S.FAILED)),
     ],
 )

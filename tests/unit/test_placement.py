@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jupyter_gpuaas.lifecycle.placement import Waiting, fitting, place, why_never
-from jupyter_gpuaas.model import CPU, CUDA, Device, Node, NodeState, ResourceRequest
+from jupyter_gpuaas.lifecycle.placement import Waiting, can_go_to, fitting, place, why_never
+from jupyter_gpuaas.model import CPU, CUDA, Device, Lease, Node, NodeState, ResourceRequest
 
 GIB = 1024**3
 
@@ -55,9 +55,17 @@ def pools(draw: st.DrawFn) -> tuple[list[Node], dict[str, frozenset[str]]]:
 
 @given(queues, pools())
 def test_place_nobody_is_overtaken(queue: list[Waiting], drawn: tuple[list[Node], dict[str, frozenset[str]]]) -> None:
+    """Whoever waits could not have had more if those that were placed behind it had not been there."""
     pool, taken = drawn
-    placed = [placement.session_id for placement in place(queue, pool, taken)]
-    assert placed == [each.session_id for each in queue[: len(placed)]]
+    placements = place(queue, pool, taken)
+    placed = {placement.session_id for placement in placements}
+    order = [each.session_id for each in queue]
+    assert [placement.session_id for placement in placements] == [each for each in order if each in placed]
+    for at, waits in enumerate(queue):
+        if waits.session_id in placed:
+            continue
+        could_be = {each.id for each in pool if can_go_to(waits.request, None, each)}
+        assert not could_be & {each.node_id for each in placements if order.index(each.session_id) > at}
 
 
 @given(queues, pools())
@@ -67,8 +75,9 @@ def test_place_never_two_on_a_device_and_only_what_was_asked_for(
     pool, taken = drawn
     used = {(name, device) for name, devices in taken.items() for device in devices}
     by_id = {each.id: each for each in pool}
-    for placement, wanted in zip(place(queue, pool, taken), queue, strict=False):
-        target, request = by_id[placement.node_id], wanted.request
+    requests_of = {each.session_id: each.request for each in queue}
+    for placement in place(queue, pool, taken):
+        target, request = by_id[placement.node_id], requests_of[placement.session_id]
         assert target.state is NodeState.UP
         assert request.node in (None, target.id)
         assert len(placement.device_ids) == request.devices
@@ -86,15 +95,16 @@ def test_place_stops_only_at_one_that_really_cannot_be_served(
 ) -> None:
     pool, taken = drawn
     placements = place(queue, pool, taken)
-    if len(placements) == len(queue):
+    placed = {placement.session_id for placement in placements}
+    first = next((each for each in queue if each.session_id not in placed), None)
+    if first is None:
         return
     used = {name: set(devices) for name, devices in taken.items()}
     for placement in placements:
         used[placement.node_id].update(placement.device_ids)
-    request = queue[len(placements)].request
     for each in pool:
-        free = [device for device in fitting(request, each) if device.id not in used[each.id]]
-        assert each.state is not NodeState.UP or len(free) < request.devices
+        free = [device for device in fitting(first.request, each) if device.id not in used[each.id]]
+        assert each.state is not NodeState.UP or len(free) < first.request.devices
 
 
 @given(requests, nodes)
@@ -134,3 +144,19 @@ def test_place_cordoned_node_takes_nothing_but_does_not_make_it_impossible() -> 
     pool = [node("n0", CPU, state=NodeState.CORDONED)]
     assert place([waiting("a")], pool, {}) == []
     assert why_never(ResourceRequest(), pool) == ""
+
+
+def test_place_one_that_waits_for_its_node_holds_nobody_up_elsewhere() -> None:
+    pool = [node("n0", CPU), node("n1", CPU)]
+    (placed,) = place([waiting("bound", node="n0"), waiting("free")], pool, {"n0": frozenset({"cpu:0"})})
+    assert (placed.session_id, placed.node_id) == ("free", "n1")
+    assert place([waiting("any"), waiting("bound", node="n1")], [node("n1", CPU)], {"n1": frozenset({"cpu:0"})}) == []
+
+
+def test_place_one_whose_host_is_there_goes_back_to_it_though_another_node_is_emptier() -> None:
+    pool = [node("n0", CPU, CPU, state=NodeState.CORDONED), node("n1", CPU)]
+    kept = Lease("l", "a", "n0", ("cpu:1",), 3)
+    taken = {"n0": frozenset({"cpu:1"})}
+    assert place([Waiting("a", ResourceRequest(), kept)], pool, taken)[0].node_id == "n0"
+    taken = {"n0": frozenset({"cpu:0", "cpu:1"})}
+    assert place([Waiting("a", ResourceRequest(), kept)], pool, taken)[0].node_id == "n1"

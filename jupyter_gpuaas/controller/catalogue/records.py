@@ -81,5 +81,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     wished: int = 0
     incoming: Incoming | None = None
     aside: Aside | None = None
+    #: What its host, which is there, has given up for others, until it has devices again.
+    kept: Lease | None = None
     #: Its last migration that has ended.
     last_migration: MigrationView | None = None

@@ -5,6 +5,7 @@ export type SessionState =
   | 'starting'
   | 'idle'
   | 'busy'
+  | 'suspended'
   | 'migrating'
   | 'parked'
   | 'lost'

@@ -14,6 +14,9 @@ export class Words {
     if (session.state === 'queued' && session.queue_place > 0) {
       return trans.__('place %1 in the queue', session.queue_place);
     }
+    if (session.state === 'suspended' && session.queue_place > 0) {
+      return trans.__('suspended, place %1 in the queue', session.queue_place);
+    }
     return this.stateName(session.state);
   }
 
@@ -24,6 +27,7 @@ export class Words {
       starting: trans.__('starting'),
       idle: trans.__('idle'),
       busy: trans.__('busy'),
+      suspended: trans.__('suspended until its turn comes'),
       migrating: trans.__('moving'),
       parked: trans.__('parked'),
       lost: trans.__('its node is lost'),
