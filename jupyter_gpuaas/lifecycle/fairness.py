@@ -189,7 +189,7 @@ class _Room:
         #: Nodes that somebody further to the front waits for.
         self._claimed: set[str] = set()
         #: Requests that nothing was found for; what is free only becomes less.
-        self._hopeless: set[tuple[ResourceRequest, str]] = set()
+        self._hopeless: set[tuple[bytes, str]] = set()
         #: What of each reservation is not in use yet.
         self._unused = {each.id: each.devices for each in pool.reservations}
         self._ranks = [self._rank(each) for each in pool.holdings] if pool.reservations else []
@@ -263,7 +263,8 @@ class _Room:
         """Devices for a session, or why there are none."""
         owned = self._reservation(asking)
         request = asking.request
-        shape = (msgspec.structs.replace(request, priority=0, standby=0), owned.id if owned is not None else "")
+        alike = msgspec.structs.replace(request, priority=0, standby=0)
+        shape = (msgspec.msgpack.encode(alike), owned.id if owned is not None else "")
         kept = self._kept(asking.owner) if self._pool.reservations else []
         if shape in self._hopeless and not kept:
             return None, ""
