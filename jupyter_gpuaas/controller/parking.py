@@ -265,6 +265,8 @@ class Parking:
     async def _try(
         self, live: LiveSession, why: str, *, patience_s: float = PATIENCE_S, come_back: bool = False
     ) -> None:
+        if live.session.id in self._busy:
+            return  # somebody else's reason was sooner
         self._not_before[live.session.id] = time.monotonic() + AGAIN_S
         with contextlib.suppress(NoSuchSession):
             try:

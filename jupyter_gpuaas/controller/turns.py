@@ -172,6 +172,8 @@ class Turns:
 
     async def _give_up(self, live: LiveSession, what: Over) -> None:
         session_id = live.session.id
+        if session_id in self._parking.under_way:
+            return  # somebody else's reason was sooner
         self._not_before[session_id] = time.monotonic() + AGAIN_S
         with contextlib.suppress(NoSuchSession):
             try:
