@@ -256,7 +256,7 @@ class Simulation:
         for session_id in self.order[:PARKS_A_TICK]:
             request = self.waiting[session_id].request
             found = whom_to_park([request], list(idle.values()), self.nodes, idle_s=0.0, waiting_s=PARK_FOR_WAITING_S)
-            if not found:
+            if not found and self._lower(request.priority):
                 out = push_out(_asking(self.waiting[session_id]), self.pool())
                 found = [each for each in out if each[0] in self.holding]
             for each, _ in found:
@@ -264,6 +264,15 @@ class Simulation:
                 self._park(self.holding[each])
                 parked = True
         return parked
+
+    def _lower(self, priority: int) -> bool:
+        """Whether the rules could find somebody of lower priority who was not found idle already."""
+        return any(
+            each.request.priority < priority and each.until_s - self.now_s <= PATIENCE_S
+            if not each.idles
+            else each.request.priority < priority and self.now_s - each.since_s < PARK_FOR_WAITING_S
+            for each in self.holding.values()
+        )
 
     def pool(self) -> Pool:
         """As the service would put it."""

@@ -139,18 +139,18 @@ def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:
     ranks = room.ranks()
     best: list[Holding] = []
     best_cost: tuple[int, int, int, float] | None = None
+    by_node: dict[str, list[Holding]] = {}
+    for number, each in enumerate(pool.holdings):
+        if each.parkable and ranks[number] < mine:
+            by_node.setdefault(each.node_id, []).append(each)
     for node in pool.nodes:
-        if node.state is not NodeState.UP:
+        if node.state is not NodeState.UP or node.id not in by_node:
             continue
         fits = {device.id for device in fitting(first.request, node)}
         missing = first.request.devices - len(fits & room.free_ids(node))
         if len(fits) < first.request.devices or missing <= 0:
             continue
-        lower = [
-            each
-            for number, each in enumerate(pool.holdings)
-            if each.node_id == node.id and each.parkable and ranks[number] < mine and fits & set(each.device_ids)
-        ]
+        lower = [each for each in by_node[node.id] if fits & set(each.device_ids)]
         lower.sort(key=lambda each: (each.priority, each.idle_s == 0.0, -each.idle_s, each.session_id))
         chosen: list[Holding] = []
         for each in lower:
