@@ -48,7 +48,7 @@ def users_list(given: dict[str, Any], as_json: bool) -> None:
         told = " ".join(f"{name}={value:g}" for name, value in own.items() if value is not None)
         hours = f"{each.device_seconds / 3600:.2f}"
         rows.append(
-            (each.user, "blocked" if each.blocked else "", each.tokens, each.sessions, each.devices, hours, told)
+            (each.user, "blocked" if each.blocked else "", each.tokens, each.sessions, f"{each.devices:g}", hours, told)
         )
     print_table(("USER", "", "TOKENS", "SESSIONS", "DEVICES", "DEVICE-HOURS", "LIMITS OF ITS OWN"), rows)
 
@@ -233,10 +233,16 @@ def usage(given: dict[str, Any], days: float, as_json: bool) -> None:
         print_json(plain(view))
         return
     rows: list[tuple[object, ...]] = [
-        (each.user, f"({each.sessions})", each.devices, f"{each.device_seconds / 3600:.2f}") for each in view.users
+        (each.user, f"({each.sessions})", f"{each.devices:g}", f"{each.device_seconds / 3600:.2f}")
+        for each in view.users
     ]
     rows += [
-        (each.owner, each.name or each.session_id[:SHORT_ID_CHARS], each.devices, f"{each.device_seconds / 3600:.2f}")
+        (
+            each.owner,
+            each.name or each.session_id[:SHORT_ID_CHARS],
+            f"{each.devices:g}",
+            f"{each.device_seconds / 3600:.2f}",
+        )
         for each in view.sessions
     ]
     print_table(("USER", "SESSION", "DEVICES NOW", "DEVICE-HOURS"), rows)

@@ -122,6 +122,7 @@ class FairUse:
                     priority=live.session.request.priority if live is not None else 0,
                     parkable=idle_s is not None,
                     idle_s=idle_s or 0.0,
+                    share=lease.share,
                 )
             )
         owners = {live.session.owner for live in waiting}

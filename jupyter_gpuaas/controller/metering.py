@@ -98,7 +98,7 @@ class Meter:
             lease_id=lease.id,
             session_id=lease.session_id,
             owner=self._owner_of(lease.session_id),
-            devices=len(lease.device_ids),
+            devices=len(lease.device_ids) * lease.share,
             from_s=self._wall(),
         )
         running = self._running[lease.id] = _Running(held, self._clock(), False)
@@ -170,7 +170,7 @@ class Meter:
             if running.held.session_id == session_id
         )
 
-    def devices(self, owner: str) -> int:
+    def devices(self, owner: str) -> float:
         """Devices that an owner's sessions hold now."""
         return sum(running.held.devices for running in self._running.values() if running.held.owner == owner)
 

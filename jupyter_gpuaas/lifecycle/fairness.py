@@ -27,6 +27,8 @@ from .placement import Placement, fitting
 HORIZON_S = 3600.0
 #: Nodes that are kept free for those who want several devices of one node.
 CLAIMS = 16
+#: Slack for sums of parts.
+ATOM = 1e-6
 #: What counts as priority of a session that has a reservation: above all that can be asked for.
 RESERVED = 1000
 
@@ -51,6 +53,8 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
     parkable: bool = False
     #: For how long it has run no cell; 0 while it runs one.
     idle_s: float = 0.0
+    #: How much of each device.
+    share: float = 1.0
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +127,7 @@ def serve(asking: Iterable[Asking], pool: Pool) -> Outlook:
             if reason:
                 why[each.session_id] = reason
             continue
-        room.take(each.owner, found)
+        room.take(each.owner, found, request.share)
         queue.served(each)
         placements.append(found)
     return Outlook(placements=tuple(placements), waiting=(*waiting, *aside), why=why)
@@ -174,17 +178,22 @@ class _Room:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        used: dict[str, set[str]] = {}
+        used: dict[str, dict[str, float]] = {}
         self._held: dict[str, int] = {}
         for each in pool.holdings:
-            used.setdefault(each.node_id, set()).update(each.device_ids)
+            on_node = used.setdefault(each.node_id, {})
+            for device_id in each.device_ids:
+                on_node[device_id] = on_node.get(device_id, 0.0) + each.share
             self._held[each.owner] = self._held.get(each.owner, 0) + len(each.device_ids)
-        nothing: set[str] = set()
+        nothing: dict[str, float] = {}
+        #: Devices of which a part is held, and how much.
+        self._parts: dict[str, dict[str, float]] = {}
         self._free: dict[str, list[Device]] = {}
         for node in pool.nodes:
             if node.state is NodeState.UP:
                 taken = used.get(node.id, nothing)
                 self._free[node.id] = [device for device in node.devices if device.id not in taken]
+                self._parts[node.id] = {device_id: part for device_id, part in taken.items() if part < 1}
         self._nodes = {node.id: node for node in pool.nodes}
         #: Nodes that somebody further to the front waits for.
         self._claimed: set[str] = set()
@@ -249,11 +258,8 @@ class _Room:
         free = self._free[node_id]
         if request.node not in (None, node_id) or not free:
             return []
-        if (
-            request.kind is None
-            and not request.memory_bytes
-            and len({(each.kind, each.memory_bytes) for each in free}) == 1
-        ):
+        plain = request.kind is None and not request.memory_bytes and not request.labels and not request.avoid
+        if plain and len({(each.kind, each.memory_bytes) for each in free}) == 1:
             return free
         node = self._nodes[node_id]
         ids = {device.id for device in free}
@@ -263,6 +269,8 @@ class _Room:
         """Devices for a session, or why there are none."""
         owned = self._reservation(asking)
         request = asking.request
+        if request.share < 1 and (part := self._part(request)) is not None:
+            return Placement(asking.session_id, part[0], (part[1],)), ""
         alike = msgspec.structs.replace(request, priority=0, standby=0)
         shape = (msgspec.msgpack.encode(alike), owned.id if owned is not None else "")
         kept = self._kept(asking.owner) if self._pool.reservations else []
@@ -295,6 +303,14 @@ class _Room:
             return None, reason
         return Placement(asking.session_id, best[1], tuple(device.id for device in chosen)), ""
 
+    def _part(self, request: ResourceRequest) -> tuple[str, str] | None:
+        """A device that is held in part already, with room for a part more."""
+        for node_id, parts in self._parts.items():
+            for device in fitting(request, self._nodes[node_id]) if parts and node_id not in self._claimed else ():
+                if device.id in parts and parts[device.id] + request.share <= 1 + ATOM:
+                    return node_id, device.id
+        return None
+
     def _claim(self, request: ResourceRequest) -> None:
         if request.devices < 2 or len(self._claimed) >= CLAIMS:
             return
@@ -307,8 +323,12 @@ class _Room:
         if best is not None:
             self._claimed.add(best[1])
 
-    def take(self, owner: str, placement: Placement) -> None:
+    def take(self, owner: str, placement: Placement, share: float) -> None:
         ids = set(placement.device_ids)
+        if share < 1:
+            parts = self._parts[placement.node_id]
+            for device_id in ids:
+                parts[device_id] = parts.get(device_id, 0.0) + share
         self._free[placement.node_id] = [each for each in self._free[placement.node_id] if each.id not in ids]
         self._held[owner] = self.held(owner) + len(ids)
         for each in self._pool.reservations:

@@ -15,7 +15,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
     session_id: str
     owner: str
-    devices: int
+    devices: float
     from_s: float
     #: None while they are held.
     until_s: float | None = None

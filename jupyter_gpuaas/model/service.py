@@ -102,7 +102,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int = 0
     #: Live sessions, and devices that they hold.
     sessions: int = 0
-    devices: int = 0
+    devices: float = 0
     #: Device-seconds within the window of the setting ``quota_window_s``.
     device_seconds: float = 0.0
 

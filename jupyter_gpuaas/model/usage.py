@@ -14,8 +14,8 @@ class SessionUsage(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     #: Devices times the seconds for which they were held, standbys and both sides of a move included.
     device_seconds: float = 0.0
-    #: Devices that it holds now.
-    devices: int = 0
+    #: Devices that it holds now, of one that it shares a part.
+    devices: float = 0
 
 
 class UserUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +23,7 @@ class UserUsage(msgspec.Struct, frozen=True, kw_only=True):
 
     user: str
     device_seconds: float = 0.0
-    devices: int = 0
+    devices: float = 0
     #: Sessions that the sum is of.
     sessions: int = 0
 

@@ -125,6 +125,25 @@ def test_pack_takes_the_fullest_node_and_spread_the_emptiest() -> None:
     assert serve([asks("a1")], pool(nodes, held, pack=True)).placements[0].node_id == "n"
 
 
+def test_labels_and_nodes_to_avoid_are_heeded() -> None:
+    nodes = [
+        msgspec.structs.replace(node("m"), labels={"gpu": "a"}),
+        msgspec.structs.replace(node("n"), labels={"gpu": "b"}),
+    ]
+    assert serve([asks("a1", labels={"gpu": "b"})], pool(nodes)).placements[0].node_id == "n"
+    assert serve([asks("a1", avoid=("m",))], pool(nodes)).placements[0].node_id == "n"
+    assert not serve([asks("a1", labels={"gpu": "c"})], pool(nodes)).placements
+
+
+def test_parts_of_a_device_are_given_until_it_is_whole() -> None:
+    half = msgspec.structs.replace(holds("x", "n", 0), share=0.5)
+    outlook = serve(
+        [asks("a1", share=0.25), asks("b1", share=0.25), asks("c1", share=0.25)], pool([node("n", 2)], half)
+    )
+    assert [each.device_ids for each in outlook.placements] == [("cuda:0",), ("cuda:0",), ("cuda:1",)]
+    assert not serve([asks("a1"), asks("b1", share=0.6)], pool([node("n")], half)).placements
+
+
 def test_nodes_that_are_not_up_get_nobody() -> None:
     assert not serve([asks("a1")], pool([node("n", 1, NodeState.CORDONED), node("m", 1, NodeState.LOST)])).placements
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, Float, Integer, String, Table, delete, func, insert, or_, select, update
+from sqlalchemy import Column, Float, String, Table, delete, func, insert, or_, select, update
 
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.tables import metadata, sessions
@@ -18,7 +18,7 @@ usage = Table(
     Column("lease_id", String(64), primary_key=True),
     Column("session_id", String(64), nullable=False, index=True),
     Column("owner", String(256), nullable=False, index=True),
-    Column("devices", Integer, nullable=False),
+    Column("devices", Float, nullable=False),
     Column("from_s", Float, nullable=False),
     # Null while it is held.
     Column("until_s", Float, nullable=True, index=True),
@@ -31,7 +31,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     lease_id: str
     session_id: str
     owner: str
-    devices: int
+    devices: float
     from_s: float
 
 
