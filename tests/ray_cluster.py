@@ -6,6 +6,7 @@ import importlib.util
 import os
 import secrets
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jupyter_gpuaas.config import Settings
 from tests.service import quick_settings
 
 STORE_BYTES = 100_000_000
+TRIES = 4
 #: What an operator is told to set (docs/deploy/ray.md), and time to start in on a busy machine.
 TUNED = {
     "health_check_period_ms": 1000,
@@ -51,6 +53,17 @@ def use_token(folder: Path) -> None:
     os.environ |= {f"RAY_{name}": str(value) for name, value in TUNED.items()}
 
 
+def _patiently(start: Callable[[], Any]) -> Any:
+    """Ray gives a raylet 30 s to start, which is not enough on a busy machine."""
+    for _ in range(TRIES - 1):
+        try:
+            return start()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+    return start()
+
+
 class RayCluster:
     """The processes of a cluster; its nodes come and go."""
 
@@ -61,14 +74,16 @@ class RayCluster:
             use_token(self.folder)
         from ray.cluster_utils import Cluster
 
-        self._cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 1,
-                "num_gpus": 0,
-                "object_store_memory": STORE_BYTES,
-                "include_dashboard": False,
-            },
+        self._cluster = _patiently(
+            lambda: Cluster(
+                initialize_head=True,
+                head_node_args={
+                    "num_cpus": 1,
+                    "num_gpus": 0,
+                    "object_store_memory": STORE_BYTES,
+                    "include_dashboard": False,
+                },
+            )
         )
         self.address = str(self._cluster.address)
         self._nodes: dict[str, Any] = {}
@@ -77,11 +92,13 @@ class RayCluster:
 
     def add(self, name: str, *, gpus: int = 1, **labels: str) -> None:
         """Another node."""
-        self._nodes[name] = self._cluster.add_node(
-            num_cpus=1,
-            num_gpus=gpus,
-            object_store_memory=STORE_BYTES,
-            labels={"gpuaas.io/node": name, **labels},
+        self._nodes[name] = _patiently(
+            lambda: self._cluster.add_node(
+                num_cpus=1,
+                num_gpus=gpus,
+                object_store_memory=STORE_BYTES,
+                labels={"gpuaas.io/node": name, **labels},
+            )
         )
 
     def lose(self, name: str) -> None:
