@@ -8,6 +8,7 @@
 #   make test-labextension  types, format and units of the front end; part of `make test`
 #   make test-ui         JupyterLab and Notebook 7 in a real browser (apt-get install chromium chromium-driver)
 #   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
+#   make test-postgres   services in PostgreSQL instead of SQLite: the same contract tests (apt-get install postgresql)
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
 #   make test-ray        the engine on a Ray cluster of this machine; installs Ray into the environment
@@ -53,7 +54,7 @@ LABEXT_BUILT := jupyter_gpuaas/labextension/package.json
 JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm config get registry 2>/dev/null || true)" \
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
-.PHONY: help lab demo labextension check criu test test-labextension test-ui test-faults test-images test-gpu test-ray
+.PHONY: help lab demo labextension check criu test test-labextension test-ui test-postgres test-faults test-images test-gpu test-ray
 .PHONY: bench bench-state bench-device bench-migrate clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
@@ -130,6 +131,12 @@ test: test-labextension $(STAMPS)/test
 # Without chromium and chromedriver the tests skip themselves, and say so.
 test-ui: $(STAMPS)/test
 	$(PYTEST) -m 'ui and not slow' tests/ui $(PYTEST_ARGS)
+
+# The tests that look into the file of SQLite are left out.
+test-postgres: $(STAMPS)/test
+	GPUAAS_TEST_DATABASE=postgresql $(PYTEST) -n $(TEST_JOBS) --dist loadfile -m 'not slow and not gpu' \
+	  -k 'not secrets_are_readable and not create_token_is_for_admins' tests/contract/test_database.py tests/contract/test_takeover.py \
+	  tests/contract/test_controller.py tests/abuse/test_auth.py $(PYTEST_ARGS)
 
 # Without CRIU the tests skip themselves, and say so.
 test-images: $(STAMPS)/test

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import postgres as postgres_server
 from tests.postgres import Server, need_postgres, running_server
 
 DOWN_TIMEOUT_S = 30
@@ -122,6 +123,14 @@ def postgres() -> Iterator[Server]:
     need_postgres()
     with running_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _database_of_services(request: pytest.FixtureRequest) -> None:
+    """Services in the tests' process use PostgreSQL where that is asked for; there it must not be skipped."""
+    if os.environ.get(postgres_server.VARIABLE) == "postgresql":
+        assert not postgres_server.why_not(), postgres_server.why_not()
+        postgres_server.for_services = request.getfixturevalue("postgres")
 
 
 @pytest.fixture(scope="session", autouse=True)

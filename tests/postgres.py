@@ -56,6 +56,7 @@ class Server:
         self._folder = folder
         self._user = user
         self._made = 0
+        self._of_homes: dict[str, str] = {}
 
     def url(self, name: str) -> str:
         """The address of a database."""
@@ -70,6 +71,17 @@ class Server:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"'.encode())
         return self.url(name)
+
+    def database_of(self, home: str) -> str:
+        """The database of a service's folder, made when it is asked for first."""
+        if home not in self._of_homes:
+            self._of_homes[home] = self.new_database()
+        return self._of_homes[home]
+
+
+#: Set where every service of the tests is to keep what it remembers in PostgreSQL: `make test-postgres`.
+VARIABLE = "GPUAAS_TEST_DATABASE"
+for_services: Server | None = None
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.server import listen, make_server
 from jupyter_gpuaas.engine.local import LocalEngine
+from tests import postgres
 
 DEADLINE_S = 30.0
 
@@ -39,6 +40,8 @@ class Service:
 def quick_settings(home: Path, **changes: Any) -> Settings:
     """Settings that start fast: no kernels ahead, one small device a node."""
     given = {"devices": "cpu:1", "spare_kernels": 0, "stop_timeout_s": 2.0} | changes
+    if postgres.for_services is not None:
+        given["database_url"] = postgres.for_services.database_of(str(home))
     return Settings(home=str(home), **given)
 
 
