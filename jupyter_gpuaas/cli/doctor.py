@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -114,9 +115,8 @@ def _database(settings: Settings) -> Iterator[Finding]:
 def _store(settings: Settings) -> Iterator[Finding]:
     where = settings.checkpoint_store or str(settings.folder / "checkpoints")
     if "://" in where:
-        import fsspec  # type: ignore[import-untyped]
-
-        filesystem, path = fsspec.core.url_to_fs(where)
+        # An extra: its absence is one of the findings, and no matter for type checks.
+        filesystem, path = importlib.import_module("fsspec.core").url_to_fs(where)
         try:
             filesystem.ls(path)
         except FileNotFoundError:
