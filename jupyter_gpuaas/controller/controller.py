@@ -25,6 +25,7 @@ from jupyter_gpuaas.controller.leases import ACTING_STATES, NodeLeases
 from jupyter_gpuaas.controller.limits import UserLimits
 from jupyter_gpuaas.controller.metering import Meter, MeteredEngine
 from jupyter_gpuaas.controller.migrations import Migrations
+from jupyter_gpuaas.controller.outlook import Outlook
 from jupyter_gpuaas.controller.parking import Parking
 from jupyter_gpuaas.controller.reports import HOSTED_STATES, KEPT_STATES
 from jupyter_gpuaas.controller.scheduler import Scheduler
@@ -85,6 +86,7 @@ class Controller:
         self.scheduler = Scheduler(self.sessions, engine, self.fair)
         self.fair.changed = self.scheduler.look
         engine.on_free = self.scheduler.look
+        self.outlook = Outlook(self.sessions, engine, self.meter, settings)
         self.standbys = Standbys(self.sessions, self.commands, engine, self.agents, self.node_leases, settings)
         self.migrations = Migrations(
             self.sessions, self.commands, engine, self.agents, self.standbys, settings, self.checkpoints.newest_view
@@ -351,8 +353,9 @@ class Controller:
             except GpuaasError:
                 channel = None
         move = live.record.move
+        (session,) = self.outlook.told([live.session])
         return SessionView(
-            session=live.session,
+            session=session,
             channel=channel,
             checkpoints=live.checkpoints,
             migration=move.view if move is not None else live.record.last_migration,

@@ -55,9 +55,13 @@ class Drains:
         self._tasks[node_id] = asyncio.create_task(work, name=f"drain {node_id}")
         return view
 
+    def known(self, node_id: str) -> DrainView | None:
+        """The last time that the node was emptied, or is."""
+        return self._views.get(node_id)
+
     def view(self, node_id: str) -> DrainView:
         """How far it is. Raises InvalidRequest where the node is not emptied."""
-        found = self._views.get(node_id)
+        found = self.known(node_id)
         if found is None:
             raise InvalidRequest(f"node: {node_id!r} is not being drained.")
         return found

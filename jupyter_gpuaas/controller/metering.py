@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -157,14 +157,36 @@ class Meter:
 
     # -- looking ---------------------------------------------------------------------------------------------
 
-    def device_seconds(self, session_id: str) -> float:
-        """What a session has used until now."""
+    def _ended_seconds(self, session_id: str) -> float:
         if session_id not in self._sums:
             if len(self._sums) >= SUMS:
                 self._sums.clear()
             self._sums[session_id] = self._rows.ended_seconds(session_id)
+        return self._sums[session_id]
+
+    def accounts(self, leases: Mapping[str, str]) -> dict[str, tuple[float, float]]:
+        """What sessions have used without one lease of theirs, and since when that one runs; 0 where it does not.
+
+        Parameters
+        ----------
+        leases
+            Session -> id of the lease; empty for none.
+        """
         now_s = self._clock()
-        return self._sums[session_id] + sum(
+        found = {session_id: (self._ended_seconds(session_id), 0.0) for session_id in leases}
+        for lease_id, running in self._running.items():
+            held = running.held
+            used_s, since_s = found.get(held.session_id, (0.0, 0.0))
+            if leases.get(held.session_id) == lease_id:
+                found[held.session_id] = used_s, held.from_s
+            elif held.session_id in found:
+                found[held.session_id] = used_s + held.devices * (now_s - running.begun_s), since_s
+        return found
+
+    def device_seconds(self, session_id: str) -> float:
+        """What a session has used until now."""
+        now_s = self._clock()
+        return self._ended_seconds(session_id) + sum(
             running.held.devices * (now_s - running.begun_s)
             for running in self._running.values()
             if running.held.session_id == session_id

@@ -9,10 +9,11 @@ from fastapi import APIRouter, Response
 
 from jupyter_gpuaas import __version__
 from jupyter_gpuaas.controller.answers import Facts, responses
+from jupyter_gpuaas.controller.auth import User
 from jupyter_gpuaas.controller.callers import Caller, TheController
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.errors import GpuaasError
-from jupyter_gpuaas.model import DeviceSample, Lease, Node, NodeView
+from jupyter_gpuaas.model import DeviceSample, DrainView, Lease, Node, NodeState, NodeView
 
 router = APIRouter(tags=["pool"])
 
@@ -37,10 +38,18 @@ async def nodes(controller: TheController, user: Caller) -> Response:
                 **msgspec.structs.asdict(node),
                 samples=tuple(measured),
                 leased=tuple(device for lease in leases if lease.node_id == node.id for device in lease.device_ids),
+                drain=_drain(controller, node, user),
             )
             for node, measured in zip(pool, samples, strict=True)
         ]
     )
+
+
+def _drain(controller: Controller, node: Node, user: User) -> DrainView | None:
+    view = controller.drains.known(node.id) if node.state is NodeState.CORDONED else None
+    if view is None or user.is_admin:
+        return view
+    return msgspec.structs.replace(view, left=(), refused={})
 
 
 async def _samples(controller: Controller, node: Node) -> list[DeviceSample]:

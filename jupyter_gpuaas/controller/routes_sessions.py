@@ -137,7 +137,7 @@ async def listed(
 ) -> Response:
     """The sessions that the caller may see, oldest first."""
     found = await asyncio.to_thread(controller.list_sessions, user, ended=all)
-    return Facts([session for session in found if name in ("", session.name)])
+    return Facts(controller.outlook.told(session for session in found if name in ("", session.name)))
 
 
 @router.get("/sessions/{session}", summary="Look at a session", responses=responses(SessionView))

@@ -157,6 +157,7 @@ class Sessions:
 
         Whether its owner may have one more is for the caller to know.
         """
+        now_s = time.time()
         session = GpuSession(
             id=uuid.uuid4().hex,
             name=name,
@@ -164,7 +165,8 @@ class Sessions:
             state=SessionState.QUEUED,
             epoch=0,
             request=request,
-            created_s=time.time(),
+            created_s=now_s,
+            since_s=now_s,
         )
         record = SessionRecord(
             session=session,
@@ -218,6 +220,8 @@ class Sessions:
         session = msgspec.structs.replace(before, state=target, cause=cause, **changes)
         if target is not SessionState.QUEUED:
             session = msgspec.structs.replace(session, queue_place=0)
+        if target is not before.state:
+            session = msgspec.structs.replace(session, since_s=time.time())
         self._store(
             live,
             session,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ._compat import StrEnum
+from .migration import DrainView
 
 CPU = "cpu"
 CUDA = "cuda"
@@ -65,3 +66,5 @@ class NodeView(Node, frozen=True):
     samples: tuple[DeviceSample, ...] = ()
     #: Ids of the devices that sessions hold.
     leased: tuple[str, ...] = ()
+    #: How far it is with being emptied; None where it is not. Which sessions are left, only an admin is told.
+    drain: DrainView | None = None

@@ -119,6 +119,18 @@ class GpuSession(msgspec.Struct, frozen=True, kw_only=True):
     unattended_since_s: float = 0.0
     #: Sequence number of the newest event about this session.
     last_event: int = 0
+    #: Since when it is in this state (seconds since the epoch); 0 where nobody has noted it.
+    since_s: float = 0.0
+    # What follows is only in answers.
+    #: Device-seconds that it has used, without those of the lease that it has now,
+    device_s: float = 0.0
+    #: which count since this time; 0 where it has none.
+    devices_since_s: float = 0.0
+    #: When the service parks it because it is idle, or ends it because nobody is attached; 0 where it does not.
+    parks_s: float = 0.0
+    ends_s: float = 0.0
+    #: When it is likely to get the devices that it waits for; 0 where nobody can tell.
+    starts_s: float = 0.0
 
 
 class ChannelInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """What ``%remote_gpu status`` and ``checkpoints`` show in a local notebook, where anywidget is installed.
 
-Widgets show and do nothing else: what a user does goes through the Jupyter server's own REST, because a widget's
-messages wait behind the cell that runs. Each has a text and an HTML form for where there are no widgets.
+What a user does in one goes through the Jupyter server's own REST, because a widget's messages wait behind the cell
+that runs. Each has a text and an HTML form for where there are no widgets.
 
 Not in the kernel of a session: it holds no token, so nothing there could be live, and what a widget keeps in its
 kernel would be a part of every checkpoint.

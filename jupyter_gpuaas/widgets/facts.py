@@ -36,6 +36,10 @@ def allocation(view: SessionView, nodes: Sequence[NodeView]) -> dict[str, Any]:
         "cause": session.cause,
         "queue_place": session.queue_place,
         "node": lease.node_id if lease is not None else "",
+        "since_s": session.devices_since_s,
+        "device_s": view.device_seconds,
+        "parks_s": session.parks_s,
+        "ends_s": session.ends_s,
         "devices": devices,
     }
 

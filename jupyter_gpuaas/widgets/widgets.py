@@ -41,7 +41,10 @@ class _Shown(anywidget.AnyWidget):
 
 
 class AllocationWidget(_Shown):
-    """A session's devices with their meters; live where the page is one of a Jupyter server with our extension."""
+    """A session's devices with their meters, and a menu that moves it.
+
+    It is live, and has the menu, where the page is one of a Jupyter server with our extension.
+    """
 
     _esm = STATIC / "allocation.js"
 

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -113,6 +114,32 @@ async def test_two_sessions_on_one_device_second_waits_with_its_place(service: S
     assert (await service.admin.session(third.id)).session.queue_place == 1
     places = [event.detail.get("queue_place") for event in await service.admin.events(session=third.id)]
     assert [place for place in places if place] == [2, 1]
+
+
+async def test_the_use_of_one_device_by_one_after_the_other_is_never_more_than_the_time(service: Service) -> None:
+    began_s = time.time()
+    first = (await service.admin.create_session("first", wait_s=30)).session
+    second = (await service.admin.create_session("second")).session
+    assert first.devices_since_s >= began_s and first.since_s >= began_s
+    assert (second.device_s, second.devices_since_s) == (0.0, 0.0)
+    await service.admin.release(first.id)
+    second = await until(service.admin, second, S.IDLE)
+    assert second.device_s == 0.0 and second.devices_since_s > first.devices_since_s
+    await service.admin.release(second.id)
+    ended = await service.admin.sessions(all=True)
+    passed_s = time.time() - began_s
+    assert 0.0 < sum(each.device_s for each in ended) <= passed_s + 0.1  # rounded
+    assert [each.devices_since_s for each in ended] == [0.0, 0.0]
+
+
+async def test_who_waits_is_told_when_the_idle_session_before_it_is_parked(service: Service) -> None:
+    first = (await service.admin.create_session("first", wait_s=30)).session
+    second = (await service.admin.create_session("second")).session
+    rest_s = service.controller.settings.park_for_waiting_s
+    assert (await service.admin.session(second.id)).session.starts_s == pytest.approx(first.since_s + rest_s, abs=0.1)
+    assert [each.starts_s > 0 for each in await service.admin.sessions()] == [False, True]
+    (stored,) = [each.session for each in service.controller.sessions.all() if each.session.id == second.id]
+    assert stored.starts_s == 0.0  # only in answers
 
 
 async def test_release_of_a_queued_session_lets_the_next_through(service: Service) -> None:

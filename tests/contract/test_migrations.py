@@ -317,8 +317,7 @@ async def test_drain_empties_a_node_and_cordons_it(service: Service) -> None:
         states = {each.id: each.state.value for each in await service.admin.nodes()}
         assert states[node] == "cordoned"
         await service.admin.cordon(node, cordoned=False)
-        states = {each.id: each.state.value for each in await service.admin.nodes()}
-        assert states[node] == "up"
+        assert [(each.state.value, each.drain) for each in await service.admin.nodes()] == [("up", None)] * 2
 
 
 async def test_drain_says_which_sessions_stay_and_why(service: Service) -> None:
@@ -334,6 +333,11 @@ async def test_drain_says_which_sessions_stay_and_why(service: Service) -> None:
         view = await service.admin.drain_view(node)
         assert view.left == (one.id,)
         assert "room" in view.refused[one.id]
+        (told,) = [each.drain for each in await service.admin.nodes() if each.id == node]
+        assert told == view
+        async with service.client("bob") as bob:
+            (told,) = [each.drain for each in await bob.nodes() if each.id == node]
+        assert told is not None and (told.left, told.refused, told.cause) == ((), {}, view.cause)
         assert await one.said("print(x)") == "1"
         assert await two.node() != node
 
