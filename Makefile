@@ -5,8 +5,10 @@
 #   make labextension    the front end for JupyterLab, from labextension/ (Node of the machine, else from PyPI)
 #   make check           lint, format, types, layers
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
+#   make chromium        chromium and chromedriver, for the browser tests among them, where apt may install them
 #   make test-labextension  types, format and units of the front end; part of `make test`
-#   make test-ui         JupyterLab and Notebook 7 in a real browser (apt-get install chromium chromium-driver)
+#   make test-ui         all tests of JupyterLab and Notebook 7 in a real browser
+#   make test-matrix     the wheel in JupyterLab 4.4, Notebook 7.4 and the newest of both, each in an environment of its own
 #   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
 #   make test-postgres   services in PostgreSQL instead of SQLite: the same contract tests (apt-get install postgresql)
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
@@ -54,7 +56,8 @@ LABEXT_BUILT := jupyter_gpuaas/labextension/package.json
 JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm config get registry 2>/dev/null || true)" \
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
-.PHONY: help lab demo labextension check criu test test-labextension test-ui test-postgres test-faults test-images test-gpu test-ray
+.PHONY: help lab demo labextension check criu chromium test test-labextension test-ui test-matrix test-postgres
+.PHONY: test-faults test-images test-gpu test-ray
 .PHONY: bench bench-state bench-device bench-migrate clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
@@ -120,17 +123,24 @@ check: $(STAMPS)/dev
 criu: $(STAMPS)/venv
 	tools/install-criu.sh $(VENV)/criu
 
+# Without them the browser tests skip themselves.
+chromium:
+	@tools/install-chromium.sh || echo "*** NO CHROMIUM HERE: NOTHING IS TESTED IN A BROWSER ***" >&2
+
 test-labextension: $(LABEXT_BUILT)
 	$(JLPM) check
 	$(JLPM) test
 
-test: test-labextension $(STAMPS)/test
+test: test-labextension $(STAMPS)/test chromium
 	tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile \
 	  -m 'not slow and not gpu and not fault and not images and not ui and not ray' $(PYTEST_ARGS)
 
-# Without chromium and chromedriver the tests skip themselves, and say so.
-test-ui: $(STAMPS)/test
-	$(PYTEST) -m 'ui and not slow' tests/ui $(PYTEST_ARGS)
+test-ui: $(STAMPS)/test chromium
+	$(PYTEST) -m 'ui and not slow and not matrix' tests/ui $(PYTEST_ARGS)
+
+# The environments are kept in .venv-matrix/; remove that folder to have them made again.
+test-matrix: $(STAMPS)/test chromium
+	$(PYTEST) -m matrix tests/ui $(PYTEST_ARGS)
 
 # The tests that look into the file of SQLite are left out.
 test-postgres: $(STAMPS)/test

@@ -13,16 +13,13 @@ import httpx
 import pytest
 
 from tests.conftest import GpuaasHome
+from tests.server.routes import METHODS, Route, every_route
 from tests.server.running import ANN, NOBODY, READER, JupyterServer, with_token
 from tests.service import eventually
 
-#: Every route and method; the second is what a user who may only look gets (None: not refused).
-LOOKING = ["service", "kernels", "kernels/x", "choices?path=a.ipynb", "sessions/x/missed", "v1/nodes", "v1/sessions/x"]
-DOING = [
-    ("POST", "service/start"), ("POST", "kernels/x/detach"), ("PUT", "choices?path=a.ipynb"),
-    ("DELETE", "choices?path=a.ipynb"), ("POST", "v1/sessions/x/park"), ("DELETE", "v1/sessions/x"),
-    ("PATCH", "v1/sessions/x/checkpoints"), ("POST", "v1/nodes/x/drain"), ("PUT", "v1/sessions/x/standby"),
-]  # fmt: skip
+ROUTES = every_route()
+#: What cannot be the body of any request that has one.
+BAD_BODIES = (b"{", b"\xff", b"[]", b'"x"', b'{"no_such_field": 1}')
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +40,75 @@ def kernel(server: JupyterServer) -> tuple[str, dict[str, Any]]:
     return kernel_id, server.session_of(kernel_id)
 
 
+@pytest.fixture(scope="module")
+def bodies(server: JupyterServer, module_gpuaas_home: GpuaasHome) -> set[Route]:
+    """Routes that want a body, as the service's own description and the extension's handlers say."""
+    token = (module_gpuaas_home.path / "token").read_text().strip()
+    url = server.ask("GET", "service").json()["url"]
+    described = httpx.get(f"{url}/openapi.json", headers={"Authorization": f"Bearer {token}"}, trust_env=False).json()
+    found = {Route("PUT", "choices")}
+    for path, methods in described["paths"].items():
+        starred = "v1" + re.sub(r"\{[^}]*\}", "*", path)
+        found |= {Route(method.upper(), starred) for method, said in methods.items() if "requestBody" in said}
+    wanted = found & set(ROUTES)
+    assert len(wanted) >= 7, found
+    return wanted
+
+
 # -- who may -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", LOOKING)
-def test_looking_needs_a_user_who_may_look(server: JupyterServer, path: str) -> None:
-    for token in ("", "a-wrong-one", NOBODY):
-        answer = server.ask("GET", path, token=token)
-        assert (answer.status_code, answer.json()["error"]) == (403, "Forbidden"), token
-    assert server.ask("GET", path, token=READER).status_code != 403
+def test_routes_are_those_of_the_document() -> None:
+    """A route that is added is told of, and tried below without being named there."""
+    document = (Path(__file__).parents[2] / "docs" / "lab-api.md").read_text()
+    assert len(ROUTES) == len(set(ROUTES)) > 30
+    for route in ROUTES:
+        path = route.path.removeprefix("v1/").split("?")[0]
+        words = [re.escape(part) if part != "*" else r"\{\w+\}" for part in path.split("/")]
+        assert re.search("/".join(words), document), route
 
 
-@pytest.mark.parametrize(("method", "path"), DOING)
-def test_doing_needs_a_user_who_may_write(server: JupyterServer, method: str, path: str) -> None:
-    for token in ("", "a-wrong-one", NOBODY, READER):
-        answer = server.ask(method, path, {}, token=token)
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+def test_each_route_is_for_those_who_may(server: JupyterServer, route: Route) -> None:
+    may_not = ["", "a-wrong-one", NOBODY] + ([] if route.method == "GET" else [READER])
+    body = None if route.method in ("GET", "DELETE") else {}
+    for token in may_not:
+        answer = server.ask(route.method, route.of(), body, token=token)
         assert (answer.status_code, answer.json()["error"]) == (403, "Forbidden"), token
         assert answer.json()["message"]
-    assert server.ask(method, path, {"no_such_field": 1}).status_code != 403
+    for token in {READER if route.method == "GET" else ANN, ANN}:
+        answer = server.ask(route.method, route.of(), body, token=token)
+        assert answer.status_code not in (401, 403, 405), answer.text
+        assert answer.status_code < 500, answer.text
+
+
+@pytest.mark.parametrize("path", sorted({route.path for route in ROUTES}))
+def test_no_route_answers_another_method(server: JupyterServer, path: str) -> None:
+    offered = {route.method for route in ROUTES if route.path == path}
+    for method in {*METHODS, "OPTIONS", "HEAD"} - offered:
+        answer = server.ask(method, Route(method, path).of(), token="")
+        assert answer.status_code in (204, 403, 405), (method, answer.text)
+        assert answer.status_code != 204 or method == "OPTIONS"  # which tells nothing but that there is something
+    for method in set(METHODS) - offered:
+        answer = server.ask(method, Route(method, path).of(), {})
+        assert (answer.status_code, bool(answer.json()["message"])) == (405, True), method
+
+
+@pytest.mark.parametrize("route", [each for each in ROUTES if each.method != "GET"], ids=str)
+def test_bad_bodies_are_refused_and_where_none_is_wanted_they_do_not_matter(
+    server: JupyterServer, kernel: tuple[str, dict[str, Any]], bodies: set[Route], route: Route
+) -> None:
+    if route in bodies:
+        path = route.of(session=kernel[1]["id"], node="local-0")
+        for body in BAD_BODIES:
+            answer = server.ask(route.method, path, body)
+            assert (answer.status_code, answer.json()["error"]) == (422, "InvalidRequest"), (body, answer.text)
+            assert answer.json()["message"]
+    else:
+        without = server.ask(route.method, route.of()).status_code
+        assert without < 500
+        for body in BAD_BODIES:
+            assert server.ask(route.method, route.of(), body).status_code == without, body
 
 
 def test_a_request_with_a_cookie_needs_the_xsrf_header(server: JupyterServer) -> None:

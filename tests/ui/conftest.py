@@ -1,4 +1,18 @@
-"""A JupyterLab and a headless Chromium, for one test each."""
+"""JupyterLab and a headless Chromium. What a test asks for:
+
+``lab``
+    A JupyterLab of its own over a service folder of its own (``gpuaas_home``), in which nothing runs yet. For what is
+    about the first use, or stops, kills or configures the service. Starting and ending both costs about 10 s.
+``pool``
+    A JupyterLab that the tests of a file share, over a service with two nodes of one cpu device each. Each test finds
+    no notebook, kernel or session, and both nodes up: what the one before has left is tidied away, and what it has
+    broken is made anew. Its service's folder is ``pool.home``.
+``page``
+    The tab of a Chromium that the tests of a file share; blank, without cookies.
+
+Never both ``lab`` and ``pool`` in one test. All waits are ``page.see(...)`` or ``until(...)``, for something to be
+there. Tests marked ``core`` are a part of ``make test``, too: few, and each must pass beside whatever else runs.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +21,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.conftest import GpuaasHome
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-BROWSER_FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1400,1000",
+HAS_BROWSER = bool(
+    shutil.which("chromedriver")
+    and (shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome"))
 )
 
 
@@ -33,16 +36,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.ui)
-            if not (CHROMIUM and CHROMEDRIVER):
+            if not HAS_BROWSER:
                 item.add_marker(pytest.mark.skip(reason="chromium and chromedriver are not installed"))
 
 
 @pytest.fixture
 def lab(gpuaas_home: GpuaasHome, tmp_path: Path) -> Iterator[Any]:
-    """A JupyterLab that runs, with an empty folder."""
+    """A JupyterLab of the test's own, with an empty folder."""
     from tests.ui.lab import Lab
 
-    lab = Lab(tmp_path)
+    lab = Lab(tmp_path, gpuaas_home)
     lab.start()
     try:
         yield lab
@@ -50,27 +53,42 @@ def lab(gpuaas_home: GpuaasHome, tmp_path: Path) -> Iterator[Any]:
         lab.stop()
 
 
+@pytest.fixture(scope="module")
+def _pool(module_gpuaas_home: GpuaasHome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from tests.ui.lab import Lab
+
+    lab = Lab(tmp_path_factory.mktemp("pool"), module_gpuaas_home)
+    try:
+        yield lab
+    finally:
+        lab.stop()
+
+
 @pytest.fixture
-def page(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A tab of a browser of its own."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+def pool(_pool: Any) -> Any:
+    """A JupyterLab over two nodes, shared by the tests of the file."""
+    from tests.ui.tidy import tidy
+
+    tidy(_pool)
+    return _pool
+
+
+@pytest.fixture(scope="module")
+def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    pytest.importorskip("selenium", reason="selenium is not installed")
+    from tests.ui.browser import Browser
+
+    browser = Browser(tmp_path_factory.mktemp("browser"))
+    try:
+        yield browser
+    finally:
+        browser.end()
+
+
+@pytest.fixture
+def page(_browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A blank tab."""
     from tests.ui.page import Page
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    # A page that is left with unsaved changes asks; a person who closes the lid does not answer.
-    options.set_capability("unhandledPromptBehavior", "accept")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    for flag in (*BROWSER_FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    service = webdriver.ChromeService(CHROMEDRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    started = psutil.Process(service.process.pid).children(recursive=True)
-    try:
-        yield Page(driver, request.node.name.removeprefix("test_"))
-    finally:
-        driver.quit()
-        _, left = psutil.wait_procs(started, timeout=5)
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left, timeout=5)
+    yield Page(_browser.tab(), request.node.name.removeprefix("test_"))
+    _browser.rest()

@@ -7,21 +7,39 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import httpx
 import nbformat
 import psutil
 from nbformat.v4 import new_code_cell, new_notebook
 
+from tests.conftest import GpuaasHome
 from tests.fault.test_sessions_go_on import until
 
+START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20
 REMOTE = {"name": "remote_gpu", "display_name": "Python 3 (remote GPU)", "language": "python"}
 
 
 class Lab:
-    """A Jupyter server with a folder of notebooks."""
+    """A Jupyter server with a folder of notebooks.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    home
+        Of the service that its notebooks use.
+    python
+        The environment that it runs in, where that is not the tests' own.
+    module
+        ``jupyterlab`` or ``notebook``.
+    """
+
+    def __init__(
+        self, folder: Path, home: GpuaasHome, *, python: str = sys.executable, module: str = "jupyterlab"
+    ) -> None:
+        self.home = home
+        self._command = [python, "-m", module]
         self.folder = folder / "work"
         self.folder.mkdir()
         self._log = folder / "lab.log"
@@ -32,14 +50,22 @@ class Lab:
         # Nothing is asked of the outside, and no question about it covers what is looked at.
         (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
 
+    def __repr__(self) -> str:
+        return f"<{' '.join(self._command)} in {self.folder}>"
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start the server, and wait until it listens."""
         with self._log.open("ab") as output:
             process = self._process = subprocess.Popen(
-                [sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser", f"--ServerApp.port={self.port}",
+                [*self._command, "--allow-root", "--no-browser", f"--ServerApp.port={self.port}",
                  "--IdentityProvider.token=t", f"--ServerApp.root_dir={self.folder}", "--ServerApp.port_retries=0",
                  "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
-                stdout=output, stderr=output, env=dict(os.environ),
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=self.home.env,
+                cwd=self.folder,  # not the checkout, whose package would come before the one that is installed
             )  # fmt: skip
 
         def port() -> int:
@@ -47,7 +73,7 @@ class Lab:
             listening = psutil.Process(process.pid).net_connections("tcp")
             return next((c.laddr.port for c in listening if c.status == psutil.CONN_LISTEN), 0)
 
-        self.port = until(port)
+        self.port = until(port, START_TIMEOUT_S)
 
     def stop(self) -> None:
         """End the server in good order, as Ctrl-C does."""
@@ -64,6 +90,15 @@ class Lab:
         """Put a notebook of these cells there, whose kernel is the remote one."""
         document = new_notebook(cells=[new_code_cell(source) for source in cells], metadata={"kernelspec": REMOTE})
         nbformat.write(document, self.folder / name)
+
+    def ask(self, method: str, path: str) -> Any:
+        """A request to the server; gives what it answers with."""
+        # The client's own time is for what a busy machine takes, not for what may be waited for.
+        with httpx.Client(trust_env=False, timeout=60) as client:
+            headers = {"Authorization": "token t"}
+            answer = client.request(method, f"http://127.0.0.1:{self.port}/{path}", headers=headers)
+            answer.raise_for_status()
+            return answer.json() if answer.content else None
 
     def address(self, notebook: str = "") -> str:
         return f"http://127.0.0.1:{self.port}/lab{f'/tree/{notebook}' if notebook else ''}?token=t&reset"

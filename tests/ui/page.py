@@ -14,7 +14,9 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-WAIT_S = 40.0
+#: For what comes within a second or two, but on a machine where much else may run.
+WAIT_S = 60.0
+MOVE_BUTTON = ".jp-NotebookPanel-toolbar [data-jp-item-name='gpuaas-migrate'] jp-button"
 SHOTS = Path(os.environ.get("GPUAAS_SHOTS") or Path(__file__).parent / "shots")
 
 
@@ -29,7 +31,8 @@ class Page:
 
     def see(self, what: Callable[[], Any]) -> Any:
         """Wait for something; what comes and goes meanwhile is looked for again."""
-        wait = WebDriverWait(self.driver, WAIT_S, poll_frequency=0.1, ignored_exceptions=[WebDriverException])
+        passing = [WebDriverException, StopIteration, IndexError]
+        wait = WebDriverWait(self.driver, WAIT_S, poll_frequency=0.1, ignored_exceptions=passing)
         try:
             return wait.until(lambda _: what())
         except TimeoutException:
@@ -67,12 +70,30 @@ class Page:
 
         self.see(pressed)
 
+    def menu(self, name: str, command: str) -> None:
+        """Choose a command from a menu of the menu bar."""
+        bar = "//div[contains(@class,'lm-MenuBar-itemLabel')]"
+        self.see(lambda: self.driver.find_element("xpath", f"{bar}[.='{name}']")).click()
+        self.press(f".lm-Menu-item[data-command='{command}']")
+
     def right_click(self, element: WebElement) -> None:
         ActionChains(self.driver).context_click(element).perform()
 
     def keys(self, *keys: str) -> None:
         """Type at whatever has the focus."""
         ActionChains(self.driver).send_keys(*keys).perform()
+
+    def tab_to(self, label: str) -> None:
+        """Press Tab until what has this label has the focus."""
+        passed = []
+        for _ in range(200):
+            self.keys(Keys.TAB)
+            focused = self.driver.switch_to.active_element
+            passed.append(focused.get_attribute("aria-label") or focused.text)
+            if label in passed[-1]:
+                return
+        self.shot("failed")
+        raise AssertionError(f"Tab does not lead to {label!r}, but to {passed}")
 
     def chord(self, *keys: str) -> None:
         """Press keys together."""
@@ -115,6 +136,16 @@ class Page:
         self.run(number)
         self.see(lambda: self.prompt(number) == f"[{count}]:")
 
+    def run_once_connected(self, number: int) -> None:
+        """Run a cell of a local notebook, again until its kernel is there to hear it."""
+
+        def heard() -> bool:
+            if self.prompt(number) == "[ ]:":
+                self.run(number)
+            return self.prompt(number) != "[ ]:"
+
+        self.see(heard)
+
     def cell(self, number: int, selector: str) -> WebElement:
         return self.all(".jp-CodeCell")[number].find_element(By.CSS_SELECTOR, selector)
 
@@ -151,3 +182,7 @@ class Page:
     def notices(self) -> str:
         """What the notices on the page say."""
         return "\n".join(self.texts(".jp-toastContainer .Toastify__toast"))
+
+    def complaints(self) -> list[str]:
+        """What the console of the page says that is about this project."""
+        return [each["message"] for each in self.driver.get_log("browser") if "gpuaas" in each["message"]]

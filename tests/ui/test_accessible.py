@@ -1,54 +1,120 @@
-"""What this project adds to JupyterLab has no serious fault that axe-core can find."""
+"""What this project adds to JupyterLab has no serious fault that axe-core can find, and needs no mouse."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 pytest.importorskip("selenium", reason="selenium is not installed")
+from selenium.webdriver.common.keys import Keys
 
-from tests.conftest import GpuaasHome
+from tests.ui.axe import SOURCE, faults
 from tests.ui.lab import Lab
 from tests.ui.page import Page
 
-AXE = Path(__file__).parents[2] / "labextension" / "node_modules" / "axe-core" / "axe.min.js"
-pytestmark = pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed: `make labextension` does it")
-
-RUN = """
-const done = arguments[arguments.length - 1];
-axe.run({include: [[arguments[0]]]}, {resultTypes: ['violations']}).then(
-  ({violations}) => done(violations.map(v => ({id: v.id, impact: v.impact, nodes: v.nodes.map(n => n.html)}))),
-  error => done([{id: String(error), impact: 'serious', nodes: []}])
-);
-"""
+needs_axe = pytest.mark.skipif(not SOURCE.exists(), reason="axe-core is not installed: `make labextension` does it")
+LOCAL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+SHOWN = (
+    "%load_ext jupyter_gpuaas\n%remote_gpu connect --session shown",
+    "%%remote_gpu\nkept = 1",
+    "%remote_gpu checkpoint --name mark",
+    "%remote_gpu checkpoints",
+)
 
 
-def faults(page: Page, selector: str) -> list[Any]:
-    """Serious faults within what the selector finds."""
-    assert page.element(selector).is_displayed(), selector
-    found = page.driver.execute_async_script(RUN, selector)
-    return [each for each in found if each["impact"] in ("serious", "critical")]
+@pytest.fixture(params=["JupyterLab Light", "JupyterLab Dark"])
+def themed(pool: Lab, request: pytest.FixtureRequest) -> Lab:
+    """The shared JupyterLab in one of its themes."""
+    settings = Path(os.environ["JUPYTER_CONFIG_DIR"]) / "lab/user-settings/@jupyterlab/apputils-extension"
+    (settings / "themes.jupyterlab-settings").write_text(f'{{"theme": "{request.param}"}}')
+    return pool
 
 
-def test_panel_chip_and_dialog_have_no_serious_fault(lab: Lab, page: Page, gpuaas_home: GpuaasHome) -> None:
-    gpuaas_home.cli("up", "--nodes", "2", "--detach")
-    lab.notebook("start.ipynb", ("import socket\ns = socket.socket()\nx = 1",))
-    page.open(lab.address("start.ipynb"), 1)
+def dialog_has_no_fault(page: Page, name: str) -> None:
+    """Look at the dialog that comes, and leave it with the keyboard."""
+    page.see(lambda: page.element(".jp-Dialog .jp-Dialog-content"))
+    assert faults(page, ".jp-Dialog .jp-Dialog-content") == [], name
+    assert page.driver.execute_script("return document.activeElement.closest('.jp-Dialog') !== null"), name
+    page.shot(f"dialog-{name}")
+    page.keys(Keys.ESCAPE)
+    page.see(lambda: not page.all(".jp-Dialog"))
+
+
+@needs_axe
+def test_panel_chip_and_dialogs_have_no_serious_fault(themed: Lab, page: Page) -> None:
+    themed.notebook("start.ipynb", ("import socket\ns = socket.socket()\nx = 1", "y = 2"))
+    page.open(themed.address("start.ipynb"), 2)
     page.panel()
-    page.ran(0, 1)
-    page.is_on("local-0")
-    page.see(lambda: page.all(".jp-gpuaas-point"))
+    for number in (0, 1):
+        page.ran(number, number + 1)
+        page.see(lambda number=number: len(page.all(".jp-gpuaas-point")) == number + 1)
     for title in ("Nodes", "Story"):
         page.expand(title)
-    page.driver.execute_script(AXE.read_text())
+    page.press(".jp-gpuaas-point button", "Changes")
+    page.see(lambda: page.all(".jp-gpuaas-point .jp-gpuaas-reasons"))
+    page.driver.execute_script("document.querySelectorAll('.jp-gpuaas-panel details').forEach(d => d.open = true)")
+    page.see(lambda: page.all("#jp-gpuaas-nodes [role=meter]"))
 
-    assert faults(page, ".jp-gpuaas-panel") == []
-    assert faults(page, ".jp-gpuaas-chip-item") == []
-    assert faults(page, ".jp-gpuaas-status") == []
+    for selector in (".jp-gpuaas-panel", ".jp-gpuaas-chip-item", ".jp-gpuaas-status"):
+        assert faults(page, selector) == [], selector
+    page.shot("panel")
 
     page.press("#jp-gpuaas-notebook button", "Move…")
     page.see(lambda: page.element(".jp-Dialog .jp-gpuaas-plan"))
-    assert faults(page, ".jp-Dialog .jp-gpuaas-dialog") == []
-    page.shot("dialog")
+    dialog_has_no_fault(page, "move")
+    page.menu("Kernel", "gpuaas:choose")
+    page.see(lambda: "Free now" in page.text(".jp-Dialog [role=status]"))
+    dialog_has_no_fault(page, "choose")
+    page.press("#jp-gpuaas-sessions button", "Park: start.ipynb")
+    dialog_has_no_fault(page, "park")
+    page.press("#jp-gpuaas-sessions button", "Release: start.ipynb")
+    dialog_has_no_fault(page, "release")
+    page.press("#jp-gpuaas-checkpoints button", "Take one now")
+    dialog_has_no_fault(page, "take")
+    page.press(".jp-gpuaas-point button", "Restore…")
+    dialog_has_no_fault(page, "restore")
+    page.press(".jp-gpuaas-point button", "Forget")
+    dialog_has_no_fault(page, "forget")
+
+
+@needs_axe
+def test_widgets_have_no_serious_fault(themed: Lab, page: Page) -> None:
+    pytest.importorskip("anywidget", reason="anywidget is not installed")
+    cells = [new_code_cell(source) for source in SHOWN]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": LOCAL}), themed.folder / "local.ipynb")
+    page.driver.get(themed.address("local.ipynb"))
+    page.see(lambda: len(page.all(".jp-CodeCell")) == len(SHOWN))
+    page.run_once_connected(0)
+    page.see(lambda: page.cell(0, ".gpuaas-widget [role='meter']"))
+    for number in (1, 2, 3):
+        page.run(number)
+        page.see(lambda number=number: page.prompt(number) not in ("[ ]:", "[*]:"))
+    page.see(lambda: page.cell(3, ".gpuaas-widget"))
+    for number in (0, 3):
+        page.driver.execute_script("arguments[0].scrollIntoView()", page.cell(number, ".gpuaas-widget"))
+        mark = f"looked-at-{number}"
+        page.driver.execute_script("arguments[0].id = arguments[1]", page.cell(number, ".gpuaas-widget"), mark)
+        assert faults(page, f"#{mark}") == []
+        page.shot(f"cell-{number}")
+
+
+def test_the_panel_is_opened_and_a_checkpoint_named_with_the_keyboard_alone(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", ("x = 1",))
+    page.open(pool.address("start.ipynb"), 1)
+    page.ran(0, 1)
+    page.chord(Keys.CONTROL, Keys.SHIFT, Keys.ALT, "g")
+    page.see(lambda: page.element("#jp-gpuaas-checkpoints").is_displayed())
+    page.see(lambda: "after cell 1" in page.section("checkpoints").text)
+
+    page.tab_to("Take one now")
+    page.keys(Keys.ENTER)
+    page.see(lambda: page.element(".jp-Dialog input"))
+    page.keys("by hand", Keys.ENTER)
+
+    page.see(lambda: any("by hand" in each for each in page.texts(".jp-gpuaas-point")))
+    page.see(lambda: not page.all(".jp-Dialog"))
+    page.shot("named")

@@ -15,11 +15,8 @@ from tests.ui.lab import Lab
 from tests.ui.page import Page
 
 
-def test_a_notebook_is_begun_on_chosen_devices_and_remembers_them(
-    lab: Lab, page: Page, gpuaas_home: GpuaasHome
-) -> None:
-    gpuaas_home.cli("up", "--nodes", "2", "--detach")
-    page.driver.get(lab.address())
+def test_a_notebook_is_begun_on_chosen_devices_and_remembers_them(pool: Lab, page: Page) -> None:
+    page.driver.get(pool.address())
     page.press(".jp-LauncherCard", "Remote GPU…")
     page.see(lambda: "Free now on 2 nodes." in page.text(".jp-Dialog [role=status]"))
     kind, node = (Select(each) for each in page.all(".jp-Dialog select"))
@@ -33,10 +30,10 @@ def test_a_notebook_is_begun_on_chosen_devices_and_remembers_them(
     page.press(".jp-Dialog button", "Create")
 
     page.see(lambda: page.chip().startswith("local-1 · CPU"))
-    (session,) = sessions(gpuaas_home)
+    (session,) = sessions(pool.home)
     assert (session["request"]["kind"], session["request"]["node"]) == ("cpu", "local-1")
     page.element("[data-jp-item-name='save'] jp-button").click()
-    document = lab.folder / "Untitled.ipynb"
+    document = pool.folder / "Untitled.ipynb"
     until(lambda: '"gpuaas"' in document.read_text() and document.read_text().rstrip().endswith("}"))
     assert json.loads(document.read_text())["metadata"]["gpuaas"]["choice"]["node"] == "local-1"
 

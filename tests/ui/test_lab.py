@@ -7,7 +7,6 @@ import pytest
 pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium.webdriver.common.keys import Keys
 
-from tests.conftest import GpuaasHome
 from tests.ui.lab import Lab
 from tests.ui.page import Page
 
@@ -18,9 +17,9 @@ CELLS = (
 )
 
 
-def test_a_person_runs_cells_interrupts_one_and_answers_another(lab: Lab, page: Page, gpuaas_home: GpuaasHome) -> None:
-    lab.notebook("start.ipynb", CELLS)
-    page.open(lab.address("start.ipynb"), len(CELLS))
+def test_a_person_runs_cells_interrupts_one_and_answers_another(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", CELLS)
+    page.open(pool.address("start.ipynb"), len(CELLS))
 
     page.ran(0, 1)
     assert page.output(0).split() == ["on", "local-0", "[1]:", "42"]
@@ -39,5 +38,5 @@ def test_a_person_runs_cells_interrupts_one_and_answers_another(lab: Lab, page: 
     page.see(lambda: page.prompt(2) == "[3]:")
 
     page.leave()
-    (line,) = [line for line in gpuaas_home.cli("sessions").stdout.splitlines() if "start.ipynb" in line]
+    (line,) = [line for line in pool.home.cli("sessions").stdout.splitlines() if "start.ipynb" in line]
     assert " idle " in line  # leaving the page does not end the session

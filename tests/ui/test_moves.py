@@ -1,4 +1,4 @@
-"""Moving a notebook's session, by hand, in the browser."""
+"""Moving a notebook's session, by hand, in the browser; the button is in ``test_core``."""
 
 from __future__ import annotations
 
@@ -7,58 +7,13 @@ import pytest
 pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium.webdriver.common.keys import Keys
 
-from tests.conftest import GpuaasHome
 from tests.ui.lab import Lab
-from tests.ui.page import Page
-
-SLIDER = (
-    "import ipywidgets, os\nfrom IPython.display import display\n"
-    "slider, label = ipywidgets.IntSlider(3, 0, 10), ipywidgets.Label('nothing yet')\n"
-    "def seen(change): label.value = f\"{change['new']} on {os.environ['GPUAAS_NODE']}\"\n"
-    "slider.observe(seen, 'value')\ndisplay(slider, label)\nshown = display('before', display_id=True)"
-)
-ASK = "shown.update('after the move')\nslider.value"
-MOVE_BUTTON = ".jp-NotebookPanel-toolbar [data-jp-item-name='gpuaas-migrate'] jp-button"
+from tests.ui.page import MOVE_BUTTON, Page
 
 
-@pytest.fixture
-def two_nodes(gpuaas_home: GpuaasHome) -> None:
-    gpuaas_home.cli("up", "--nodes", "2", "--detach")
-
-
-@pytest.mark.usefixtures("two_nodes")
-def test_the_button_moves_a_session_whose_slider_goes_on_working(lab: Lab, page: Page) -> None:
-    lab.notebook("start.ipynb", (SLIDER, ASK))
-    page.open(lab.address("start.ipynb"), 2)
-    page.ran(0, 1)
-    page.is_on("local-0")
-    page.cell(0, ".noUi-handle").send_keys(Keys.ARROW_RIGHT)
-    page.see(lambda: "4 on local-0" in page.output(0))
-
-    page.see(lambda: page.element(MOVE_BUTTON).is_enabled())
-    page.element(MOVE_BUTTON).click()
-    dialog = page.see(lambda: page.element(".jp-Dialog .jp-gpuaas-dialog"))
-    assert "start.ipynb runs on local-0." in dialog.text
-    page.see(lambda: "Stands still" in dialog.text)  # the plan is there
-    assert page.texts(".jp-gpuaas-target-name") == ["local-1"]
-    page.shot("dialog")
-    page.press(".jp-Dialog button", "Move")
-
-    page.is_on("local-1")
-    page.see(lambda: "start.ipynb now runs on local-1" in page.notices())
-    page.shot("moved")
-    page.cell(0, ".noUi-handle").send_keys(Keys.ARROW_RIGHT)
-    page.see(lambda: "5 on local-1" in page.output(0))
-    page.ran(1, 2)
-    assert "5" in page.output(1)
-    page.see(lambda: "after the move" in page.output(0))
-    assert "before" not in page.output(0)
-
-
-@pytest.mark.usefixtures("two_nodes")
-def test_a_move_that_waits_for_a_cell_shows_its_steps_and_can_be_cancelled(lab: Lab, page: Page) -> None:
-    lab.notebook("start.ipynb", ("x = 1", "import time\nprint('begun', flush=True)\ntime.sleep(100)", "x"))
-    page.open(lab.address("start.ipynb"), 3)
+def test_a_move_that_waits_for_a_cell_shows_its_steps_and_can_be_cancelled(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", ("x = 1", "import time\nprint('begun', flush=True)\ntime.sleep(100)", "x"))
+    page.open(pool.address("start.ipynb"), 3)
     page.ran(0, 1)
     page.run(1)
     page.see(lambda: page.output(1) == "begun")
@@ -83,10 +38,9 @@ def test_a_move_that_waits_for_a_cell_shows_its_steps_and_can_be_cancelled(lab: 
     assert page.output(2).endswith("1")
 
 
-@pytest.mark.usefixtures("two_nodes")
-def test_a_session_is_moved_with_the_keyboard_alone(lab: Lab, page: Page) -> None:
-    lab.notebook("start.ipynb", ("x = 1",))
-    page.open(lab.address("start.ipynb"), 1)
+def test_a_session_is_moved_with_the_keyboard_alone(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", ("x = 1",))
+    page.open(pool.address("start.ipynb"), 1)
     page.ran(0, 1)
     page.is_on("local-0")
 
@@ -100,10 +54,9 @@ def test_a_session_is_moved_with_the_keyboard_alone(lab: Lab, page: Page) -> Non
     page.is_on("local-1")
 
 
-@pytest.mark.usefixtures("two_nodes")
-def test_a_session_is_moved_in_notebook_7_as_well(lab: Lab, page: Page) -> None:
-    lab.notebook("start.ipynb", ("import os\nx = 1", "x, os.environ['GPUAAS_NODE']"))
-    page.open(lab.address("start.ipynb").replace("/lab/tree/", "/notebooks/"), 2)
+def test_a_session_is_moved_in_notebook_7_as_well(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", ("import os\nx = 1", "x, os.environ['GPUAAS_NODE']"))
+    page.open(pool.address("start.ipynb").replace("/lab/tree/", "/notebooks/"), 2)
     assert not page.all("#jp-left-stack:not(.lm-mod-hidden)")  # it is Notebook, whose side panels are closed
     page.ran(0, 1)
     page.is_on("local-0")
@@ -119,10 +72,9 @@ def test_a_session_is_moved_in_notebook_7_as_well(lab: Lab, page: Page) -> None:
     page.shot("moved")
 
 
-@pytest.mark.usefixtures("two_nodes")
-def test_a_session_is_moved_from_the_context_menu_of_its_kernel(lab: Lab, page: Page) -> None:
-    lab.notebook("start.ipynb", ("x = 1",))
-    page.open(lab.address("start.ipynb"), 1)
+def test_a_session_is_moved_from_the_context_menu_of_its_kernel(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", ("x = 1",))
+    page.open(pool.address("start.ipynb"), 1)
     page.ran(0, 1)
     page.element("[data-id='jp-running-sessions']").click()
     kernel = page.see(lambda: page.element(".jp-RunningSessions-item.jp-mod-kernel"))

@@ -6,28 +6,13 @@ import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
-from tests.conftest import GpuaasHome
 from tests.ui.lab import Lab
 from tests.ui.page import Page
 
 
-def test_first_use_explains_itself_in_a_sentence_and_can_be_started_from_there(lab: Lab, page: Page) -> None:
-    page.driver.get(lab.address())
-    page.panel()
-
-    page.see(lambda: "Open a notebook with the kernel" in page.section("service").text)
-    page.shot("off")
-    page.press("#jp-gpuaas-service button", "Start it now")
-
-    page.see(lambda: "On this machine" in page.section("service").text)
-    titles = page.texts(".jp-gpuaas-panel .jp-AccordionPanel-title")
-    assert not any("Nodes" in title or "Queue" in title for title in titles)  # one machine, nobody waits
-    page.shot("ready")
-
-
-def test_a_notebook_says_everywhere_where_it_runs(lab: Lab, page: Page, gpuaas_home: GpuaasHome) -> None:
-    lab.notebook("start.ipynb", ("data = bytes(50_000_000)\nlen(data)",))
-    page.open(lab.address("start.ipynb"), 1)
+def test_a_notebook_says_everywhere_where_it_runs(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", ("data = bytes(50_000_000)\nlen(data)",))
+    page.open(pool.address("start.ipynb"), 1)
     page.panel()
     page.ran(0, 1)
 
@@ -46,12 +31,12 @@ def test_a_notebook_says_everywhere_where_it_runs(lab: Lab, page: Page, gpuaas_h
     page.driver.execute_script("arguments[0].querySelector('.jp-RunningSessions-itemShutdown').click()", row)
 
     page.see(lambda: "start.ipynb was released." in page.notices())
-    assert "start.ipynb" not in gpuaas_home.cli("sessions").stdout
+    assert "start.ipynb" not in pool.home.cli("sessions").stdout
 
 
-def test_a_checkpoint_is_compared_and_restored_from_the_timeline(lab: Lab, page: Page) -> None:
-    lab.notebook("start.ipynb", ("x = 1", "x = 2\ny = 3", "x"))
-    page.open(lab.address("start.ipynb"), 3)
+def test_a_checkpoint_is_compared_and_restored_from_the_timeline(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", ("x = 1", "x = 2\ny = 3", "x"))
+    page.open(pool.address("start.ipynb"), 3)
     page.panel()
     page.ran(0, 1)
     page.see(lambda: any("after cell 1" in each for each in page.texts(".jp-gpuaas-point")))
@@ -70,10 +55,9 @@ def test_a_checkpoint_is_compared_and_restored_from_the_timeline(lab: Lab, page:
     page.shot("restored")
 
 
-def test_in_the_dark_everything_can_be_read(lab: Lab, page: Page, gpuaas_home: GpuaasHome) -> None:
-    gpuaas_home.cli("up", "--nodes", "2", "--detach")
-    lab.notebook("start.ipynb", ("x = 1",))
-    page.open(lab.address("start.ipynb"), 1)
+def test_in_the_dark_everything_can_be_read(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", ("x = 1",))
+    page.open(pool.address("start.ipynb"), 1)
     page.panel()
     page.ran(0, 1)
     page.is_on("local-0")

@@ -9,7 +9,6 @@ from nbformat.v4 import new_code_cell, new_notebook
 pytest.importorskip("selenium", reason="selenium is not installed")
 pytest.importorskip("anywidget", reason="anywidget is not installed")
 
-from tests.conftest import GpuaasHome
 from tests.ui.lab import Lab
 from tests.ui.page import Page
 
@@ -22,12 +21,10 @@ CELLS = (
 )
 
 
-def test_devices_are_shown_and_stay_live_and_checkpoints_have_their_names(
-    lab: Lab, page: Page, gpuaas_home: GpuaasHome
-) -> None:
+def test_devices_are_shown_and_stay_live_and_checkpoints_have_their_names(pool: Lab, page: Page) -> None:
     cells = [new_code_cell(source) for source in CELLS]
-    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": LOCAL}), lab.folder / "local.ipynb")
-    page.driver.get(lab.address("local.ipynb"))
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": LOCAL}), pool.folder / "local.ipynb")
+    page.driver.get(pool.address("local.ipynb"))
     page.see(lambda: len(page.all(".jp-CodeCell")) == len(CELLS))
     page.see(lambda: page.element(".jp-Notebook-ExecutionIndicator").get_attribute("data-status") == "idle")
 
@@ -46,7 +43,7 @@ def test_devices_are_shown_and_stay_live_and_checkpoints_have_their_names(
     page.shot("checkpoints")
 
     # The cell has ended long ago; what it shows follows the session.
-    gpuaas_home.cli("park", "shown")
+    pool.home.cli("park", "shown")
     page.driver.execute_script("arguments[0].scrollIntoView()", page.cell(0, ".gpuaas-widget"))
     page.see(lambda: "parked" in page.cell(0, ".gpuaas-widget").text)
     assert page.all(".gpuaas-widget script") == []

@@ -17,6 +17,8 @@ import type { Store } from './store';
 const LOOK_MS = 5000;
 /** Events that come together are answered with one question. */
 const TOGETHER_MS = 60;
+/** With more sessions than this to ask for, all are asked for at once: a queue that moves up is news of each in it. */
+const MANY = 8;
 
 export class Feed implements IDisposable {
   constructor(
@@ -80,6 +82,27 @@ export class Feed implements IDisposable {
     }
   }
 
+  private async refreshSessions(ids: readonly string[]): Promise<void> {
+    const { state } = this.store;
+    // What only the view of one session tells is asked for where somebody looked at it.
+    const one = ids.length > MANY ? ids.filter(id => state.checkpoints.has(id)) : ids;
+    for (const id of one) {
+      void this.refreshSession(id);
+    }
+    if (ids.length > MANY) {
+      await this.client.sessions().then(
+        sessions => {
+          const there = new Set(sessions.map(({ id }) => id));
+          this.store.tell({ of: 'sessions', sessions });
+          ids
+            .filter(id => !there.has(id))
+            .forEach(session => this.store.tell({ of: 'gone', session }));
+        },
+        () => undefined // The next event asks again.
+      );
+    }
+  }
+
   private isReady(): boolean {
     return this.store.state.service?.state === 'ready';
   }
@@ -131,9 +154,7 @@ export class Feed implements IDisposable {
     if (!this.isReady()) {
       return;
     }
-    for (const id of sessions) {
-      void this.refreshSession(id);
-    }
+    void this.refreshSessions(sessions);
     if (nodes) {
       void this.look().catch(() => undefined);
     }

@@ -10,8 +10,13 @@ import { Meter, Sparkline, State } from './parts';
 import type { ISectionProps } from './props';
 import { Rows } from './rows';
 
-/** With one device a node, the usual case. */
-const ROW_PX = 100;
+/** Of the name of a node, and of each of its devices with its meter and history. */
+const NAME_PX = 32;
+const DEVICE_PX = 70;
+
+function heightOf({ devices }: INode): number {
+  return NAME_PX + devices.length * DEVICE_PX;
+}
 
 export function Nodes({ state, words }: ISectionProps): JSX.Element {
   const nodes = [...state.nodes.values()];
@@ -19,7 +24,7 @@ export function Nodes({ state, words }: ISectionProps): JSX.Element {
     return <p className="jp-gpuaas-hint">{words.trans.__('No node is known.')}</p>;
   }
   return (
-    <Rows label={words.trans.__('Nodes')} items={nodes} height={ROW_PX}>
+    <Rows label={words.trans.__('Nodes')} items={nodes} height={heightOf}>
       {node => <NodeRow node={node} history={state.history} words={words} />}
     </Rows>
   );

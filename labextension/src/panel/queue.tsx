@@ -8,7 +8,8 @@ import { age, amount } from '../words/amounts';
 import { sessionTitle } from '../words/names';
 import type { Words } from '../words/trans';
 import { Act, useNow } from './parts';
-import type { IOneSessionProps } from './props';
+import type { IOneSessionProps, Run } from './props';
+import { Rows } from './rows';
 
 export function Queue({ state, words, run, current }: IOneSessionProps): JSX.Element {
   const { trans } = words;
@@ -18,36 +19,59 @@ export function Queue({ state, words, run, current }: IOneSessionProps): JSX.Ele
     return <p className="jp-gpuaas-hint">{trans.__('Nobody waits.')}</p>;
   }
   return (
-    <ol className="jp-gpuaas-queue" aria-label={trans.__('Queue')}>
-      {waiting.map(session => (
-        <li
-          key={session.id}
-          className="jp-gpuaas-row"
-          aria-current={session.id === current ? 'true' : undefined}
-        >
-          <div className="jp-gpuaas-row-head">
-            <span className="jp-gpuaas-row-title" title={session.name}>
-              {sessionTitle(session.name)}
-            </span>
-            <span>{words.state(session)}</span>
-          </div>
-          <div className="jp-gpuaas-row-line">
-            <span>{wanted(session, words)}</span>
-            <span>{trans.__('since %1', age(now - session.created_s))}</span>
-          </div>
-          {session.cause !== '' && <p className="jp-gpuaas-hint">{session.cause}</p>}
-          <div className="jp-gpuaas-acts">
-            <Act
-              label={trans.__('Release')}
-              about={sessionTitle(session.name)}
-              onClick={() => run('gpuaas:release', { session: session.id })}
-            />
-          </div>
-        </li>
-      ))}
-    </ol>
+    <Rows label={trans.__('Queue')} items={waiting} height={ROW_PX}>
+      {session => (
+        <QueueRow
+          session={session}
+          isCurrent={session.id === current}
+          minute={Math.floor(now / 10)}
+          words={words}
+          run={run}
+        />
+      )}
+    </Rows>
   );
 }
+
+/** With a cause of one line. */
+const ROW_PX = 104;
+
+interface IQueueRowProps {
+  readonly session: ISession;
+  readonly isCurrent: boolean;
+  /** Rises when ages have to be told anew. */
+  readonly minute: number;
+  readonly words: Words;
+  readonly run: Run;
+}
+
+const QueueRow = React.memo(function QueueRow(props: IQueueRowProps): JSX.Element {
+  const { session, isCurrent, words, run } = props;
+  const { trans } = words;
+  const title = sessionTitle(session.name);
+  return (
+    <div className="jp-gpuaas-row" aria-current={isCurrent ? 'true' : undefined}>
+      <div className="jp-gpuaas-row-head">
+        <span className="jp-gpuaas-row-title" title={session.name}>
+          {title}
+        </span>
+        <span>{words.state(session)}</span>
+      </div>
+      <div className="jp-gpuaas-row-line">
+        <span>{wanted(session, words)}</span>
+        <span>{trans.__('since %1', age(Date.now() / 1000 - session.created_s))}</span>
+      </div>
+      {session.cause !== '' && <p className="jp-gpuaas-hint">{session.cause}</p>}
+      <div className="jp-gpuaas-acts">
+        <Act
+          label={trans.__('Release')}
+          about={title}
+          onClick={() => run('gpuaas:release', { session: session.id })}
+        />
+      </div>
+    </div>
+  );
+});
 
 /** What a session asks for, in words. */
 export function wanted({ request }: ISession, { trans }: Words): string {

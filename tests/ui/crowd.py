@@ -1,0 +1,274 @@
+"""A service with as many nodes and sessions as wanted, for what is to be seen of them. Nothing computes there.
+
+Run as ``python -m tests.ui.crowd FOLDER --nodes 200 --sessions 2000``: the controller with its real REST, over an
+engine whose nodes are made up and whose agents all answer from this process. All sessions are made through the REST;
+those that find no device wait in the queue. When they are there, one line of JSON with the service's ``url`` and
+``token`` is printed. From then on, a line ``{"session": id, "state": "busy"}`` to its input makes the session's node
+report that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from jupyter_gpuaas.client.service import ServiceClient
+from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.controller import Controller
+from jupyter_gpuaas.controller.server import listen, make_server
+from jupyter_gpuaas.engine.agent_client import WatchLine
+from jupyter_gpuaas.engine.base import AgentEndpoint, LeaseMeta, NodeEvent
+from jupyter_gpuaas.engine.queue import LeaseQueue
+from jupyter_gpuaas.errors import TransportError
+from jupyter_gpuaas.model import (
+    Device,
+    DeviceSample,
+    HostReport,
+    HostSpec,
+    HostState,
+    Lease,
+    LeaseGrant,
+    Node,
+    NodeState,
+    ResourceRequest,
+)
+
+GIB = 1024**3
+DEVICES = 8
+#: Sessions that are asked for at a time.
+AT_ONCE = 16
+ALIVE_S = 5.0
+
+
+def made_up_node(number: int) -> Node:
+    """A node with eight large devices."""
+    devices = tuple(Device(f"cuda:{index}", "cuda", f"NVIDIA H200 {index}", 141 * GIB) for index in range(DEVICES))
+    return Node(f"node-{number:03}", NodeState.UP, devices)
+
+
+class MadeUpAgents:
+    """Answers as the agents of all nodes: hosts begin at once, and do nothing."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, dict[str, HostReport]] = {}
+        self._watchers: dict[str, asyncio.Queue[HostReport]] = {}
+        self.app = Starlette(
+            routes=[
+                Route("/{node}/v1/devices", self.devices),
+                Route("/{node}/v1/hosts", self.hosts),
+                Route("/{node}/v1/hosts", self.start, methods=["POST"]),
+                Route("/{node}/v1/hosts/{session}", self.end, methods=["DELETE"]),
+                Route("/{node}/v1/hosts/{session}/remains", self.nothing, methods=["DELETE"]),
+                Route("/{node}/v1/lease", self.lease, methods=["POST"]),
+                Route("/{node}/v1/watch", self.watch),
+            ]
+        )
+
+    def say(self, session: str, state: HostState) -> None:
+        """Report that a session's host is in this state now."""
+        for node, hosts in self._hosts.items():
+            if session in hosts:
+                hosts[session] = msgspec.structs.replace(hosts[session], state=state)
+                self._watchers[node].put_nowait(hosts[session])
+
+    async def devices(self, request: Request) -> Response:
+        number = int(request.path_params["node"].rpartition("-")[2])
+        turn = time.monotonic() / 20
+        levels = [0.5 + 0.45 * math.sin(turn + number + index) for index in range(DEVICES)]
+        return _json([DeviceSample(f"cuda:{index}", int(141 * GIB * at), at) for index, at in enumerate(levels)])
+
+    async def hosts(self, request: Request) -> Response:
+        return _json(list(self._hosts.get(request.path_params["node"], {}).values()))
+
+    async def start(self, request: Request) -> Response:
+        spec = msgspec.json.decode(await request.body(), type=HostSpec)
+        report = HostReport(
+            session_id=spec.session_id, lease=spec.lease, state=HostState.IDLE, clients=1, kernel_starts=1
+        )
+        self._hosts.setdefault(request.path_params["node"], {})[spec.session_id] = report
+        return _json(report)
+
+    async def end(self, request: Request) -> Response:
+        self._hosts.get(request.path_params["node"], {}).pop(request.path_params["session"], None)
+        return _json({})
+
+    async def nothing(self, request: Request) -> Response:
+        return _json({})
+
+    async def lease(self, request: Request) -> Response:
+        return _json(LeaseGrant(agent="made up", beat_s=time.monotonic(), runs=True))
+
+    async def watch(self, request: Request) -> Response:
+        return StreamingResponse(self._lines(request.path_params["node"]))
+
+    async def _lines(self, node: str) -> AsyncIterator[bytes]:
+        news = self._watchers[node] = asyncio.Queue[HostReport]()
+        for report in self._hosts.get(node, {}).values():
+            yield _line(WatchLine(report=report))
+        yield _line(WatchLine(snapshot=True))
+        while True:
+            try:
+                yield _line(WatchLine(report=await asyncio.wait_for(news.get(), ALIVE_S)))
+            except (asyncio.TimeoutError, TimeoutError):
+                yield b"\n"
+
+
+def _json(content: object) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+def _line(line: WatchLine) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
+
+
+class MadeUpEngine:
+    """``Engine`` of nodes that are only told of. Their leases are real."""
+
+    def __init__(self, folder: Path, nodes: int, agents_url: str) -> None:
+        self._nodes = {node.id: node for node in map(made_up_node, range(nodes))}
+        self._url = agents_url
+        self._queue = LeaseQueue(folder / "leases.json", self.nodes)
+        self._listeners: set[asyncio.Queue[NodeEvent]] = set()
+
+    async def open(self) -> None:
+        self._queue.load()
+
+    async def close(self, *, stop_nodes: bool) -> None:
+        pass
+
+    def nodes(self) -> list[Node]:
+        return list(self._nodes.values())
+
+    async def events(self) -> AsyncIterator[NodeEvent]:
+        news = asyncio.Queue[NodeEvent]()
+        self._listeners.add(news)
+        try:
+            while True:
+                yield await news.get()
+        finally:
+            self._listeners.discard(news)
+
+    async def acquire(self, request: ResourceRequest, meta: LeaseMeta, timeout: float | None = None) -> Lease:
+        return await self._queue.acquire(request, meta, timeout)
+
+    async def release(self, lease_id: str) -> None:
+        self._queue.release(lease_id)
+
+    async def renew(self, lease_id: str) -> Lease:
+        return self._queue.get(lease_id)
+
+    def leases(self) -> list[Lease]:
+        return self._queue.held()
+
+    def agent(self, node_id: str) -> AgentEndpoint:
+        if node_id not in self._nodes:
+            raise TransportError(f"there is no node {node_id}.")
+        return AgentEndpoint(f"{self._url}/{node_id}", "a token")
+
+    def cordon(self, node_id: str, *, cordoned: bool) -> None:
+        self._change(node_id, NodeState.CORDONED if cordoned else NodeState.UP, "by request")
+
+    def silent(self, node_id: str, cause: str) -> None:
+        self._change(node_id, NodeState.LOST if cause else NodeState.UP, cause or "it answers again")
+
+    def _change(self, node_id: str, state: NodeState, cause: str) -> None:
+        self._nodes[node_id] = msgspec.structs.replace(self._nodes[node_id], state=state)
+        for news in self._listeners:
+            news.put_nowait(NodeEvent(node_id, state, cause))
+
+    def want(self, requests: Sequence[ResourceRequest]) -> None:
+        pass
+
+
+def name_of(number: int) -> str:
+    """Of a session: a notebook somewhere in a user's folder."""
+    return f"/home/user-{number % 50:02}/books/experiment-{number:04}.ipynb"
+
+
+async def populate(client: ServiceClient, count: int) -> None:
+    """Make the sessions, in their order as far as those at a time go."""
+    numbers = iter(range(count))
+
+    async def some() -> None:
+        for number in numbers:
+            await client.create_session(name_of(number), wait_s=0)
+
+    await asyncio.gather(*(some() for _ in range(AT_ONCE)))
+
+
+async def serve(folder: Path, nodes: int, sessions: int) -> None:
+    settings = Settings(
+        home=str(folder), sessions_per_user=max(1, sessions), lease_s=300.0, events_kept=100_000,
+        park_for_waiting_s=0.0, park_idle_s=0.0,
+    )  # fmt: skip
+    agents = MadeUpAgents()
+    socket_of_agents = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    config = uvicorn.Config(
+        agents.app, loop="asyncio", http="h11", lifespan="off", log_config=None, timeout_graceful_shutdown=0
+    )
+    agents_url = f"http://127.0.0.1:{socket_of_agents.getsockname()[1]}"
+    controller = Controller(settings, MadeUpEngine(folder, nodes, agents_url))
+    listener = listen(settings, 0)
+    servers = [type(make_server(controller))(config), make_server(controller)]
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    tasks = [
+        asyncio.create_task(server.serve(sockets=[each]))
+        for server, each in zip(servers, (socket_of_agents, listener), strict=True)
+    ]
+    await controller.open()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    token = (folder / "token").read_text().strip()
+    async with ServiceClient(url, token) as client:
+        await populate(client, sessions)
+
+    def heard() -> None:
+        line = sys.stdin.readline()
+        if not line:  # whoever has started this is gone
+            stop.set()
+            loop.remove_reader(sys.stdin)
+        elif line.strip():
+            asked = json.loads(line)
+            agents.say(asked["session"], HostState(asked["state"]))
+
+    loop.add_reader(sys.stdin, heard)
+    print(json.dumps({"url": url, "token": token}), flush=True)
+    await stop.wait()
+    controller.interrupt_waits()
+    for server in servers:
+        server.should_exit = True
+    await controller.close(end_sessions=False)
+    await asyncio.gather(*tasks)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--nodes", type=int, default=200)
+    parser.add_argument("--sessions", type=int, default=2000)
+    given = parser.parse_args()
+    # Hundreds of agents, each with a connection that is watched and some for requests, whose both ends are here.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    asyncio.run(serve(given.folder, given.nodes, given.sessions))
+
+
+if __name__ == "__main__":
+    main()
