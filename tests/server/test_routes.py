@@ -87,8 +87,9 @@ def test_no_route_answers_another_method(server: JupyterServer, path: str) -> No
     offered = {route.method for route in ROUTES if route.path == path}
     for method in {*METHODS, "OPTIONS", "HEAD"} - offered:
         answer = server.ask(method, Route(method, path).of(), token="")
-        assert answer.status_code in (204, 403, 405), (method, answer.text)
-        assert answer.status_code != 204 or method == "OPTIONS"  # which tells nothing but that there is something
+        # What a browser asks before it asks tells nothing but that there is something.
+        asks_before = method == "OPTIONS" and (answer.status_code, answer.text) == (200, "")
+        assert asks_before or answer.status_code in (403, 405), (method, answer.text)
     for method in set(METHODS) - offered:
         answer = server.ask(method, Route(method, path).of(), {})
         assert (answer.status_code, bool(answer.json()["message"])) == (405, True), method
@@ -102,7 +103,9 @@ def test_bad_bodies_are_refused_and_where_none_is_wanted_they_do_not_matter(
         path = route.of(session=kernel[1]["id"], node="local-0")
         for body in BAD_BODIES:
             answer = server.ask(route.method, path, body)
-            assert (answer.status_code, answer.json()["error"]) == (422, "InvalidRequest"), (body, answer.text)
+            # 400: not even text.
+            assert answer.status_code in ((400, 422) if body == b"\xff" else (422,)), (body, answer.text)
+            assert answer.json()["error"] == "InvalidRequest"
             assert answer.json()["message"]
     else:
         without = server.ask(route.method, route.of()).status_code

@@ -35,7 +35,7 @@ from jupyter_gpuaas.controller.server import listen, make_server
 from jupyter_gpuaas.engine.agent_client import WatchLine
 from jupyter_gpuaas.engine.base import AgentEndpoint, LeaseMeta, NodeEvent
 from jupyter_gpuaas.engine.queue import LeaseQueue
-from jupyter_gpuaas.errors import TransportError
+from jupyter_gpuaas.errors import ServiceUnreachable, TransportError
 from jupyter_gpuaas.model import (
     Device,
     DeviceSample,
@@ -52,7 +52,8 @@ from jupyter_gpuaas.model import (
 GIB = 1024**3
 DEVICES = 8
 #: Sessions that are asked for at a time.
-AT_ONCE = 16
+AT_ONCE = 8
+TRIES, PAUSE_S = 20, 0.2
 ALIVE_S = 5.0
 
 
@@ -207,9 +208,21 @@ async def populate(client: ServiceClient, count: int) -> None:
 
     async def some() -> None:
         for number in numbers:
-            await client.create_session(name_of(number), wait_s=0)
+            await make(client, name_of(number))
 
     await asyncio.gather(*(some() for _ in range(AT_ONCE)))
+
+
+async def make(client: ServiceClient, name: str) -> None:
+    """Make a session; on a machine that is very busy, both ends of a kept connection may lose patience."""
+    for _ in range(TRIES):
+        try:
+            await client.create_session(name)
+            return
+        except ServiceUnreachable as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            await asyncio.sleep(PAUSE_S)
+    await client.create_session(name)
 
 
 async def serve(folder: Path, nodes: int, sessions: int) -> None:

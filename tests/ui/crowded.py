@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ class Crowd:
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, (folder / "crowd.log").read_text()
+        if not line:
+            self.end()
+            raise AssertionError((folder / "crowd.log").read_text()[-4000:])
         told = json.loads(line)
         self.url, self.token = str(told["url"]), str(told["token"])
 
@@ -46,7 +49,8 @@ class Crowd:
 
     def end(self) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
@@ -97,13 +101,14 @@ new MutationObserver(changes => {
 }).observe(document.querySelector(selector), { subtree: true, childList: true, characterData: true, attributes: true });
 """
 
-#: Gives the time in milliseconds from now until a row's state changes.
-CHANGES = """
-const [place, done] = arguments;
-const state = document.querySelector(`#jp-gpuaas-sessions [aria-posinset='${place}'] .jp-gpuaas-state`);
-const began = performance.now();
-new MutationObserver((_, observer) => { observer.disconnect(); done(performance.now() - began); })
-  .observe(state, { subtree: true, childList: true, characterData: true, attributes: true });
+#: Notes when a row's state changes next, in milliseconds since the epoch.
+WATCH = """
+const state = document.querySelector(`#jp-gpuaas-sessions [aria-posinset='${arguments[0]}'] .jp-gpuaas-state`);
+window.changedAt = 0;
+new MutationObserver((_, observer) => {
+  observer.disconnect();
+  window.changedAt = performance.timeOrigin + performance.now();
+}).observe(state, { subtree: true, childList: true, characterData: true, attributes: true });
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,21 @@ class Page:
             return False
 
         self.see(pressed)
+
+    def press_until(self, selector: str, label: str, seen: Callable[[], Any]) -> None:
+        """Press a button that is there until its work is done, again if that went nowhere: the page may have moved."""
+
+        def done() -> bool:
+            with suppress(WebDriverException):
+                if seen():
+                    return True
+            for each in self.all(selector):
+                if each.is_displayed() and label in (each.get_attribute("aria-label") or each.text):
+                    each.click()
+                    break
+            return False
+
+        self.see(done)
 
     def menu(self, name: str, command: str) -> None:
         """Choose a command from a menu of the menu bar."""

@@ -54,7 +54,8 @@ def test_panel_chip_and_dialogs_have_no_serious_fault(themed: Lab, page: Page) -
         page.see(lambda number=number: len(page.all(".jp-gpuaas-point")) == number + 1)
     for title in ("Nodes", "Story"):
         page.expand(title)
-    page.press(".jp-gpuaas-point button", "Changes")
+    first = ".jp-gpuaas-point:first-child"
+    page.press_until(f"{first} button", "Changes", lambda: "Hide changes" in page.text(first))
     page.see(lambda: page.all(".jp-gpuaas-point .jp-gpuaas-reasons"))
     page.driver.execute_script("document.querySelectorAll('.jp-gpuaas-panel details').forEach(d => d.open = true)")
     page.see(lambda: page.all("#jp-gpuaas-nodes [role=meter]"))

@@ -43,7 +43,8 @@ def test_a_checkpoint_is_compared_and_restored_from_the_timeline(pool: Lab, page
     page.ran(1, 2)
     page.see(lambda: len(page.all(".jp-gpuaas-point")) == 2)
 
-    page.press(".jp-gpuaas-point button", "Changes")
+    first = ".jp-gpuaas-point:first-child button"
+    page.press_until(first, "Changes", lambda: "Hide changes" in page.text(".jp-gpuaas-point:first-child"))
     page.see(lambda: page.text(".jp-gpuaas-point .jp-gpuaas-reasons").split("\n") == ["added y", "changed x"])
     page.shot("timeline")
     page.all(".jp-gpuaas-point")[1].find_element("xpath", ".//button[contains(., 'Restore')]").click()
