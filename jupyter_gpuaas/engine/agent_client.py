@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -21,6 +23,12 @@ READ_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
 #: The agent sends a line every few seconds; silence for this long means that it hangs.
 WATCH_SILENCE_S = 30.0
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for the clients of all agents: reading the authorities of this machine takes some 20 ms each time."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class WatchLine(msgspec.Struct, frozen=True):
@@ -43,6 +51,7 @@ class AgentClient:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             # Proxies that the environment names are for the internet, not for the pool.
             trust_env=False,
+            verify=_tls(),
         )
 
     async def close(self) -> None:
