@@ -249,8 +249,6 @@ async def serve(folder: Path, nodes: int, sessions: int) -> None:
     await controller.open()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     token = (folder / "token").read_text().strip()
-    async with ServiceClient(url, token) as client:
-        await populate(client, sessions)
 
     def heard() -> None:
         line = sys.stdin.readline()
@@ -262,8 +260,15 @@ async def serve(folder: Path, nodes: int, sessions: int) -> None:
             agents.say(asked["session"], HostState(asked["state"]))
 
     loop.add_reader(sys.stdin, heard)
-    print(json.dumps({"url": url, "token": token}), flush=True)
-    await stop.wait()
+    end = asyncio.create_task(stop.wait())
+    async with ServiceClient(url, token) as client:
+        making = asyncio.create_task(populate(client, sessions))
+        await asyncio.wait({making, end}, return_when=asyncio.FIRST_COMPLETED)
+        if making.done():
+            await making
+            print(json.dumps({"url": url, "token": token}), flush=True)
+            await end
+        making.cancel()
     controller.interrupt_waits()
     for server in servers:
         server.should_exit = True
