@@ -12,6 +12,10 @@ export namespace CommandIds {
   export const attach = 'gpuaas:attach';
   export const choose = 'gpuaas:choose';
   export const launch = 'gpuaas:launch';
+  export const cordon = 'gpuaas:cordon';
+  export const uncordon = 'gpuaas:uncordon';
+  export const drain = 'gpuaas:drain';
+  export const stopDrain = 'gpuaas:stop-drain';
   export const startService = 'gpuaas:start-service';
   export const showPanel = 'gpuaas:show-panel';
 }

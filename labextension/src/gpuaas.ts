@@ -9,6 +9,7 @@ import { Client } from './api/client';
 import { Attachment } from './model/attachment';
 import { Feed } from './model/feed';
 import { Store } from './model/store';
+import { Preferences } from './preferences';
 import type { IGpuaas } from './tokens';
 import { Words } from './words/trans';
 
@@ -17,6 +18,7 @@ export class Gpuaas implements IGpuaas {
   readonly store = new Store();
   readonly feed: Feed;
   readonly words: Words;
+  readonly preferences = new Preferences();
   readonly currentChanged: ISignal<this, void>;
 
   constructor(
@@ -25,9 +27,10 @@ export class Gpuaas implements IGpuaas {
     trans: TranslationBundle
   ) {
     this.currentChanged = this._currentChanged;
-    this.client = new Client(manager.serverSettings);
+    this.client = new Client(manager.serverSettings, trans);
     this.feed = new Feed(this.client, this.store, manager.events.stream);
     this.words = new Words(trans);
+    this.preferences.changed.connect((_, { lookSeconds }) => this.feed.setPause(lookSeconds));
     tracker.currentChanged.connect(() => this._currentChanged.emit());
     tracker.widgetAdded.connect((_, panel) => void this.attachment(panel));
     tracker.forEach(panel => void this.attachment(panel));

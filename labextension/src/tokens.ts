@@ -8,6 +8,7 @@ import type { Client } from './api/client';
 import type { Attachment } from './model/attachment';
 import type { Feed } from './model/feed';
 import type { Store } from './model/store';
+import type { Preferences } from './preferences';
 import type { Words } from './words/trans';
 
 export interface IGpuaas {
@@ -15,6 +16,7 @@ export interface IGpuaas {
   readonly store: Store;
   readonly feed: Feed;
   readonly words: Words;
+  readonly preferences: Preferences;
   /** The notebook in front and its session have changed, or what is known of them. */
   readonly currentChanged: ISignal<IGpuaas, void>;
   /** Of the notebook in front; null where there is none. */

@@ -76,3 +76,26 @@ def test_the_service_goes_away_and_comes_back_without_a_reload(lab: Lab, page: P
     assert page.output(1).endswith("2")
     page.see(lambda: "On this machine" in page.section("service").text)
     page.see(lambda: any("after cell 2" in each for each in page.texts(".jp-gpuaas-point")))
+
+
+def test_a_choice_in_the_notebook_is_applied_where_it_was_not_made(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", ("x = 1",))
+    document = pool.folder / "start.ipynb"
+    content = json.loads(document.read_text())
+    choice = {"devices": 1, "kind": "cpu", "memory_bytes": 0, "node": "local-1", "standby": 0}
+    content["metadata"]["gpuaas"] = {"choice": choice}
+    document.write_text(json.dumps(content))
+    page.open(pool.address("start.ipynb"), 1)
+    page.is_on("local-1")
+    page.ran(0, 1)
+
+    page.menu("Kernel", "gpuaas:choose")
+    page.see(lambda: "local-1" in page.text(".jp-Dialog form, .jp-Dialog .jp-gpuaas-form"))
+    page.shot("dialog")
+    page.press(".jp-Dialog button", "Choose")
+
+    # The same devices: nothing is asked, and the session goes on.
+    page.see(lambda: not page.all(".jp-Dialog"))
+    (session,) = sessions(pool.home)
+    assert {name: session["request"][name] for name in choice} == choice
+    assert session["state"] == "idle"

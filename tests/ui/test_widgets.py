@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
@@ -9,6 +11,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 pytest.importorskip("selenium", reason="selenium is not installed")
 pytest.importorskip("anywidget", reason="anywidget is not installed")
 
+from tests.ui.cells import waiting_cell
 from tests.ui.lab import Lab
 from tests.ui.page import Page
 
@@ -47,3 +50,38 @@ def test_devices_are_shown_and_stay_live_and_checkpoints_have_their_names(pool: 
     page.driver.execute_script("arguments[0].scrollIntoView()", page.cell(0, ".gpuaas-widget"))
     page.see(lambda: "parked" in page.cell(0, ".gpuaas-widget").text)
     assert page.all(".gpuaas-widget script") == []
+
+
+def test_the_widget_moves_the_session_while_a_cell_of_the_notebook_runs(pool: Lab, page: Page, tmp_path: Path) -> None:
+    sign = tmp_path / "sign"
+    cells = [
+        new_code_cell(source) for source in (*CELLS[:2], waiting_cell(sign), "%%remote_gpu -o kept\nkept += 1", "kept")
+    ]
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": LOCAL}), pool.folder / "local.ipynb")
+    page.driver.get(pool.address("local.ipynb"))
+    page.see(lambda: len(page.all(".jp-CodeCell")) == len(cells))
+    page.run_once_connected(0)
+    page.see(lambda: page.prompt(0) == "[1]:")
+    page.ran(1, 2)
+    page.run(2)
+    page.see(lambda: "begun" in page.output(2))  # from now on the kernel hears nobody
+
+    page.driver.execute_script("arguments[0].scrollIntoView()", page.cell(0, ".gpuaas-widget"))
+    page.see(lambda: page.cell(0, ".gpuaas-menu summary").is_displayed())
+    assert "until it is parked or released" in page.cell(0, ".gpuaas-widget").text
+    page.cell(0, ".gpuaas-menu summary").click()
+    page.see(lambda: "it stands still for about" in page.cell(0, ".gpuaas-said").text)
+    page.shot("menu")
+    page.press(".gpuaas-menu button", "Move")
+
+    page.see(lambda: "It runs on local-1 now." in page.cell(0, ".gpuaas-ended").text)
+    page.see(lambda: "on local-1" in page.cell(0, ".gpuaas-widget [role='status']").text)
+    page.see(lambda: "it stands still for about" in page.cell(0, ".gpuaas-said").text)  # the way back
+    assert "It runs on local-1 now." in page.cell(0, ".gpuaas-ended").text
+    assert page.prompt(2) == "[*]:"
+    page.shot("moved")
+    sign.touch()
+    page.see(lambda: page.prompt(2) == "[3]:")
+    page.ran(3, 4)
+    page.ran(4, 5)
+    assert page.output(4).endswith("2")

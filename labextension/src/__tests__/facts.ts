@@ -37,7 +37,7 @@ export function session(facts: Partial<ISession> = {}): ISession {
     owner: 'ann',
     state: 'idle',
     epoch: 1,
-    request: { devices: 1, kind: null, memory_bytes: 0, node: null },
+    request: { devices: 1, kind: null, memory_bytes: 0, node: null, standby: 0 },
     created_s: 1000,
     cause: '',
     lease: { id: 'l1', session_id: 's1', node_id: 'node-a', device_ids: ['cuda:0'], epoch: 1 },
@@ -45,6 +45,12 @@ export function session(facts: Partial<ISession> = {}): ISession {
     clients: 1,
     unattended_since_s: 0,
     last_event: 1,
+    since_s: 1000,
+    device_s: 0,
+    devices_since_s: 0,
+    parks_s: 0,
+    ends_s: 0,
+    starts_s: 0,
     ...facts
   };
 }
@@ -56,6 +62,7 @@ export function node(facts: Partial<INode> = {}): INode {
     devices: [{ id: 'cuda:0', kind: 'cuda', label: 'NVIDIA H200', memory_bytes: 141e9 }],
     samples: [{ device_id: 'cuda:0', used_bytes: 34e9, utilisation: 0.5 }],
     leased: [],
+    drain: null,
     no_images: '',
     ...facts
   };

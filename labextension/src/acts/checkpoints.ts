@@ -89,7 +89,9 @@ function restoredWords(gpuaas: IGpuaas, report: IRestoreReport): string {
         count,
         cell
       );
-  return lost.length === 0 ? what : `${what} ${trans.__('Not restored: %1.', lost.join(', '))}`;
+  return lost.length === 0
+    ? what
+    : trans.__('%1 These names were not restored: %2.', what, lost.join(', '));
 }
 
 /** Removes a checkpoint, after asking. */

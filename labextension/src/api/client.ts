@@ -2,13 +2,15 @@
 
 import { URLExt } from '@jupyterlab/coreutils';
 import { ServerConnection } from '@jupyterlab/services';
+import { type ISignal, Signal } from '@lumino/signaling';
 
-import { Problem, problemOf } from './problem';
+import { type ITranslates, Problem, problemOf } from './problem';
 import type {
   ICheckpoint,
   ICheckpointDiff,
   IChoice,
   IChosen,
+  IDrain,
   IEvent,
   IKernel,
   IMigration,
@@ -26,7 +28,15 @@ export const NAMESPACE = 'jupyter-gpuaas';
 type Query = { readonly [name: string]: string | number | boolean };
 
 export class Client {
-  constructor(private readonly settings: ServerConnection.ISettings) {}
+  /** Whether the Jupyter server has answered: told with each request. */
+  readonly reached: ISignal<this, boolean>;
+
+  constructor(
+    private readonly settings: ServerConnection.ISettings,
+    private readonly trans: ITranslates
+  ) {
+    this.reached = this._reached;
+  }
 
   service(): Promise<IService> {
     return this.ask('GET', 'service');
@@ -72,6 +82,30 @@ export class Client {
 
   story(session: string): Promise<IEvent[]> {
     return this.ask('GET', 'v1/events', { session, limit: 1000 });
+  }
+
+  /** What happened after an event, of all sessions, oldest first. */
+  eventsAfter(seq: number, limit: number): Promise<IEvent[]> {
+    return this.ask('GET', 'v1/events', { after: seq, limit });
+  }
+
+  cordon(node: string): Promise<unknown> {
+    return this.ask('POST', of('nodes', node, 'cordon'));
+  }
+
+  /** The node takes sessions again; whatever was emptied is so no longer. */
+  uncordon(node: string): Promise<unknown> {
+    return this.ask('DELETE', of('nodes', node, 'cordon'));
+  }
+
+  drain(node: string, deadline_s: number, acceptLoss: boolean): Promise<IDrain> {
+    const body = { deadline_s, accept_loss: acceptLoss };
+    return this.ask('POST', of('nodes', node, 'drain'), {}, body);
+  }
+
+  /** Move no further session off the node. */
+  stopDrain(node: string): Promise<IDrain> {
+    return this.ask('DELETE', of('nodes', node, 'drain'));
   }
 
   release(session: string): Promise<ISessionView> {
@@ -140,15 +174,20 @@ export class Client {
     try {
       response = await ServerConnection.makeRequest(url, init, this.settings);
     } catch (error) {
-      throw new Problem('The Jupyter server does not answer.', '', 0, 'NetworkError');
+      this._reached.emit(false);
+      const message = this.trans.__('The Jupyter server does not answer.');
+      throw new Problem(message, '', 0, 'NetworkError');
     }
+    this._reached.emit(true);
     const text = await response.text();
     const content: unknown = parsed(text);
     if (!response.ok) {
-      throw problemOf(response.status, content);
+      throw problemOf(response.status, content, this.trans);
     }
     return content as T;
   }
+
+  private readonly _reached = new Signal<this, boolean>(this);
 }
 
 function of(...parts: string[]): string {

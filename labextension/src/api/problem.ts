@@ -1,5 +1,10 @@
 /** Why a request was refused, in words that can be shown. */
 
+import type { TranslationBundle } from '@jupyterlab/translation';
+
+/** As much of a translator as is needed here. */
+export type ITranslates = Pick<TranslationBundle, '__'>;
+
 export class Problem extends Error {
   constructor(
     message: string,
@@ -21,12 +26,12 @@ export class Problem extends Error {
 }
 
 /** The problem in the body of an answer; any other body gives one that names the status. */
-export function problemOf(status: number, body: unknown): Problem {
+export function problemOf(status: number, body: unknown, trans: ITranslates): Problem {
   const found =
     typeof body === 'object' && body !== null ? (body as { [key: string]: unknown }) : {};
   const text = (key: string): string =>
     typeof found[key] === 'string' ? (found[key] as string) : '';
-  const message = text('message') || `The server answered with status ${status}.`;
+  const message = text('message') || trans.__('The server answered with status %1.', status);
   return new Problem(message, text('hint'), status, text('error') || text('reason'));
 }
 

@@ -35,6 +35,8 @@ export interface IResourceRequest {
   readonly kind: string | null;
   readonly memory_bytes: number;
   readonly node: string | null;
+  /** Standbys on other nodes: 0 or 1. */
+  readonly standby: number;
 }
 
 export interface ILease {
@@ -61,6 +63,17 @@ export interface ISession {
   /** 0 while a client is attached. */
   readonly unattended_since_s: number;
   readonly last_event: number;
+  /** Since when it is in this state; 0 where nobody has noted it. */
+  readonly since_s: number;
+  /** How long it has held devices, times their number, up to the last change of them. */
+  readonly device_s: number;
+  /** Since when it holds those of its lease; 0 where they do not count. */
+  readonly devices_since_s: number;
+  /** When it is parked because it is idle, and ended because nobody is attached; 0 where it is not. */
+  readonly parks_s: number;
+  readonly ends_s: number;
+  /** When it is likely to get the devices that it waits for; 0 where nobody can tell. */
+  readonly starts_s: number;
 }
 
 export interface ICheckpoint {
@@ -139,6 +152,17 @@ export interface IDeviceSample {
   readonly utilisation: number;
 }
 
+/** A node that is being emptied. */
+export interface IDrain {
+  readonly deadline_s: number;
+  /** Ids of the sessions that are still there; only admins are told. */
+  readonly left: readonly string[];
+  /** Of these, why they could not be moved. */
+  readonly refused: Reasons;
+  readonly done: boolean;
+  readonly cause: string;
+}
+
 export interface INode {
   readonly id: string;
   readonly state: 'up' | 'cordoned' | 'lost';
@@ -146,6 +170,8 @@ export interface INode {
   readonly samples: readonly IDeviceSample[];
   /** Devices that sessions hold. */
   readonly leased: readonly string[];
+  /** How far it is with being emptied; null where it is not. */
+  readonly drain: IDrain | null;
   /** Why sessions cannot come or go in the middle of a cell; empty where they can. */
   readonly no_images: string;
 }

@@ -7,11 +7,10 @@ import type { NotebookPanel } from '@jupyterlab/notebook';
 import { trying } from '../acts/tell';
 import type { IResourceRequest } from '../api/types';
 import { OwnDialog } from '../migrate/own_dialog';
-import { same } from '../model/state';
 import type { IGpuaas } from '../tokens';
 import { ChooseBody } from './body';
 import { choiceOf, keepChoice } from './choice';
-import { ANY } from './free';
+import { ANY, isAsWanted } from './free';
 
 const KERNEL = 'remote_gpu';
 
@@ -50,7 +49,7 @@ export async function chooseDevices(gpuaas: IGpuaas, panel: NotebookPanel): Prom
       return;
     }
     const session = gpuaas.store.state.sessions.get(attachment.sessionId);
-    if (session === undefined || same(session.request, request)) {
+    if (session === undefined || isAsWanted(session.request, request)) {
       return;
     }
     const { button } = await showDialog({

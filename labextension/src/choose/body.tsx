@@ -5,7 +5,7 @@ import { ReactWidget, UseSignal } from '@jupyterlab/ui-components';
 import * as React from 'react';
 
 import type { IResourceRequest } from '../api/types';
-import { queue } from '../model/select';
+import { isCluster, queue } from '../model/select';
 import type { IState } from '../model/state';
 import type { IGpuaas } from '../tokens';
 import type { Words } from '../words/trans';
@@ -55,7 +55,16 @@ export interface IChooseFormProps {
 
 export function ChooseForm({ state, request, words, onChange }: IChooseFormProps): JSX.Element {
   const { trans } = words;
-  const change = (part: Partial<IResourceRequest>): void => onChange({ ...request, ...part });
+  const change = (part: Partial<IResourceRequest>): void => {
+    const next = { ...request, ...part };
+    // A standby is on another node, so there is none for a session that wants a certain one.
+    onChange(next.node === null ? next : { ...next, standby: 0 });
+  };
+  // One that was chosen when there was another pool can still be seen, and given up.
+  const nodes = new Set(state.nodes.keys());
+  if (request.node !== null) {
+    nodes.add(request.node);
+  }
   return (
     <div className="jp-gpuaas-form">
       <label>
@@ -90,20 +99,33 @@ export function ChooseForm({ state, request, words, onChange }: IChooseFormProps
           }
         />
       </label>
-      <label>
-        {trans.__('Node')}
-        <select
-          value={request.node ?? ''}
-          onChange={event => change({ node: event.target.value || null })}
-        >
-          <option value="">{trans.__('any')}</option>
-          {[...state.nodes.values()].map(node => (
-            <option key={node.id} value={node.id}>
-              {node.id}
-            </option>
-          ))}
-        </select>
-      </label>
+      {nodes.size > 1 && (
+        <label>
+          {trans.__('Node')}
+          <select
+            value={request.node ?? ''}
+            onChange={event => change({ node: event.target.value || null })}
+          >
+            <option value="">{trans.__('any')}</option>
+            {[...nodes].map(node => (
+              <option key={node} value={node}>
+                {node}
+              </option>
+            ))}
+          </select>
+        </label>
+      )}
+      {isCluster(state) && (
+        <label>
+          {trans.__('A standby on a second node, for when the first is lost')}
+          <input
+            type="checkbox"
+            checked={request.standby > 0}
+            disabled={request.node !== null}
+            onChange={event => change({ standby: event.target.checked ? 1 : 0 })}
+          />
+        </label>
+      )}
       <p role="status" className="jp-gpuaas-hint">
         {outlook(state, request, words)}
       </p>

@@ -19,7 +19,8 @@ export function choiceOf(panel: NotebookPanel): IResourceRequest | null {
     devices: choice.devices,
     kind: typeof choice.kind === 'string' ? choice.kind : null,
     memory_bytes: typeof choice.memory_bytes === 'number' ? choice.memory_bytes : 0,
-    node: typeof choice.node === 'string' ? choice.node : null
+    node: typeof choice.node === 'string' ? choice.node : null,
+    standby: choice.standby === 1 ? 1 : 0
   };
 }
 

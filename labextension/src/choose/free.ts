@@ -3,7 +3,20 @@
 import type { IDevice, INode, IResourceRequest } from '../api/types';
 import { free } from '../words/devices';
 
-export const ANY: IResourceRequest = { devices: 1, kind: null, memory_bytes: 0, node: null };
+export const ANY: IResourceRequest = {
+  devices: 1,
+  kind: null,
+  memory_bytes: 0,
+  node: null,
+  standby: 0
+};
+
+/** Whether a session has what is wanted, whatever else it was asked for with. */
+export function isAsWanted(has: IResourceRequest, wanted: IResourceRequest): boolean {
+  return (Object.keys(wanted) as Array<keyof IResourceRequest>).every(
+    key => has[key] === wanted[key]
+  );
+}
 
 export interface IFree {
   /** Nodes that could take it now. */

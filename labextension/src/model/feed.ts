@@ -11,10 +11,18 @@ import { Poll } from '@lumino/polling';
 import type { Client } from '../api/client';
 import { eventOf, outdated } from '../api/emissions';
 import { Problem } from '../api/problem';
+import type { IEvent } from '../api/types';
+import { queue } from './select';
 import type { Store } from './store';
 
-/** Between two looks at the devices while somebody sees them; nothing announces how full they are. */
+/** Between two looks at the devices while somebody sees them, unless it is set; nothing announces how full they are. */
 const LOOK_MS = 5000;
+/** While the Jupyter server does not answer, it is tried again after this. */
+const TRY_MS = 1000;
+/** So many events that were missed are made up for; after more of them everything is asked for again. */
+const MISSED = 200;
+/** Of those who wait, so many are asked how long it will take. */
+const FIRST_IN_QUEUE = 8;
 /** Events that come together are answered with one question. */
 const TOGETHER_MS = 60;
 /** With more sessions than this to ask for, all are asked for at once: a queue that moves up is news of each in it. */
@@ -34,8 +42,16 @@ export class Feed implements IDisposable {
       standby: () => (this.watchers === 0 ? true : 'when-hidden'),
       name: 'jupyter-gpuaas:devices'
     });
+    client.reached.connect(this.onReached, this);
+    window.addEventListener('online', this.tryAgain);
+    window.addEventListener('offline', this.tryAgain);
     void this.poll.start();
     void this.refresh();
+  }
+
+  /** Look at the devices as often as this from now on. */
+  setPause(seconds: number): void {
+    this.poll.frequency = { ...this.poll.frequency, interval: seconds * 1000 };
   }
 
   get isDisposed(): boolean {
@@ -45,8 +61,12 @@ export class Feed implements IDisposable {
   dispose(): void {
     if (!this.isDisposed) {
       this.stream.disconnect(this.onEmission, this);
+      this.client.reached.disconnect(this.onReached, this);
+      window.removeEventListener('online', this.tryAgain);
+      window.removeEventListener('offline', this.tryAgain);
       this.poll.dispose();
       window.clearTimeout(this.timer);
+      window.clearTimeout(this.trying);
     }
   }
 
@@ -121,15 +141,62 @@ export class Feed implements IDisposable {
     }
     if (this.isReady()) {
       this.store.tell({ of: 'nodes', nodes: await this.client.nodes() });
+      await this.makeUp();
+      for (const session of queue(this.store.state).slice(0, FIRST_IN_QUEUE)) {
+        void this.refreshSession(session.id);
+      }
     }
   }
+
+  /** Hear what the event stream has not brought: it may have been cut for a while, or does not come through at all. */
+  private async makeUp(): Promise<void> {
+    const { sessions } = this.store.state;
+    const told = [...sessions.values()].map(session => session.last_event);
+    const after = told.reduce((one, other) => Math.max(one, other), this.heard);
+    if (after === 0) {
+      return;
+    }
+    const missed = await this.client.eventsAfter(after, MISSED);
+    if (missed.length === MISSED) {
+      this.heard = missed[MISSED - 1]?.seq ?? after;
+      await this.askAll();
+    } else {
+      missed.forEach(event => this.hear(event));
+    }
+  }
+
+  private onReached(_: unknown, isReached: boolean): void {
+    const isAway = this.store.state.away_s > 0;
+    if (!isReached) {
+      this.store.tell({ of: 'away', time_s: Date.now() / 1000 });
+      window.clearTimeout(this.trying);
+      this.trying = window.setTimeout(this.tryAgain, TRY_MS);
+    } else if (isAway) {
+      window.clearTimeout(this.trying);
+      this.store.tell({ of: 'back' });
+      void this.refresh();
+      for (const session of this.store.state.checkpoints.keys()) {
+        void this.refreshSession(session);
+      }
+    }
+  }
+
+  /** Whether the Jupyter server answers now; what follows from it is in `onReached`. */
+  private readonly tryAgain = (): void => {
+    void this.client.service().catch(() => undefined);
+  };
 
   private onEmission(_: unknown, emission: Event.Emission): void {
     const event = eventOf(emission);
     if (event === null) {
       return;
     }
+    this.hear(event);
+  }
+
+  private hear(event: IEvent): void {
     const before = this.store.state.service?.state;
+    this.heard = Math.max(this.heard, event.seq);
     this.store.tell({ of: 'event', event });
     if (event.kind === 'state') {
       if (this.isReady() && before !== 'ready') {
@@ -165,4 +232,7 @@ export class Feed implements IDisposable {
   private nodesOld = false;
   private watchers = 0;
   private timer = 0;
+  private trying = 0;
+  /** Number of the newest event that has come. */
+  private heard = 0;
 }

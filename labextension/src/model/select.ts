@@ -25,6 +25,24 @@ export function isCluster(state: IState): boolean {
   return state.nodes.size > 1;
 }
 
+/** Whether there is somewhere to move to; while one is under way, its dialog and buttons stay. */
+export function hasElsewhere(state: IState): boolean {
+  return isCluster(state) || state.migrations.size > 0;
+}
+
+/** Whether this user may say which nodes take sessions. */
+export function mayManage(state: IState): boolean {
+  return state.service?.role === 'admin' && isCluster(state);
+}
+
+/** Seconds times devices that a session has used up to now. */
+export function usedSeconds(session: ISession, now_s: number): number {
+  const { lease, device_s, devices_since_s } = session;
+  const goesOn = lease !== null && devices_since_s > 0;
+  const since_s = goesOn ? Math.max(0, now_s - devices_since_s) * lease.device_ids.length : 0;
+  return device_s + since_s;
+}
+
 /** Sessions that can be moved, and those that cannot now. */
 export function isMovable(session: ISession): boolean {
   return session.state === 'idle' || session.state === 'busy';

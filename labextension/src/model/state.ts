@@ -21,6 +21,10 @@ export interface IState {
   readonly history: ReadonlyMap<string, readonly number[]>;
   /** Newest last, of all sessions, as far as they were heard of since the page was opened. */
   readonly events: readonly IEvent[];
+  /** Since when the Jupyter server does not answer; 0 while it does. */
+  readonly away_s: number;
+  /** How often it was gone, and is back: what was asked for before then has to be asked for again. */
+  readonly returns: number;
 }
 
 export const NOTHING: IState = {
@@ -31,7 +35,9 @@ export const NOTHING: IState = {
   migrations: new Map(),
   nodes: new Map(),
   history: new Map(),
-  events: []
+  events: [],
+  away_s: 0,
+  returns: 0
 };
 
 export type News =
@@ -41,7 +47,9 @@ export type News =
   | { readonly of: 'gone'; readonly session: string }
   | { readonly of: 'nodes'; readonly nodes: readonly INode[] }
   | { readonly of: 'migration'; readonly migration: IMigration }
-  | { readonly of: 'event'; readonly event: IEvent };
+  | { readonly of: 'event'; readonly event: IEvent }
+  | { readonly of: 'away'; readonly time_s: number }
+  | { readonly of: 'back' };
 
 export const HISTORY = 60;
 export const MOST_EVENTS = 500;
@@ -73,6 +81,10 @@ export function reduce(state: IState, news: News): IState {
       };
     case 'event':
       return withEvent(state, news.event);
+    case 'away':
+      return state.away_s > 0 ? state : { ...state, away_s: news.time_s };
+    case 'back':
+      return state.away_s === 0 ? state : { ...state, away_s: 0, returns: state.returns + 1 };
   }
 }
 
@@ -105,7 +117,10 @@ function withEvent(state: IState, event: IEvent): IState {
       cause: event.cause,
       epoch: event.epoch,
       queue_place: number(event.detail['queue_place']),
-      last_event: event.seq
+      last_event: event.seq,
+      since_s: event.source === event.target ? session.since_s : event.time_s,
+      parks_s: 0,
+      starts_s: 0
     };
     return { ...state, events, sessions: put(state.sessions, session.id, next) };
   }

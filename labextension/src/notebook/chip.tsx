@@ -20,6 +20,7 @@ export class Chip extends ReactWidget {
     this.addClass('jp-gpuaas-chip-item');
     gpuaas.store.changed.connect(this.again, this);
     attachment.changed.connect(this.again, this);
+    gpuaas.preferences.changed.connect(this.again, this);
   }
 
   override dispose(): void {
@@ -30,7 +31,8 @@ export class Chip extends ReactWidget {
 
   protected override render(): JSX.Element {
     const { store, words } = this.gpuaas;
-    const facts = chipFacts(store.state, words, this.attachment.kernel);
+    const { chip } = this.gpuaas.preferences.current;
+    const facts = chipFacts(store.state, words, this.attachment.kernel, chip);
     return <ChipView {...facts} onClick={this.onClick} />;
   }
 

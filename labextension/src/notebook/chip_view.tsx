@@ -4,6 +4,7 @@ import * as React from 'react';
 
 import type { IKernel } from '../api/types';
 import { isOver, progress } from '../model/phases';
+import { DEFAULTS, type IPreferences } from '../model/preferences';
 import type { IState } from '../model/state';
 import { held, place } from '../words/devices';
 import type { Words } from '../words/trans';
@@ -18,7 +19,13 @@ export interface IChipFacts {
   readonly level: number | null;
 }
 
-export function chipFacts(state: IState, words: Words, kernel: IKernel | null): IChipFacts {
+/** @param says - Whether the text tells how full the device is, or the place only. */
+export function chipFacts(
+  state: IState,
+  words: Words,
+  kernel: IKernel | null,
+  says: IPreferences['chip'] = DEFAULTS.chip
+): IChipFacts {
   const { trans } = words;
   const nothing = { spoken: '', level: null };
   if (kernel === null) {
@@ -60,13 +67,13 @@ export function chipFacts(state: IState, words: Words, kernel: IKernel | null): 
     device?.sample && device.device.memory_bytes > 0
       ? device.sample.used_bytes / device.device.memory_bytes
       : null;
-  const where = place(session, node, words);
+  const where = place(session, node, words, says === 'memory');
   return {
     text: where,
     state: session.state,
     spoken: name,
     title: trans.__('This notebook runs on %1 (%2). Press for more.', where, name),
-    level
+    level: says === 'memory' ? level : null
   };
 }
 

@@ -32,15 +32,17 @@ export class LossNotice extends ReactWidget {
     return (
       <>
         <p>
-          {trans.__(
-            'The node of this session was lost. The session is back: its variables are as after cell %1.',
-            restored
-          )}{' '}
-          {trans._n(
-            'What %1 cell did after that is lost: [%2].',
-            'What %1 cells did after that is lost: [%2].',
-            lost.length,
-            numbers
+          {this.words.sentences(
+            trans.__(
+              'The node of this session was lost. The session is back: its variables are as after cell %1.',
+              restored
+            ),
+            trans._n(
+              'What %1 cell did after that is lost: [%2].',
+              'What %1 cells did after that is lost: [%2].',
+              lost.length,
+              numbers
+            )
           )}
         </p>
         <div className="jp-gpuaas-acts">

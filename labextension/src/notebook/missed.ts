@@ -140,7 +140,8 @@ export class MissedOutputs {
   }
 
   private tell(found: readonly IFilling[], isWhole: boolean): void {
-    const { trans } = this.gpuaas.words;
+    const { words, preferences } = this.gpuaas;
+    const { trans } = words;
     const ended = found.filter(each => !each.goesOn).length;
     const going = found.length - ended;
     const lines: string[] = [];
@@ -159,8 +160,8 @@ export class MissedOutputs {
     if (lines.length > 0 && !isWhole) {
       lines.push(trans.__('Some outputs were too old or too large to be kept.'));
     }
-    if (lines.length > 0) {
-      Notification.info(lines.join(' '), { autoClose: 15_000 });
+    if (lines.length > 0 && preferences.current.filledNotice) {
+      Notification.info(words.sentences(...lines), { autoClose: 15_000 });
     }
   }
 

@@ -28,10 +28,16 @@ export class MoveNotices {
         continue;
       }
       // One that was over when it was first heard of is history.
-      if (!isOver(migration) || (known?.id === migration.id && !isOver(known))) {
+      const isNews = !isOver(migration) || (known?.id === migration.id && !isOver(known));
+      if (isNews && this.isWanted(migration)) {
         this.tell(migration);
       }
     }
+  }
+
+  private isWanted(migration: IMigration): boolean {
+    const { moveNotices } = this.gpuaas.preferences.current;
+    return moveNotices === 'all' || migration.phase === 'failed' || this.shown.has(migration.id);
   }
 
   private tell(migration: IMigration): void {
@@ -49,7 +55,17 @@ export class MoveNotices {
     const { trans } = words;
     const title = titleOf(this.gpuaas, migration.session_id);
     const doing = words.phase(migration.phase, migration.target);
-    const sent = migration.bytes_sent > 0 ? trans.__('%1 sent', amount(migration.bytes_sent)) : '';
+    const { target, bytes_sent } = migration;
+    const message =
+      bytes_sent > 0
+        ? trans.__(
+            '%1 moves to %2. %3. So far %4 were sent.',
+            title,
+            target,
+            doing,
+            amount(bytes_sent)
+          )
+        : trans.__('%1 moves to %2. %3.', title, target, doing);
     const actions = isReversible(migration)
       ? [
           {
@@ -63,7 +79,7 @@ export class MoveNotices {
         ]
       : [];
     return {
-      message: [trans.__('%1 moves to %2. %3.', title, migration.target, doing), sent].join(' '),
+      message,
       type: 'in-progress' as const,
       autoClose: false as const,
       actions

@@ -24,7 +24,8 @@ export function Checkpoints(props: ICheckpointsProps): JSX.Element {
   const events = state.events.filter(
     each => each.session_id === current && each.kind.startsWith('checkpoint')
   );
-  const turn = `${current} ${status?.taken ?? 0} ${events[events.length - 1]?.seq ?? 0}`;
+  const newest = events[events.length - 1]?.seq ?? 0;
+  const turn = `${current} ${status?.taken ?? 0} ${newest} ${state.returns}`;
   const { answer, problem } = useAnswer(() => (current === '' ? null : list(current)), turn);
   if (current === '') {
     return <p className="jp-gpuaas-hint">{trans.__('This notebook has no session.')}</p>;
@@ -159,7 +160,7 @@ function Changes({ turn, ask, words }: IChangesProps): JSX.Element {
     <ul className="jp-gpuaas-reasons" aria-label={trans.__('Changes since the one before')}>
       {found.map(([kind, names]) => (
         <li key={kind}>
-          {kind} <code>{names.join(', ')}</code>
+          <span className="jp-gpuaas-kind">{kind}</span> <code>{names.join(', ')}</code>
         </li>
       ))}
     </ul>

@@ -33,8 +33,8 @@ export function Queue({ state, words, run, current }: IOneSessionProps): JSX.Ele
   );
 }
 
-/** With a cause of one line. */
-const ROW_PX = 104;
+/** With a cause of one line, and an estimate of two. */
+const ROW_PX = 148;
 
 interface IQueueRowProps {
   readonly session: ISession;
@@ -48,6 +48,7 @@ interface IQueueRowProps {
 const QueueRow = React.memo(function QueueRow(props: IQueueRowProps): JSX.Element {
   const { session, isCurrent, words, run } = props;
   const { trans } = words;
+  const now = Date.now() / 1000;
   const title = sessionTitle(session.name);
   return (
     <div className="jp-gpuaas-row" aria-current={isCurrent ? 'true' : undefined}>
@@ -59,8 +60,9 @@ const QueueRow = React.memo(function QueueRow(props: IQueueRowProps): JSX.Elemen
       </div>
       <div className="jp-gpuaas-row-line">
         <span>{wanted(session, words)}</span>
-        <span>{trans.__('since %1', age(Date.now() / 1000 - session.created_s))}</span>
+        <span>{trans.__('waits for %1', age(now - (session.since_s || session.created_s)))}</span>
       </div>
+      <p className="jp-gpuaas-hint">{words.estimate(session, now)}</p>
       {session.cause !== '' && <p className="jp-gpuaas-hint">{session.cause}</p>}
       <div className="jp-gpuaas-acts">
         <Act
@@ -75,18 +77,19 @@ const QueueRow = React.memo(function QueueRow(props: IQueueRowProps): JSX.Elemen
 
 /** What a session asks for, in words. */
 export function wanted({ request }: ISession, { trans }: Words): string {
+  const { devices, kind, memory_bytes, node } = request;
   const what =
-    request.kind === 'cpu'
-      ? trans._n('%1 CPU device', '%1 CPU devices', request.devices)
-      : request.kind === 'cuda'
-        ? trans._n('%1 GPU', '%1 GPUs', request.devices)
-        : trans._n('%1 device of any kind', '%1 devices of any kind', request.devices);
-  const parts = [what];
-  if (request.memory_bytes > 0) {
-    parts.push(trans.__('with %1 or more', amount(request.memory_bytes)));
+    kind === 'cpu'
+      ? trans._n('%1 CPU device', '%1 CPU devices', devices)
+      : kind === 'cuda'
+        ? trans._n('%1 GPU', '%1 GPUs', devices)
+        : trans._n('%1 device of any kind', '%1 devices of any kind', devices);
+  const memory = amount(memory_bytes);
+  if (memory_bytes > 0 && node !== null) {
+    return trans.__('%1, with %2 or more, on %3', what, memory, node);
   }
-  if (request.node !== null) {
-    parts.push(trans.__('on %1', request.node));
+  if (memory_bytes > 0) {
+    return trans.__('%1, with %2 or more', what, memory);
   }
-  return parts.join(', ');
+  return node === null ? what : trans.__('%1, on %2', what, node);
 }

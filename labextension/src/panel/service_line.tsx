@@ -2,12 +2,24 @@
 
 import * as React from 'react';
 
+import { isCluster } from '../model/select';
+import { when } from '../words/amounts';
 import { Act } from './parts';
 import type { ISectionProps } from './props';
 
 export function ServiceLine({ state, words, run }: ISectionProps): JSX.Element {
   const { trans } = words;
   const { service, nodes } = state;
+  if (state.away_s > 0) {
+    return (
+      <p className="jp-gpuaas-problem" role="alert">
+        {trans.__(
+          'The Jupyter server has not answered since %1. Sessions go on; what is shown here is from before.',
+          when(state.away_s, Date.now() / 1000)
+        )}
+      </p>
+    );
+  }
   if (service === null) {
     return <p className="jp-gpuaas-hint">{trans.__('Looking for the service…')}</p>;
   }
@@ -21,7 +33,7 @@ export function ServiceLine({ state, words, run }: ISectionProps): JSX.Element {
     case 'unreachable':
       return (
         <p className="jp-gpuaas-problem" role="alert">
-          {trans.__('The service does not answer: %1', service.problem)} {service.hint}
+          {trans.__('The service does not answer: %1 %2', service.problem, service.hint)}
         </p>
       );
     case 'off':
@@ -41,7 +53,7 @@ export function ServiceLine({ state, words, run }: ISectionProps): JSX.Element {
       return (
         <p className="jp-gpuaas-hint">
           {service.embedded
-            ? nodes.size > 1
+            ? isCluster(state)
               ? trans.__('%1 nodes on this machine', nodes.size)
               : trans.__('On this machine')
             : trans.__('%1 nodes at %2, as %3', nodes.size, service.url, service.user)}

@@ -3,7 +3,7 @@
 import * as React from 'react';
 
 import type { INode, ISession } from '../api/types';
-import { isMovable, liveSessions } from '../model/select';
+import { hasElsewhere, isMovable, liveSessions } from '../model/select';
 import { age } from '../words/amounts';
 import { place } from '../words/devices';
 import { sessionTitle } from '../words/names';
@@ -25,6 +25,7 @@ export function Sessions({ state, words, run, current }: IOneSessionProps): JSX.
           session={session}
           node={session.lease === null ? undefined : state.nodes.get(session.lease.node_id)}
           isCurrent={session.id === current}
+          canMove={hasElsewhere(state)}
           minute={Math.floor(now / 10)}
           words={words}
           run={run}
@@ -35,12 +36,14 @@ export function Sessions({ state, words, run, current }: IOneSessionProps): JSX.
 }
 
 /** In a narrow panel, where the buttons take two lines. */
-const ROW_PX = 128;
+const ROW_PX = 152;
 
 interface ISessionRowProps {
   readonly session: ISession;
   readonly node: INode | undefined;
   readonly isCurrent: boolean;
+  /** Whether there is anywhere to move to. */
+  readonly canMove: boolean;
   /** Rises when ages have to be told anew. */
   readonly minute: number;
   readonly words: Words;
@@ -48,14 +51,15 @@ interface ISessionRowProps {
 }
 
 const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.Element {
-  const { session, node, isCurrent, words, run } = props;
+  const { session, node, isCurrent, canMove, words, run } = props;
   const { trans } = words;
   const now = Date.now() / 1000;
   const title = sessionTitle(session.name);
   const about = { session: session.id };
-  const idle =
+  const lasting = words.lasting(session, now);
+  const alone =
     session.clients > 0 || session.unattended_since_s === 0
-      ? ''
+      ? null
       : trans.__('nobody attached for %1', age(now - session.unattended_since_s));
   return (
     <div className="jp-gpuaas-row" aria-current={isCurrent ? 'true' : undefined}>
@@ -67,8 +71,10 @@ const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.
       </div>
       <div className="jp-gpuaas-row-line">
         {session.lease !== null && <span>{place(session, node, words)}</span>}
-        <span>{trans.__('since %1', age(now - session.created_s))}</span>
-        {idle !== '' && <span>{idle}</span>}
+        <span>{trans.__('%1 old', age(now - session.created_s))}</span>
+        {lasting !== null && <span>{lasting}</span>}
+        {alone !== null && <span>{alone}</span>}
+        <span>{trans.__('%1 used', words.used(session, node, now))}</span>
       </div>
       <div className="jp-gpuaas-acts">
         <Act label={trans.__('Open')} about={title} onClick={() => run('gpuaas:open', about)} />
@@ -76,12 +82,14 @@ const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.
           <Act label={trans.__('Wake')} about={title} onClick={() => run('gpuaas:wake', about)} />
         ) : (
           <>
-            <Act
-              label={trans.__('Move…')}
-              about={title}
-              disabled={!isMovable(session)}
-              onClick={() => run('gpuaas:migrate', about)}
-            />
+            {canMove && (
+              <Act
+                label={trans.__('Move…')}
+                about={title}
+                disabled={!isMovable(session)}
+                onClick={() => run('gpuaas:migrate', about)}
+              />
+            )}
             <Act
               label={trans.__('Park')}
               about={title}

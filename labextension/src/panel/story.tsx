@@ -16,7 +16,7 @@ export function Story({ state, words, current, list }: IStoryProps): JSX.Element
   const { trans } = words;
   const now = useNow(60);
   const events = state.events.filter(each => each.session_id === current);
-  const turn = `${current} ${events[events.length - 1]?.seq ?? 0}`;
+  const turn = `${current} ${events[events.length - 1]?.seq ?? 0} ${state.returns}`;
   const { answer, problem } = useAnswer(() => (current === '' ? null : list(current)), turn);
   if (current === '' || problem !== '') {
     const text = problem || trans.__('This notebook has no session.');

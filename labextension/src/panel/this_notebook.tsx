@@ -4,7 +4,7 @@ import * as React from 'react';
 
 import type { ICheckpointStatus, ISession } from '../api/types';
 import { isOver } from '../model/phases';
-import { isMovable } from '../model/select';
+import { hasElsewhere, isMovable } from '../model/select';
 import { deviceKey, HISTORY } from '../model/state';
 import { age, amount, when } from '../words/amounts';
 import { deviceName, fullness, held } from '../words/devices';
@@ -29,16 +29,23 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
   const status = state.checkpoints.get(current) ?? null;
   const migration = state.migrations.get(current);
   const about = { session: session.id };
+  const node = session.lease === null ? undefined : state.nodes.get(session.lease.node_id);
   return (
     <div>
       <Facts
         facts={[
           [
             trans.__('State'),
-            <State key="state" state={session.state} text={words.state(session)} />
+            <State
+              key="state"
+              state={session.state}
+              text={words.lasting(session, now) ?? words.state(session)}
+            />
           ],
           [trans.__('Node'), session.lease?.node_id ?? null],
-          [trans.__('Age'), age(now - session.created_s)],
+          [trans.__('Begun'), trans.__('%1 ago', age(now - session.created_s))],
+          [trans.__('Used'), words.used(session, node, now)],
+          [trans.__('Held'), session.lease === null ? null : words.until(session, now)],
           [trans.__('Checkpoint'), lastCheckpoint(status, now, words)]
         ]}
       />
@@ -55,12 +62,14 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
       )}
       <Devices session={session} {...props} />
       <div className="jp-gpuaas-acts">
-        <Act
-          primary
-          label={trans.__('Move…')}
-          disabled={!isMovable(session)}
-          onClick={() => run('gpuaas:migrate', about)}
-        />
+        {hasElsewhere(state) && (
+          <Act
+            primary
+            label={trans.__('Move…')}
+            disabled={!isMovable(session)}
+            onClick={() => run('gpuaas:migrate', about)}
+          />
+        )}
         <Act
           label={trans.__('Checkpoint')}
           disabled={!isMovable(session)}

@@ -5,15 +5,24 @@ import { ICommandPalette } from '@jupyterlab/apputils';
 import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
 
 import { forget, restore, takeCheckpoint } from '../acts/checkpoints';
+import { cordon, drain, stopDrain } from '../acts/nodes';
 import { attach, openNotebook } from '../acts/open';
 import { cancelMigration, park, release, wake } from '../acts/sessions';
 import { trying } from '../acts/tell';
 import { CommandIds } from '../command_ids';
 import { moveIcon } from '../icons';
 import { askAndMove } from '../migrate/ask';
-import { isMovable } from '../model/select';
+import { hasElsewhere, isMovable } from '../model/select';
 import { IGpuaas } from '../tokens';
 import type { ISession } from '../api/types';
+
+/** JSON schema of the arguments of commands for nodes. */
+const NODE = {
+  args: {
+    type: 'object',
+    properties: { node: { type: 'string', description: 'Id of the node.' } }
+  }
+};
 
 /** JSON schema of the arguments of most commands. */
 const SESSION = {
@@ -55,13 +64,15 @@ export const commandsPlugin: JupyterFrontEndPlugin<void> = {
       caption: trans.__('Move the session of this notebook to another node, and go on there'),
       icon: moveIcon,
       isEnabled: movable,
+      // One machine alone has nowhere to move to, and needs no button for it.
+      isVisible: () => hasElsewhere(gpuaas.store.state),
       describedBy: SESSION,
       execute: args => trying(() => askAndMove(gpuaas, meant(args)))
     });
     commands.addCommand(CommandIds.migrateKernel, {
       label: trans.__('Move the Session…'),
       icon: moveIcon,
-      isVisible: () => kernelUnderMouse(app) !== null,
+      isVisible: () => hasElsewhere(gpuaas.store.state) && kernelUnderMouse(app) !== null,
       describedBy: { args: { type: 'object', properties: {} } },
       execute: async () => {
         const kernel = kernelUnderMouse(app);
@@ -132,6 +143,26 @@ export const commandsPlugin: JupyterFrontEndPlugin<void> = {
       label: trans.__('Attach This Notebook to a Session'),
       describedBy: SESSION,
       execute: args => attach(gpuaas, meant(args))
+    });
+    commands.addCommand(CommandIds.cordon, {
+      label: trans.__('Cordon a Node'),
+      describedBy: NODE,
+      execute: args => cordon(gpuaas, text(args, 'node'), true)
+    });
+    commands.addCommand(CommandIds.uncordon, {
+      label: trans.__('Uncordon a Node'),
+      describedBy: NODE,
+      execute: args => cordon(gpuaas, text(args, 'node'), false)
+    });
+    commands.addCommand(CommandIds.drain, {
+      label: trans.__('Drain a Node…'),
+      describedBy: NODE,
+      execute: args => drain(gpuaas, text(args, 'node'))
+    });
+    commands.addCommand(CommandIds.stopDrain, {
+      label: trans.__('Stop the Drain of a Node'),
+      describedBy: NODE,
+      execute: args => stopDrain(gpuaas, text(args, 'node'))
     });
     commands.addCommand(CommandIds.startService, {
       label: trans.__('Start the Service for Remote Sessions'),

@@ -1,5 +1,6 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { INotebookTracker } from '@jupyterlab/notebook';
+import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 
 import { Gpuaas } from '../gpuaas';
@@ -10,8 +11,19 @@ export const gpuaasPlugin: JupyterFrontEndPlugin<IGpuaas> = {
   description: 'What is known of remote sessions; the other plugins of this extension show it.',
   autoStart: true,
   requires: [INotebookTracker],
-  optional: [ITranslator],
+  optional: [ITranslator, ISettingRegistry],
   provides: IGpuaas,
-  activate: (app: JupyterFrontEnd, tracker: INotebookTracker, translator: ITranslator | null) =>
-    new Gpuaas(app.serviceManager, tracker, (translator ?? nullTranslator).load('jupyter_gpuaas'))
+  activate: (
+    app: JupyterFrontEnd,
+    tracker: INotebookTracker,
+    translator: ITranslator | null,
+    registry: ISettingRegistry | null
+  ) => {
+    const trans = (translator ?? nullTranslator).load('jupyter_gpuaas');
+    const gpuaas = new Gpuaas(app.serviceManager, tracker, trans);
+    if (registry !== null) {
+      void gpuaas.preferences.follow(registry, gpuaasPlugin.id);
+    }
+    return gpuaas;
+  }
 };

@@ -34,6 +34,12 @@ function hours(minutes: number): string {
   return whole < 72 ? `${whole} h` : `${Math.round(whole / 24)} d`;
 }
 
+/** Hours with as many decimals as are worth being told. */
+export function amountOfHours(seconds: number): string {
+  const count = seconds / 3600;
+  return count.toFixed(count < 0.1 ? 3 : count < 10 ? 2 : 1);
+}
+
 /** How long something has lasted, without decimals: `3 s`, `12 min`, `5 h`. */
 export function age(seconds: number): string {
   const whole = Math.max(0, Math.round(seconds));

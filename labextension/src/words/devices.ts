@@ -34,7 +34,12 @@ export function fullness({ device, sample }: IHeld): string {
 }
 
 /** Where a session runs, on one line: `node-a · H200 0 · 34/141 GB`. */
-export function place(session: ISession, node: INode | undefined, words: Words): string {
+export function place(
+  session: ISession,
+  node: INode | undefined,
+  words: Words,
+  withMemory = true
+): string {
   const lease = session.lease;
   if (lease === null) {
     return words.state(session);
@@ -45,7 +50,8 @@ export function place(session: ISession, node: INode | undefined, words: Words):
     return lease.node_id;
   }
   const more = devices.length > 1 ? ` +${devices.length - 1}` : '';
-  return [lease.node_id, deviceName(first.device) + more, fullness(first)].join(' · ');
+  const where = `${lease.node_id} · ${deviceName(first.device)}${more}`;
+  return withMemory ? `${where} · ${fullness(first)}` : where;
 }
 
 /** Devices of a node that no session holds. */

@@ -3,10 +3,16 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 
 import type { IEvent, IMigration, INode, ISession, Phase, SessionState } from '../api/types';
-import { amount, duration } from './amounts';
+import { usedSeconds } from '../model/select';
+import { age, amount, amountOfHours, duration, when } from './amounts';
 
 export class Words {
   constructor(readonly trans: TranslationBundle) {}
+
+  /** Sentences one after the other, as the language does it. */
+  sentences(...all: readonly string[]): string {
+    return all.reduce((text, next) => this.trans.__('%1 %2', text, next));
+  }
 
   /** The state of a session, with what there is to know of it. */
   state(session: ISession): string {
@@ -18,6 +24,84 @@ export class Words {
       return trans.__('suspended, place %1 in the queue', session.queue_place);
     }
     return this.stateName(session.state);
+  }
+
+  /** How long it has been idle or busy; null where that says nothing. */
+  lasting(session: ISession, now_s: number): string | null {
+    const { trans } = this;
+    const { state, since_s } = session;
+    if (since_s === 0) {
+      return null;
+    }
+    const long = age(now_s - since_s);
+    switch (state) {
+      case 'idle':
+        return trans.__('idle for %1', long);
+      case 'busy':
+        return trans.__('busy for %1', long);
+      case 'parked':
+        return trans.__('parked for %1', long);
+      default:
+        return null;
+    }
+  }
+
+  /** What the service does to a session by itself, and when. */
+  until(session: ISession, now_s: number): string {
+    const { trans } = this;
+    const { parks_s, ends_s } = session;
+    if (parks_s > 0 && (ends_s === 0 || parks_s <= ends_s)) {
+      return trans.__('until %1, when it is parked if it stays idle', when(parks_s, now_s));
+    }
+    if (ends_s > 0) {
+      return trans.__('until %1, when it is ended if nobody attaches', when(ends_s, now_s));
+    }
+    return trans.__('until it is parked or released');
+  }
+
+  /** Devices' time that a session has used. */
+  used(session: ISession, node: INode | undefined, now_s: number): string {
+    const { trans } = this;
+    const hours = amountOfHours(usedSeconds(session, now_s));
+    const held = node?.devices.find(device => session.lease?.device_ids.includes(device.id));
+    return (held?.kind ?? session.request.kind) === 'cuda'
+      ? trans.__('%1 GPU-hours', hours)
+      : trans.__('%1 device-hours', hours);
+  }
+
+  /** When a session that waits is likely to get devices. */
+  estimate(session: ISession, now_s: number): string {
+    const { trans } = this;
+    const left_s = session.starts_s - now_s;
+    if (session.starts_s === 0) {
+      return trans.__('Nobody can tell how long it takes: cells run on all devices that would do.');
+    }
+    return left_s < 2
+      ? trans.__('Its turn is about to come.')
+      : trans.__('In about %1, if no cell is run there until then.', age(left_s));
+  }
+
+  /** How far the emptying of a node is; null where it is not being emptied. */
+  drain({ drain }: INode, now_s: number): string | null {
+    const { trans } = this;
+    if (drain === null) {
+      return null;
+    }
+    const left = drain.left.length;
+    if (drain.done) {
+      return left === 0
+        ? trans.__('It is empty.')
+        : trans._n('%1 session has stayed there.', '%1 sessions have stayed there.', left);
+    }
+    const by = when(drain.deadline_s, now_s);
+    return left === 0
+      ? trans.__('It is being drained until %1.', by)
+      : trans._n(
+          'It is being drained until %2: %1 session is left.',
+          'It is being drained until %2: %1 sessions are left.',
+          left,
+          by
+        );
   }
 
   stateName(state: SessionState): string {

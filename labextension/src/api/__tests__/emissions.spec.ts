@@ -1,3 +1,4 @@
+import { words } from '../../__tests__/facts';
 import { eventOf, outdated } from '../emissions';
 import { Problem, problemOf, wordsOf } from '../problem';
 
@@ -57,7 +58,11 @@ describe('outdated', () => {
 
 describe('problems', () => {
   it('say what the service said, with what to do', () => {
-    const found = problemOf(409, { error: 'AllocationError', message: 'no room.', hint: 'Wait.' });
+    const found = problemOf(
+      409,
+      { error: 'AllocationError', message: 'no room.', hint: 'Wait.' },
+      words.trans
+    );
 
     expect(found).toBeInstanceOf(Problem);
     expect(found.kind).toBe('AllocationError');
@@ -65,6 +70,6 @@ describe('problems', () => {
   });
 
   it('have words for an answer of nobody that we know', () => {
-    expect(wordsOf(problemOf(502, null))).toBe('The server answered with status 502.');
+    expect(wordsOf(problemOf(502, null, words.trans))).toBe('The server answered with status 502.');
   });
 });

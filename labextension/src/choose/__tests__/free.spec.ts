@@ -1,5 +1,5 @@
 import { node } from '../../__tests__/facts';
-import { ANY, freeFor } from '../free';
+import { ANY, freeFor, isAsWanted } from '../free';
 
 describe('freeFor', () => {
   const pool = [
@@ -18,5 +18,14 @@ describe('freeFor', () => {
     expect(freeFor(pool, { ...ANY, devices: 2 })).toEqual({ now: 0, ever: 0 });
     expect(freeFor(pool, { ...ANY, memory_bytes: 150e9 })).toEqual({ now: 0, ever: 0 });
     expect(freeFor(pool, { ...ANY, node: 'c' })).toEqual({ now: 0, ever: 0 });
+  });
+});
+
+describe('isAsWanted', () => {
+  it('looks at what is wanted only', () => {
+    const has = { ...ANY, kind: 'cpu', priority: 3 };
+
+    expect(isAsWanted(has, { ...ANY, kind: 'cpu' })).toBe(true);
+    expect(isAsWanted(has, ANY)).toBe(false);
   });
 });

@@ -155,6 +155,27 @@ describe('reduce', () => {
   });
 });
 
+describe('a Jupyter server that does not answer', () => {
+  it('is gone since the first time, and back once', () => {
+    const away = reduce(reduce(NOTHING, { of: 'away', time_s: 5 }), { of: 'away', time_s: 9 });
+    expect(away).toMatchObject({ away_s: 5, returns: 0 });
+
+    const back = reduce(away, { of: 'back' });
+    expect(back).toMatchObject({ away_s: 0, returns: 1 });
+    expect(reduce(back, { of: 'back' })).toBe(back);
+  });
+});
+
+describe('a transition', () => {
+  it('begins the time in the new state, and what was foreseen for the old one is void', () => {
+    const before = known(session({ state: 'idle', since_s: 5, parks_s: 99 }));
+
+    const after = reduce(before, { of: 'event', event: event({ seq: 2, time_s: 50 }) });
+
+    expect(after.sessions.get('s1')).toMatchObject({ state: 'busy', since_s: 50, parks_s: 0 });
+  });
+});
+
 describe('same', () => {
   it.each([
     [{ a: [1, { b: null }] }, { a: [1, { b: null }] }, true],

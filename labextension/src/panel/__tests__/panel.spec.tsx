@@ -3,11 +3,12 @@ import { act } from 'react';
 import { createRoot, type Root } from 'react-dom/client';
 
 import { event, migration, node, service, session, status, words } from '../../__tests__/facts';
-import type { IKernel } from '../../api/types';
+import type { IKernel, ISession } from '../../api/types';
 import { chipFacts, ChipView } from '../../notebook/chip_view';
 import { type IState, NOTHING, reduce } from '../../model/state';
 import { MoveProgress } from '../move_progress';
 import { Nodes } from '../nodes';
+import { Queue } from '../queue';
 import { ServiceLine } from '../service_line';
 import { Sessions } from '../sessions';
 import { told } from '../story';
@@ -167,6 +168,91 @@ describe('Nodes', () => {
     expect(host.textContent).toContain('H200 0 (in use)');
     expect(host.textContent).toContain('H200 0 (free)');
   });
+
+  it('measures memory and use of each device', () => {
+    show(<Nodes state={stateOf()} words={words} run={run} />);
+
+    const meters = [...host.querySelectorAll('[role="meter"]')];
+    expect(meters.map(each => each.getAttribute('aria-valuetext')).slice(0, 2)).toEqual([
+      '34/141 GB',
+      '50 % busy'
+    ]);
+    expect(meters[1]?.getAttribute('aria-label')).toBe('Use of H200 0 on node-a');
+  });
+
+  it('lets an admin empty a node, and nobody else', () => {
+    const managed = reduce(stateOf(), { of: 'service', service: service({ role: 'admin' }) });
+    show(<Nodes state={managed} words={words} run={run} />);
+    act(() => button('Drain…: node-a').click());
+    act(() => button('Cordon: node-b').click());
+    expect(run.mock.calls).toEqual([
+      ['gpuaas:drain', { node: 'node-a' }],
+      ['gpuaas:cordon', { node: 'node-b' }]
+    ]);
+
+    const used = reduce(stateOf(), { of: 'service', service: service({ role: 'user' }) });
+    show(<Nodes state={used} words={words} run={run} />);
+    expect(host.querySelectorAll('button').length).toBe(0);
+  });
+
+  it('says how far the emptying of a node is, and what cannot leave', () => {
+    const drain = {
+      deadline_s: Date.now() / 1000 + 60,
+      left: ['s1'],
+      refused: { s1: 'no other node has room.' },
+      done: false,
+      cause: ''
+    };
+    const nodes = [node({ state: 'cordoned', drain }), node({ id: 'node-b' })];
+    const state = reduce(reduce(NOTHING, { of: 'service', service: service() }), {
+      of: 'nodes',
+      nodes
+    });
+    show(<Nodes state={state} words={words} run={run} />);
+
+    expect(host.querySelector('[role="status"]')?.textContent).toMatch(
+      /^It is being drained until .*: 1 session is left\.$/
+    );
+    expect(host.textContent).toContain('no other node has room.');
+    act(() => button('Stop the drain: node-a').click());
+    expect(run).toHaveBeenLastCalledWith('gpuaas:stop-drain', { node: 'node-a' });
+  });
+});
+
+describe('what is small when it is small', () => {
+  const alone = reduce(reduce(NOTHING, { of: 'nodes', nodes: [node()] }), {
+    of: 'sessions',
+    sessions: [session()]
+  });
+
+  it('offers no move where there is nowhere to go', () => {
+    show(<Sessions state={alone} words={words} run={run} current="" />);
+    expect(host.textContent).not.toContain('Move');
+    show(<ThisNotebook state={alone} words={words} run={run} current="s1" otherwise="" />);
+    expect(host.textContent).not.toContain('Move');
+  });
+});
+
+describe('Queue', () => {
+  const now = Date.now() / 1000;
+  const waiting = (facts: Partial<ISession>): IState =>
+    stateOf(session({ state: 'queued', lease: null, queue_place: 1, since_s: now, ...facts }));
+
+  it('says how long it is likely to take, and what the session wants', () => {
+    const request = { devices: 2, kind: 'cuda', memory_bytes: 8e10, node: null, standby: 0 };
+    show(
+      <Queue state={waiting({ starts_s: now + 25, request })} words={words} run={run} current="" />
+    );
+
+    expect(host.textContent).toContain('2 GPUs, with 80 GB or more');
+    expect(host.textContent).toMatch(/In about 2\d s, if no cell is run there until then\./);
+  });
+
+  it('admits that nobody can tell', () => {
+    show(<Queue state={waiting({})} words={words} run={run} current="" />);
+
+    expect(host.textContent).toContain('Nobody can tell how long it takes');
+  });
 });
 
 describe('ServiceLine', () => {
@@ -186,6 +272,20 @@ describe('ServiceLine', () => {
   });
 });
 
+describe('a Jupyter server that does not answer', () => {
+  it('is told of as an alert, before what is known of the service', () => {
+    const before = reduce(NOTHING, { of: 'service', service: service() });
+    const away = reduce(before, { of: 'away', time_s: 1000 });
+    show(<ServiceLine state={away} words={words} run={run} />);
+    expect(host.querySelector('[role="alert"]')?.textContent).toContain(
+      'The Jupyter server has not answered since'
+    );
+
+    show(<ServiceLine state={reduce(away, { of: 'back' })} words={words} run={run} />);
+    expect(host.querySelector('[role="alert"]')).toBeNull();
+  });
+});
+
 describe('the chip', () => {
   const kernel: IKernel = {
     kernel_id: 'k',
@@ -199,6 +299,12 @@ describe('the chip', () => {
 
     expect(host.querySelector('button')?.textContent).toBe('node-a · H200 0 · 34/141 GB');
     expect(host.querySelector('[role="status"]')?.textContent).toBe('idle');
+  });
+
+  it('says the place only, where that is set', () => {
+    const facts = chipFacts(stateOf(session()), words, kernel, 'place');
+
+    expect(facts).toMatchObject({ text: 'node-a · H200 0', level: null });
   });
 
   it('says that a kernel is local', () => {

@@ -89,7 +89,7 @@ describe('room', () => {
     ['is too small', node(), { memory_bytes: 200e9 }, false],
     ['is one of two wanted', node(), { devices: 2 }, false]
   ])('a device that %s', (_, where, wanted, expected) => {
-    const request = { devices: 1, kind: null, memory_bytes: 0, node: null, ...wanted };
+    const request = { devices: 1, kind: null, memory_bytes: 0, node: null, standby: 0, ...wanted };
 
     expect(hasRoom(where, session({ request }))).toBe(expected);
   });
@@ -115,5 +115,37 @@ describe('names', () => {
       'books/ann/train.ipynb'
     ]);
     expect(possiblePaths('scratch')).toEqual([]);
+  });
+});
+
+describe('what a session has used', () => {
+  const held = { ...session(), device_s: 3600, devices_since_s: 1000 };
+
+  it('goes on while it holds devices, each of which counts', () => {
+    const lease = { ...held.lease!, device_ids: ['cuda:0', 'cuda:1'] };
+
+    expect(words.used({ ...held, lease }, node(), 1000 + 1800)).toBe('2.00 GPU-hours');
+  });
+
+  it('stands still while it holds none', () => {
+    const parked = { ...held, lease: null, devices_since_s: 0 };
+
+    expect(words.used(parked, undefined, 1e9)).toBe('1.00 device-hours');
+  });
+
+  it('is told finely while it is little', () => {
+    expect(words.used({ ...held, device_s: 0 }, node(), 1036)).toBe('0.010 GPU-hours');
+  });
+});
+
+describe('until when a session holds its devices', () => {
+  it.each([
+    [{}, 'until it is parked or released'],
+    [{ parks_s: 2000 }, /^until .*, when it is parked if it stays idle$/],
+    [{ ends_s: 2000 }, /^until .*, when it is ended if nobody attaches$/],
+    [{ parks_s: 2000, ends_s: 3000 }, /parked/],
+    [{ parks_s: 3000, ends_s: 2000 }, /ended/]
+  ])('%j: %s', (facts, expected) => {
+    expect(words.until(session(facts), 1000)).toMatch(expected);
   });
 });
