@@ -11,7 +11,7 @@
     The tab of a Chromium that the tests of a file share; blank, without cookies.
 
 Never both ``lab`` and ``pool`` in one test. All waits are ``page.see(...)`` or ``until(...)``, for something to be
-there. Tests marked ``core`` are a part of ``make test``, too: few, and each must pass beside whatever else runs.
+there. Tests marked ``core`` are the few that say most, and each must pass beside whatever else runs.
 """
 
 from __future__ import annotations
