@@ -30,12 +30,14 @@ from starlette.routing import Route
 
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.app import make_app
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.server import listen, make_server
 from jupyter_gpuaas.engine.agent_client import WatchLine
 from jupyter_gpuaas.engine.base import AgentEndpoint, LeaseMeta, NodeEvent
 from jupyter_gpuaas.engine.queue import LeaseQueue
 from jupyter_gpuaas.errors import ServiceUnreachable, TransportError
+from jupyter_gpuaas.lifecycle.placement import why_never
 from jupyter_gpuaas.model import (
     Device,
     DeviceSample,
@@ -141,6 +143,8 @@ def _line(line: WatchLine) -> bytes:
 class MadeUpEngine:
     """``Engine`` of nodes that are only told of. Their leases are real."""
 
+    grows = False
+
     def __init__(self, folder: Path, nodes: int, agents_url: str) -> None:
         self._nodes = {node.id: node for node in map(made_up_node, range(nodes))}
         self._url = agents_url
@@ -155,6 +159,9 @@ class MadeUpEngine:
 
     def nodes(self) -> list[Node]:
         return list(self._nodes.values())
+
+    def why_never(self, request: ResourceRequest) -> str:
+        return why_never(request, self.nodes())
 
     async def events(self) -> AsyncIterator[NodeEvent]:
         news = asyncio.Queue[NodeEvent]()
@@ -238,7 +245,8 @@ async def serve(folder: Path, nodes: int, sessions: int) -> None:
     agents_url = f"http://127.0.0.1:{socket_of_agents.getsockname()[1]}"
     controller = Controller(settings, MadeUpEngine(folder, nodes, agents_url))
     listener = listen(settings, 0)
-    servers = [type(make_server(controller))(config), make_server(controller)]
+    service = make_server(settings, make_app(controller))
+    servers = [type(service)(config), service]  # which leaves signals to us
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)

@@ -58,7 +58,7 @@ def test_both_extensions_are_enabled_without_node(installed: tuple[FrontEnd, Pat
     assert "enabled" in line and "OK" in line, listed
     listed = re.sub(r"\x1b\[[0-9;]*m", "", run(python, "-m", "jupyter", "server", "extension", "list", env=env))
     assert re.search(r"jupyter_gpuaas\S* enabled", listed), listed
-    assert re.search(r"jupyter_gpuaas\S* \S+ OK", listed), listed
+    assert re.search(r"jupyter_gpuaas\S* .*OK", listed), listed
     packages = run(python, "-m", "pip", "list", "--disable-pip-version-check", env=env).splitlines()
     print(*(line for line in packages if re.match(r"(jupyterlab|notebook|jupyter_server) ", line)), sep="\n")
 

@@ -30,7 +30,7 @@ def tidy(lab: Lab) -> None:
             path.unlink()
     shutil.rmtree(lab.home.path / "choices", ignore_errors=True)
     shutil.rmtree(Path(os.environ["JUPYTER_CONFIG_DIR"]) / "lab" / "workspaces", ignore_errors=True)
-    for theme in Path(os.environ["JUPYTER_CONFIG_DIR"]).glob("lab/user-settings/*/themes.jupyterlab-settings"):
+    for theme in Path(os.environ["JUPYTER_CONFIG_DIR"]).glob("lab/user-settings/**/themes.jupyterlab-settings"):
         theme.unlink()
 
 
