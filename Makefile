@@ -152,12 +152,12 @@ test-postgres: $(STAMPS)/test
 # Without CRIU the tests skip themselves, and say so.
 test-images: $(STAMPS)/test
 	@$(MAKE) --no-print-directory criu || echo "*** NO CRIU HERE: PROCESS IMAGES ARE NOT TESTED ***" >&2
-	$(PYTEST) -m 'images and not slow and not gpu' $(PYTEST_ARGS)
+	tools/test-again.sh $(BIN)/python -m 'images and not slow and not gpu' $(PYTEST_ARGS)
 
 test-faults: $(STAMPS)/test
 	GPUAAS_TRIALS=5 GPUAAS_TWINS=100 GPUAAS_STORE_TRIALS=10 GPUAAS_KILLS=6 \
 	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=5 \
-	  $(PYTEST) -m '(fault or trials) and not slow and not gpu and not images and not ray' $(PYTEST_ARGS)
+	  tools/test-again.sh $(BIN)/python -m '(fault or trials) and not slow and not gpu and not images and not ray' $(PYTEST_ARGS)
 
 # The tests share a cluster where they can.
 test-ray: $(STAMPS)/ray
