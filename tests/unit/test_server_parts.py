@@ -40,7 +40,8 @@ def test_each_route_is_one_of_the_controllers() -> None:
     from jupyter_gpuaas.controller.app import make_app
 
     class Nothing:
-        tokens = None
+        tokens = audit = None
+        epoch_of = staticmethod(lambda session_id: None)
         settings = type("S", (), {"request_body_bytes": 1})
 
     served = {
