@@ -12,7 +12,7 @@ import pytest
 
 from jupyter_gpuaas.errors import MigrationError, NotDumpable
 from jupyter_gpuaas.image.criu import Criu
-from jupyter_gpuaas.model import Phase
+from jupyter_gpuaas.model import Phase, SessionState
 from tests.conftest import GpuaasHome
 from tests.contract.test_migrations import host_of, nothing_left
 from tests.roaming import Outputs, Roamer, roaming
@@ -68,11 +68,19 @@ def work(service: Service, node: str, session: str) -> Path:
 
 
 async def running_cell(roamer: Roamer, code: str, mark: str) -> tuple[asyncio.Task[dict[str, object]], Outputs]:
-    """Begin a cell, and wait until it has said ``mark``."""
+    """Begin a cell, and wait until it has said ``mark``, and the service knows that it runs.
+
+    A session that moves before the service knows of its cell is taken for an idle one, and waits for the cell's end.
+    """
     outputs = Outputs()
     running = asyncio.ensure_future(roamer.run(code, outputs))
     await eventually(lambda: mark in outputs.text or running.done(), 60.0)
     assert not running.done(), (running.result(), outputs.text)
+
+    async def known() -> bool:
+        return (await roamer.look()).state is SessionState.BUSY
+
+    await eventually(known, 60.0)
     return running, outputs
 
 
