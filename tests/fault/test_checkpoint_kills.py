@@ -2,7 +2,7 @@
 
 ``GPUAAS_KILLS`` says how many kills; every tenth is of the host, the others are of the kernel. Of 300 (at f1b583f, seed
 7, 11 minutes on two busy cores), all 300 newest checkpoints verified and restored with the right content: 106 were that
-of the cell under way, 194 that of the cell before.
+of the cell under way, 194 that of the cell before. 300 again passed at daf97f2 (10 minutes).
 """
 
 from __future__ import annotations
