@@ -107,7 +107,7 @@ describe('ending', () => {
 
 describe('names', () => {
   it('are paths of notebooks, or not', () => {
-    expect(sessionTitle('/books/ann/work/train.ipynb')).toBe('train.ipynb');
+    expect(sessionTitle('/books/ann/models/train.ipynb')).toBe('train.ipynb');
     expect(sessionTitle('scratch')).toBe('scratch');
     expect(possiblePaths('/books/ann/train.ipynb')).toEqual([
       'train.ipynb',
