@@ -16,7 +16,7 @@ AUTOGROUP = Path("/proc/self/autogroup")
 SCRIPT = """
 from pathlib import Path
 from jupyter_gpuaas.wire.priority import session_steps_back
-told = lambda: Path("/proc/self/autogroup").read_text().split()[-1]
+told = lambda: Path("/proc/self/autogroup").read_text().rpartition("nice")[2].strip() or "ungrouped"
 before = told()
 session_steps_back(True)
 back = told()
