@@ -323,8 +323,13 @@ async def test_service_that_starts_again_lets_each_go_on_in_its_turn(gpuaas_home
             one, two = [await clients.enter_async_context(_opened(service, name)) for name in ("one", "two")]
             sessions = [one.id, two.id]
             cells = [asyncio.ensure_future(who.run(computing(path, who.id, lines))) for who in (one, two)]
-            while not any([await state(service, session) is S.SUSPENDED for session in sessions]):
-                await asyncio.wait(cells, timeout=0.05)
+
+            async def both_have_begun() -> bool:
+                stands = any([await state(service, session) is S.SUSPENDED for session in sessions])
+                return stands and all(session in path.read_text() for session in sessions)
+
+            # Before it has begun, a cell may still be with its client only, which goes.
+            await eventually(both_have_begun, 60.0)
             for cell in cells:
                 cell.cancel()
             await asyncio.gather(*cells, return_exceptions=True)
