@@ -75,7 +75,8 @@ def main() -> None:
         head["process images"] = f"not measured: {criu}"
     else:
         head["process images"] = f"CRIU {criu.version}"
-    service = Service(devices=2, nodes=2)
+    # One device a node: each has the most memory that this machine can give, and two sessions never run at once.
+    service = Service(devices=1, nodes=2)
     service.start()
     try:
         for size in asked.sizes:
@@ -215,7 +216,7 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
 def images(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
     """Rows of sessions that move as process images, in the middle of a cell that counts."""
     rows = []
-    service = Service(devices=2, nodes=2)
+    service = Service(devices=1, nodes=2)
     service.env["GPUAAS_IMAGES"] = "auto"
     service.start()
     try:
