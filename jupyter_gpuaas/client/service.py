@@ -45,6 +45,8 @@ from jupyter_gpuaas.model import (
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 3.0
+#: So many are asked for at a time.
+SESSIONS_A_PAGE = 500
 #: For what has to wait until the cells that run have ended.
 LONG_S = 7 * 24 * 3600.0
 
@@ -238,9 +240,24 @@ class ServiceClient:
         }
         return await self._call(SessionView, "POST", "/sessions", body=body, wait_s=wait_s)
 
-    async def sessions(self, *, all: bool = False) -> list[GpuSession]:
-        """The user's live sessions; with ``all`` also those that have ended."""
-        return await self._call(list[GpuSession], "GET", "/sessions", query={"all": int(all)})
+    async def sessions(self, *, all: bool = False, name: str = "") -> list[GpuSession]:
+        """The user's live sessions, oldest first; with ``all`` also those that have ended. Asked for in pages."""
+        found: list[GpuSession] = []
+        while True:
+            after = found[-1].id if found else ""
+            page = await self.page_of_sessions(all=all, name=name, after=after, limit=SESSIONS_A_PAGE)
+            found += page
+            if len(page) != SESSIONS_A_PAGE:
+                return found
+
+    async def page_of_sessions(
+        self, *, all: bool = False, name: str = "", after: str = "", limit: int = SESSIONS_A_PAGE
+    ) -> list[GpuSession]:
+        """Some of them, behind the session with the id ``after``; fewer than ``limit`` at the end."""
+        query = (
+            {"all": int(all), "limit": limit} | ({"name": name} if name else {}) | ({"after": after} if after else {})
+        )
+        return await self._call(list[GpuSession], "GET", "/sessions", query=query)
 
     async def session(self, session: str, *, after: int | None = None, wait_s: float = 0.0) -> SessionView:
         """One session by id or name.

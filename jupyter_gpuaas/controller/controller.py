@@ -415,8 +415,18 @@ class Controller:
         if ended:
             known = {session.id for session in seen}
             past = [record.session for record in self.database.ended(user.sees)]
-            seen = [session for session in reversed(past) if session.id not in known] + seen
+            seen += [session for session in past if session.id not in known]
+            seen.sort(key=lambda session: session.created_s)
         return seen
+
+    def page_of_sessions(self, user: User, *, ended: bool, name: str, after: str, limit: int) -> list[GpuSession]:
+        """A part of the sessions that the user sees, oldest first, behind one of them; for threads."""
+        found = []
+        for session_id, stored in self.database.page(user.sees, ended=ended, name=name, after=after, limit=limit):
+            # One that ends meanwhile stays in its page: a page that is not full is the last one.
+            live = self.sessions.get(session_id)
+            found.append(live.session if live is not None else self.database.record_of(stored).session)
+        return found
 
     def list_events(self, user: User, *, after: int, limit: int, session_id: str) -> list[Event]:
         """Events that concern the user; for threads."""

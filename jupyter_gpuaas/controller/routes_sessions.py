@@ -30,6 +30,8 @@ from jupyter_gpuaas.model import (
 router = APIRouter(tags=["sessions"])
 
 LONGEST_WAIT_S = 3600.0
+#: Sessions that one answer may list.
+MOST_A_PAGE = 1000
 #: Of how long a client waits for a session to end; longer, and it is told to look again.
 RELEASE_WAIT_S = 25.0
 
@@ -133,11 +135,24 @@ async def listed(
     controller: TheController,
     user: Caller,
     all: Annotated[bool, Query(description="Ended sessions too.")] = False,
-    name: Annotated[str, Query(description="Only those of this name.")] = "",
+    name: Annotated[Text, Query(max_length=4096, description="Only those of this name.")] = "",
+    limit: Annotated[int, Query(ge=0, le=MOST_A_PAGE, description="Most of a page; 0: all that there are.")] = 0,
+    after: Annotated[Text, Query(max_length=64, description="Id of the last session of the page before.")] = "",
 ) -> Response:
-    """The sessions that the caller may see, oldest first."""
-    found = await asyncio.to_thread(controller.list_sessions, user, ended=all)
-    return Facts(controller.outlook.told(session for session in found if name in ("", session.name)))
+    """The sessions that the caller may see, oldest first.
+
+    With a `limit`, a page of them: the last one has fewer. Without, all that live, and the newest 1,000 ended ones.
+    """
+    if limit:
+        found = await asyncio.to_thread(
+            controller.page_of_sessions, user, ended=all, name=name, after=after, limit=limit
+        )
+    elif after:
+        raise InvalidRequest("after: needs a limit.")
+    else:
+        found = await asyncio.to_thread(controller.list_sessions, user, ended=all)
+        found = [session for session in found if name in ("", session.name)]
+    return Facts(controller.outlook.told(found))
 
 
 @router.get("/sessions/{session}", summary="Look at a session", responses=responses(SessionView))

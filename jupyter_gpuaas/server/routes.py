@@ -54,7 +54,7 @@ ROUTES: Mapping[str, Mapping[str, Way]] = {
     "allocations": {"GET": _PLAIN},
     "rebalance": {"GET": _PLAIN},
     "events": {"GET": _way("after limit session")},
-    "sessions": {"GET": _way("all name")},
+    "sessions": {"GET": _way("all name limit after")},
     "sessions/*": {"GET": _way("after wait_s"), "DELETE": _PLAIN},
     "sessions/*/interrupt": {"POST": _PLAIN},
     "sessions/*/restart": {"POST": _PLAIN},

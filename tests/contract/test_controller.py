@@ -142,6 +142,28 @@ async def test_who_waits_is_told_when_the_idle_session_before_it_is_parked(servi
     assert stored.starts_s == 0.0  # only in answers
 
 
+async def test_sessions_in_pages_are_those_of_the_whole_list(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        await service.admin.create_session(f"number {number}")
+    eve = service.client("eve")
+    async with eve:
+        theirs = (await eve.create_session("eve's")).session
+        await service.admin.release((await service.admin.sessions())[1].id)
+        for ended in (False, True):
+            whole = await service.admin.sessions(all=ended)
+            first = await service.admin.page_of_sessions(all=ended, limit=4)
+            rest = await service.admin.page_of_sessions(all=ended, limit=4, after=first[-1].id)
+            assert [each.id for each in first + rest] == [each.id for each in whole]
+            assert len(first) == 4 and len(whole) == 5 + ended
+        (found,) = await service.admin.page_of_sessions(name="number 3")
+        assert found.name == "number 3"
+        monkeypatch.setattr("jupyter_gpuaas.client.service.SESSIONS_A_PAGE", 2)
+        assert [each.id for each in await service.admin.sessions(all=True)] == [each.id for each in whole]
+        assert [each.id for each in await eve.sessions()] == [theirs.id]
+        with pytest.raises(InvalidRequest, match="after"):
+            await eve.page_of_sessions(after=whole[0].id)
+
+
 async def test_release_of_a_queued_session_lets_the_next_through(service: Service) -> None:
     first = (await service.admin.create_session("first", wait_s=30)).session
     second = (await service.admin.create_session("second")).session

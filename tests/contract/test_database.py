@@ -69,6 +69,33 @@ def test_database_gives_back_what_was_stored_in_order(opened: Open) -> None:
     assert [each.session.last_event for each in stored] == [1, 2, 3]
 
 
+def test_database_pages_have_each_session_once_in_its_order(opened: Open) -> None:
+    database = opened()
+    for n in range(7):
+        state = S.CLOSED if n % 3 == 0 else S.QUEUED
+        owner = "bob" if n == 5 else "ann"
+        database.store(record(f"s{n}", f"n{n}", state, owner), new=True, kind="transition")
+
+    def pages(owner: str | None, *, ended: bool, limit: int) -> list[list[str]]:
+        found: list[list[str]] = []
+        while not found or len(found[-1]) == limit:
+            after = found[-1][-1] if found else ""
+            found.append([each for each, _ in database.page(owner, ended=ended, after=after, limit=limit)])
+        return found
+
+    assert pages(None, ended=True, limit=3) == [["s0", "s1", "s2"], ["s3", "s4", "s5"], ["s6"]]
+    assert pages("ann", ended=True, limit=3) == [["s0", "s1", "s2"], ["s3", "s4", "s6"], []]
+    assert pages("ann", ended=False, limit=2) == [["s1", "s2"], ["s4"]]
+    ((found, stored),) = database.page("ann", ended=True, name="n2", limit=9)
+    assert (found, database.record_of(stored).session.name) == ("s2", "n2")
+    # One that ends in between is still where the next page begins.
+    database.store(record("s1", "n1", S.CLOSED), kind="transition")
+    assert [each for each, _ in database.page("ann", ended=False, after="s1", limit=9)] == ["s2", "s4"]
+    for after in ("s5", "none"):
+        with pytest.raises(errors.InvalidRequest, match="after"):
+            database.page("ann", ended=True, after=after, limit=9)
+
+
 def test_database_second_live_session_of_a_name_is_impossible(opened: Open) -> None:
     database = opened()
     first = database.store(record("s0"), new=True, kind="transition")

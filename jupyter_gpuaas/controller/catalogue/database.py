@@ -25,7 +25,7 @@ from jupyter_gpuaas.controller.catalogue.opening import address, is_shared, make
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord, TokenRecord
 from jupyter_gpuaas.controller.catalogue.schema_version import bring_up
 from jupyter_gpuaas.controller.catalogue.tables import controller_lease, events, keys, sessions, tokens
-from jupyter_gpuaas.errors import CatalogueError, NotActing, StaleEpoch
+from jupyter_gpuaas.errors import CatalogueError, InvalidRequest, NotActing, StaleEpoch
 from jupyter_gpuaas.model import Event, SessionState
 
 _ENDED = (SessionState.CLOSED, SessionState.FAILED)
@@ -202,10 +202,47 @@ class Database:
             query = query.where(sessions.c.owner == owner)
         return self._records(query.order_by(sessions.c.number.desc()).limit(limit))
 
+    def page(
+        self, owner: str | None, *, ended: bool, name: str = "", after: str = "", limit: int
+    ) -> list[tuple[str, bytes]]:
+        """Ids and records (for ``record_of``) of sessions, in the order of their creation.
+
+        Parameters
+        ----------
+        owner
+            None means everybody's.
+        after
+            Id of the session behind which they begin.
+
+        Raises
+        ------
+        InvalidRequest
+            ``after`` is no session of the owner's that is remembered.
+        """
+        of_owner = [sessions.c.owner == owner] if owner is not None else []
+        query = select(sessions.c.id, sessions.c.record).where(*of_owner)
+        if not ended:
+            query = query.where(sessions.c.state.not_in([state.value for state in _ENDED]))
+        if name:
+            query = query.where(sessions.c.name == name)
+        with self.reading() as connection:
+            if after:
+                number = connection.execute(select(sessions.c.number).where(sessions.c.id == after, *of_owner)).scalar()
+                if number is None:
+                    raise InvalidRequest(f"after: no session {after[:64]!r} is remembered.", hint="Begin anew.")
+                query = query.where(sessions.c.number > number)
+            rows = connection.execute(query.order_by(sessions.c.number).limit(limit)).all()
+        return [(row.id, row.record) for row in rows]
+
+    @staticmethod
+    def record_of(stored: bytes) -> SessionRecord:
+        """A record as it lies in the database."""
+        return msgspec.json.decode(stored, type=SessionRecord)
+
     def _records(self, query: Any) -> list[SessionRecord]:
         with self.reading() as connection:
             rows = connection.execute(query).scalars().all()
-        return [msgspec.json.decode(row, type=SessionRecord) for row in rows]
+        return [self.record_of(row) for row in rows]
 
     # -- events --------------------------------------------------------------------------------------
 

@@ -25,6 +25,9 @@ import type {
 
 export const NAMESPACE = 'jupyter-gpuaas';
 
+/** So many sessions are asked for at a time. */
+const PAGE = 500;
+
 type Query = { readonly [name: string]: string | number | boolean };
 
 export class Client {
@@ -68,8 +71,16 @@ export class Client {
     return this.ask('GET', `sessions/${encodeURIComponent(session)}/missed`, { after });
   }
 
-  sessions(): Promise<ISession[]> {
-    return this.ask('GET', 'v1/sessions');
+  async sessions(): Promise<ISession[]> {
+    const found: ISession[] = [];
+    for (;;) {
+      const after = found.at(-1)?.id ?? '';
+      const page: ISession[] = await this.ask('GET', 'v1/sessions', { limit: PAGE, after });
+      found.push(...page);
+      if (page.length !== PAGE) {
+        return found;
+      }
+    }
   }
 
   session(id: string): Promise<ISessionView> {
