@@ -13,11 +13,13 @@
 #   make test-postgres   services in PostgreSQL instead of SQLite: the same contract tests (apt-get install postgresql)
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
+#   make soak            a service that is moved, parked, restarted and restored for an hour (SOAK_S=600 for less)
 #   make test-ray        the engine on a Ray cluster of this machine; installs Ray into the environment
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make bench-state     how fast states are saved and restored, beside other systems (BENCH_ARGS as above)
 #   make test-gpu        the tests that need a CUDA device, with the torch that is there (TEST_PYTHON=python3)
 #   make bench-device    what checkpoints and suspensions cost on a GPU (TEST_PYTHON and BENCH_ARGS as above)
+#   make bench-load      one controller with hundreds of sessions, while its processes are killed (BENCH_ARGS as above)
 #   make bench-migrate   what it costs to move a session (BENCH_ARGS as above)
 #   make clean           remove what these made
 
@@ -31,6 +33,7 @@ NODES ?= 1
 LAB_DIR ?= lab
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
+SOAK_S ?= 3600
 # Test files that `make test` runs at the same time; each has services and folders of its own.
 TEST_JOBS ?= 2
 BENCH_ARGS ?=
@@ -57,8 +60,8 @@ JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm c
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
 .PHONY: help lab demo labextension check criu chromium test test-labextension test-ui test-matrix test-postgres
-.PHONY: test-faults test-images test-gpu test-ray
-.PHONY: bench bench-state bench-device bench-migrate clean
+.PHONY: test-faults test-images test-gpu test-ray soak
+.PHONY: bench bench-state bench-device bench-migrate bench-load clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
 
@@ -159,6 +162,10 @@ test-faults: $(STAMPS)/test
 	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=5 \
 	  tools/test-again.sh $(BIN)/python -m '(fault or trials) and not slow and not gpu and not images and not ray' $(PYTEST_ARGS)
 
+# What it has counted is told at its end.
+soak: $(STAMPS)/test
+	GPUAAS_SOAK_S=$(SOAK_S) $(PYTEST) -s -m soak tests/fault/test_soak.py $(PYTEST_ARGS)
+
 # The tests share a cluster where they can.
 test-ray: $(STAMPS)/ray
 	$(PYTEST) -m ray tests/contract/test_engine.py tests/contract/test_ray.py tests/fault/test_ray.py $(PYTEST_ARGS)
@@ -175,6 +182,9 @@ bench: $(STAMPS)/test
 
 bench-migrate: $(STAMPS)/test
 	$(BIN)/python benchmarks/migrate.py $(BENCH_ARGS)
+
+bench-load: $(STAMPS)/test
+	$(BIN)/python benchmarks/load.py $(BENCH_ARGS)
 
 bench-state: $(STAMPS)/test
 	$(BIN)/python benchmarks/state.py $(BENCH_ARGS)

@@ -52,6 +52,9 @@ class _HostFile(msgspec.Struct, frozen=True):
 class AgentProcess:
     """The agent of one local node."""
 
+    #: What is started.
+    module = "jupyter_gpuaas.node.agent"
+
     def __init__(self, node_id: str, folder: Path, *, environ: Mapping[str, str], devices: str) -> None:
         self.node_id = node_id
         self.folder = folder
@@ -117,7 +120,7 @@ class AgentProcess:
         if path.exists() and path.stat().st_size > LOG_BYTES:
             path.replace(path.with_suffix(".log.1"))
         with open(path, "ab") as log:
-            command = [sys.executable, "-m", "jupyter_gpuaas.node.agent", "--node", self.node_id]
+            command = [sys.executable, "-m", self.module, "--node", self.node_id]
             command += ["--folder", str(self.folder), "--devices", self._devices]
             spawning = asyncio.ensure_future(
                 asyncio.to_thread(

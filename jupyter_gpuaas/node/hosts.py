@@ -428,22 +428,12 @@ class Hosts:
             # First, so that an agent which is killed in between leaves no process that the next one does not know.
             handle.save()
             with path.with_suffix(".log").open("ab") as output:
-                pid = os.posix_spawn(
-                    sys.executable,
-                    [
-                        sys.executable, "-m", "jupyter_gpuaas.node.host",
-                        "--run-id", run_id, "--run-folder", run_folder, "--node", self._node,
-                        "--sessions", str(self._folder / "sessions"),
-                        "--criu", msgspec.json.encode(self.criu).decode() if self.criu is not None else "",
-                    ],
-                    environ,
-                    file_actions=[
-                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                        (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
-                        (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
-                    ],
-                    setsid=True,
-                )  # fmt: skip
+                arguments = [
+                    "--run-id", run_id, "--run-folder", run_folder, "--node", self._node,
+                    "--sessions", str(self._folder / "sessions"),
+                    "--criu", msgspec.json.encode(self.criu).decode() if self.criu is not None else "",
+                ]  # fmt: skip
+                pid = self.launch(arguments, environ, output.fileno())
             # While nobody waits for it, even a process that has ended has a start time.
             started_s = psutil.Process(pid).create_time()
             threading.Thread(target=_reap, args=(pid,), daemon=True, name=f"reap-{pid}").start()
@@ -453,6 +443,21 @@ class Hosts:
             self._clean(handle)
             raise
         return handle
+
+    @staticmethod
+    def launch(arguments: list[str], environ: dict[str, str], output: int) -> int:
+        """Start a host process that writes to this descriptor; its id."""
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "jupyter_gpuaas.node.host", *arguments],
+            environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, output, 1),
+                (os.POSIX_SPAWN_DUP2, output, 2),
+            ],
+            setsid=True,
+        )
 
     async def _connect_spare(self, handle: HostHandle) -> None:
         try:

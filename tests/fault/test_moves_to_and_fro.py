@@ -19,6 +19,7 @@ from jupyter_gpuaas.client.migrations import follow_migration
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.model import Phase
 from tests.conftest import GpuaasHome
+from tests.fault.gauge import size_of
 from tests.fault.nodes import records
 from tests.fault.walker import walking
 from tests.roaming import Outputs, roaming
@@ -64,7 +65,7 @@ class Gauge:
         # Another process each time; what it has brought along may grow all the same.
         self._process("host", max(records(self._home, session=session), key=lambda record: record.epoch).pid)
         for folder in ("nodes", "checkpoints"):
-            size, files = _size(self._home / folder)
+            size, files = size_of(self._home / folder)
             self._note(f"bytes in {folder}", size)
             self._note(f"files in {folder}", files)
 
@@ -90,18 +91,6 @@ def _some(what: str, counts: list[int]) -> str:
     """After the first move, after `EARLY`, and at the end."""
     few = [counts[0], *counts[EARLY - 1 : EARLY], counts[-1]]
     return f"{[round(count / 2**20, 1) for count in few]} MiB" if what.startswith("bytes") else str(few)
-
-
-def _size(folder: Path) -> tuple[int, int]:
-    """Bytes on disk, and how many entries."""
-    total = files = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_blocks * 512
-            files += 1
-        except OSError:
-            continue  # gone since it was listed
-    return total, files
 
 
 async def test_nothing_is_lost_and_nothing_grows_under_a_client_that_executes_all_the_time(
