@@ -113,6 +113,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "another one takes over."
         ),
     ] = 10.0
+    acting_url: Annotated[
+        str,
+        about(
+            "Address at which controllers that stand by reach this one while it acts, like `http://host:port`; empty "
+            "means the one that it listens on, which will do on one machine."
+        ),
+    ] = ""
     log_format: Annotated[str, about("How the service logs: `text` for people, `json` for machines.")] = "text"
     events_kept: Annotated[Count, about("Events kept in the database; the oldest go first.")] = 100_000
     audit_kept: Annotated[Count, about("Entries kept in the audit log; the oldest go first.")] = 100_000

@@ -13,6 +13,7 @@ from starlette.websockets import WebSocket
 from jupyter_gpuaas import __version__
 from jupyter_gpuaas.controller.answers import Facts, failure
 from jupyter_gpuaas.controller.catalogue.acting import ActingLease
+from jupyter_gpuaas.controller.passing import Front
 from jupyter_gpuaas.errors import GpuaasError, ServiceUnreachable
 from jupyter_gpuaas.lifecycle.acting import Seen, is_over, look, may_take, must_stop, pause_s
 
@@ -39,6 +40,8 @@ class Acting:
         self._keeping: asyncio.Task[None] | None = None
         #: Where the one is that acts, as far as it is known.
         self.elsewhere = ""
+        #: Called when that changes.
+        self.moved: Callable[[], None] = lambda: None
 
     async def acquire(self) -> bool:
         """Wait for the lease; False when the service was ended meanwhile."""
@@ -51,17 +54,23 @@ class Acting:
                 if seen is None and row.holder:
                     log.info("%s acts; this controller waits for its end", row.holder)
                 seen = look(seen, row, time.monotonic())
-                self.elsewhere = row.url
+                self._is_at(row.url if row.holder else "")
                 if may_take(seen, time.monotonic()):
                     asked_s = time.monotonic()
                     if await asyncio.to_thread(self._lease.take, row):
                         self._renewed_s = asked_s
+                        self._is_at("")
                         log.info("this controller acts from now on (term %d)", self._lease.term)
                         self._keeping = asyncio.create_task(self._keep(), name="keep acting")
                         return True
             except GpuaasError as error:
                 log.warning("cannot tell who acts: %s", error)
             await asyncio.sleep(min(LOOK_S, pause_s(self._ttl_s)))
+
+    def _is_at(self, url: str) -> None:
+        if url != self.elsewhere:
+            self.elsewhere = url
+            self.moved()
 
     async def close(self, *, over: bool) -> None:
         """Give the lease back, if it is held; ``over`` when the service was ended with its sessions."""
@@ -91,12 +100,41 @@ class Acting:
 
 
 class Face:
-    """The service as HTTP: the controller's application, once there is one, and until then a refusal."""
+    """The service as HTTP: the controller's application, once there is one.
+
+    Until then connections are passed on to the controller that acts (see ``passing``); what comes here is refused.
+    """
 
     def __init__(self) -> None:
         self._app: ASGIApp | None = None
-        #: Set while another controller acts.
-        self.acting: Acting | None = None
+        self._acting: Acting | None = None
+        self._own = ""
+        self._passed: set[Front] = set()
+
+    def stand_by(self, acting: Acting, own: str) -> None:
+        """Pass on what comes; ``own`` is the address of this one, at which it is not to be looked for."""
+        self._acting, self._own = acting, own
+        acting.moved = self._cut
+
+    @property
+    def passes_to(self) -> str:
+        """See ``Passes``."""
+        if self._app is not None or self._acting is None or self._acting.elsewhere == self._own:
+            return ""
+        return self._acting.elsewhere
+
+    def began(self, connection: Front) -> None:
+        """See ``Passes``."""
+        self._passed.add(connection)
+
+    def ended(self, connection: Front) -> None:
+        """See ``Passes``."""
+        self._passed.discard(connection)
+
+    def _cut(self) -> None:
+        """Who acted does so no more: clients are to come again, and find who does."""
+        for connection in list(self._passed):
+            connection.cut()
 
     def show(self, app: ASGIApp | None) -> None:
         """Answer with this application from now on."""
@@ -113,7 +151,7 @@ class Face:
             await answer(scope, receive, send)
 
     def _refusal(self) -> Facts:
-        where = self.acting.elsewhere if self.acting is not None else ""
+        where = self._acting.elsewhere if self._acting is not None else ""
         answer = failure(
             ServiceUnreachable(
                 "another controller acts for this service, or none yet; this one stands by.",

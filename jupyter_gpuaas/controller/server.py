@@ -23,6 +23,7 @@ from jupyter_gpuaas.controller.catalogue.acting import ActingLease
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.opening import is_shared
 from jupyter_gpuaas.controller.controller import Controller
+from jupyter_gpuaas.controller.passing import Front
 from jupyter_gpuaas.controller.sockets import Socket
 from jupyter_gpuaas.engine.choice import engine_settings, make_engine
 from jupyter_gpuaas.errors import GpuaasError, SettingError
@@ -161,7 +162,10 @@ class _Serving:
         self._server = make_server(settings, self._face)
         self._http: asyncio.Task[None] | None = None
         self._written = _service_file(settings, listener)
-        self._acting = self._face.acting = _acting(settings, database, self._written.url, self._superseded)
+        url = settings.acting_url or self._written.url
+        self._acting = _acting(settings, database, url, self._superseded)
+        if self._acting is not None:
+            self._face.stand_by(self._acting, url)
         self._controller: Controller | None = None
         self._stopping = asyncio.Event()
         #: Whether the sessions end with it.
@@ -242,7 +246,7 @@ def make_server(settings: Settings, app: ASGIApp) -> uvicorn.Server:
             app,
             # uvloop is not among our dependencies, and one that happens to be installed is not tested.
             loop="asyncio",
-            http="h11",
+            http=Front,
             ws=Socket,
             ws_max_size=settings.frame_bytes + FRAME_SLACK_BYTES,
             ws_per_message_deflate=False,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from jupyter_gpuaas.config import PREFIX, Settings
 
 #: Settings that mean the service or a client, not a node.
-_NOT_FOR_NODES = frozenset({"url", "session", "on_shutdown", "relay", "host", "port", "acting_s", "engine"})
+_NOT_FOR_NODES = frozenset(
+    {"url", "session", "on_shutdown", "relay", "host", "port", "acting_s", "acting_url", "engine"}
+)
 _OF_RAY = PREFIX + "RAY_"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -144,7 +145,17 @@ async def test_controller_that_stands_by_takes_over(controllers: Controllers, wa
     assert third.wait(30) == 0, "the service was ended, and so nobody waits for it any more"
 
 
-async def test_controller_that_stands_by_refuses_and_says_where_the_other_is(controllers: Controllers) -> None:
+def url_of(process: subprocess.Popen[bytes]) -> str:
+    """Where a controller listens."""
+    (port,) = {
+        each.laddr.port
+        for each in psutil.Process(process.pid).net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN
+    }
+    return f"http://127.0.0.1:{port}"
+
+
+async def test_controller_that_stands_by_says_so_and_where_the_other_is(controllers: Controllers) -> None:
     home = controllers.home
     first, first_log = controllers.start()
     await acts(home, first, first_log)
@@ -152,19 +163,89 @@ async def test_controller_that_stands_by_refuses_and_says_where_the_other_is(con
     assert written is not None
     second, second_log = controllers.start()
     await stands_by(second_log)
-    (port,) = {
-        each.laddr.port
-        for each in psutil.Process(second.pid).net_connections("tcp")
-        if each.status == psutil.CONN_LISTEN
-    }
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url_of(second), trust_env=False) as http:
         alive = await http.get("/healthz")
         assert (alive.status_code, alive.json()["status"]) == (200, "standby")
-        for path in ("/readyz", "/health", "/sessions"):
-            refused = await http.get(path)
-            assert refused.status_code == 503
-            assert written.url in refused.json()["hint"]
-            assert refused.headers["Retry-After"] == "1"
+        refused = await http.get("/readyz")
+        assert refused.status_code == 503 and written.url in refused.json()["hint"]
+        # All else is answered by the one that acts: it asks for a token, too.
+        assert (await http.get("/sessions")).status_code == 401
+        token = {"Authorization": f"Bearer {(home.path / 'token').read_text().strip()}"}
+        assert (await http.get("/sessions", headers=token)).json() == []
+
+
+@pytest.mark.parametrize("way", [pytest.param("kill", marks=pytest.mark.fault), "freeze", "end"])
+async def test_clients_use_either_controller_and_lose_nothing_when_one_takes_over(
+    controllers: Controllers, way: str
+) -> None:
+    """Cells in order, through both addresses and both ways, while the controller that acts is taken away."""
+    home = controllers.home
+    (home.path / "settings.toml").write_text((home.path / "settings.toml").read_text().replace("cpu:1", "cpu:2"))
+    first, first_log = controllers.start()
+    await acts(home, first, first_log)
+    second, second_log = controllers.start()
+    await stands_by(second_log)
+    token = (home.path / "token").read_text().strip()
+    urls = {"one": url_of(first), "other": url_of(second)}
+    async with ServiceClient(urls["one"], token) as one, ServiceClient(urls["other"], token) as other:
+        settings = {relay: Settings(home=str(home.path), relay=relay) for relay in ("never", "always")}
+        made = [(await client.create_session(name, wait_s=60)).session for client, name in ((one, "a"), (other, "b"))]
+        assert {each.id for each in await one.sessions()} == {each.id for each in await other.sessions()}
+        # Through the one that stands by, and by its relay: what is in between when it takes over is the question.
+        remotes = [
+            RemoteSession(other, session.id, settings[relay]) for session, relay in zip(made, settings, strict=True)
+        ]
+        try:
+            for remote in remotes:
+                await remote.open()
+                assert await counted(remote, "n = 0") == "0"
+            asked = [asyncio.create_task(count_to(remote, 40)) for remote in remotes]
+            await eventually(lambda: all(remote_count >= 5 for remote_count in counts(remotes)))
+            if way == "kill":
+                first.kill()
+            else:
+                first.send_signal(signal.SIGSTOP if way == "freeze" else signal.SIGTERM)
+            await acts(home, second, second_log)
+            for task in asked:
+                await asyncio.wait_for(task, 120)
+            # The other address is good again as soon as there is somebody.
+            if way == "freeze":
+                first.send_signal(signal.SIGCONT)
+            first.wait(30)
+            third, third_log = controllers.start()
+            await stands_by(third_log)
+            async with ServiceClient(url_of(third), token) as again:
+                assert {each.id for each in await again.sessions()} == {session.id for session in made}
+                view = await again.session(made[0].id)
+                assert view.channel is not None and url_of(third).replace("http", "ws") in view.channel.relay_url
+                late = RemoteSession(again, made[1].id, settings["always"])
+                await late.open()
+                assert await counted(late, "n += 1") == "41"
+                await late.close()
+        finally:
+            for remote in remotes:
+                await remote.close()
+
+
+#: How far each session has counted.
+_COUNTS: dict[str, int] = {}
+
+
+def counts(remotes: list[RemoteSession]) -> list[int]:
+    return [_COUNTS.get(remote.id, 0) for remote in remotes]
+
+
+async def counted(remote: RemoteSession, code: str) -> str:
+    """The value that n has after a cell."""
+    reply = await remote.request("execute_request", {"code": code, "user_expressions": {"n": "n"}})
+    return str(reply["user_expressions"]["n"]["data"]["text/plain"])
+
+
+async def count_to(remote: RemoteSession, last: int) -> None:
+    """Each cell once, and each answer to it."""
+    for number in range(1, last + 1):
+        assert await counted(remote, "import time; time.sleep(0.1); n += 1") == str(number)
+        _COUNTS[remote.id] = number
 
 
 def test_standby_without_a_common_database_is_refused(gpuaas_home: GpuaasHome) -> None:
