@@ -35,6 +35,7 @@ LOOK_S = 1.0
 #: A cell that is sent so long after a fault, or is not answered before one, has met it.
 HURT_S = 5.0
 PROBLEMS_TOLD = 20
+SLOWEST = 8
 OWNERS = 20
 
 
@@ -92,6 +93,7 @@ async def under_load(asked: argparse.Namespace, rows: dict[str, Any]) -> None:
         },
     )  # fmt: skip
     loop = asyncio.get_running_loop()
+    made: dict[int, LightClient] = {}
     clients: list[LightClient] = []
     services = []
     looking: asyncio.Task[None] | None = None
@@ -109,10 +111,11 @@ async def under_load(asked: argparse.Namespace, rows: dict[str, Any]) -> None:
                 view = await services[number].create_session(names[number], wait_s=120)
                 settings = relayed if number < bound else direct
                 client = LightClient(services[number], view.session.id, settings, asked.cell)
-                clients.append(client)
+                made[number] = client
                 await client.open(view.channel)
 
         await asyncio.gather(*(begin(range(lane, asked.sessions, AT_ONCE)) for lane in range(AT_ONCE)))
+        clients = [made[number] for number in range(asked.sessions)]
         rows["sessions begun, s"] = loop.time() - began_s
         rows["memory and processes at the begin"] = service.sizes()
         begin_s = loop.time() + 1.0
@@ -130,13 +133,14 @@ async def under_load(asked: argparse.Namespace, rows: dict[str, Any]) -> None:
         )
         await asyncio.gather(*(client.settle() for client in clients))
         rows |= _cells(clients, done, asked.seconds)
+        rows["slowest cells"] = _slowest(clients, done, begin_s, bound)
         rows |= _controllers(service.samples, begin_s)
         rows["memory and processes at the end"] = service.sizes()
         rows |= await storm(service, names, direct)
     finally:
         if looking is not None:
             looking.cancel()
-        await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
+        await asyncio.gather(*(client.close() for client in made.values()), return_exceptions=True)
         await asyncio.gather(*(each.close() for each in services), return_exceptions=True)
         await service.end()
 
@@ -194,6 +198,34 @@ def _cells(clients: Sequence[LightClient], faults: Sequence[tuple[float, Fault]]
     }
 
 
+def _slowest(
+    clients: Sequence[LightClient], faults: Sequence[tuple[float, Fault]], begin_s: float, bound: int
+) -> list[dict[str, Any]]:
+    """The slowest cell of each of the clients that waited longest, and what had been done before it was answered."""
+    found = []
+    for number, client in enumerate(clients):
+        if client.cells:
+            cell = max(client.cells, key=lambda cell: cell.added_s)
+            met = [
+                f"{fault.kind} {at_s - begin_s:.1f}"
+                + (" (this one)" if fault.kind == "cut" and number in fault.whom else "")
+                for at_s, fault in faults
+                if cell.sent_s - HURT_S < at_s < cell.done_s
+            ]
+            found.append((cell.added_s, number, cell, met))
+    found.sort(key=lambda each: -each[0])
+    return [
+        {
+            "client": number,
+            "relayed": number < bound,
+            "sent, s": cell.sent_s - begin_s,
+            "added, s": added_s,
+            "faults": met,
+        }
+        for added_s, number, cell, met in found[:SLOWEST]
+    ]
+
+
 def _times(values: list[float]) -> dict[str, float]:
     """In milliseconds."""
     values = sorted(1000 * value for value in values)
@@ -248,7 +280,7 @@ async def storm(service: LightService, names: Sequence[str], settings: Settings)
         all_s = loop.time() - began_s
     finally:
         await asyncio.gather(*(remote.close() for remote in remotes), return_exceptions=True)
-        await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
+        await asyncio.gather(*(client.close() for client in made.values()), return_exceptions=True)
     failed = [str(each) for each in took if isinstance(each, BaseException)]
     return {
         "clients that came at once": len(names),

@@ -76,7 +76,7 @@ class Front(H11Protocol):
         port = parts.port or (443 if context else 80)
         try:
             await asyncio.wait_for(
-                self.loop.create_connection(lambda: far, parts.hostname, port, ssl=context), CONNECT_TIMEOUT_S
+                self.loop.create_connection(lambda: far, parts.hostname or "", port, ssl=context), CONNECT_TIMEOUT_S
             )
         except (OSError, asyncio.TimeoutError, TimeoutError):
             if not self.transport.is_closing():
