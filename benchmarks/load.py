@@ -280,7 +280,7 @@ async def storm(service: LightService, names: Sequence[str], settings: Settings)
         all_s = loop.time() - began_s
     finally:
         await asyncio.gather(*(remote.close() for remote in remotes), return_exceptions=True)
-        await asyncio.gather(*(client.close() for client in made.values()), return_exceptions=True)
+        await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
     failed = [str(each) for each in took if isinstance(each, BaseException)]
     return {
         "clients that came at once": len(names),
