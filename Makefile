@@ -12,6 +12,7 @@
 #   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
 #   make test-postgres   services in PostgreSQL instead of SQLite: the same contract tests (apt-get install postgresql)
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
+#   make test-trials     the trials of test-faults in their hundreds, which takes hours
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
 #   make soak            a service that is moved, parked, restarted and restored for an hour (SOAK_S=600 for less)
 #   make test-ray        the engine on a Ray cluster of this machine; installs Ray into the environment
@@ -60,7 +61,7 @@ JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm c
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
 .PHONY: help lab demo labextension check criu chromium test test-labextension test-ui test-matrix test-postgres
-.PHONY: test-faults test-images test-gpu test-ray soak
+.PHONY: test-faults test-trials test-images test-gpu test-ray soak
 .PHONY: bench bench-state bench-device bench-migrate bench-load clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
@@ -161,6 +162,12 @@ test-faults: $(STAMPS)/test
 	GPUAAS_TRIALS=5 GPUAAS_TWINS=100 GPUAAS_STORE_TRIALS=10 GPUAAS_KILLS=6 \
 	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=5 \
 	  tools/test-again.sh $(BIN)/python -m '(fault or trials) and not slow and not gpu and not images and not ray' $(PYTEST_ARGS)
+
+# What must hold hundreds of times. `make test-faults` tries each of them a few times.
+test-trials: $(STAMPS)/test
+	GPUAAS_TRIALS=25 GPUAAS_KILLS=300 GPUAAS_MOVES_HURT=34 GPUAAS_MOVES=100 GPUAAS_NODE_KILLS=50 \
+	  $(PYTEST) tests/fault/test_nothing_lost.py tests/fault/test_checkpoint_kills.py tests/fault/test_migration_faults.py \
+	  tests/fault/test_moves_to_and_fro.py tests/fault/test_node_kills.py $(PYTEST_ARGS)
 
 # What it has counted is told at its end.
 soak: $(STAMPS)/test
