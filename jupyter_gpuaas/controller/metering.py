@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
 import msgspec
 
@@ -157,12 +157,13 @@ class Meter:
 
     # -- looking ---------------------------------------------------------------------------------------------
 
-    def _ended_seconds(self, session_id: str) -> float:
-        if session_id not in self._sums:
-            if len(self._sums) >= SUMS:
-                self._sums.clear()
-            self._sums[session_id] = self._rows.ended_seconds(session_id)
-        return self._sums[session_id]
+    def _ended_seconds(self, session_ids: Collection[str]) -> dict[str, float]:
+        missing = [each for each in session_ids if each not in self._sums]
+        if len(self._sums) + len(missing) > SUMS:
+            self._sums.clear()
+            missing = list(session_ids)
+        self._sums |= self._rows.ended_seconds(missing)
+        return {each: self._sums[each] for each in session_ids}
 
     def accounts(self, leases: Mapping[str, str]) -> dict[str, tuple[float, float]]:
         """What sessions have used without one lease of theirs, and since when that one runs; 0 where it does not.
@@ -173,7 +174,7 @@ class Meter:
             Session -> id of the lease; empty for none.
         """
         now_s = self._clock()
-        found = {session_id: (self._ended_seconds(session_id), 0.0) for session_id in leases}
+        found = {session_id: (used_s, 0.0) for session_id, used_s in self._ended_seconds(leases).items()}
         for lease_id, running in self._running.items():
             held = running.held
             used_s, since_s = found.get(held.session_id, (0.0, 0.0))
@@ -186,7 +187,7 @@ class Meter:
     def device_seconds(self, session_id: str) -> float:
         """What a session has used until now."""
         now_s = self._clock()
-        return self._ended_seconds(session_id) + sum(
+        return self._ended_seconds([session_id])[session_id] + sum(
             running.held.devices * (now_s - running.begun_s)
             for running in self._running.values()
             if running.held.session_id == session_id

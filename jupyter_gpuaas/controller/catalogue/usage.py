@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,9 @@ from sqlalchemy import Column, Float, String, Table, delete, func, insert, or_, 
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.tables import metadata, sessions
 from jupyter_gpuaas.lifecycle.usage import Span
+
+#: Sessions that one query asks for.
+AT_ONCE = 500
 
 usage = Table(
     "usage",
@@ -60,11 +63,17 @@ class UsageRows:
             rows = connection.execute(select(usage).where(usage.c.until_s.is_(None))).mappings().all()
         return [Held(**{name: row[name] for name in Held.__struct_fields__}) for row in rows]
 
-    def ended_seconds(self, session_id: str) -> float:
-        """Device-seconds of a session's leases that have ended."""
+    def ended_seconds(self, session_ids: Sequence[str]) -> dict[str, float]:
+        """Device-seconds of each session's leases that have ended."""
+        found = dict.fromkeys(session_ids, 0.0)
         total = func.sum(usage.c.devices * (usage.c.until_s - usage.c.from_s))
-        with self._database.reading() as connection:
-            return float(connection.execute(select(total).where(usage.c.session_id == session_id)).scalar() or 0.0)
+        query = select(usage.c.session_id, total).where(usage.c.until_s.is_not(None)).group_by(usage.c.session_id)
+        for first in range(0, len(session_ids), AT_ONCE):
+            some = session_ids[first : first + AT_ONCE]
+            with self._database.reading() as connection:
+                for session_id, used_s in connection.execute(query.where(usage.c.session_id.in_(some))):
+                    found[session_id] = float(used_s)
+        return found
 
     def spans(self, *, after_s: float, owner: str | None = None, running: Iterable[str] = ()) -> list[Span]:
         """Leases that have ended after a time, and those that run; ``owner`` None means everybody's.
