@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 import time
@@ -26,10 +27,13 @@ from jupyter_gpuaas.cli.asking import (
     gib,
     one_line,
     plain,
+    print_done,
+    print_facts,
     print_json,
     print_table,
     resolve,
     settings_of,
+    when,
 )
 from jupyter_gpuaas.errors import GpuaasError, ServiceUnreachable, SettingError
 
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
     from jupyter_gpuaas.client.embedded import Endpoint
     from jupyter_gpuaas.client.service import ServiceClient
     from jupyter_gpuaas.config import Settings
-    from jupyter_gpuaas.model import Event
+    from jupyter_gpuaas.model import Event, GpuSession
 
 STOP_TIMEOUT_S = 60.0
 STOP_POLL_S = 0.02
@@ -292,24 +296,20 @@ def nodes(given: dict[str, Any], as_json: bool) -> None:
 def sessions(given: dict[str, Any], all_: bool, as_json: bool) -> None:
     """List the sessions."""
     found = ask_service(given, lambda client: client.sessions(all=all_))
-    if as_json:
-        print_json([plain(session) for session in found])
-        return
-    rows = []
-    for session in found:
+
+    def row(session: GpuSession) -> tuple[object, ...]:
         lease, place = session.lease, session.queue_place
-        rows.append(
-            (
-                session.id[:SHORT_ID_CHARS],
-                session.name,
-                f"{session.state} (place {place})" if place else session.state,
-                f"{lease.node_id} {','.join(lease.device_ids)}" if lease else "-",
-                session.clients,
-                age(time.time() - session.created_s),
-                session.cause,
-            )
+        return (
+            session.id[:SHORT_ID_CHARS],
+            session.name,
+            f"{session.state} (place {place})" if place else session.state,
+            f"{lease.node_id} {','.join(lease.device_ids)}" if lease else "-",
+            session.clients,
+            age(time.time() - session.created_s),
+            session.cause,
         )
-    print_table(("ID", "NAME", "STATE", "ON", "CLIENTS", "AGE", "WHY"), rows)
+
+    print_facts(found, as_json, ("ID", "NAME", "STATE", "ON", "CLIENTS", "AGE", "WHY"), row)
 
 
 @main.command()
@@ -346,11 +346,7 @@ def release(given: dict[str, Any], session: Sequence[str], as_json: bool) -> Non
         return [(await client.release(await resolve(client, each))).session for each in session]
 
     ended = ask_service(given, end)
-    if as_json:
-        print_json([plain(each) for each in ended])
-        return
-    for each in ended:
-        click.echo(f"Session {each.id[:SHORT_ID_CHARS]} ({each.name}) has ended.")
+    print_done(ended, as_json, lambda each: f"Session {each.id[:SHORT_ID_CHARS]} ({each.name}) has ended.")
 
 
 @main.command()
@@ -358,8 +354,9 @@ def release(given: dict[str, Any], session: Sequence[str], as_json: bool) -> Non
 @click.option("--follow", "-f", is_flag=True, help="Go on with what comes.")
 @click.option("--system", is_flag=True, help="What its host and kernel logged, not what it printed.")
 @click.option("--tail", type=click.IntRange(0), default=0, help="Only so many of the last lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a piece of text.")
 @click.pass_obj
-def logs(given: dict[str, Any], session: str, follow: bool, system: bool, tail: int) -> None:
+def logs(given: dict[str, Any], session: str, follow: bool, system: bool, tail: int, as_json: bool) -> None:
     """Print what a session said."""
 
     async def show(client: ServiceClient) -> None:
@@ -368,7 +365,10 @@ def logs(given: dict[str, Any], session: str, follow: bool, system: bool, tail: 
         pieces = client.follow_log(session_id, kind=kind, tail=tail, follow=follow)
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                click.echo(piece, nl=False)
+                if as_json:
+                    click.echo(json.dumps({"session_id": session_id, "kind": kind, "text": piece}))
+                else:
+                    click.echo(piece, nl=False)
 
     ask_service(given, show)
 
@@ -409,12 +409,11 @@ def _print_event(event: Event, as_json: bool) -> None:
 
         click.echo(msgspec.json.encode(event).decode())
         return
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time_s))
     about = event.session_id[:SHORT_ID_CHARS] or event.kind
     what = f"{event.source or '-'} → {event.target}" if event.target else event.kind
     epoch = f"epoch {event.epoch}" if event.epoch else ""
-    line = f"{event.seq:>6}  {when}  {about:<{SHORT_ID_CHARS}}  {what:<22}  {epoch:<8}  {one_line(event.cause)}"
-    click.echo(line.rstrip())
+    line = f"{event.seq:>6}  {when(event.time_s)}  {about:<{SHORT_ID_CHARS}}  {what:<22}  {epoch:<8}  "
+    click.echo(f"{line}{one_line(event.cause)}".rstrip())
 
 
 for _command in (*checkpoints.COMMANDS, *doctor.COMMANDS, *moves.COMMANDS, *users.COMMANDS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,6 +84,35 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in table:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def print_facts(facts: Sequence[T], as_json: bool, head: Sequence[str], row: Callable[[T], Sequence[object]]) -> None:
+    """What a command lists: as JSON, or as a table with a row for each."""
+    if as_json:
+        print_json([plain(each) for each in facts])
+    else:
+        print_table(head, [row(each) for each in facts])
+
+
+def print_done(facts: Sequence[T], as_json: bool, line: Callable[[T], str]) -> None:
+    """What a command has done to several things: as JSON, or a line for each."""
+    if as_json:
+        print_json([plain(each) for each in facts])
+    else:
+        for each in facts:
+            click.echo(line(each))
+
+
+def print_fact(fact: T, as_json: bool, line: Callable[[T], str]) -> None:
+    """What a command has made or changed: as JSON, or in a line."""
+    if as_json:
+        print_json(plain(fact))
+    else:
+        click.echo(line(fact))
+
+
+def when(time_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
 
 
 def one_line(text: str) -> str:

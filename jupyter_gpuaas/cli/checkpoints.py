@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jupyter_gpuaas.cli.asking import as_json, ask_service, one_line, plain, print_json, print_table, resolve, say
+from jupyter_gpuaas.cli.asking import (
+    as_json,
+    ask_service,
+    one_line,
+    plain,
+    print_done,
+    print_json,
+    print_table,
+    resolve,
+    say,
+)
 from jupyter_gpuaas.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -158,12 +168,7 @@ def forget(given: dict[str, Any], session: str, checkpoint: Sequence[str], as_js
         session_id = await resolve(client, session, ended=True)
         return [await client.forget_checkpoint(session_id, each) for each in checkpoint]
 
-    gone = ask_service(given, ask)
-    if as_json:
-        print_json([plain(each) for each in gone])
-        return
-    for each in gone:
-        click.echo(f"Checkpoint {each.short} removed.")
+    print_done(ask_service(given, ask), as_json, lambda each: f"Checkpoint {each.short} removed.")
 
 
 COMMANDS = (checkpoint, checkpoints, restore, diff, forget)

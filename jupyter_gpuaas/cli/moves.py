@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,10 +15,12 @@ from jupyter_gpuaas.cli.asking import (
     count_of,
     one_line,
     plain,
+    print_fact,
     print_json,
     print_table,
     resolve,
     say,
+    when,
 )
 from jupyter_gpuaas.errors import GpuaasError, MigrationError, SettingError
 
@@ -99,11 +100,11 @@ def park(given: dict[str, Any], session: str, accept_loss: bool, as_json: bool) 
     async def ask(client: ServiceClient) -> Any:
         return (await client.park(await resolve(client, session), accept_loss=accept_loss)).session
 
-    found = ask_service(given, ask)
-    if as_json:
-        print_json(plain(found))
-    else:
-        click.echo(f"Session {found.id[:SHORT_ID_CHARS]} ({found.name}) is {found.state}: {one_line(found.cause)}")
+    print_fact(
+        ask_service(given, ask),
+        as_json,
+        lambda each: f"Session {each.id[:SHORT_ID_CHARS]} ({each.name}) is {each.state}: {one_line(each.cause)}",
+    )
 
 
 @click.command()
@@ -117,10 +118,7 @@ def wake(given: dict[str, Any], session: str, as_json: bool) -> None:
         return (await client.wake(await resolve(client, session))).session
 
     found = ask_service(given, ask)
-    if as_json:
-        print_json(plain(found))
-    else:
-        click.echo(f"Session {found.id[:SHORT_ID_CHARS]} ({found.name}) is {found.state}.")
+    print_fact(found, as_json, lambda each: f"Session {each.id[:SHORT_ID_CHARS]} ({each.name}) is {each.state}.")
 
 
 @click.command()
@@ -255,7 +253,7 @@ def story(given: dict[str, Any], session: str, as_json: bool) -> None:
     if as_json:
         print_json([plain(each) for each in events])
         return
-    for line in story_lines(events, lambda when: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))):
+    for line in story_lines(events, when):
         click.echo(one_line(line))
 
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from jupyter_gpuaas.cli.asking import SHORT_ID_CHARS, as_json, ask_service, plain, print_json, print_table, resolve
+from jupyter_gpuaas.cli.asking import (
+    SHORT_ID_CHARS,
+    as_json,
+    ask_service,
+    plain,
+    print_done,
+    print_fact,
+    print_facts,
+    print_json,
+    print_table,
+    resolve,
+    when,
+)
 from jupyter_gpuaas.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from jupyter_gpuaas.client.service import ServiceClient
-    from jupyter_gpuaas.model import AuditEntry, NewToken
+    from jupyter_gpuaas.model import Account, AuditEntry, NewToken, Reservation, TokenView
 
 SCOPES = ("read", "sessions", "metrics", "admin")
 DAY_S = 86400.0
@@ -22,7 +35,15 @@ _LIMITS = ("sessions", "devices", "device_hours", "checkpoint_bytes", "priority"
 
 def _number(value: str) -> float | str:
     """A number, or `default` for what the settings say."""
-    return value if value == "default" else float(value)
+    if value == "default":
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise click.BadParameter(f"{value!r} is neither a number nor `default`.")
+    return number
 
 
 # -- users ---------------------------------------------------------------------------------------------------
@@ -39,18 +60,15 @@ def users() -> None:
 def users_list(given: dict[str, Any], as_json: bool) -> None:
     """List the users with what they hold and have used."""
     found = ask_service(given, lambda client: client.users())
-    if as_json:
-        print_json([plain(each) for each in found])
-        return
-    rows = []
-    for each in found:
+
+    def row(each: Account) -> tuple[object, ...]:
         own = {name: getattr(each.limits, name) for name in _LIMITS}
         told = " ".join(f"{name}={value:g}" for name, value in own.items() if value is not None)
         hours = f"{each.device_seconds / 3600:.2f}"
-        rows.append(
-            (each.user, "blocked" if each.blocked else "", each.tokens, each.sessions, f"{each.devices:g}", hours, told)
-        )
-    print_table(("USER", "", "TOKENS", "SESSIONS", "DEVICES", "DEVICE-HOURS", "LIMITS OF ITS OWN"), rows)
+        blocked = "blocked" if each.blocked else ""
+        return each.user, blocked, each.tokens, each.sessions, f"{each.devices:g}", hours, told
+
+    print_facts(found, as_json, ("USER", "", "TOKENS", "SESSIONS", "DEVICES", "DEVICE-HOURS", "LIMITS OF ITS OWN"), row)
 
 
 @users.command("set")
@@ -78,10 +96,7 @@ def users_set(
                 raise InvalidRequest(f"--{name.replace('_', '-')}: {value:g} is not a whole number.")
             changed[name] = int(value) if whole else value
     account = ask_service(given, lambda client: client.put_user(user, blocked=blocked, limits=changed or None))
-    if as_json:
-        print_json(plain(account))
-    else:
-        click.echo(f"User {account.user}{' is blocked' if account.blocked else ''}.")
+    print_fact(account, as_json, lambda one: f"User {one.user}{' is blocked' if one.blocked else ''}.")
 
 
 @users.command("remove")
@@ -103,10 +118,7 @@ def _make(
         given,
         lambda client: client.create_token(user, role=role, ttl_s=ttl, scopes=list(scope) or None, label=label),
     )
-    if as_json:
-        print_json(plain(made))
-    else:
-        click.echo(made.token)
+    print_fact(made, as_json, lambda made: made.token)
 
 
 def _options(command: Any) -> Any:
@@ -155,23 +167,13 @@ def token_create(given: dict[str, Any], /, **wanted: Any) -> None:
 def tokens_list(given: dict[str, Any], user: str, as_json: bool) -> None:
     """List tokens that are valid; none can be read from the list."""
     found = ask_service(given, lambda client: client.tokens(user=user))
-    if as_json:
-        print_json([plain(each) for each in found])
-        return
-    rows = [
-        (
-            each.id,
-            each.user,
-            each.role,
-            " ".join(each.scopes),
-            _when(each.created_s),
-            _when(each.expires_s) if each.expires_s else "never",
-            each.made_by,
-            each.label,
-        )
-        for each in found
-    ]
-    print_table(("ID", "USER", "ROLE", "SCOPES", "MADE", "ENDS", "BY", "LABEL"), rows)
+
+    def row(each: TokenView) -> tuple[object, ...]:
+        ends = when(each.expires_s) if each.expires_s else "never"
+        scopes = " ".join(each.scopes)
+        return each.id, each.user, each.role, scopes, when(each.created_s), ends, each.made_by, each.label
+
+    print_facts(found, as_json, ("ID", "USER", "ROLE", "SCOPES", "MADE", "ENDS", "BY", "LABEL"), row)
 
 
 @tokens.command("revoke")
@@ -185,11 +187,7 @@ def tokens_revoke(given: dict[str, Any], token: tuple[str, ...], as_json: bool) 
         return [await client.revoke_token(each) for each in token]
 
     gone = ask_service(given, revoke)
-    if as_json:
-        print_json([plain(each) for each in gone])
-        return
-    for each in gone:
-        click.echo(f"Token {each.id} of {each.user} is not valid any more.")
+    print_done(gone, as_json, lambda each: f"Token {each.id} of {each.user} is not valid any more.")
 
 
 # -- what was done, and used ---------------------------------------------------------------------------------
@@ -216,7 +214,7 @@ def audit(given: dict[str, Any], user: str, session: str, limit: int, as_json: b
             click.echo(msgspec.json.encode(each).decode())
         return
     rows = [
-        (_when(each.time_s), each.user or "-", each.address, each.status, each.action, each.target, each.note)
+        (when(each.time_s), each.user or "-", each.address, each.status, each.action, each.target, each.note)
         for each in found
     ]
     print_table(("WHEN", "USER", "FROM", "ANSWER", "WHAT", "TO", "NOTE"), rows)
@@ -262,22 +260,12 @@ def reservations() -> None:
 def reservations_list(given: dict[str, Any], as_json: bool) -> None:
     """List those that run or are to come."""
     found = ask_service(given, lambda client: client.reservations())
-    if as_json:
-        print_json([plain(each) for each in found])
-        return
-    rows = [
-        (
-            each.id,
-            each.user,
-            each.devices,
-            each.kind or "any",
-            each.node or "any",
-            _when(each.from_s),
-            _when(each.until_s),
-        )
-        for each in found
-    ]
-    print_table(("ID", "USER", "DEVICES", "KIND", "NODE", "FROM", "UNTIL"), rows)
+
+    def row(each: Reservation) -> tuple[object, ...]:
+        where = each.kind or "any", each.node or "any"
+        return each.id, each.user, each.devices, *where, when(each.from_s), when(each.until_s)
+
+    print_facts(found, as_json, ("ID", "USER", "DEVICES", "KIND", "NODE", "FROM", "UNTIL"), row)
 
 
 @reservations.command("create")
@@ -309,10 +297,9 @@ def reservations_create(
             user, devices, from_s=from_s, until_s=from_s + 3600 * hours, kind=kind, node=node, label=label
         ),
     )
-    if as_json:
-        print_json(plain(made))
-    else:
-        click.echo(f"Reservation {made.id}: {made.devices} for {made.user} until {_when(made.until_s)}.")
+    print_fact(
+        made, as_json, lambda made: f"Reservation {made.id}: {made.devices} for {made.user} until {when(made.until_s)}."
+    )
 
 
 @reservations.command("cancel")
@@ -322,10 +309,6 @@ def reservations_cancel(given: dict[str, Any], reservation: str) -> None:
     """Keep the devices no longer, by the id."""
     gone = ask_service(given, lambda client: client.cancel_reservation(reservation))
     click.echo(f"Reservation {gone.id} of {gone.user} is cancelled.")
-
-
-def _when(time_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
 
 
 COMMANDS = (users, tokens, token, audit, usage, reservations)
