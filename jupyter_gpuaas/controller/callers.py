@@ -22,6 +22,12 @@ def _user(connection: HTTPConnection) -> User:
     return cast(User, connection.state.user)
 
 
+def _admin(connection: HTTPConnection) -> User:
+    user = _user(connection)
+    user.must_be_admin()
+    return user
+
+
 def _live(connection: HTTPConnection, session: str) -> LiveSession:
     live = _controller(connection).find(_user(connection), segment(session))
     note_access(connection, live.record)
@@ -45,6 +51,8 @@ def note_access(connection: HTTPConnection, record: SessionRecord) -> None:
 
 TheController = Annotated[Controller, Depends(_controller)]
 Caller = Annotated[User, Depends(_user)]
+#: One with the role and the scope admin; others are refused.
+Admin = Annotated[User, Depends(_admin)]
 #: The session that the path names, by id or name, if the caller may touch it.
 TheSession = Annotated[LiveSession, Depends(_live)]
 #: The same, of sessions that have ended too.

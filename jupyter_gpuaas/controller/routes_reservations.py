@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import APIRouter, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from jupyter_gpuaas.controller.answers import Facts, responses
-from jupyter_gpuaas.controller.callers import Caller, TheController
+from jupyter_gpuaas.controller.callers import Admin, Caller, TheController
+from jupyter_gpuaas.controller.fields import Amount, UserName
 from jupyter_gpuaas.controller.gate import segment
 from jupyter_gpuaas.controller.routes_sessions import Text
-from jupyter_gpuaas.model import Reservation, check_user
+from jupyter_gpuaas.model import Reservation
 
 router = APIRouter(tags=["pool"])
-
-_Time = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
 class ReservationWanted(BaseModel):
@@ -23,10 +20,10 @@ class ReservationWanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user: Annotated[Text, AfterValidator(check_user)]
+    user: UserName
     devices: int = Field(ge=1, le=2**20)
-    from_s: _Time = Field(0.0, description="When it begins, in seconds since the epoch; 0 is now.")
-    until_s: _Time = Field(description="When it ends.")
+    from_s: Amount = Field(0.0, description="When it begins, in seconds since the epoch; 0 is now.")
+    until_s: Amount = Field(description="When it ends.")
     kind: Text | None = Field(None, max_length=64, description="`cuda`, `cpu`, or null for whatever there is.")
     node: Text | None = Field(None, max_length=256, description="Id of the node whose devices they are; null for any.")
     label: Text = Field("", max_length=256, description="A note.")
@@ -39,9 +36,8 @@ async def listed(controller: TheController, user: Caller) -> Response:
 
 
 @router.post("/reservations", summary="Reserve", status_code=201, responses=responses(Reservation, status=201))
-async def reserved(wanted: ReservationWanted, request: Request, controller: TheController, user: Caller) -> Response:
+async def reserved(wanted: ReservationWanted, request: Request, controller: TheController, user: Admin) -> Response:
     """For admins. Keeps devices for a user's sessions; others are parked for them if need be."""
-    user.must_be_admin()
     made = controller.fair.reserve(
         wanted.user,
         wanted.devices,
@@ -57,9 +53,8 @@ async def reserved(wanted: ReservationWanted, request: Request, controller: TheC
 
 
 @router.delete("/reservations/{reservation}", summary="Cancel", responses=responses(Reservation))
-async def cancelled(reservation: str, request: Request, controller: TheController, user: Caller) -> Response:
+async def cancelled(reservation: str, request: Request, controller: TheController, user: Admin) -> Response:
     """For admins. Keeps the devices no longer; sessions that use them go on."""
-    user.must_be_admin()
     gone = controller.fair.cancel(segment(reservation), user.name)
     request.state.note = f"reservation {gone.id} of {gone.user}"
     return Facts(gone)

@@ -6,13 +6,14 @@ import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from jupyter_gpuaas.controller.answers import Facts, responses
-from jupyter_gpuaas.controller.callers import Caller, TheController
+from jupyter_gpuaas.controller.callers import Admin, Caller, TheController
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.catalogue.users import UserRecord
 from jupyter_gpuaas.controller.controller import Controller
+from jupyter_gpuaas.controller.fields import Amount, UserName
 from jupyter_gpuaas.controller.gate import segment
 from jupyter_gpuaas.controller.routes_sessions import Text
 from jupyter_gpuaas.errors import InvalidRequest
@@ -31,9 +32,7 @@ router = APIRouter(tags=["users"])
 
 MOST_AT_ONCE = 10_000
 
-_Name = Annotated[Text, AfterValidator(check_user)]
 _Count = Annotated[int, Field(ge=0, le=2**53)]
-_Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
 class TokenWanted(BaseModel):
@@ -41,7 +40,7 @@ class TokenWanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user: _Name
+    user: UserName
     role: Role = Role.USER
     ttl_s: Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)] = Field(
         0.0, description="Seconds until it ends; 0 means that it does not."
@@ -57,7 +56,7 @@ class LimitsWanted(BaseModel):
 
     sessions: _Count | None = None
     devices: _Count | None = None
-    device_hours: _Amount | None = None
+    device_hours: Amount | None = None
     checkpoint_bytes: _Count | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] | None = None
     share: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
@@ -84,18 +83,14 @@ async def me(controller: TheController, user: Caller) -> Response:
 
 
 @router.get("/users", summary="List users", responses=responses(Account, many=True))
-async def users(controller: TheController, user: Caller) -> Response:
+async def users(controller: TheController, user: Admin) -> Response:
     """For admins. All users, with what they hold and have used."""
-    user.must_be_admin()
     return Facts(await asyncio.to_thread(_accounts, controller, controller.tokens.users()))
 
 
 @router.put("/users/{name}", summary="Make or change a user", responses=responses(Account))
-async def user_put(
-    name: str, wanted: UserWanted, request: Request, controller: TheController, user: Caller
-) -> Response:
+async def user_put(name: str, wanted: UserWanted, request: Request, controller: TheController, user: Admin) -> Response:
     """For admins. Makes the user where there is none, and changes what is given."""
-    user.must_be_admin()
     name = _checked(segment(name))
     if wanted.blocked and name == user.name:
         raise InvalidRequest("blocked: nobody can block himself.")
@@ -112,9 +107,8 @@ async def user_put(
 
 
 @router.delete("/users/{name}", summary="Forget a user", responses=responses(None))
-async def user_dropped(name: str, controller: TheController, user: Caller) -> Response:
+async def user_dropped(name: str, controller: TheController, user: Admin) -> Response:
     """For admins. Revokes the user's tokens and forgets the user; one who has live sessions stays."""
-    user.must_be_admin()
     name = segment(name)
     count = controller.sessions.count(name)
     if count:
@@ -152,17 +146,15 @@ def _checked(name: str) -> str:
 
 @router.get("/tokens", summary="List tokens", responses=responses(TokenView, many=True))
 async def tokens(
-    controller: TheController, user: Caller, of: Annotated[str, Query(max_length=256, description="Whose.")] = ""
+    controller: TheController, user: Admin, of: Annotated[str, Query(max_length=256, description="Whose.")] = ""
 ) -> Response:
     """For admins. Tokens that are valid; none can be read from the list."""
-    user.must_be_admin()
     return Facts(controller.tokens.views(of))
 
 
 @router.post("/tokens", summary="Make a token", status_code=201, responses=responses(NewToken, status=201))
-async def new_token(wanted: TokenWanted, request: Request, controller: TheController, user: Caller) -> Response:
+async def new_token(wanted: TokenWanted, request: Request, controller: TheController, user: Admin) -> Response:
     """For admins. The answer is the only place where the token can be read."""
-    user.must_be_admin()
     made = controller.tokens.create(
         wanted.user,
         wanted.role,
@@ -176,9 +168,8 @@ async def new_token(wanted: TokenWanted, request: Request, controller: TheContro
 
 
 @router.delete("/tokens/{token}", summary="Revoke a token", responses=responses(TokenView))
-async def token_revoked(token: str, request: Request, controller: TheController, user: Caller) -> Response:
+async def token_revoked(token: str, request: Request, controller: TheController, user: Admin) -> Response:
     """For admins. Channels and streams that were opened with it through the service end at once."""
-    user.must_be_admin()
     view = controller.tokens.revoke(segment(token))
     request.state.note = f"token {view.id} of {view.user}"
     return Facts(view)
@@ -190,7 +181,7 @@ async def token_revoked(token: str, request: Request, controller: TheController,
 @router.get("/audit", summary="Audit log", responses=responses(AuditEntry, many=True))
 async def audited(
     controller: TheController,
-    user: Caller,
+    user: Admin,
     after: Annotated[int, Query(ge=0, le=2**63 - 1, description="Only entries above this number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 1000,
     by: Annotated[str, Query(max_length=256, description="Only what this user did.")] = "",
@@ -198,7 +189,6 @@ async def audited(
     last: Annotated[bool, Query(description="The newest of them, not the oldest.")] = False,
 ) -> Response:
     """For admins. Who did what, to what, from where, and what came of it, oldest first."""
-    user.must_be_admin()
     found = await asyncio.to_thread(
         controller.audit.entries, after=after, limit=limit, user=by, target=target, last=last
     )
