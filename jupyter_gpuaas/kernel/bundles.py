@@ -34,6 +34,7 @@ SILENCE_S = 60.0
 #: Bundles that nobody has fetched; the oldest go first, as their clients are probably gone.
 MOST_UNCLAIMED = 16
 HEAD_BYTES = 1024**2
+ACCEPT_PAUSE_S = 0.1
 
 
 class BundleStore:
@@ -55,6 +56,7 @@ class BundleStore:
         #: Connections that are being served.
         self.moving = 0
         self._listener: socket.socket | None = None
+        self._closed = threading.Event()
         if socket_path:
             self._listener = self._listen(socket_path)
             threading.Thread(target=self._serve, args=(self._listener,), name="gpuaas-bundles", daemon=True).start()
@@ -83,6 +85,7 @@ class BundleStore:
 
     def close(self) -> None:
         """Take no more connections."""
+        self._closed.set()
         if self._listener is not None:
             # Wakes the thread that waits in accept(); close() alone would not.
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -106,8 +109,12 @@ class BundleStore:
         while True:
             try:
                 host, _ = listener.accept()
-            except OSError:
-                return  # Closed.
+            except OSError as error:
+                if self._closed.wait(ACCEPT_PAUSE_S):
+                    return
+                # No descriptors left, mostly: a cell has opened many files. Who waits is served when some come back.
+                log.warning("no connection of a bundle can be taken: %s", error)
+                continue
             threading.Thread(target=self._handed_over, args=(host,), name="gpuaas-bundle", daemon=True).start()
 
     def _handed_over(self, host: socket.socket) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import json
 import os
 import socket
@@ -431,6 +432,23 @@ async def test_bundle_travels_both_ways(front: Any) -> None:
     assert [bytes(buffer) for buffer in fetched] == [bytes(buffer) for buffer in buffers]
     with pytest.raises(GpuaasError, match="not in this session"):
         await get_bundle(info(served.url), "two")
+
+
+async def test_kernel_without_descriptors_for_a_while_takes_bundles_again(
+    front: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell has opened all the files that a process may open, and closes them."""
+    accept, failures = socket.socket.accept, [OSError(errno.EMFILE, "too many open files")] * 2
+
+    def exhausted(listener: socket.socket) -> Any:
+        if listener.family is socket.AF_UNIX and failures:
+            raise failures.pop()
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", exhausted)
+    served, store = front()
+    await put_bundle(info(served.url), "one", assemble([]))
+    assert not failures and store.take("one")
 
 
 async def test_relay_is_used_when_the_node_cannot_be_reached(front: Any) -> None:
