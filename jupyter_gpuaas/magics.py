@@ -211,7 +211,7 @@ class RemoteGpuMagics(Magics):
         connection = self._connection(self._current)
         views = connection.checkpoints.listed()
         if views:
-            show_checkpoints(connection.look().name, views, table(views))
+            show_checkpoints(connection.name, views, table(views))
         else:
             print("there are no checkpoints of this session yet")
 
@@ -266,16 +266,14 @@ class RemoteGpuMagics(Magics):
 
     def _detach(self, arguments: argparse.Namespace) -> None:
         for connection in list(self._connections.values()):
-            name = connection.look().name
             self._forget(connection)
-            print(f"left session {name!r}; it goes on")
+            print(f"left session {connection.name!r}; it goes on")
 
     def _release(self, arguments: argparse.Namespace) -> None:
         for node, connection in list(self._connections.items()):
-            name = connection.look().name
             del self._connections[node]
             connection.release()
-            print(f"session {name!r} has ended")
+            print(f"session {connection.name!r} has ended")
 
     # --------------------------------------------------------------------------------------------
 

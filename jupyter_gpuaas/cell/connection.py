@@ -158,11 +158,13 @@ class Connection:
         """Whether the session is gone for good."""
         return self._session is not None and self._session.ended
 
-    # -- looking ---------------------------------------------------------------------------------
+    @property
+    def name(self) -> str:
+        """Name of the session, whether or not there still is one."""
+        assert self.shipper is not None
+        return self.shipper.session_name
 
-    def look(self) -> GpuSession:
-        """The session as the service sees it now."""
-        return self.view().session
+    # -- looking ---------------------------------------------------------------------------------
 
     def view(self) -> SessionView:
         """The session with how its checkpoints stand."""

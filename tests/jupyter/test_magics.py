@@ -304,6 +304,16 @@ def test_released_session_ends_the_cell_and_the_next_cell_gets_a_new_one(
     assert notebook.remote("alive13").value == 1
 
 
+def test_session_that_was_released_elsewhere_can_be_left_and_released(
+    notebook: Notebook, module_gpuaas_home: GpuaasHome
+) -> None:
+    for command, told in (("release", "has ended"), ("detach", "left session")):
+        notebook.ok("%remote_gpu connect --session gone13")
+        module_gpuaas_home.cli("release", "gone13")
+        assert told in notebook.ok(f"%remote_gpu {command}").out
+        assert "not connected" in notebook.ok("%remote_gpu checkpoints").out
+
+
 def test_wrong_use_is_told(notebook: Notebook) -> None:
     assert "--help" in notebook.cell("%remote_gpu nonsense").err
     assert "No closing quotation" in notebook.cell("%remote_gpu sync 'x").err
