@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -402,11 +403,18 @@ def load(environ: Mapping[str, str] | None = None, **command_line: Any) -> Setti
 def _read_file(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-        return values
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingError(f"settings file {path} cannot be read: {error}") from error
+        raise SettingError(f"settings file {path} cannot be read: {error}.") from error
+    for name in values:
+        if name not in Settings.__struct_fields__:
+            near = get_close_matches(name, Settings.__struct_fields__, 1)
+            meant = f"Is {near[0]} meant? " if near else ""
+            raise SettingError(
+                f"settings file {path}: there is no setting {name!r}.", hint=f"{meant}docs/settings.md has them all."
+            )
+    return values
 
 
 def document() -> str:

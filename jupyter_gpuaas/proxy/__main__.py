@@ -8,7 +8,8 @@ import logging
 import os
 from pathlib import Path
 
-from ..config import load
+from ..config import Settings, load
+from ..errors import SettingError
 from .app import Proxy
 
 
@@ -20,10 +21,15 @@ def main() -> None:
     logging.basicConfig(
         level=os.environ.get("GPUAAS_LOG", "ERROR").upper(), format="[remote GPU] %(asctime)s %(message)s"
     )
-    settings = load()
+    settings, problem = Settings(home=os.environ.get("GPUAAS_HOME", "")), ""
+    try:
+        settings = load()
+    except SettingError as error:
+        # Told in each cell: of a kernel that does not start, front ends say nothing but that.
+        problem = f"{error} Mend that and restart the kernel."
 
     async def serve() -> None:
-        await Proxy(arguments.connection_file, settings).run()
+        await Proxy(arguments.connection_file, settings, problem).run()
 
     asyncio.run(serve())
 

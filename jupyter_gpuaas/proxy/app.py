@@ -37,9 +37,15 @@ log = logging.getLogger(__name__)
 
 
 class Proxy:
-    """One kernel proxy."""
+    """One kernel proxy.
 
-    def __init__(self, connection_file: Path, settings: Settings) -> None:
+    Parameters
+    ----------
+    problem
+        Why there can be no session, where that is known already: what each cell is told.
+    """
+
+    def __init__(self, connection_file: Path, settings: Settings, problem: str = "") -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._front = Front(connection_file, self._requested, self._subscribers_changed)
@@ -50,7 +56,7 @@ class Proxy:
         self._channel = SessionChannel(self._seeker.ticket, self, settings, token=lambda: self._seeker.token)
         self._delivery = Delivery(self._front, self._channel, settings.ack_delay_s)
         self._ever_linked = False
-        self._over = ""  # why there is no session any more
+        self._over = problem  # why there is no session, or none any more
         self._leave = asyncio.Event()
         self._shutdown: Held | None = None
         self._requests = Requests(
@@ -63,7 +69,8 @@ class Proxy:
         self._loop.add_signal_handler(signal.SIGTERM, self._leave.set)
         self._loop.add_signal_handler(signal.SIGINT, lambda: self._channel.send_op({"op": "interrupt"}))
         drop_note(self._settings.folder, self._kernel)  # of the proxy before this one
-        self._task(self._keep_channel())
+        if not self._over:
+            self._task(self._keep_channel())
         self._task(self._watch_parent())
         await self._leave.wait()
         # What the clients have taken must not be said again to the next proxy.

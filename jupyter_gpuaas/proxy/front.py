@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import os
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +62,8 @@ class Front:
         self._on_subscribers = on_subscribers
         written = msgspec.json.decode(connection_file.read_bytes()) if connection_file.exists() else {}
         self._connection = msgspec.convert(written, Connection)
+        if not written:  # nobody has chosen to do without a key
+            self._connection.key = secrets.token_hex(16)
         name = self._connection.signature_scheme.removeprefix("hmac-")
         key = self._connection.key.encode()
         self._auth = hmac.new(key, digestmod=getattr(hashlib, name)) if key else None
@@ -83,7 +87,9 @@ class Front:
         self._beat()
         complete = {**written, **msgspec.to_builtins(self._connection)}
         if complete != written:
-            connection_file.write_bytes(msgspec.json.encode(complete))
+            descriptor = os.open(connection_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(complete))
             connection_file.chmod(0o600)
 
     def publish(self, topic: Buffer, parts: list[Buffer]) -> bool:
@@ -179,7 +185,6 @@ def unsent_bytes() -> int:
     What lies in such a queue is lost with this process, so it must not be acknowledged.
     """
     import fcntl
-    import os
     import stat
     import struct
 

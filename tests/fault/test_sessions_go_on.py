@@ -231,6 +231,16 @@ def test_service_that_cannot_be_reached_is_a_clear_error_and_is_tried_again(
     until(works)
 
 
+def test_settings_that_cannot_be_used_are_told_in_the_cell(home: GpuaasHome, runs: Callable[..., ProxyRun]) -> None:
+    file = home.path / "settings.toml"
+    file.write_text("colour = 'red'\n")
+    run = runs("unset").ready()
+    content = run.run("1")["content"]
+    assert content["status"] == "error" and str(file) in content["evalue"] and "'colour'" in content["evalue"]
+    run.close()
+    file.unlink()
+
+
 def test_nothing_is_left_of_a_session_that_was_released(home: GpuaasHome, runs: Callable[..., ProxyRun]) -> None:
     run = runs("tidy").ready()
     run.run(

@@ -71,6 +71,13 @@ def test_load_bad_file_is_refused(tmp_path: Path, content: str) -> None:
         config.load(home(tmp_path, content))
 
 
+def test_load_setting_that_does_not_exist_is_named_with_its_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingError) as caught:
+        config.load(home(tmp_path, "unattended = 60\n"))
+    assert str(tmp_path / "settings.toml") in str(caught.value)
+    assert "'unattended'" in str(caught.value) and "unattended_s" in str(caught.value)
+
+
 def test_environment_carries_every_difference_to_a_child(tmp_path: Path) -> None:
     settings = config.load(home(tmp_path), nodes=3, unattended_s=1.5, devices="cpu:2")
     assert config.load(settings.environment()) == settings
