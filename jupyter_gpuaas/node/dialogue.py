@@ -151,6 +151,16 @@ class Dialogue:
         return told
 
 
+def unanswerable(reply: list[Buffer], why: str) -> list[Buffer]:
+    """What goes to the asker in place of a reply (address, header, ...) that cannot be passed on."""
+    kind = read_header(reply[1]).msg_type
+    name = "JournalError"
+    content: dict[str, object] = {"status": "error", "ename": name, "evalue": why, "traceback": [f"{name}: {why}"]}
+    if kind == "execute_reply":
+        content |= {"execution_count": 0, "user_expressions": {}, "payload": []}
+    return make_parts(reply[0], kind, reply[2], content)
+
+
 def shutdown_kind(content: Buffer) -> str:
     """What a client wants with its shutdown request: ``end`` or ``restart``."""
     try:

@@ -23,7 +23,7 @@ from ..wire.record import Buffer, Kind, Record
 from ..wire.resume import Inbox
 from .attachment import Attachment
 from .checkpoint_notes import TOPIC, CheckpointNotes
-from .dialogue import Dialogue, shutdown_kind
+from .dialogue import Dialogue, shutdown_kind, unanswerable
 from .held import HANDOVER, Held, HeldRequests
 from .jailed_kernel import JailedKernel
 from .journal import Journal
@@ -623,6 +623,8 @@ class SessionHost:
             text = f"\n[remote GPU] An output could not be kept: {error}\n"
             content = {"name": "stderr", "text": text}
             self.journal.append(Kind.IOPUB, now_us, make_parts(b"stream.stderr", "stream", parts[2], content))
+            if kind in (Kind.SHELL, Kind.CONTROL):
+                self.journal.append(kind, now_us, unanswerable(parts, str(error)))
 
     def _flush(self) -> None:
         if self._flushing:

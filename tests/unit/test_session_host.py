@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from websockets.uri import parse_uri
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.model import HostSpec, Lease
 from jupyter_gpuaas.node.session_host import SessionHost
+from jupyter_gpuaas.wire.jupyter import make_parts, read_header
+from jupyter_gpuaas.wire.record import Kind, RecordReader
 
 
 def handshake() -> bytes:
@@ -33,11 +36,11 @@ async def heard(end: socket.socket) -> bytes:
         return data
 
 
-def make_host(folder: Path) -> SessionHost:
+def make_host(folder: Path, settings: Settings | None = None) -> SessionHost:
     lease = Lease(id="l", session_id="s", node_id="n", device_ids=("d",), epoch=1)
     spec = HostSpec(session_id="s", name="s", owner="me", lease=lease, secret="k")
     (folder / "journal").mkdir()
-    return SessionHost(spec, folder, Settings(), start_kernel=lambda: None, changed=lambda report: None)
+    return SessionHost(spec, folder, settings or Settings(), start_kernel=lambda: None, changed=lambda report: None)
 
 
 async def close(host: SessionHost, *ends: socket.socket) -> None:
@@ -76,3 +79,20 @@ async def test_link_that_closed_before_it_was_adopted_counts_as_no_client(tmp_pa
         await asyncio.sleep(0.01)
     assert host.report().clients == 0
     await close(host, near, far)
+
+
+async def test_reply_that_is_too_large_is_answered_all_the_same(tmp_path: Path) -> None:
+    """Who asked would wait for ever for a reply that is larger than what may be kept."""
+    host = make_host(tmp_path, Settings(message_bytes=2000))
+    (address, header, *_) = make_parts(b"client", "execute_request", b"{}", {})
+    reply = make_parts(address, "execute_reply", header, {"status": "ok", "data": "x" * 3000})
+    host._append(Kind.SHELL, reply)
+    host._flush()
+    notice, answer = RecordReader(2000).feed(host.journal.reader(0).read())
+    assert notice.kind is Kind.IOPUB and b"setting message_bytes" in bytes(notice.parts[4]).lower()
+    assert (answer.kind, bytes(answer.parts[0])) == (Kind.SHELL, b"client")
+    assert read_header(answer.parts[1]).msg_type == "execute_reply"
+    assert read_header(answer.parts[2]).msg_id == read_header(header).msg_id
+    content = json.loads(bytes(answer.parts[4]))
+    assert content["status"] == "error" and "larger than" in content["evalue"]
+    await close(host)
