@@ -56,6 +56,7 @@ TIDY_PAUSE_S = 60.0
 UNSERVED_MOST = 512
 ACCEPT_PAUSE_S = 0.1
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class Agent:
@@ -167,7 +168,7 @@ class Agent:
                 answer = await self._answer(request, connection)
             except GpuaasError as error:
                 answer = http.error_response(error)
-            except msgspec.ValidationError as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 answer = http.error_response(RemoteProtocolError(f"body: {error}."))
             except (asyncio.TimeoutError, ConnectionError):
                 return
@@ -360,14 +361,12 @@ class Agent:
                 client, after = request.query.get("client", ""), request.query.get("after")
                 if not ID.fullmatch(client):
                     raise RemoteProtocolError("client: is not made of letters, digits, '-' and '_'.")
-                if after is not None and not after.isdecimal():
-                    raise RemoteProtocolError("after: is not a number.")
                 journal = request.query.get("journal", "")
                 if journal and not ID.fullmatch(journal):
                     raise RemoteProtocolError("journal: is not made of letters, digits, '-' and '_'.")
                 passed["journal"] = journal
                 passed["head"] = base64.b64encode(request.raw).decode()
-                passed |= {"kind": "channel", "client": client, "after": None if after is None else int(after)}
+                passed |= {"kind": "channel", "client": client, "after": _number("after", after)}
             case (("PUT" | "GET"), "bundles", bundle) if ID.fullmatch(bundle):
                 if request.length > self._settings.bundle_bytes:
                     raise RemoteProtocolError(
@@ -423,14 +422,12 @@ class Agent:
         return handle
 
     def _log(self, handle: HostHandle, request: http.HttpRequest, connection: socket.socket) -> bytes:
-        tail, follow = request.query.get("tail"), request.query.get("follow") == "1"
-        if tail is not None and not tail.isdecimal():
-            raise RemoteProtocolError("tail: is not a number.")
+        tail, follow = _number("tail", request.query.get("tail")), request.query.get("follow") == "1"
         if request.query.get("kind", "output") == "system":
             with handle.path.with_suffix(".log").open(encoding="utf-8", errors="replace") as log:
-                lines = deque(log, maxlen=None if tail is None else int(tail))
+                lines = deque(log, maxlen=tail)
             return http.response(200, "".join(lines).encode(), "text/plain; charset=utf-8")
-        passed = {"kind": "log", "tail": None if tail is None else int(tail), "follow": follow}
+        passed = {"kind": "log", "tail": tail, "follow": follow}
         return self._hand_over(handle, connection, passed)
 
     def _hand_over(self, handle: HostHandle, connection: socket.socket, passed: dict[str, Any]) -> bytes:
@@ -459,16 +456,26 @@ def _id(session_id: str) -> str:
     return session_id
 
 
+def _number(field: str, value: str | None) -> int | None:
+    if value is not None and not NUMBER.fullmatch(value):
+        raise RemoteProtocolError(f"{field}: is not a number.")
+    return None if value is None else int(value)
+
+
 def _lines(items: list[dict[str, Any]]) -> bytes:
     return b"".join(msgspec.json.encode(item) + b"\n" for item in items)
 
 
 def _token(path: Path) -> str:
-    if not path.exists():
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32))
-    return path.read_text("ascii").strip()
+    """The token in this file, made where there is none."""
+    token = path.read_text("ascii").strip() if path.exists() else ""
+    if not token:
+        # An agent that is killed on the way must not leave an empty one, which whoever shows no token would have.
+        token, draft = secrets.token_urlsafe(32), path.with_suffix(".new")
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            file.write(token)
+        draft.replace(path)
+    return token
 
 
 @click.command()

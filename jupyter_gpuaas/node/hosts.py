@@ -249,7 +249,13 @@ class Hosts:
         """Find the hosts that a former agent left: those that run are ours, the rest is cleaned away."""
         left = []
         for path in (self._folder / "hosts").glob("*.json"):
-            record = msgspec.json.decode(path.read_bytes(), type=HostRecord)
+            try:
+                record = msgspec.json.decode(path.read_bytes(), type=HostRecord)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                # Of before a power cut: nothing that it told of runs any more.
+                log.error("%s tells of no host, and is removed: %s", path, error)
+                path.unlink()
+                continue
             left.append(HostHandle(record, path, self._host_changed))
         # Side by side: who waits for what a dead one has left waits for all of them.
         await asyncio.gather(*(self._find(handle) for handle in left))

@@ -19,6 +19,7 @@ from ..errors import GpuaasError, RemoteProtocolError
 
 HEAD_BYTES = 16 * 1024
 HEAD_TIMEOUT_S = 10.0
+END_OF_HEADERS = b"\r\n\r\n"
 
 
 class HttpRequest(msgspec.Struct):
@@ -68,8 +69,13 @@ async def read_request(connection: socket.socket) -> HttpRequest | None:
             except h11.RemoteProtocolError as error:
                 raise RemoteProtocolError(f"not HTTP: {error}.") from error
             if isinstance(event, h11.Request):
-                end = raw.index(b"\r\n\r\n") + 4
-                target = urlsplit(event.target.decode("latin-1"))
+                end = raw.find(END_OF_HEADERS) + len(END_OF_HEADERS)
+                if end < len(END_OF_HEADERS):
+                    raise RemoteProtocolError("not HTTP: lines of the head have to end with CR LF.")
+                try:
+                    target = urlsplit(event.target.decode("latin-1"))
+                except ValueError as error:
+                    raise RemoteProtocolError(f"path: {error}.") from error
                 return HttpRequest(
                     event.method.decode("latin-1"),
                     target.path,

@@ -35,9 +35,9 @@ async def listener(agent: Agent) -> AsyncIterator[socket.socket]:
         await asyncio.gather(accepting, *agent._tasks, return_exceptions=True)
 
 
-async def ask(listener: socket.socket) -> bytes:
+async def ask(listener: socket.socket, request: bytes = b"GET /v1/node HTTP/1.1\r\nHost: x\r\n\r\n") -> bytes:
     reader, writer = await asyncio.open_connection(*listener.getsockname())
-    writer.write(b"GET /v1/node HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(request)
     answer = await reader.read()
     writer.close()
     return answer
@@ -124,3 +124,21 @@ async def test_agent_end_of_a_host_that_is_being_started_waits_for_its_start(
     go_on.set()
     await ending
     assert (await starting)[0] == 201
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"session_id": 1}'])
+async def test_agent_body_that_is_none_is_refused_with_a_reason(
+    agent: Agent, listener: socket.socket, body: bytes
+) -> None:
+    head = f"POST /v1/hosts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {agent._token}\r\n"
+    answer = await ask(listener, f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    assert answer.startswith(b"HTTP/1.1 400 ") and b'"body: ' in answer
+
+
+async def test_agent_whose_token_was_not_written_to_its_end_makes_another(tmp_path: Path) -> None:
+    """It was killed before it had written a byte: with an empty one, whoever shows none would be let in."""
+    (tmp_path / "token").write_bytes(b"")
+    made = Agent("local-0", tmp_path, quick_settings(tmp_path))
+    assert len(made._token) > 30 and (tmp_path / "token").read_text() == made._token
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+    assert Agent("local-0", tmp_path, quick_settings(tmp_path))._token == made._token

@@ -84,6 +84,16 @@ async def test_find_ends_a_host_whose_agent_was_killed_while_it_started_it(
     assert list((folder / "hosts").iterdir()) == []
 
 
+async def test_find_record_that_a_power_cut_has_torn_is_no_reason_not_to_begin(gpuaas_home: GpuaasHome) -> None:
+    folder = gpuaas_home.path / "node"
+    folder.mkdir()
+    hosts = Hosts(folder, "n", quick_settings(gpuaas_home.path), ignore)
+    for name, content in (("empty", b""), ("half", b'{"run_id": "half", "pi'), ("none", b"\xff")):
+        (folder / "hosts" / f"{name}.json").write_bytes(content)
+    await hosts.find()
+    assert hosts.sessions == {} and list((folder / "hosts").iterdir()) == []
+
+
 async def test_spare_host_that_dies_leaves_nothing_and_is_replaced(
     gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
