@@ -28,7 +28,7 @@ from .session import ProxyRun
 pytestmark = [pytest.mark.fault, pytest.mark.trials, pytest.mark.timeout(900)]
 
 LINES = 20_000
-#: Trials of each way to break things, direct and by the relay; `make test-faults` runs 25.
+#: Trials of each of the eight: four ways to break things, direct and by the relay. 25 of each are 200.
 TRIALS = int(os.environ.get("GPUAAS_TRIALS", "3"))
 CELL = """
 from pathlib import Path
