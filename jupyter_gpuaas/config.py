@@ -437,6 +437,9 @@ From weakest to strongest: default, file (`settings.toml` in `GPUAAS_HOME`), env
 capitals, as in `GPUAAS_UNATTENDED_S=3600`), command line. Sizes are in bytes, times in seconds. A value that is not
 usable is refused at the start, with the name of its setting.
 
+No settings, and read from the environment only: `GPUAAS_LOG`, from which level on a kernel proxy logs to stderr
+(`ERROR`), and `GPUAAS_CRIU`, a program to use as CRIU (docs/process-images.md).
+
 This page is generated: `python -m jupyter_gpuaas.config > docs/settings.md`.
 
 """

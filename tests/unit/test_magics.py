@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from jupyter_gpuaas.cell.connection import Connection
+from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.magics import SESSION_ID, Interrupted, RemoteGpuMagics
 
 Magic = Callable[[str], None]
@@ -52,6 +56,21 @@ def test_help_of_a_command_is_about_that_command(inside: Magic, capsys: pytest.C
     for unknown in ("", "nothing -h"):
         inside(unknown)
         assert capsys.readouterr().out == whole
+
+
+def test_versions_that_differ_are_told() -> None:
+    async def hello(op: str, packages: list[str]) -> dict[str, Any]:
+        return {"python": "2.7.18", "packages": {"dill": "0.0.1"}}
+
+    connection = Connection(Settings(), print, ours=False)
+    try:
+        connection._session = SimpleNamespace(ask=hello)  # type: ignore[assignment]
+        told = connection.differences({"module": pytest})
+    finally:
+        connection._runner.close()
+    assert told[0].startswith(f"Python {platform.python_version()} here, 2.7.18 there (functions and classes")
+    assert f"dill {version('dill')} here, 0.0.1 there" in told
+    assert f"pytest {version('pytest')} here, not installed there" in told
 
 
 @pytest.mark.parametrize("line", ["checkpoints", "diff -2 -1", "forget 1234", "status"])
