@@ -7,17 +7,13 @@ the user asked for it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
-import signal
 import sys
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import msgspec
@@ -35,18 +31,19 @@ from ..model import (
 )
 from ..state.ahead import Ahead
 from ..state.checkpointer import BaseGone, Checkpoint, Checkpointer, Pending
-from ..state.fence import of_session
 from ..state.listing import notes, owners_address, view_of
 from ..state.lost import Lost
 from ..state.recipes import CellRecord
 from ..state.remaking import WORD
 from ..store.base import Store
 from ..store.opening import open_store
-from ..store.retention import Kept, Retention, to_forget
+from .beside import Beside
 from .burst import Burst
 from .capture_writer import CaptureWriter, GivenUp, Job, wait
 from .cells_run import CellsRun, Run
+from .giving_up import GivingUp
 from .pace import Pace
+from .tidying import Tidying
 
 #: After a failure, how long no capture is tried; it doubles with each in a row.
 PAUSE_S = 5.0
@@ -55,11 +52,8 @@ MOST_PAUSE_S = 300.0
 QUIET_S = 1.0
 #: How long who asks for the newest ones waits for those that are being written.
 WRITING_S = 60.0
-TIDY_EVERY_S = 60.0
 #: Names that a report tells, so that it stays small.
 NAMES_TOLD = 50
-#: Requests given up that are remembered.
-MOST_STOPPED = 1000
 #: Cells between two captures that are analysed one by one; after more, everything is looked at.
 MOST_SOURCES = 200
 
@@ -107,26 +101,19 @@ class Checkpoints:
         #: Whether a cell has run since the pace was last asked.
         self._fresh = False
         self._warm = False
-        #: Threads that were there before the user's first cell.
-        self._threads = weakref.WeakSet(threading.enumerate())
+        self._beside = Beside()
         self._number = 0
         self._parent: Pending | Checkpoint | None = None
         self._parent_generation = 0
         self._committed: Checkpoint | None = None
-        self._jobs: dict[str, str] = {}
-        self._armed = self._interrupted = False
         #: The session has gone on elsewhere, so nothing of here is to be kept any more.
         self._stale: StaleEpoch | None = None
         self._retry_s = 0.0
         self._pause_s = PAUSE_S
         self._rarer_told = False
-        self._tidied_s = time.monotonic()
-        self._tidy_now = self._full = self._looked = False
+        self._tidying = Tidying(plan, session)
         self._progress_s = 0.0
-        self._replaying = False
-        #: The request that is carried out, and those that were given up.
-        self._request = ""
-        self._stopped: dict[str, None] = {}
+        self._giving_up = GivingUp()
 
     @property
     def shell(self) -> Any:
@@ -330,7 +317,7 @@ class Checkpoints:
         tracker = self._checkpointer.tracker if self._checkpointer is not None else None
         self._compares = tracker is not None and bool(tracker.groups) and not tracker.restored
         try:
-            with self._interruptible():
+            with self._giving_up.interruptible():
                 touched = self._touched(space)
                 pending = self.checkpointer.begin(
                     space,
@@ -341,7 +328,7 @@ class Checkpoints:
                     touched=touched,
                     source="\n".join(self._sources),
                     cells=self._records,
-                    stop=self._stop,
+                    stop=self._giving_up.check,
                 )
         except BaseException:
             self._all_new()
@@ -356,7 +343,7 @@ class Checkpoints:
         self._cells = 0
         self._burst.captured(time.monotonic())
         self._aside = False
-        self._background = self._has_background()
+        self._background = self._beside.runs()
         self._status = msgspec.structs.replace(self._status, waiting=self._writer.waiting)
         return job
 
@@ -372,7 +359,7 @@ class Checkpoints:
                 changed if self._compares else None,
                 frozenset(lost & names.keys()),
                 [group.known for group in groups],
-                beside=self._aside or self._has_background(),
+                beside=self._aside or self._beside.runs(),
                 names=names,
             )
         except Exception:  # the checkpoint is good without it
@@ -381,7 +368,7 @@ class Checkpoints:
 
     def _touched(self, space: dict[str, Any]) -> frozenset[str] | None:
         """Names that may have changed since the last capture; None for all."""
-        if self._background or self._has_background():
+        if self._background or self._beside.runs():
             return None
         try:
             for source in self._sources:
@@ -402,47 +389,6 @@ class Checkpoints:
         self._sources.clear()
         self._plain.clear()
 
-    def _has_background(self) -> bool:
-        """Whether threads or tasks of the user run, which may change anything at any time."""
-        for thread in threading.enumerate():
-            ours = thread in self._threads or thread.name.startswith("gpuaas-")
-            if not ours and not _of_the_kernel(type(thread).__module__) and not _of_the_kernel(thread.name):
-                return True
-        try:
-            tasks = asyncio.all_tasks(asyncio.get_running_loop())
-        except RuntimeError:
-            return False
-        return not all(_of_the_kernel(_module_of(task)) for task in tasks)
-
-    # -- interrupts --------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Turn SIGINT into a KeyboardInterrupt for the block; outside of messages ipykernel ignores it."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        self._interrupted = False
-        former = signal.signal(signal.SIGINT, self._on_signal)
-        try:
-            self._armed = True
-            yield
-            self._armed = False
-            self._stop()  # the exception may have been swallowed, by a finalizer for instance
-        finally:
-            self._armed = self._replaying = self._interrupted = False
-            signal.signal(signal.SIGINT, former)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._interrupted = True
-        if self._armed:
-            self._armed = False
-            raise KeyboardInterrupt
-
-    def _stop(self) -> None:
-        if self._interrupted or (self._request and self._request in self._stopped):
-            raise KeyboardInterrupt
-
     # -- in the writer's thread --------------------------------------------------------------------------------
 
     def _ended(self, job: Job) -> None:
@@ -450,7 +396,7 @@ class Checkpoints:
             if isinstance(job.error, StaleEpoch):
                 self._stale = job.error
             if isinstance(job.error, QuotaReached):
-                self._full = True
+                self._tidying.full()
             if not isinstance(job.error, GivenUp):
                 self._failed(_reason(job.error), job.error)
                 if not isinstance(job.error, BaseGone):
@@ -475,35 +421,8 @@ class Checkpoints:
         self._note("taken")
 
     def _between(self) -> None:
-        """Remove what need not be kept."""
-        due = self._full or self._tidy_now or time.monotonic() - self._tidied_s > TIDY_EVERY_S or self._too_many()
-        if not due or self._checkpointer is None or self._stale is not None:
-            return
-        full, self._full, self._tidy_now = self._full, False, False
-        self._tidied_s = time.monotonic()
-        everything = Checkpointer(self._checkpointer.store, key=bytes.fromhex(self._plan.key)).checkpoints()
-        kept: dict[str, list[Kept]] = {self._session: []}
-        for found in (each.manifest for each in everything):
-            kept.setdefault(found.session, []).append(Kept(found.id, found.created_s, found.label))
-        own = kept.pop(self._session)
-        keep = max(1, len(own) // 2) if full else self._plan.keep
-        rule = Retention(keep_last=keep, max_age_s=self._plan.keep_s)
-        gone = to_forget(own, rule, now_s=time.time())
-        rule = Retention(max_age_s=self._plan.keep_s)
-        for theirs in kept.values():
-            gone += to_forget(theirs, rule, now_s=time.time())
-        for checkpoint_id in gone:
-            with contextlib.suppress(NoSuchCheckpoint):  # another session's kernel was faster
-                self._checkpointer.store.forget(checkpoint_id)
-        self._checkpointer.collect()
-
-    def _too_many(self) -> bool:
-        """Looked at once in the life of a kernel: one whose session moves on before a minute has passed tidies, too."""
-        looked, self._looked = self._looked, True
-        if looked or self._checkpointer is None or not self._plan.keep:
-            return False
-        own = of_session(self._session, self._checkpointer.store.manifests())
-        return len(own) > self._plan.keep + max(16, self._plan.keep // 4)
+        if self._checkpointer is not None and self._stale is None:
+            self._tidying.act(self._checkpointer)
 
     def _wait_longer(self) -> None:
         self._retry_s = time.monotonic() + self._pause_s
@@ -528,9 +447,9 @@ class Checkpoints:
         """Carry out what came as a message: ``content["op"]``."""
         op = content.get("op")
         self._progress_s = 0.0
-        self._request = str(content.get("request", ""))
+        self._giving_up.begin(str(content.get("request", "")))
         try:
-            self._stop()  # while it waited for a cell to end, perhaps
+            self._giving_up.check()  # while it waited for a cell to end, perhaps
             if op == "take":
                 return msgspec.to_builtins(self.take(str(content.get("label", "")), self._tell_progress))
             if op == "restore":
@@ -541,8 +460,7 @@ class Checkpoints:
             if op == "forget":
                 return self.forget([str(each) for each in content["checkpoints"]])
         finally:
-            self._stopped.pop(self._request, None)
-            self._request = ""
+            self._giving_up.end()
             if self._status.progress:
                 self._change(progress="")
                 self._note("progress")
@@ -550,15 +468,10 @@ class Checkpoints:
 
     def stop_request(self, request: str) -> None:
         """Give up what came as this message, or is still to come; from any thread."""
-        if len(self._stopped) >= MOST_STOPPED:  # of requests that had ended before they were given up
-            oldest, *_ = self._stopped
-            self._stopped.pop(oldest, None)
-        self._stopped[request] = None
-        if self._replaying and self._armed and request == self._request:  # a cell of the user's asks nobody
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        self._giving_up.stop_request(request)
 
     def _tell_progress(self, done: int, total: int) -> None:
-        self._stop()
+        self._giving_up.check()
         if time.monotonic() - self._progress_s > 0.5:
             self._progress_s = time.monotonic()
             self._change(progress=f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
@@ -596,13 +509,13 @@ class Checkpoints:
         """Wait until what was captured is in the store, or for ``WRITING_S``; a KeyboardInterrupt ends the waiting."""
         if not self._writer.waiting:
             return
-        with self._interruptible():
+        with self._giving_up.interruptible():
             if self._writer.drain(1.0):
                 return
             self._tell_doing(f"waiting for checkpoints: {self._writer.waiting} being written")
             end_s = time.monotonic() + WRITING_S
             while not self._writer.drain(0.5) and time.monotonic() < end_s:
-                self._stop()
+                self._giving_up.check()
         if self._writer.waiting:
             self._tell_doing(f"left out, as they are still being written: {self._writer.waiting}")
 
@@ -677,7 +590,7 @@ class Checkpoints:
         space = self._shell.user_ns
         before = dict(space)
         try:
-            with self._interruptible():
+            with self._giving_up.interruptible():
                 result = checkpointer.restore(
                     checkpoint,
                     into=space,
@@ -717,15 +630,15 @@ class Checkpoints:
 
     def _runs_again(self, cell: CellRecord) -> None:
         """A cell is about to run once more."""
-        self._stop()
-        self._replaying = True
+        self._giving_up.check()
+        self._giving_up.replaying = True
         if time.monotonic() - self._progress_s > 0.5:
             self._progress_s = time.monotonic()
             self._tell_doing(f"cell {cell.number} runs again")
 
     def _tell_doing(self, what: str) -> None:
         """Tell what takes long: in the cell that asked, or through the service."""
-        if self._request:
+        if self._giving_up.request:
             self._change(progress=what)
             self._note("progress")
         else:
@@ -755,7 +668,7 @@ class Checkpoints:
             self.checkpointer.forget(checkpoint)
         self._change(forgotten=self._status.forgotten + len(found))
         self._note("forgotten")
-        self._tidy_now = True
+        self._tidying.soon()
         return [checkpoint.id for checkpoint in found]
 
     def close(self, timeout_s: float) -> None:
@@ -771,20 +684,6 @@ def _own_bytes(value: Any) -> int:
         return 0
     found = getattr(value, "nbytes", 0)
     return found if isinstance(found, int) else 0
-
-
-#: Modules whose threads and tasks leave the user's variables alone.
-_KERNEL = frozenset({"ipykernel", "IPython", "IPythonHistorySavingThread", "tornado", "zmq", "tqdm", "jupyter_gpuaas"})
-
-
-def _of_the_kernel(name: str) -> bool:
-    return name.partition(".")[0] in _KERNEL
-
-
-def _module_of(task: asyncio.Task[Any]) -> str:
-    """Module of the code that a task runs; empty when it cannot be told."""
-    frame = getattr(task.get_coro(), "cr_frame", None)
-    return str(frame.f_globals.get("__name__", "")) if frame is not None else ""
 
 
 def _waiting_bytes(plan: CheckpointPlan) -> int:

@@ -15,6 +15,7 @@ from traitlets.config import Config
 
 from jupyter_gpuaas.errors import CheckpointError, NoSuchCheckpoint, StaleEpoch, StoreError
 from jupyter_gpuaas.kernel import checkpoints as module
+from jupyter_gpuaas.kernel import giving_up, tidying
 from jupyter_gpuaas.kernel.checkpoints import Checkpoints
 from jupyter_gpuaas.model import CheckpointPlan
 from jupyter_gpuaas.state.checkpointer import Checkpointer
@@ -74,7 +75,7 @@ def kernels(tmp_path: Path) -> Iterator[Any]:
 def test_unnamed_checkpoints_beyond_the_number_go_and_named_ones_stay(
     kernels: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TIDY_EVERY_S", 0.0)
+    monkeypatch.setattr(tidying, "EVERY_S", 0.0)
     kernel = kernels(keep=2)
     kernel.cell("a = 1")
     kernel.checkpoints.take("kept")
@@ -299,7 +300,7 @@ def test_kernel_whose_session_goes_on_elsewhere_takes_no_more_and_says_why(kerne
 
 def test_request_is_given_up_after_any_number_that_had_ended_before(kernels: Any) -> None:
     kernel = kernels()
-    for n in range(module.MOST_STOPPED + 1):
+    for n in range(giving_up.MOST_STOPPED + 1):
         kernel.checkpoints.stop_request(f"ended {n}")
     kernel.checkpoints.stop_request("late")
     with pytest.raises(KeyboardInterrupt):
