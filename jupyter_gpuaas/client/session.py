@@ -266,6 +266,11 @@ class RemoteSession:
             self._ended = SessionEnded(f"the session has ended: {reason or 'it was left'}.")
         except GpuaasError as error:
             self._ended, reason = error, str(error)
+        except Exception as error:
+            # A bug of ours; who waits for a reply is to hear of it.
+            log.exception("the channel of session %s is over", self.id)
+            reason = f"{type(error).__name__}: {error}"
+            self._ended = TransportError(f"the connection to the session has failed: {reason}.")
         for request in self._requests.values():
             if not request.done.done():
                 request.done.set_exception(self._ended)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -304,7 +304,10 @@ async def connect(
     Unauthorized, NoSuchSession, StaleEpoch, TransportError
         As the other side answered; TransportError also when nobody answers in time.
     """
-    uri = parse_uri(url)
+    try:
+        uri = parse_uri(url)
+    except (InvalidURI, ValueError) as error:
+        raise TransportError(f"the address {url!r} is not usable: {error}.") from error
     protocol = ClientProtocol(uri, max_size=frame_bytes)
     request = protocol.connect()
     request.headers["Authorization"] = f"Bearer {token}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Event
 from websockets.server import ServerProtocol
 
+from jupyter_gpuaas.errors import TransportError
 from jupyter_gpuaas.wire.link import Link, adopt, connect
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record, RecordReader, encode
 
@@ -168,3 +170,10 @@ async def test_library_client_reads_what_an_adopted_link_sends() -> None:
             got = [await asyncio.wait_for(client.recv(), TIMEOUT_S) for _ in range(len(bodies) + 1)]
         (await hosting).close()
     assert got == [*bodies, '{"op":"ended"}']
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1/", "ws://[::1", "ws://127.0.0.1:99999999/"])
+async def test_address_that_is_none_is_an_error_like_one_where_nobody_is(url: str) -> None:
+    """So that a client tries the other way."""
+    with pytest.raises(TransportError, match=re.escape(repr(url))):
+        await connect(url, "token", Client(), frame_bytes=FRAME_BYTES, ping_s=5, silence_s=TIMEOUT_S)

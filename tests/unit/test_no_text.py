@@ -6,8 +6,11 @@ import asyncio
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import Message, RemoteSession
+from jupyter_gpuaas.errors import TransportError
 from jupyter_gpuaas.node.transcript import as_text
 from jupyter_gpuaas.wire.record import Kind, Record
 from tests.service import quick_settings
@@ -65,3 +68,22 @@ async def test_remote_session_goes_on_after_what_is_no_text_and_what_is_no_messa
     assert await asyncio.wait_for(cell, 5) == {"status": "ok"}
     assert [message.msg_type for message in heard.messages] == ["stream", "status"]
     assert heard.messages[0].content["text"] == "caf\N{REPLACEMENT CHARACTER}\n"
+
+
+async def test_remote_session_whose_channel_breaks_tells_whoever_waits(tmp_path: Path) -> None:
+    session = RemoteSession(cast(ServiceClient, None), "s", quick_settings(tmp_path))
+    broken = asyncio.Event()
+
+    async def run() -> str:
+        await broken.wait()
+        raise ZeroDivisionError("a bug")
+
+    session._channel.run = run  # type: ignore[method-assign]
+    session._linked.set()
+    await session.open()
+    asking = asyncio.create_task(session.request("execute_request", {"code": "1"}))
+    await asyncio.sleep(0)
+    broken.set()
+    with pytest.raises(TransportError, match="ZeroDivisionError: a bug"):
+        await asyncio.wait_for(asking, 5)
+    assert session.ended
