@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -571,7 +572,9 @@ class Host:
         except GpuaasError as error:
             answer["error"] = str(error)
             answer["failure"] = to_wire(error)
-        except (OSError, msgspec.MsgspecError, LookupError, TypeError) as error:
+        except Exception as error:
+            # A bug of ours, perhaps; whoever has asked must not wait for ever.
+            self.log(f"op {op!r}:\n{traceback.format_exc()}")
             answer["error"] = f"{type(error).__name__}: {error}"
         with contextlib.suppress(ConnectionError):
             writer.write(msgspec.json.encode(answer) + b"\n")

@@ -6,12 +6,15 @@ import asyncio
 import json
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.model import HostSpec, Lease
+from jupyter_gpuaas.node.host import Host
 from jupyter_gpuaas.node.session_host import SessionHost
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Kind, RecordReader
@@ -96,3 +99,23 @@ async def test_reply_that_is_too_large_is_answered_all_the_same(tmp_path: Path) 
     content = json.loads(bytes(answer.parts[4]))
     assert content["status"] == "error" and "larger than" in content["evalue"]
     await close(host)
+
+
+async def test_host_answers_a_command_that_it_fails_at_whatever_it_raises(tmp_path: Path) -> None:
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    class Writer:
+        def __init__(self) -> None:
+            self.written: list[dict[str, object]] = []
+
+        def write(self, data: bytes) -> None:
+            self.written.append(json.loads(data))
+
+        async def drain(self) -> None:
+            pass
+
+    host, writer = Host("r", tmp_path, "n", Settings(), tmp_path), Writer()
+    host.session = cast(SessionHost, SimpleNamespace(interrupt=broken))
+    await host._command({"id": 7, "op": "interrupt"}, cast(asyncio.StreamWriter, writer))
+    assert writer.written == [{"id": 7, "error": "RuntimeError: a bug"}]
