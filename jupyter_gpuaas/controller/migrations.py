@@ -57,7 +57,7 @@ class Migrations:
         self._sessions = sessions
         self._commands = commands
         self._standbys = standbys
-        self._plans = MovePlans(commands, engine, standbys, newest)
+        self._plans = MovePlans(commands, engine, agents, standbys, newest)
         self._mover = Mover(sessions, commands, engine, agents, standbys, settings)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._reasons: dict[str, str] = {}
@@ -76,7 +76,15 @@ class Migrations:
         return await self._plans.plan(live, target)
 
     async def begin(
-        self, live: LiveSession, target: str | None, *, via: Via, accept_loss: bool, cause: str, wait: bool = True
+        self,
+        live: LiveSession,
+        target: str | None,
+        *,
+        via: Via,
+        accept_loss: bool,
+        cause: str,
+        wait: bool = True,
+        between_cells: bool = False,
     ) -> MigrationView:
         """Start to move a session; returns at once.
 
@@ -88,6 +96,8 @@ class Migrations:
             Move although names are lost by it.
         wait
             For the end of a cell that runs, where the session cannot move in the middle of it; else it stays.
+        between_cells
+            Not in the middle of a cell for its own sake: it is the cell that asks.
 
         Raises
         ------
@@ -95,9 +105,11 @@ class Migrations:
             It cannot be done. Nothing has changed.
         """
         plan = await self.plan(live, target)
-        asked = self._plans.asked(live, plan, via, wait=wait, accept_loss=accept_loss)
+        asked = await self._plans.asked(
+            live, plan, via, wait=wait, accept_loss=accept_loss, between_cells=between_cells
+        )
         way = self._plans.way(asked, plan)
-        self._plans.check(live, plan.target)  # once more: the store was read meanwhile
+        self._plans.check(live, plan.target)  # once more: the store was read meanwhile, and the host was asked
         view = MigrationView(
             id=uuid.uuid4().hex,
             session_id=live.session.id,
@@ -230,6 +242,7 @@ class Migrations:
 
     async def _attempt(self, moving: Moving) -> None:
         await self._mover.reserve(moving)
-        await self._mover.copy_and_stop(moving)
+        while not await self._mover.copy_and_stop(moving):
+            await self._mover.reserve(moving)
         await self._mover.restore(moving)
         self._mover.cut_over(moving)

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import msgspec
 
+from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.controller.standbys import Standbys
 from jupyter_gpuaas.engine.base import Engine
-from jupyter_gpuaas.errors import AllocationError, InvalidRequest, MigrationError
+from jupyter_gpuaas.errors import AllocationError, GpuaasError, InvalidRequest, MigrationError
 from jupyter_gpuaas.lifecycle.migration import Asked, way
 from jupyter_gpuaas.lifecycle.placement import targets
-from jupyter_gpuaas.model import CPU, CheckpointView, Lease, MigrationPlan, Phase, SessionState, Via
+from jupyter_gpuaas.model import (
+    CPU,
+    CheckpointView,
+    HostReport,
+    HostState,
+    Lease,
+    MigrationPlan,
+    Phase,
+    SessionState,
+    Via,
+)
+
+log = logging.getLogger(__name__)
 
 MOVABLE = (SessionState.IDLE, SessionState.BUSY)
 #: What estimates go by where nothing was measured yet.
 ASSUMED_BYTES_S = 400e6
 ASSUMED_STOP_S = 0.3
+#: A host that does not say at once whether it runs a cell is taken at its last word.
+LOOK_S = 5.0
 
 
 class MovePlans:
@@ -35,11 +51,13 @@ class MovePlans:
         self,
         commands: Commands,
         engine: Engine,
+        agents: Agents,
         standbys: Standbys,
         newest: Callable[[str, str], CheckpointView | None],
     ) -> None:
         self._commands = commands
         self._engine = engine
+        self._agents = agents
         self._standbys = standbys
         self._newest = newest
 
@@ -52,7 +70,7 @@ class MovePlans:
             It cannot be done.
         """
         source, node_id = self.check(live, target)
-        session = live.session
+        session, busy = live.session, await self.runs_cell(live)
         view = await asyncio.to_thread(self._newest, session.owner, session.id)
         remarks = []
         if view is None:
@@ -65,7 +83,7 @@ class MovePlans:
         else:
             remarks.append(f"times are assumed from {ASSUMED_BYTES_S / 1e6:.0f} MB/s; no migration was measured yet")
         by_image = not self.no_images(live, source.node_id, node_id)
-        if session.state is SessionState.BUSY:
+        if busy:
             remarks.append(
                 "it moves in the middle of the cell that runs, as a process image"
                 if by_image
@@ -85,6 +103,18 @@ class MovePlans:
             downtime_s_estimate=last.downtime_s if last is not None and last.downtime_s else ASSUMED_STOP_S,
             remarks=tuple(remarks),
         )
+
+    async def runs_cell(self, live: LiveSession) -> bool:
+        """Whether the session runs a cell at this moment: its host is asked, whose reports come a little later."""
+        lease = live.lease
+        if live.session.state in MOVABLE and lease is not None:
+            try:
+                asking = self._agents.of(lease.node_id).op(live.session.id, lease.epoch, "look", {})
+                report = msgspec.convert(await asyncio.wait_for(asking, LOOK_S), HostReport)
+                return report.state is HostState.BUSY
+            except (GpuaasError, asyncio.TimeoutError, TimeoutError) as error:
+                log.info("session %s is not looked at: %s", live.session.id, error or "its host takes too long")
+        return live.session.state is SessionState.BUSY
 
     def check(self, live: LiveSession, target: str | None) -> tuple[Lease, str]:
         """The session's lease, and the node that it can go to.
@@ -134,13 +164,17 @@ class MovePlans:
             return "sessions with device memory do not move so yet"
         return "" if live.in_jail else "its kernel was not started in a jail (the log of its host says why)"
 
-    def asked(self, live: LiveSession, plan: MigrationPlan, via: Via, *, wait: bool, accept_loss: bool) -> Asked:
+    async def asked(
+        self, live: LiveSession, plan: MigrationPlan, via: Via, *, wait: bool, accept_loss: bool, between_cells: bool
+    ) -> Asked:
         """What the way goes by, as it is now."""
+        busy = await self.runs_cell(live)
         return Asked(
             via=via,
             wait=wait,
             accept_loss=accept_loss,
-            busy=live.session.state is SessionState.BUSY,
+            between_cells=between_cells,
+            busy=busy,
             lost=tuple(plan.lost),
             no_image=self.no_images(live, plan.source, plan.target),
         )

@@ -36,11 +36,13 @@ from jupyter_gpuaas.lifecycle.migration import (
     patience_s,
     settled,
     step,
+    way,
     without_image,
 )
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import (
     CheckpointView,
+    HostReport,
     HostState,
     Imaged,
     Lease,
@@ -50,6 +52,7 @@ from jupyter_gpuaas.model import (
     Quiet,
     Round,
     SessionState,
+    Via,
     short_id,
 )
 
@@ -134,22 +137,30 @@ class Mover:
         told = "a host stands by" if moving.by_image else "a kernel starts"
         self._advance(moving, E.RESERVED, f"{told} on {view.target}")
 
-    async def copy_and_stop(self, moving: Moving) -> None:
-        """Rounds of copying until the session stands still, and its last state is on the target."""
+    async def copy_and_stop(self, moving: Moving) -> bool:
+        """Rounds of copying until the session stands still, and its last state is on the target.
+
+        Returns
+        -------
+        Whether it does. Else a cell was found that runs: the session moves as an image instead, and nothing is
+        reserved for that yet.
+        """
         live = moving.live
         if moving.by_image:
             await self._take_image(moving)
-            return
+            return True
         while True:
-            await self._pre_copy(moving)
+            if not await self._pre_copy(moving):
+                return False
             try:
                 asked_s = time.monotonic()
                 reply = await self._op(moving, "quiesce", {"wait_s": PATIENCE_S}, PATIENCE_S + STEP_S, source=True)
                 quiet = msgspec.convert(reply, Quiet)
                 break
             except QuiesceTimeout:
-                if not moving.asked.wait:
-                    raise MigrationError("a cell runs, and is not to be waited for.") from None
+                # Whatever was known of the session when it was asked for: now its host says so.
+                if await self._found_busy(moving):
+                    return False
                 self._advance(moving, E.STILL_BUSY, "a cell runs: the session moves when it has ended")
                 await self._next_checkpoint(moving)
         moving.stopped_s = max(asked_s, time.monotonic() - quiet.took_s)
@@ -166,6 +177,23 @@ class Mover:
         self._advance(moving, E.COPIED, f"checkpoint {quiet.checkpoint.short} is on {moving.view.target}")
         if live.session.state not in MOVABLE:
             raise MigrationError(f"the session is {live.session.state}.")
+        return True
+
+    async def _found_busy(self, moving: Moving) -> bool:
+        """A cell runs, and goes on. Whether the session moves as an image because of that; else it is waited for.
+
+        Raises
+        ------
+        MigrationError
+            It is not to be waited for.
+        """
+        found, _ = way(self._asked_now(moving, busy=True))
+        if found == "image":
+            self._begin_anew(moving, "image", E.FOUND_BUSY, "a cell runs: the session moves in the middle of it")
+            return True
+        if not moving.asked.wait:
+            raise MigrationError("a cell runs, and is not to be waited for.")
+        return False
 
     async def _take_image(self, moving: Moving) -> None:
         """Stop the session wherever it is, and put its process into an image that the target can read."""
@@ -192,9 +220,12 @@ class Mover:
         moving.view = msgspec.structs.replace(moving.view, bytes_sent=moving.view.bytes_sent + done.sent_bytes)
         return done
 
-    async def _pre_copy(self, moving: Moving) -> None:
+    async def _pre_copy(self, moving: Moving) -> bool:
+        """Copy until another round would not help; False as of ``copy_and_stop``."""
         passes: list[Pass] = []
         view = self._newest_of(moving) or await self._first(moving)
+        if view is None:
+            return False
         while True:
             done = await self._round(moving, view)
             passes.append(Pass(done.sent_bytes, done.took_s))
@@ -202,7 +233,7 @@ class Mover:
             ready, why = settled(passes, newer.id != view.id)
             if ready:
                 self._advance(moving, E.SETTLED, why)
-                return
+                return True
             view = newer
 
     @staticmethod
@@ -210,15 +241,27 @@ class Mover:
         status = moving.live.checkpoints
         return status.last if status is not None else None
 
-    async def _first(self, moving: Moving) -> CheckpointView:
-        """A checkpoint of a session that has none: else all that it has would go over while it stands still."""
-        if moving.live.session.state is SessionState.BUSY:
-            self.tell(moving, "a cell runs: the first checkpoint is taken when it has ended")
+    async def _first(self, moving: Moving) -> CheckpointView | None:
+        """A checkpoint of a session that has none: else all that it has would go over while it stands still.
+
+        None where a cell runs in whose middle the session moves.
+        """
         asked = {"op": "take", "label": "", "request": ""}
+        taking = asyncio.ensure_future(self._source(moving).checkpoints(moving.live.session.id, asked))
         try:
-            taken = await self._source(moving).checkpoints(moving.live.session.id, asked)
+            await asyncio.wait({taking}, timeout=PATIENCE_S)
+            if not taking.done():
+                report = msgspec.convert(await self._op(moving, "look", {}, STEP_S, source=True), HostReport)
+                if report.state is HostState.BUSY:
+                    if await self._found_busy(moving):
+                        return None
+                    self.tell(moving, "a cell runs: the first checkpoint is taken when it has ended")
+            taken = await taking
         except CheckpointError as error:
             raise MigrationError(f"no checkpoint can be taken: {error}") from error
+        finally:
+            taking.cancel()
+            await asyncio.gather(taking, return_exceptions=True)
         return msgspec.convert(taken, CheckpointView)
 
     async def _next_checkpoint(self, moving: Moving) -> None:
@@ -330,13 +373,18 @@ class Mover:
         """Whether a move that cannot go as a process image goes with the variables alone: nothing is lost by that."""
         if not moving.by_image or E.FELL_BACK not in TABLE[moving.view.phase]:
             return False
-        live, newest = moving.live, self._newest_of(moving)
-        asked = msgspec.structs.replace(
+        busy = moving.live.session.state is SessionState.BUSY
+        return moving.live.session.state in MOVABLE and not without_image(self._asked_now(moving, busy=busy))
+
+    def _asked_now(self, moving: Moving, *, busy: bool) -> Asked:
+        """What the way goes by, as it is now."""
+        newest = self._newest_of(moving)
+        return msgspec.structs.replace(
             moving.asked,
-            busy=live.session.state is SessionState.BUSY,
+            busy=busy,
             lost=tuple(newest.lost) if newest is not None else (),
+            no_image=moving.no_image or moving.asked.no_image,
         )
-        return live.session.state in MOVABLE and not without_image(asked)
 
     async def fall_back(self, moving: Moving, why: str) -> None:
         """Begin anew, with the variables alone; the source goes on, and what was made on the target goes.
@@ -351,15 +399,20 @@ class Mover:
         await self._source_goes_on(moving)
         if live.session.state not in MOVABLE:
             raise MigrationError(f"the session is {live.session.state}.")
+        told = f"not as a process image: {moving.no_image}; nothing is lost without, so its variables move"
+        self._begin_anew(moving, "portable", E.FELL_BACK, told)
+
+    def _begin_anew(self, moving: Moving, via: Via, event: MigrationEvent, told: str) -> None:
+        """The same migration by another way; what was made on the target for the former one goes."""
+        live = moving.live
         if moving.lease is not None:
             self._commands.give_back(moving.lease)
         moving.lease, moving.checkpoint, moving.stopped_s = None, "", 0.0
-        moving.view = msgspec.structs.replace(moving.view, via="portable", rounds=(), lost={})
+        moving.view = msgspec.structs.replace(moving.view, via=via, rounds=(), lost={})
         # First, so that nobody else gives this epoch to another host.
         moving.epoch = live.next_epoch
         self._sessions.keep(live, epochs=moving.epoch)
-        told = f"not as a process image: {moving.no_image}; nothing is lost without, so its variables move"
-        self._advance(moving, E.FELL_BACK, told)
+        self._advance(moving, event, told)
 
     async def lead_back(self, moving: Moving) -> None:
         """The session goes on where it was, and nothing is left on the target."""

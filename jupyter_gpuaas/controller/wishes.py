@@ -51,7 +51,9 @@ class Wishes:
         try:
             if wish.op == "migrate":
                 # Moving waits for the cell that asks by itself.
-                await self._migrations.begin(live, wish.target, via="auto", accept_loss=wish.accept_loss, cause=cause)
+                await self._migrations.begin(
+                    live, wish.target, via="auto", accept_loss=wish.accept_loss, cause=cause, between_cells=True
+                )
             elif wish.op == "park":
                 await live.bell.until(lambda: live.session.state is not SessionState.BUSY, CELL_S)
                 await self._parking.park(live, cause, accept_loss=wish.accept_loss)

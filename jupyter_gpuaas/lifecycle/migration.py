@@ -29,6 +29,8 @@ class MigrationEvent(StrEnum):
     QUIET = "quiet"
     #: The cell that runs goes on for longer than the stop is worth.
     STILL_BUSY = "still_busy"
+    #: A cell turned out to run after all, and the process can go along, as an image.
+    FOUND_BUSY = "found_busy"
     COPIED = "copied"
     #: It cannot go as a process image, and loses nothing without.
     FELL_BACK = "fell_back"
@@ -47,8 +49,8 @@ _ANEW = {E.FELL_BACK: P.RESERVE, **_BACK}
 
 TABLE: Mapping[Phase, Mapping[MigrationEvent, Phase]] = {
     P.RESERVE: {E.RESERVED: P.PRE_COPY, **_ANEW},
-    P.PRE_COPY: {E.SETTLED: P.QUIESCE, **_ANEW},
-    P.QUIESCE: {E.QUIET: P.STOP_COPY, E.STILL_BUSY: P.PRE_COPY, **_ANEW},
+    P.PRE_COPY: {E.SETTLED: P.QUIESCE, E.FOUND_BUSY: P.RESERVE, **_ANEW},
+    P.QUIESCE: {E.QUIET: P.STOP_COPY, E.STILL_BUSY: P.PRE_COPY, E.FOUND_BUSY: P.RESERVE, **_ANEW},
     P.STOP_COPY: {E.COPIED: P.RESTORE, **_ANEW},
     P.RESTORE: {E.RESTORED: P.VERIFY, **_ANEW},
     P.VERIFY: {E.VERIFIED: P.CUTOVER, **_BACK},
@@ -78,17 +80,20 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     #: A cell that runs may be waited for.
     wait: bool
     accept_loss: bool
-    #: Whether a cell runs.
+    #: Whether a cell runs, by what the session's host says: what it has reported may be older than the cell.
     busy: bool
     #: Names that would be lost with the variables alone.
     lost: tuple[str, ...]
     #: Why the process cannot go along; empty if it can.
     no_image: str
+    #: The cell that runs is the one that asks: it is to come to its end first.
+    between_cells: bool = False
 
 
 def way(asked: Asked) -> tuple[Via, str]:
     """How a session moves: its variables, or the image of its process. And why not, where it cannot so."""
-    if asked.via == "image" or (asked.via == "auto" and not asked.no_image and (asked.busy or asked.lost)):
+    in_cell = asked.busy and not asked.between_cells
+    if asked.via == "image" or (asked.via == "auto" and not asked.no_image and (in_cell or asked.lost)):
         return "image", asked.no_image
     return "portable", without_image(asked)
 

@@ -317,6 +317,8 @@ class Host:
         if op == "notice":
             session.notice(str(content["text"]))
             return {}
+        if op == "look":
+            return _plain(session.look())
         if standby is not None:
             if op == "preload":
                 loading = standby.preload(

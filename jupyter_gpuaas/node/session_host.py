@@ -134,6 +134,11 @@ class SessionHost:
             no_suspend=self.no_suspend,
         )
 
+    def look(self) -> HostReport:
+        """The session at this moment. Reports of busy and idle come a little later, and not for every cell."""
+        self._report_busy()
+        return self.report()
+
     @property
     def is_new(self) -> bool:
         """Whether no kernel has been ready yet."""
@@ -688,6 +693,8 @@ class SessionHost:
             self._busy_timer = asyncio.get_running_loop().call_later(self.settings.busy_report_s, self._report_busy)
 
     def _report_busy(self) -> None:
+        if self._busy_timer is not None:
+            self._busy_timer.cancel()
         self._busy_timer = None
         if self.state in (HostState.IDLE, HostState.BUSY):
             state = HostState.BUSY if self._dialogue.busy else HostState.IDLE

@@ -11,8 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from jupyter_gpuaas.client.migrations import follow_migration
+from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import AllocationError, Forbidden, InvalidRequest, MigrationError
-from jupyter_gpuaas.model import Phase, SessionState
+from jupyter_gpuaas.model import HostReport, HostState, Phase, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
 from tests.roaming import Outputs, roaming
@@ -111,6 +113,48 @@ async def test_move_waits_for_the_cell_that_runs_and_what_comes_meanwhile_runs_o
         assert [reply["status"] for reply in replies] == ["ok"] * 6
         assert [reply["execution_count"] for reply in replies] == [2, 3, 4, 5, 6, 7]
         assert await roamer.said("print(done)") == "[0, 1, 2, 3, 4, 5]"
+
+
+@pytest.mark.parametrize("runs", [True, False])
+async def test_move_goes_by_whether_a_cell_runs_now_and_not_by_what_was_reported(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    sessions, gate = service.controller.sessions, tmp_path / "gate"
+    real, late = sessions.reported, HostState.BUSY if runs else HostState.IDLE
+
+    def reported(live: LiveSession, report: HostReport) -> None:
+        if report.state is not late:
+            real(live, report)
+
+    async with roaming(service) as roamer:
+        await roamer.said("import os, time")
+        live = sessions.get(roamer.id)
+        assert live is not None
+        await roamer.until(S.IDLE)
+        outputs = Outputs()
+        code = f"print('in', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+        if runs:
+            monkeypatch.setattr(sessions, "reported", reported)
+        running = asyncio.ensure_future(roamer.run(code, outputs))
+        await outputs.heard.wait()
+        if runs:
+            assert live.session.state is S.IDLE
+            plan = await roamer.client.plan_migration(roamer.id)
+            assert "the cell that runs is waited for" in plan.remarks
+            with pytest.raises(MigrationError, match="a cell runs"):
+                await roamer.client.migrate(roamer.id, wait=False)
+            gate.touch()
+            assert (await running)["status"] == "ok"
+            return
+        await roamer.until(S.BUSY)
+        monkeypatch.setattr(sessions, "reported", reported)
+        gate.touch()
+        assert (await running)["status"] == "ok"
+        assert live.session.state is S.BUSY
+        view = await roamer.client.migrate(roamer.id, wait=False)
+        monkeypatch.setattr(sessions, "reported", real)
+        done = await asyncio.wait_for(follow_migration(roamer.client, view, lambda text: None), 120.0)
+        assert done.phase is Phase.DONE, done.cause
 
 
 async def test_move_that_is_cancelled_leaves_the_session_where_it_was(service: Service, tmp_path: Path) -> None:

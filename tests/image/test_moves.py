@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from jupyter_gpuaas.controller import moving
 from jupyter_gpuaas.errors import MigrationError, NotDumpable
 from jupyter_gpuaas.image.criu import Criu
-from jupyter_gpuaas.model import Phase, SessionState
+from jupyter_gpuaas.model import Phase
 from tests.conftest import GpuaasHome
 from tests.contract.test_migrations import host_of, nothing_left
 from tests.roaming import Outputs, Roamer, roaming
@@ -68,19 +69,11 @@ def work(service: Service, node: str, session: str) -> Path:
 
 
 async def running_cell(roamer: Roamer, code: str, mark: str) -> tuple[asyncio.Task[dict[str, object]], Outputs]:
-    """Begin a cell, and wait until it has said ``mark``, and the service knows that it runs.
-
-    A session that moves before the service knows of its cell is taken for an idle one, and waits for the cell's end.
-    """
+    """Begin a cell, and wait until it has said ``mark``; the service need not have heard of it."""
     outputs = Outputs()
     running = asyncio.ensure_future(roamer.run(code, outputs))
     await eventually(lambda: mark in outputs.text or running.done(), 60.0)
     assert not running.done(), (running.result(), outputs.text)
-
-    async def known() -> bool:
-        return (await roamer.look()).state is SessionState.BUSY
-
-    await eventually(known, 60.0)
     return running, outputs
 
 
@@ -180,15 +173,59 @@ async def test_what_comes_for_a_moved_cell_reaches_it(service: Service) -> None:
     async with roaming(service) as roamer:
         cell = "import os\nprint('in', flush=True)\nwhile True: pass"
         running, _ = await running_cell(roamer, cell, "in")
-        moving = asyncio.ensure_future(roamer.migrate())
+        waiting = asyncio.ensure_future(roamer.migrate())
         later = asyncio.ensure_future(roamer.run("x = 1"))
-        done = await moving
+        done = await waiting
         assert (done.phase, done.via) == (Phase.DONE, "image"), done.cause
         roamer.remote.interrupt()
         reply = await asyncio.wait_for(running, 60.0)
         assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
         assert (await later)["status"] == "aborted"
         assert await roamer.said("print(os.environ['GPUAAS_NODE'])") == done.target
+
+
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+async def test_cell_that_begins_when_the_move_has_been_asked_for_goes_along(
+    service: Service, monkeypatch: pytest.MonkeyPatch, has_checkpoint: bool
+) -> None:
+    monkeypatch.setattr(moving, "PATIENCE_S", 0.2)
+    async with roaming(service) as roamer:
+        if has_checkpoint:
+            await roamer.said("x = 1")
+
+            async def kept() -> bool:
+                return bool(await roamer.client.checkpoints(roamer.id))
+
+            await eventually(kept)
+        client = service.controller.agents.of(await roamer.node())
+        real, take = client.op, client.checkpoints
+        begun: list[asyncio.Task[dict[str, object]]] = []
+
+        async def begin() -> None:
+            if not begun:  # the way has been chosen, for a session that was idle
+                cell = "import os\nprint('in', flush=True)\nwhile not os.path.exists('go'): pass\nprint('out')"
+                begun.append((await running_cell(roamer, cell, "in"))[0])
+
+        async def op(session: str, epoch: int, op: str, content: dict[str, object]) -> dict[str, object]:
+            if op == "quiesce":
+                await begin()
+            return await real(session, epoch, op, content)
+
+        async def checkpoints(session: str, content: dict[str, object]) -> object:
+            await begin()
+            return await take(session, content)
+
+        client.op, client.checkpoints = op, checkpoints  # type: ignore[method-assign]
+        done = await roamer.migrate(wait=False)
+        assert (done.phase, done.via) == (Phase.DONE, "image"), done.cause
+        assert begun and not begun[0].done()
+        assert await roamer.node() == done.target != done.source
+        (work(service, done.target, roamer.id) / "go").touch()
+        assert (await asyncio.wait_for(begun[0], 60.0))["status"] == "ok"
+        assert await roamer.said("print(os.environ['GPUAAS_NODE'])") == done.target
+        story = [event.cause for event in await roamer.client.events(session=roamer.id)]
+        assert any("moves in the middle of it" in cause for cause in story)
+        await nothing_left(service, done.source, roamer.id)
 
 
 async def test_session_that_would_lose_names_moves_as_an_image(service: Service) -> None:

@@ -37,6 +37,8 @@ FORWARD = {
     (P.PRE_COPY, E.SETTLED): P.QUIESCE,
     (P.QUIESCE, E.QUIET): P.STOP_COPY,
     (P.QUIESCE, E.STILL_BUSY): P.PRE_COPY,
+    (P.PRE_COPY, E.FOUND_BUSY): P.RESERVE,
+    (P.QUIESCE, E.FOUND_BUSY): P.RESERVE,
     (P.STOP_COPY, E.COPIED): P.RESTORE,
     (P.RESTORE, E.RESTORED): P.VERIFY,
     (P.VERIFY, E.VERIFIED): P.CUTOVER,
@@ -94,6 +96,7 @@ def test_settled_ends_whatever_the_session_does() -> None:
     assert settled(shrinking, dirty=True)[0]
 
 
+@pytest.mark.parametrize("between_cells", [True, False])
 @pytest.mark.parametrize("wait", [True, False])
 @pytest.mark.parametrize("accept_loss", [True, False])
 @pytest.mark.parametrize("busy", [True, False])
@@ -101,9 +104,17 @@ def test_settled_ends_whatever_the_session_does() -> None:
 @pytest.mark.parametrize("no_image", ["", "no CRIU"])
 @pytest.mark.parametrize("via", ["auto", "portable", "image"])
 def test_way_every_cell(
-    via: Via, no_image: str, lost: tuple[str, ...], busy: bool, accept_loss: bool, wait: bool
+    via: Via, no_image: str, lost: tuple[str, ...], busy: bool, accept_loss: bool, wait: bool, between_cells: bool
 ) -> None:
-    asked = Asked(via=via, wait=wait, accept_loss=accept_loss, busy=busy, lost=lost, no_image=no_image)
+    asked = Asked(
+        via=via,
+        wait=wait,
+        accept_loss=accept_loss,
+        busy=busy,
+        lost=lost,
+        no_image=no_image,
+        between_cells=between_cells,
+    )
     found, why_not = way(asked)
     # The variables alone do, unless a cell is not to be waited for, or a name is lost that nobody gave up.
     alone = "cell runs" if busy and not wait else "t would be lost" if lost and not accept_loss else ""
@@ -113,7 +124,7 @@ def test_way_every_cell(
         ("portable", ""): ("portable", alone),
         ("portable", "no CRIU"): ("portable", alone),
         # Where something would be missing after it, or held up before it, the process goes along if it can.
-        ("auto", ""): ("image", "") if busy or lost else ("portable", alone),
+        ("auto", ""): ("image", "") if (busy and not between_cells) or lost else ("portable", alone),
         ("auto", "no CRIU"): ("portable", alone),
     }
     expected, reason = table[via, no_image]
