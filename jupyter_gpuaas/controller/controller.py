@@ -110,7 +110,7 @@ class Controller:
             self.sessions, self.scheduler, self.fair, self.parking, self.commands, engine, self.agents, settings
         )
         self.turns.leaving = lambda: self.commands.giving_back() | self.standbys.leases()
-        self.drains = Drains(self.sessions, self.migrations, engine)
+        self.drains = Drains(self.sessions, self.migrations, self.parking, engine)
         self.wishes = Wishes(self.sessions, self.migrations, self.parking, self.agents)
         self.sessions.on_wish = self.wishes.heard
         self.sessions.order = self._order
@@ -146,6 +146,7 @@ class Controller:
         self.parking.open()
         self.turns.open()
         self.standbys.open()
+        self.unattended.open()
 
     def _take_up(self, live: LiveSession, held: Mapping[str, Lease]) -> None:
         state = live.session.state

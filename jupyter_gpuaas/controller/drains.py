@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -10,9 +11,10 @@ import msgspec
 
 from jupyter_gpuaas.controller.migrations import Migrations
 from jupyter_gpuaas.controller.move_plans import MOVABLE
+from jupyter_gpuaas.controller.parking import Parking
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine
-from jupyter_gpuaas.errors import GpuaasError, InvalidRequest
+from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, MigrationError
 from jupyter_gpuaas.lifecycle.placement import Leaving, leaving_order, room_for
 from jupyter_gpuaas.model import DrainView, Phase, Proposal, SessionState
 
@@ -23,14 +25,17 @@ AT_A_TIME = 2
 #: Until a session that could not be moved is tried again.
 AGAIN_S = 2.0
 LOOK_S = 0.5
+#: How long the host of a session that has devices again may take to let it go on.
+GO_ON_S = 60.0
 
 
 class Drains:
     """One task for each node that is emptied."""
 
-    def __init__(self, sessions: Sessions, migrations: Migrations, engine: Engine) -> None:
+    def __init__(self, sessions: Sessions, migrations: Migrations, parking: Parking, engine: Engine) -> None:
         self._sessions = sessions
         self._migrations = migrations
+        self._parking = parking
         self._engine = engine
         self._views: dict[str, DrainView] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -112,12 +117,21 @@ class Drains:
     async def _run(self, node_id: str, deadline_s: float, accept_loss: bool, cause: str) -> None:
         refused: dict[str, str] = {}
         not_before: dict[str, float] = {}
+        #: Sessions that were parked here with their processes, and of these, those that cannot be parked without.
+        woken: set[str] = set()
+        stuck: set[str] = set()
         while time.time() < deadline_s:
             present = self._on(node_id)
             if not present:
                 self._change(node_id, done=True, refused={}, cause="the node is empty")
                 self._sessions.announce("drain", f"{node_id} is empty", node=node_id)
                 return
+            for live in present:
+                if live.session.state is SessionState.PARKED:
+                    # What it has is in this node's memory. It has to run once more to be put into its store.
+                    woken.add(live.session.id)
+                    refused[live.session.id] = "it was parked with its process, and waits for a device here"
+                    self._parking.wake(live, f"its process leaves {node_id}: {cause}")
             moving = [live for live in present if live.record.move is not None]
             ready = [
                 live
@@ -130,12 +144,16 @@ class Drains:
             order = leaving_order([_leaving(live) for live in ready])
             for session_id in order[: max(0, AT_A_TIME - len(moving))]:
                 not_before[session_id] = time.monotonic() + AGAIN_S
+                live = by_id[session_id]
                 try:
-                    await self._migrations.begin(
-                        by_id[session_id], None, via="auto", accept_loss=accept_loss, cause=cause
-                    )
+                    if session_id in woken - stuck:
+                        await self._put_away(live, accept_loss, cause)
+                    else:
+                        await self._migrations.begin(live, None, via="auto", accept_loss=accept_loss, cause=cause)
                     refused.pop(session_id, None)
                 except GpuaasError as error:
+                    if session_id in woken:
+                        stuck.add(session_id)
                     refused[session_id] = str(error)
             for live in present:
                 last = live.record.last_migration
@@ -143,6 +161,10 @@ class Drains:
                     refused.setdefault(live.session.id, last.cause)
             self._change(node_id, refused={key: why for key, why in refused.items() if key in self._left(node_id)})
             await asyncio.sleep(LOOK_S)
+        for live in self._on(node_id):
+            if live.session.id in woken and live.session.state is SessionState.IDLE:
+                with contextlib.suppress(GpuaasError):
+                    await self._parking.park(live, f"{node_id} was to be emptied, and it could not leave", process=True)
         left = self._on(node_id)
         on_the_way = sum(live.record.move is not None for live in left)
         told = f"at the deadline {len(left)} of its sessions are still there"
@@ -150,6 +172,20 @@ class Drains:
         told += "; they go on, and no new ones come"
         self._change(node_id, done=True, cause=told)
         self._sessions.announce("drain", f"{node_id}: {told}", node=node_id)
+
+    async def _put_away(self, live: LiveSession, accept_loss: bool, cause: str) -> None:
+        """Park a session that was parked with its process as a checkpoint, which goes on anywhere.
+
+        Raises
+        ------
+        GpuaasError
+            It cannot be.
+        """
+        try:
+            await asyncio.wait_for(live.settled(), GO_ON_S)
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            raise MigrationError("its host takes too long.") from error
+        await self._parking.park(live, cause, accept_loss=accept_loss, process=False)
 
 
 def _leaving(live: LiveSession) -> Leaving:

@@ -99,6 +99,7 @@ class Parking:
         accept_loss: bool = False,
         patience_s: float = PATIENCE_S,
         come_back: bool = False,
+        process: bool | None = None,
     ) -> None:
         """Park a session; returns when it is.
 
@@ -108,6 +109,8 @@ class Parking:
             How long a cell that runs is waited for.
         come_back
             Park it although cells wait in it; it goes back into the queue at once, and they run when it has devices.
+        process
+            Whether its process stays, if it can, in the memory of its node; None for what ``keeps_process`` says.
 
         Raises
         ------
@@ -123,7 +126,9 @@ class Parking:
             raise MigrationError(f"session {session.name!r} is {session.state}: only one that runs can be parked.")
         self._busy.add(session.id)
         try:
-            if await self._keep(live, lease, cause):
+            if process is None:
+                process = keeps_process(session.request, lease, self._engine.nodes(), live.no_suspend)
+            if process and await self._keep(live, lease, cause):
                 return
             client = self._agents.of(lease.node_id)
             asked = client.op(session.id, lease.epoch, "quiesce", {"wait_s": patience_s})
@@ -153,9 +158,7 @@ class Parking:
             self._busy.discard(session.id)
 
     async def _keep(self, live: LiveSession, lease: Lease, cause: str) -> bool:
-        """Park a session with its process, if that is the way for it; whether it was."""
-        if not keeps_process(live.session.request, lease, self._engine.nodes(), live.no_suspend):
-            return False
+        """Park a session with its process, if it can be; whether it was."""
         await live.bell.until(lambda: live.session.state is not SessionState.BUSY, PATIENCE_S)
         if live.session.state is not SessionState.IDLE:
             return False  # which is told by the other way

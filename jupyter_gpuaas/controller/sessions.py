@@ -83,6 +83,11 @@ class LiveSession:
         state = self.session.state
         return state in HOSTED_STATES or (state in KEPT_STATES and self.kept is not None)
 
+    async def settled(self) -> None:
+        """Return when what has been ordered for it so far is carried out."""
+        async with self.orders:
+            pass
+
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.session.state in (SessionState.CLOSED, SessionState.FAILED)

@@ -30,7 +30,8 @@ def parks_s(session: GpuSession, rules: Rules) -> float:
 
 def ends_s(session: GpuSession, rules: Rules) -> float:
     """When it is ended because nobody is attached; 0 where somebody is."""
-    if session.clients or not session.unattended_since_s or session.lease is None:
+    there = session.lease is not None or session.state is SessionState.PARKED
+    if session.clients or not session.unattended_since_s or not there:
         return 0.0
     return session.unattended_since_s + rules.unattended_s
 

@@ -97,6 +97,8 @@ class SessionHost:
         self._suspended = Suspended()
         #: It was suspended between two cells, and clients are to ask for it when they want it.
         self._asleep = False
+        #: It had clients then. They were told to let it go, so that it is not left by them.
+        self._let_go = False
         #: Why its processes cannot stand still without devices; empty if they can.
         self.no_suspend = ""
         #: Whether it waits to take the session over from another host.
@@ -121,8 +123,7 @@ class SessionHost:
             state=self.state,
             cause=self.cause,
             clients=len(self._attachments),
-            # One that was parked is not left because its clients were told to let it go.
-            unattended_since_s=0.0 if self._attachments or self._asleep else self._unattended_since_s,
+            unattended_since_s=0.0 if self._attachments or self._let_go else self._unattended_since_s,
             kernel_starts=self._kernel_starts,
             used_bytes=self.used_bytes,
             working_folder=str(self.folder / "work"),
@@ -576,7 +577,7 @@ class SessionHost:
         try:
             await self._suspended.begin(suspension, room_bytes=room_bytes, refused=refused)
             if asleep:
-                self._asleep = True
+                self._asleep, self._let_go = True, bool(self._attachments)
                 self.let_clients_go({"op": "moved"}, "the session is parked")
                 await self.settled()
                 if self.executing or list(self._held):
@@ -598,7 +599,10 @@ class SessionHost:
             lease = msgspec.structs.replace(self.spec.lease, device_ids=devices)
             self.spec = msgspec.structs.replace(self.spec, lease=lease)
         if await self._suspended.end(self.kernel):
-            self._asleep = False
+            if self._asleep:
+                # Whoever has woken it is about to come.
+                self._asleep = self._let_go = False
+                self._unattended_since_s = time.time()
             self.release_held()
             self._changed(self.report())
 

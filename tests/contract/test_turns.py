@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import psutil
 import pytest
 
+from jupyter_gpuaas.controller import drains
+from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import CellError, GpuaasError, MigrationError
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
 from jupyter_gpuaas.model import SessionState
 from tests.conftest import GpuaasHome
+from tests.contract.test_migrations import nothing_left
 from tests.fault.nodes import is_stopped, lives
 from tests.roaming import Outputs, Roamer, roaming
 from tests.service import Service, eventually, running_service
@@ -360,3 +365,167 @@ async def test_ten_sessions_work_on_one_device_by_turns(gpuaas_home: GpuaasHome)
                 assert len([lease for lease in service.engine.leases() if lease.device_ids]) <= 1
 
         await asyncio.gather(*(work(name) for name in names))
+
+
+# -- left by everybody --------------------------------------------------------------------------------------------
+
+
+async def nobody_has(service: Service, one: Roamer) -> LiveSession:
+    """Let the session's only client go, and return when the service knows."""
+    live = service.controller.sessions.get(one.id)
+    assert live is not None
+    await one.remote.close()
+    await eventually(lambda: not live.session.clients and live.session.unattended_since_s)
+    return live
+
+
+async def ended_as_unattended(service: Service, session: str) -> None:
+    await eventually(lambda: service.controller.sessions.get(session) is None, 60.0)
+    record = service.controller.database.session(session)
+    assert record is not None
+    assert record.session.state is S.CLOSED and "unattended_s" in record.session.cause
+
+
+@pytest.mark.fault
+async def test_suspended_session_that_everybody_has_left_ends_with_its_processes_and_its_place(pair: Pair) -> None:
+    await pair.begin()
+    pair.service.controller.unattended._limit_s = 0.2
+    await nobody_has(pair.service, pair.one)
+    await ended_as_unattended(pair.service, pair.one.id)
+    assert not lives(pair.pid)
+    await nothing_left(pair.service, "local-0", pair.one.id)
+    assert [lease.session_id for lease in pair.service.engine.leases()] == [pair.two.id]
+    assert pair.service.controller.scheduler.waits() == []
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("process", [True, False])
+async def test_parked_session_that_everybody_had_left_ends_and_leaves_nothing(service: Service, process: bool) -> None:
+    unattended = service.controller.unattended
+    async with roaming(service, "one") as one:
+        pid = int(await one.said("import os; print(os.getpid())"))
+        live = await nobody_has(service, one)
+        await service.controller.parking.park(live, "a test", process=process)
+        await eventually(lambda: lives(pid) is process)
+        if process:
+            await eventually(lambda: live.suspended)
+        assert live.session.unattended_since_s
+        unattended._limit_s = 0.1
+        unattended.look(live)
+        await ended_as_unattended(service, one.id)
+        await eventually(lambda: not lives(pid))
+        await nothing_left(service, "local-0", one.id)
+        assert not list((service.controller.settings.folder / "nodes").glob("*/remains/*"))
+        assert not service.engine.leases()
+
+
+@pytest.mark.fault
+async def test_session_that_was_parked_from_under_its_client_is_not_left_by_that(service: Service) -> None:
+    unattended = service.controller.unattended
+    async with roaming(service, "one") as one:
+        pid = int(await one.said("import os; print(os.getpid())"))
+        live = service.controller.sessions.get(one.id)
+        assert live is not None
+        await one.client.park(one.id)
+        await eventually(lambda: live.suspended)
+        assert not live.session.unattended_since_s
+        assert one.id not in unattended._timers
+        assert await one.said("print(os.getpid())") == str(pid)
+
+
+@pytest.mark.fault
+async def test_parked_session_that_is_woken_is_left_from_then_on_only(service: Service) -> None:
+    async with roaming(service, "one") as one:
+        await one.said("x = 1")
+        live = await nobody_has(service, one)
+        await service.admin.park(one.id)
+        await eventually(lambda: live.suspended)
+        left_s = live.session.unattended_since_s
+        await service.admin.wake(one.id)
+        await eventually(lambda: live.session.unattended_since_s > left_s)
+
+
+# -- drained ------------------------------------------------------------------------------------------------------
+
+
+async def parked_where_nothing_else_is(service: Service, one: Roamer) -> None:
+    """Park a session with its process on the first of two nodes; the other one takes sessions again afterwards."""
+    parked = (await one.client.park(one.id)).session
+    assert "its process stays" in parked.cause
+    await service.admin.cordon("local-1", cordoned=False)
+
+
+@pytest.mark.fault
+async def test_drain_puts_a_session_that_is_parked_with_its_process_into_its_store(gpuaas_home: GpuaasHome) -> None:
+    async with running_service(gpuaas_home.path, nodes=2, **QUICK) as service:
+        await service.admin.cordon("local-1", cordoned=True)
+        async with roaming(service, "one") as one:
+            pid = int(await one.said("import os; x = [1]; y = x; print(os.getpid())"))
+            await parked_where_nothing_else_is(service, one)
+            await service.admin.drain("local-0", deadline_s=600)
+
+            async def empty() -> bool:
+                return (await service.admin.drain_view("local-0")).done
+
+            await eventually(empty, 60.0)
+            view = await service.admin.drain_view("local-0")
+            assert (view.left, view.refused, view.cause) == ((), {}, "the node is empty")
+            assert await state(service, one.id) is S.PARKED
+            assert not lives(pid)
+            assert not service.engine.leases()
+            assert await one.said("print(y is x)") == "True"
+            assert await one.node() == "local-1"
+
+
+@pytest.mark.fault
+async def test_drain_leaves_a_parked_session_that_would_lose_names_as_it_was_and_says_so(
+    gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_service(gpuaas_home.path, nodes=2, **QUICK) as service:
+        await service.admin.cordon("local-1", cordoned=True)
+        async with roaming(service, "one") as one:
+            made = "import os, threading; stop = threading.Event(); t = threading.Thread(target=stop.wait); t.start()"
+            pid = int(await one.said(f"{made}; print(os.getpid())"))
+            await parked_where_nothing_else_is(service, one)
+            await service.admin.drain("local-0", deadline_s=600)
+
+            async def refused() -> bool:
+                return "would be lost" in (await service.admin.drain_view("local-0")).refused.get(one.id, "")
+
+            await eventually(refused, 60.0)
+            assert lives(pid)
+            late = SimpleNamespace(time=lambda: time.time() + 3600.0, monotonic=time.monotonic)
+            monkeypatch.setattr(drains, "time", late)
+
+            async def over() -> bool:
+                return (await service.admin.drain_view("local-0")).done
+
+            await eventually(over, 60.0)
+            assert (await service.admin.drain_view("local-0")).left == (one.id,)
+            assert await state(service, one.id) is S.PARKED and is_stopped(pid)
+            await eventually(lambda: not service.engine.leases())
+
+
+@pytest.mark.fault
+async def test_drain_moves_a_suspended_session_when_its_turn_has_come(gpuaas_home: GpuaasHome, tmp_path: Path) -> None:
+    async with running_service(gpuaas_home.path, nodes=2, **QUICK) as service:
+        await service.admin.cordon("local-1", cordoned=True)
+        async with roaming(service, "one") as one, roaming(service, "two") as two:
+            pair = Pair(service, one, two, tmp_path / "lines")
+            await pair.begin()
+            await service.admin.cordon("local-1", cordoned=False)
+            await service.admin.drain("local-0", deadline_s=600)
+            assert await state(service, one.id) is S.SUSPENDED
+            await pair.end_second()
+            await one.until(S.BUSY)
+            await one.client.interrupt(one.id)
+            assert (await asyncio.wait_for(pair.first, 60))["ename"] == "KeyboardInterrupt"
+
+            async def empty() -> bool:
+                return (await service.admin.drain_view("local-0")).done
+
+            await eventually(empty, 60.0)
+            assert (await service.admin.drain_view("local-0")).cause == "the node is empty"
+            assert await one.node() == "local-1"
+            assert await one.said("print(y is x)") == "True"
+            await eventually(lambda: not lives(pair.pid))

@@ -88,4 +88,5 @@ def test_only_an_idle_session_is_parked_by_itself_and_only_where_it_is_set() -> 
 def test_a_session_is_ended_when_nobody_has_been_attached_for_long_enough() -> None:
     assert ends_s(held("a", "n", clients=0, unattended_since_s=500.0), RULES) == 4100.0
     assert ends_s(held("a", "n"), RULES) == 0.0
-    assert ends_s(session("a", S.PARKED, clients=0, unattended_since_s=500.0), RULES) == 0.0
+    assert ends_s(session("a", S.PARKED, clients=0, unattended_since_s=500.0), RULES) == 4100.0
+    assert ends_s(session("a", S.QUEUED, clients=0, unattended_since_s=500.0), RULES) == 0.0
