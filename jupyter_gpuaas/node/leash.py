@@ -179,16 +179,16 @@ class Leash:
                     send(pid, started, signal.SIGSTOP)
             time.sleep(0.002)
         for run, (_, folder) in self._runs.items():
-            if run in self._held and run not in self._told:
+            if run not in self._told:
+                # One of which nothing ran (it is suspended, or moves) may be another's by now, too.
+                self._held.setdefault(run, {})
+                self._since_s.setdefault(run, now_s())
+                self._save()
                 self._told.add(run)
                 _tell(folder)
 
     def _in_words(self) -> dict[str, Any]:
-        return {
-            run: [self._since_s.get(run, 0.0), list(processes.items())]
-            for run, processes in self._held.items()
-            if processes
-        }
+        return {run: [self._since_s.get(run, 0.0), list(processes.items())] for run, processes in self._held.items()}
 
     def _save(self) -> None:
         draft = self._file.with_suffix(".new")

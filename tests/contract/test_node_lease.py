@@ -68,6 +68,24 @@ async def test_node_that_needs_no_lease_any_more_goes_on(nodes: Nodes, notebook:
     assert await notebook.value("1 + 1") == "2"
 
 
+async def test_suspended_session_hears_of_the_end_of_the_lease_and_of_the_next_one_and_stays_suspended(
+    nodes: Nodes, notebook: Notebook
+) -> None:
+    kernel = int(await notebook.value("__import__('os').getpid()"))
+    await nodes.place.agent.op(SESSION, 1, "suspend", {})
+    await eventually(lambda: is_stopped(kernel))
+    first = await renew(nodes, 0.3)
+    await renew(nodes, 0.3, first)
+    # Nothing of it runs, yet it may have been given to another node: its clients have to ask.
+    await eventually(lambda: any("lost contact" in each for each in notebook.notices))
+    now = await renew(nodes, LONG_S, first, **{SESSION: 1})
+    await renew(nodes, LONG_S, now, **{SESSION: 1})
+    await eventually(lambda: any("stood still for" in each for each in notebook.notices))
+    assert is_stopped(kernel)
+    await nodes.place.agent.op(SESSION, 1, "go_on", {})
+    assert await notebook.value("1 + 1") == "2"
+
+
 async def test_process_that_a_cell_set_apart_is_stopped_and_one_stopped_by_hand_stays_so(
     nodes: Nodes, notebook: Notebook
 ) -> None:

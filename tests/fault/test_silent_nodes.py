@@ -20,6 +20,7 @@ from jupyter_gpuaas.errors import CellError, TransportError
 from jupyter_gpuaas.model import LeaseGrant, LeaseRenewal, NodeState, ServiceFile, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
+from tests.contract.test_turns import Pair
 from tests.roaming import Outputs, Roamer, roaming
 from tests.service import Service, eventually, quick_settings, running_service
 
@@ -160,6 +161,56 @@ async def test_host_that_stands_still_alone_loses_nothing(service: Service, tmp_
         assert (await roamer.look()).epoch == 1
         assert records(counted.home, session=roamer.id)[0].pid == counted.host
         await news.aclose()  # type: ignore[attr-defined]
+
+
+# -- sessions without devices ----------------------------------------------------------------------------------
+
+
+async def nothing_of_the_first(service: Service, session: str, kernel: int) -> None:
+    """The node is back, and of the session's first host nothing is left."""
+    await eventually(lambda: {node.state for node in service.engine.nodes()} == {NodeState.UP}, 60.0)
+    await eventually(lambda: not lives(kernel), 60.0)
+    home = service.controller.settings.folder
+    await eventually(lambda: [record.epoch for record in records(home, session=session)] == [2])
+    await eventually(lambda: [each.epoch for each in service.engine.leases() if each.session_id == session] == [2])
+    await eventually(lambda: not list(home.glob("nodes/*/remains/*")))
+
+
+async def test_parked_session_whose_process_is_on_a_silent_node_comes_back_elsewhere(service: Service) -> None:
+    await service.admin.cordon("local-1", cordoned=True)
+    async with roaming(service, **NO_MORE) as roamer:
+        kernel = int(await roamer.said("import os; x = [1]; y = x; print(os.getpid())"))
+        await kept(roamer)
+        assert "its process stays" in (await roamer.client.park(roamer.id)).session.cause
+        await service.admin.cordon("local-1", cordoned=False)
+        with stopped(agent_pid(service.controller.settings.folder, "local-0")):
+            await roamer.until(S.IDLE)
+            assert await roamer.told("print(y is x)") == "True"
+            assert (await roamer.node(), (await roamer.look()).epoch) == ("local-1", 2)
+            assert is_stopped(kernel)
+        await nothing_of_the_first(service, roamer.id, kernel)
+        assert await roamer.said("print(y is x)") == "True"
+
+
+async def test_suspended_session_on_a_silent_node_comes_back_elsewhere(gpuaas_home: GpuaasHome, tmp_path: Path) -> None:
+    async with running_service(gpuaas_home.path, **QUICK, turn_s=1.0) as service:
+        await eventually(lambda: len(list(gpuaas_home.path.glob("nodes/*/leash-*.json"))) == 2)
+        await service.admin.cordon("local-1", cordoned=True)
+        async with roaming(service, "one", **NO_MORE) as one, roaming(service, "two", **NO_MORE) as two:
+            await one.said("x = [1]; y = x")
+            await kept(one)
+            pair = Pair(service, one, two, tmp_path / "lines")
+            await pair.begin()  # the other one has no checkpoint, and ends with the node
+            await service.admin.cordon("local-1", cordoned=False)
+            with stopped(agent_pid(gpuaas_home.path, "local-0")):
+                await eventually(lambda: any(node.state is NodeState.LOST for node in service.engine.nodes()), 60.0)
+                # Its client, too, finds out that its host is not the session's any more.
+                await asyncio.wait_for(asyncio.gather(pair.first, pair.second, return_exceptions=True), 60.0)
+                assert await one.told("print(y is x)") == "True"
+                assert (await one.node(), (await one.look()).epoch) == ("local-1", 2)
+                assert is_stopped(pair.pid)
+            await nothing_of_the_first(service, one.id, pair.pid)
+            assert await one.said("print(y is x)") == "True"
 
 
 # -- a controller that is silent itself ----------------------------------------------------------------------
