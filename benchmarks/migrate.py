@@ -301,21 +301,30 @@ def lost(service: Service, size_mb: int, rounds: int, *, node: bool = False, sta
             assert lease is not None
             return lease.node_id
 
-        async def restore(client: ServiceClient) -> float:
+        async def written(client: ServiceClient) -> str:
+            """The checkpoint of the newest cell, when it is durable and the service has heard of it."""
             found = await identity(client)
-            checkpoints = (await client.session(found)).checkpoints
-            assert checkpoints is not None and checkpoints.last is not None
+            taken = await client.take_checkpoint(found)
+            deadline = time.monotonic() + WAIT_S
+            while time.monotonic() < deadline:
+                checkpoints = (await client.session(found)).checkpoints
+                if checkpoints is not None and checkpoints.last is not None and checkpoints.last.id == taken.id:
+                    return taken.id
+                await asyncio.sleep(0.05)
+            raise RuntimeError(f"the service does not hear of checkpoint {taken.id}")
+
+        async def restore(client: ServiceClient) -> float:
+            found, checkpoint = await identity(client), await written(client)
             begun_s = time.perf_counter()
-            await client.restore(found, checkpoints.last.id)
+            await client.restore(found, checkpoint)
             return time.perf_counter() - begun_s
 
         for _ in range(rounds):
             kernel.run("step();")
-            time.sleep(2.0)  # until the checkpoint is written
             restores.append(ask(service, restore))
             starts.append(plain_start(service))
             kernel.run("step();")
-            time.sleep(2.0)
+            ask(service, written)
             node_id = ask(service, where)
             pids = [host_of(service, ask(service, identity), node_id)]
             folder = Path(service.env["GPUAAS_HOME"]) / "nodes" / node_id

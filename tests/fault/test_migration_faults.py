@@ -165,7 +165,14 @@ class Stage:
 
     def disk_full(self) -> None:
         """No file of the target's agent and host can grow."""
-        for process in (self.agent(self.target), self.host(self.target)):
+        self._fill_disk(self.target)
+
+    def source_disk_full(self) -> None:
+        """The same at the source; its kernel writes on, as its cells do."""
+        self._fill_disk(self.source)
+
+    def _fill_disk(self, node: str) -> None:
+        for process in (self.agent(node), self.host(node)):
             if process is not None:
                 self._limit(process)
         self.hurt += 1
@@ -252,6 +259,7 @@ WAYS = [
     "link_stalled",
     "link_stalled_for_a_while",
     "disk_full",
+    "source_disk_full",
     "target_slow",
     "target_hangs",
     "chunk_spoilt",
