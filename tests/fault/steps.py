@@ -16,6 +16,7 @@ from jupyter_gpuaas.model import HostReport, HostSpec
 T = TypeVar("T")
 
 #: In their order. ``preload`` is the first round of copying, ``stop_copy`` the last, of a session at a standstill.
+#: ``quiesce`` brings it to that, or a process image that is taken of it.
 STEPS = ("reserve", "preload", "quiesce", "stop_copy", "load", "hand_over", "succeed", "cutover", "live")
 #: How long a step that is hurt in its middle has been under way at most. The moments are the experiment.
 MIDDLE_S = 0.15
@@ -39,9 +40,9 @@ class Steps:
         real_op, real_start, real_cut_over = AgentClient.op, AgentClient.start_host, Mover.cut_over
 
         async def op(self_: AgentClient, session_id: str, epoch: int, op: str, content: dict[str, Any]) -> Any:
-            name = "stop_copy" if op == "preload" and self._quiet else op
+            name = "quiesce" if op == "take_image" else "stop_copy" if op == "preload" and self._quiet else op
             done = await self.take(name, lambda: real_op(self_, session_id, epoch, op, content))
-            self._quiet |= op == "quiesce"
+            self._quiet |= name == "quiesce"
             return done
 
         async def start_host(self_: AgentClient, spec: HostSpec) -> HostReport:

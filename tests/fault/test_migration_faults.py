@@ -30,7 +30,7 @@ from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.controller import commands, moving
 from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.lifecycle import migration as lifecycle
-from jupyter_gpuaas.model import Peer, Phase
+from jupyter_gpuaas.model import Peer, Phase, Via
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
 from tests.fault.cutter import Cutter
@@ -284,14 +284,15 @@ async def test_one_session_with_its_last_state_whatever_breaks(
             where = f"trial {number}: {how} {point[1]} {point[0]}, {'busy' if busy else 'idle'}"
             print(where, flush=True)
             try:
-                phase = await asyncio.wait_for(_trial(stage, how, point, busy), 400.0)
+                phase = await asyncio.wait_for(trial(stage, how, point, busy), 400.0)
             except BaseException as error:
-                raise AssertionError(f"{where}: {type(error).__name__}: {error}; {await _story(walker)}") from error
+                raise AssertionError(f"{where}: {type(error).__name__}: {error}; {await story(walker)}") from error
             outcomes[phase] += 1
     print(f"{how}: {sum(outcomes.values())} trials, {stage.hurt} hurt: {dict(outcomes)}")
 
 
-async def _trial(stage: Stage, how: str, point: Point, busy: bool) -> str:
+async def trial(stage: Stage, how: str, point: Point, busy: bool, via: Via = "auto") -> str:
+    """Let one thing break at one moment of a move, and look at what there is afterwards; how the move ended."""
     walker = stage.walker
     session = await walker.look()
     assert session.lease is not None
@@ -302,7 +303,7 @@ async def _trial(stage: Stage, how: str, point: Point, busy: bool) -> str:
     stage.steps.arm(*point, getattr(stage, how))
     enough = asyncio.Event()
     walk = asyncio.ensure_future(walker.walk(enough)) if busy else None
-    view = await walker.begun()
+    view = await walker.begun(via)
 
     async def over() -> bool:
         now = (await walker.client.session(walker.id)).migration
@@ -333,7 +334,7 @@ async def _trial(stage: Stage, how: str, point: Point, busy: bool) -> str:
     return phase or last.phase.value
 
 
-async def _story(walker: Walker) -> str:
+async def story(walker: Walker) -> str:
     events = await walker.client.events(session=walker.id)
     return "\n".join(
         f"{event.kind} {event.source}>{event.target} {event.detail.get('phase', '')}: {event.cause}"
@@ -403,7 +404,7 @@ async def test_one_session_with_its_last_state_when_the_controller_is_killed(mor
             except BaseException as error:
                 log = (mortals.home.path / "mortal.log").read_text()[-2000:]
                 raise AssertionError(
-                    f"{where}: {type(error).__name__}: {error}; {await _story(walker)}; {log}"
+                    f"{where}: {type(error).__name__}: {error}; {await story(walker)}; {log}"
                 ) from error
     print(f"controller: {sum(outcomes.values())} trials: {dict(outcomes)}")
 

@@ -22,7 +22,7 @@ from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import AllocationError, CellError, GpuaasError, MigrationError, TransportError
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
-from jupyter_gpuaas.model import GpuSession, MigrationView, Phase, SessionState
+from jupyter_gpuaas.model import GpuSession, MigrationView, Phase, SessionState, Via
 from jupyter_gpuaas.wire.record import Kind, Record
 from tests.conftest import processes_with
 from tests.roaming import Outputs
@@ -144,7 +144,7 @@ class Walker:
     async def look(self) -> GpuSession:
         return (await self.client.session(self.id)).session
 
-    async def begun(self) -> MigrationView:
+    async def begun(self, via: Via = "auto") -> MigrationView:
         """A migration, as soon as there is a node that it can go to, and whoever has to answers."""
 
         refusal = ""
@@ -152,7 +152,7 @@ class Walker:
         async def begun() -> MigrationView | None:
             nonlocal refusal
             try:
-                return await self.client.migrate(self.id)
+                return await self.client.migrate(self.id, via=via)
             except (AllocationError, MigrationError, TransportError) as error:
                 refusal = str(error)
                 return None

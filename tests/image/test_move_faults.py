@@ -1,0 +1,80 @@
+"""Sessions that are hurt while they move together with their process: as ``tests/fault/test_migration_faults.py``.
+
+Before the session is handed over, an image that fails is followed by a move with the variables alone, so that a move
+may end well although something broke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from jupyter_gpuaas.controller import commands
+from jupyter_gpuaas.image.criu import Criu
+from tests.conftest import GpuaasHome
+from tests.fault.steps import Steps, points
+from tests.fault.test_migration_faults import NETS, SEED, SETTINGS, Point, Stage, story, trial
+from tests.fault.walker import walking
+from tests.service import eventually, quick_settings, running_service
+
+pytestmark = pytest.mark.timeout(7200)
+
+#: How often a move is hurt: each way at each moment, in an order that the seed decides.
+TRIALS = int(os.environ.get("GPUAAS_IMAGES_HURT", "4"))
+WAYS = [
+    "source_host_killed",
+    "target_host_killed",
+    "source_agent_killed",
+    "target_agent_killed",
+    "link_cut",
+    "disk_full",
+    "source_disk_full",
+    "target_slow",
+]
+
+
+def trials() -> list[tuple[str, Point, bool]]:
+    """Ways and moments, and whether the client runs cells meanwhile."""
+    found = [(how, point, busy) for how in WAYS for point in points() for busy in (False, True)]
+    random.Random(f"{SEED}/images").shuffle(found)
+    return list(itertools.islice(itertools.cycle(found), TRIALS))
+
+
+@pytest.fixture
+async def stage(criu: Criu, gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
+    steps = Steps(random.Random(SEED))
+    steps.watch(monkeypatch)
+    async with running_service(gpuaas_home.path, **SETTINGS, images="auto") as service:
+        stage = Stage(service, steps)
+        monkeypatch.setattr(commands, "peer_of", stage.peer(commands.peer_of))
+        try:
+            yield stage
+        finally:
+            stage.close()
+
+
+async def test_one_session_with_its_last_state_whatever_breaks_while_its_process_moves(
+    stage: Stage, tmp_path: Path
+) -> None:
+    outcomes: Counter[str] = Counter()
+    settings = quick_settings(stage.folder, **SETTINGS)
+    async with walking(stage.service.admin, settings, tmp_path / "book", "walker") as walker:
+        stage.walker = walker
+        for number, (how, point, busy) in enumerate(trials()):
+            where = f"trial {number}: {how} {point[1]} {point[0]}, {'busy' if busy else 'idle'}"
+            print(where, flush=True)
+            stage.through_nets, hurt = how in NETS, stage.hurt
+            try:
+                phase = await asyncio.wait_for(trial(stage, how, point, busy, "image"), 400.0)
+                await eventually(lambda: not list(stage.folder.glob("checkpoints-images/*/*")))
+            except BaseException as error:
+                raise AssertionError(f"{where}: {type(error).__name__}: {error}; {await story(walker)}") from error
+            outcomes[f"{phase}, hurt" if stage.hurt > hurt else phase] += 1
+    print(f"{sum(outcomes.values())} trials: {dict(outcomes)}")
