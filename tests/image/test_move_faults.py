@@ -12,7 +12,6 @@ import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -61,11 +60,12 @@ async def stage(criu: Criu, gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyP
 
 
 async def test_one_session_with_its_last_state_whatever_breaks_while_its_process_moves(
-    stage: Stage, tmp_path: Path
+    stage: Stage,
 ) -> None:
     outcomes: Counter[str] = Counter()
     settings = quick_settings(stage.folder, **SETTINGS)
-    async with walking(stage.service.admin, settings, tmp_path / "book", "walker") as walker:
+    # Where every jail sees it; /tmp is a jail's own.
+    async with walking(stage.service.admin, settings, stage.folder / "book", "walker") as walker:
         stage.walker = walker
         for number, (how, point, busy) in enumerate(trials()):
             where = f"trial {number}: {how} {point[1]} {point[0]}, {'busy' if busy else 'idle'}"
