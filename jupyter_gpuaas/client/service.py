@@ -375,6 +375,11 @@ class ServiceClient:
         path = f"/sessions/{_quoted(session)}/checkpoints/{_quoted(one)}/diff/{_quoted(other)}"
         return await self._call(CheckpointDiff, "GET", path)
 
+    async def name_checkpoint(self, session: str, checkpoint: str, name: str) -> CheckpointView:
+        """Call a checkpoint so; an empty name takes away the one that it has."""
+        path = f"/sessions/{_quoted(session)}/checkpoints/{_quoted(checkpoint)}"
+        return await self._call(CheckpointView, "PATCH", path, body={"name": name})
+
     async def forget_checkpoint(self, session: str, checkpoint: str) -> CheckpointView:
         """Remove a checkpoint."""
         path = f"/sessions/{_quoted(session)}/checkpoints/{_quoted(checkpoint)}"

@@ -83,6 +83,19 @@ class CheckpointDesk:
         found = checkpointer.diff(checkpointer.find(one), checkpointer.find(other))
         return CheckpointDiff(added=found.added, removed=found.removed, changed=found.changed)
 
+    def name(self, owner: str, session: str, name: str, label: str) -> CheckpointView:
+        """Call one of a session's checkpoints so; an empty label takes its name away.
+
+        Raises
+        ------
+        CheckpointError
+            Another one of the session is called so.
+        """
+        from jupyter_gpuaas.state.listing import view_of
+
+        checkpointer = self._checkpointer(owner, session)
+        return view_of(checkpointer.name(checkpointer.find(name), label).manifest)
+
     def forget(self, owner: str, session: str, name: str, *, lives: bool) -> CheckpointView:
         """Remove one of a session's checkpoints.
 

@@ -42,6 +42,14 @@ class NewCheckpoint(BaseModel):
     request: Request = ""
 
 
+class NewName(BaseModel):
+    """What a checkpoint is to be called."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[Text, AfterValidator(check_label)] = Field(description="Empty to take its name away.")
+
+
 class Pace(BaseModel):
     """How often checkpoints are taken."""
 
@@ -118,6 +126,20 @@ async def compared(controller: TheController, record: TheRecord, one: str, other
     """Names that differ between two checkpoints."""
     session, names = record.session, (segment(one), segment(other))
     return Facts(await asyncio.to_thread(controller.checkpoints.diff, session.owner, session.id, *names))
+
+
+@router.patch("/sessions/{session}/checkpoints/{checkpoint}", summary="Name", responses=responses(CheckpointView))
+async def named(wanted: NewName, controller: TheController, record: TheRecord, checkpoint: str) -> Response:
+    """Gives a checkpoint a name, by which it is found and with which it is kept, or another one, or none.
+
+    No other checkpoint of the session may have it.
+    """
+    session, which = record.session, segment(checkpoint)
+    view = await asyncio.to_thread(controller.checkpoints.name, session.owner, session.id, which, wanted.name)
+    cause = f"checkpoint {view.short} is called {view.label!r}" if view.label else f"{view.short} has no name any more"
+    detail = {"id": view.id, "cell": view.cell, "name": view.label}
+    controller.sessions.tell(session, "checkpoint_named", cause, detail)
+    return Facts(view)
 
 
 @router.delete("/sessions/{session}/checkpoints/{checkpoint}", summary="Remove", responses=responses(CheckpointView))

@@ -5,51 +5,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
 from jupyter_gpuaas.config import PREFIX, Settings, inherited
-from jupyter_gpuaas.engine.base import AgentEndpoint, LeaseMeta, NodeEvent
-from jupyter_gpuaas.engine.cordons import Cordons
+from jupyter_gpuaas.engine.base import AgentEndpoint, NodeEvent
 from jupyter_gpuaas.engine.environment import for_nodes
-from jupyter_gpuaas.engine.news import News
+from jupyter_gpuaas.engine.pool import NodePool
 from jupyter_gpuaas.engine.process import AgentProcess
-from jupyter_gpuaas.engine.queue import LeaseQueue
 from jupyter_gpuaas.errors import GpuaasError, TransportError
-from jupyter_gpuaas.lifecycle.placement import why_never
-from jupyter_gpuaas.model import Lease, Node, NodeState, ResourceRequest
+from jupyter_gpuaas.model import Node, NodeState
 
 log = logging.getLogger(__name__)
 
 NODE_PREFIX = "local-"
 
 
-class LocalEngine:
+class LocalEngine(NodePool):
     """The machine that we run on, as a pool of ``settings.nodes`` nodes.
 
     Agents are processes of their own, which outlive this one: ``open`` finds them again.
     """
 
-    grows = False
-
     def __init__(self, settings: Settings, *, nodes: int | None = None) -> None:
+        super().__init__(settings.folder)
         self._settings = settings
         self._wanted = settings.nodes if nodes is None else nodes
         self._folder = settings.folder / "nodes"
-        self._queue = LeaseQueue(settings.folder / "leases.json", self.nodes)
         self._agents: dict[str, AgentProcess] = {}
-        self._nodes: dict[str, Node] = {}
-        self._news = News()
         self._guards: list[asyncio.Task[None]] = []
-        self._cordons = Cordons(settings.folder / "cordons.json")
-        self._silent: set[str] = set()
 
     async def open(self) -> None:
         """See ``Engine.open``."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._queue.load()
-        self._cordons.load()
+        self._load()
         wanted = {f"{NODE_PREFIX}{number}" for number in range(self._wanted)}
         leased = {lease.node_id for lease in self._queue.held()}
         # An earlier service may have had more nodes: what runs there is not given up.
@@ -122,10 +111,6 @@ class LocalEngine:
         async for gone in agent.dead_hosts():
             self._news.tell(NodeEvent(node_id, NodeState.LOST, "a host is gone as well", (gone,)))
 
-    def _change(self, node_id: str, state: NodeState, cause: str) -> None:
-        self._nodes[node_id] = msgspec.structs.replace(self._nodes[node_id], state=state)
-        self._news.tell(NodeEvent(node_id, state, cause))
-
     async def close(self, *, stop_nodes: bool) -> None:
         """See ``Engine.close``."""
         for guard in self._guards:
@@ -147,64 +132,9 @@ class LocalEngine:
         self._agents = {}
         self._nodes = {}
 
-    def nodes(self) -> list[Node]:
-        """See ``Engine.nodes``."""
-        return sorted(self._nodes.values(), key=lambda node: (len(node.id), node.id))
-
-    def events(self) -> AsyncIterator[NodeEvent]:
-        """See ``Engine.events``."""
-        return self._news.follow()
-
-    def why_never(self, request: ResourceRequest) -> str:
-        """See ``Engine.why_never``."""
-        return why_never(request, self.nodes())
-
-    async def acquire(self, request: ResourceRequest, meta: LeaseMeta, timeout: float | None = None) -> Lease:
-        """See ``Engine.acquire``."""
-        return await self._queue.acquire(request, meta, timeout)
-
-    async def release(self, lease_id: str) -> None:
-        """See ``Engine.release``."""
-        self._queue.release(lease_id)
-
-    async def renew(self, lease_id: str) -> Lease:
-        """See ``Engine.renew``; leases of this machine do not run out, so this only looks."""
-        return self._queue.get(lease_id)
-
-    def leases(self) -> list[Lease]:
-        """See ``Engine.leases``."""
-        return self._queue.held()
-
     def agent(self, node_id: str) -> AgentEndpoint:
         """See ``Engine.agent``."""
         agent = self._agents.get(node_id)
         if agent is None or agent.endpoint is None:
             raise TransportError(f"node {node_id} does not answer now.")
         return agent.endpoint
-
-    def cordon(self, node_id: str, *, cordoned: bool) -> None:
-        """See ``Engine.cordon``."""
-        if node_id not in self._nodes:
-            raise TransportError(f"there is no node {node_id}.")
-        self._cordons.set(node_id, cordoned=cordoned)
-        if self._nodes[node_id].state is not NodeState.LOST:
-            self._change(node_id, self._state(node_id), "by request")
-            self._queue.serve()
-
-    def silent(self, node_id: str, cause: str) -> None:
-        """See ``Engine.silent``."""
-        if node_id not in self._nodes or bool(cause) == (node_id in self._silent):
-            return
-        (self._silent.add if cause else self._silent.discard)(node_id)
-        self._change(node_id, self._state(node_id), cause or "it answers again")
-        if not cause:
-            self._queue.serve()
-
-    def _state(self, node_id: str) -> NodeState:
-        if node_id in self._silent:
-            return NodeState.LOST
-        return NodeState.CORDONED if node_id in self._cordons else NodeState.UP
-
-    def want(self, requests: Sequence[ResourceRequest]) -> None:
-        """See ``Engine.want``; this machine cannot grow, so the hint is only logged."""
-        log.debug("%d requests wait", len(requests))

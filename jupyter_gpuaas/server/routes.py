@@ -61,7 +61,7 @@ ROUTES: Mapping[str, Mapping[str, Way]] = {
     "sessions/*/log": {"GET": _way("kind tail", tail=LOG_LINES)},
     "sessions/*/cells": {"GET": _CELLS},
     "sessions/*/checkpoints": {"GET": _PLAIN, "POST": _LONG, "PATCH": _LONG},
-    "sessions/*/checkpoints/*": {"DELETE": _LONG},
+    "sessions/*/checkpoints/*": {"PATCH": _PLAIN, "DELETE": _LONG},
     "sessions/*/checkpoints/*/diff/*": {"GET": _PLAIN},
     "sessions/*/restores": {"POST": _LONG},
     "sessions/*/requests/*": {"DELETE": _PLAIN},

@@ -17,7 +17,7 @@ from ..model import Replay, short_id
 from ..store.base import Freed, Store
 from ..store.blob import TOGETHER_BYTES, chunk_digests, chunk_sizes, read_blobs
 from ..store.manifest import Blob, Costs, GroupEntry, GroupRecord, Manifest, Verdict
-from ..store.seal import validate, validate_record
+from ..store.seal import seal, validate, validate_record
 from .ahead import Ahead
 from .arguments import check_number, check_replay, check_text, devices_of, key_of, names_of, namespace_of
 from .capture import NOT_STATE, Draft, Tracker
@@ -617,6 +617,19 @@ class Checkpointer:
         self.store.fetch(wanted)
         progress(done, total)
         return done
+
+    def name(self, checkpoint: Checkpoint | str, label: str) -> Checkpoint:
+        """Call a checkpoint so from now on; an empty label takes its name away.
+
+        Raises CheckpointError where another one is called so.
+        """
+        manifest = self._manifest(checkpoint)
+        for other in self.checkpoints() if label else ():
+            if other.label == label and other.id != manifest.id:
+                raise CheckpointError(f"name: {label!r} is the name of {short_id(other.id)} already.")
+        named = msgspec.structs.replace(manifest, label=label)
+        self.store.rewrite(named.id, seal(named, self._key))
+        return Checkpoint(named)
 
     def forget(self, checkpoint: Checkpoint | str) -> None:
         """Remove a checkpoint; ``collect`` then frees what nobody needs any more."""

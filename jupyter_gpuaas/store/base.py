@@ -86,6 +86,12 @@ class Store(Protocol):
     def manifests(self) -> list[str]:
         """Ids of all manifests, oldest commit first."""
 
+    def rewrite(self, manifest_id: str, manifest: bytes) -> None:
+        """Put a manifest in the place of the one that is there, which needs the same chunks; their order stays.
+
+        Raises ``NoSuchCheckpoint``.
+        """
+
     def forget(self, manifest_id: str) -> None:
         """Remove a manifest; its chunks are collected by ``collect``. Raises ``NoSuchCheckpoint``."""
 

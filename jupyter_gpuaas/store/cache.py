@@ -85,6 +85,9 @@ class CachedStore:
     def manifests(self) -> list[str]:
         return self.far.manifests()
 
+    def rewrite(self, manifest_id: str, manifest: bytes) -> None:
+        self.far.rewrite(manifest_id, manifest)
+
     def forget(self, manifest_id: str) -> None:
         self.far.forget(manifest_id)
 

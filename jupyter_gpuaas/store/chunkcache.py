@@ -155,6 +155,10 @@ class ChunkCache:
     def manifests(self) -> list[str]:
         return self.far.manifests()
 
+    def rewrite(self, manifest_id: str, manifest: bytes) -> None:
+        self._manifests.pop(manifest_id, None)
+        self.far.rewrite(manifest_id, manifest)
+
     def forget(self, manifest_id: str) -> None:
         self._manifests.pop(manifest_id, None)
         self.far.forget(manifest_id)

@@ -161,6 +161,12 @@ class FolderStore:
         with store_errors("listing checkpoints"):
             return list(self._manifests.files())
 
+    def rewrite(self, manifest_id: str, manifest: bytes) -> None:
+        check_manifest(manifest_id, manifest)
+        # Shared: nobody collects between our look and our writing, whoever forgets it meanwhile.
+        with store_errors(f"writing checkpoint {manifest_id} again"), self._leases.shared():
+            self._manifests.rewrite(manifest_id, manifest)
+
     def forget(self, manifest_id: str) -> None:
         with store_errors(f"forgetting checkpoint {manifest_id}"):
             self._manifests.remove(manifest_id)

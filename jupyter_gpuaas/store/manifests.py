@@ -83,6 +83,18 @@ class Manifests:
         unless(files)
         last = parse_name(next(reversed(files.values()))) if files else None
         name = file_name(last[0] + 1 if last else 1, manifest_id)
+        self._put(name, manifest)
+        if manifest_id in files:
+            (self.folder / files[manifest_id]).unlink(missing_ok=True)
+
+    def rewrite(self, manifest_id: str, manifest: bytes) -> None:
+        """Put it in the place of the one that is there, at any moment the one or the other."""
+        name = self.files().get(manifest_id)
+        if name is None:
+            raise no_such(manifest_id)
+        self._put(name, manifest)
+
+    def _put(self, name: str, manifest: bytes) -> None:
         new = self.folder / (uuid.uuid4().hex + NEW_SUFFIX)
         try:
             file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
@@ -96,8 +108,6 @@ class Manifests:
             new.unlink(missing_ok=True)
             raise
         sync_folder(self.folder)
-        if manifest_id in files:
-            (self.folder / files[manifest_id]).unlink(missing_ok=True)
 
     def remove(self, manifest_id: str) -> None:
         found = False

@@ -71,6 +71,12 @@ class MemoryStore:
         with self._lock:
             return list(self._manifests)
 
+    def rewrite(self, manifest_id: str, manifest: bytes) -> None:
+        with self._lock:
+            if manifest_id not in self._manifests:
+                raise no_such(manifest_id)
+            self._manifests[manifest_id] = bytes(manifest)
+
     def forget(self, manifest_id: str) -> None:
         with self._lock:
             if self._manifests.pop(manifest_id, None) is None:

@@ -106,6 +106,9 @@ class PeerStore:
     def manifests(self) -> list[str]:
         self._refuse()
 
+    def rewrite(self, manifest_id: str, manifest: bytes) -> None:
+        self._refuse()
+
     def forget(self, manifest_id: str) -> None:
         self._refuse()
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from jupyter_gpuaas.model import CheckpointView, NodeView, SessionView
-from jupyter_gpuaas.model.words import HEAD, amount, duration, rows
+from jupyter_gpuaas.model.words import HEAD, amount, rows
 
 Facts = Mapping[str, Any]
 
@@ -55,7 +55,8 @@ def timeline(session: str, views: Sequence[CheckpointView]) -> dict[str, Any]:
             "created_s": view.created_s,
             "bytes": view.host_bytes + view.device_bytes,
             "new_bytes": view.written_bytes,
-            "stall": duration(view.stall_s),
+            "session": view.session,
+            "stall_s": view.stall_s,
             "lost": dict(view.lost),
         }
         for view in views

@@ -13,6 +13,11 @@ from jupyter_gpuaas.widgets.facts import Facts, allocation_html, timeline_html
 STATIC = Path(__file__).parent / "static"
 
 
+def _module(name: str) -> str:
+    """The script of a widget, behind what all of them share: each is a module of its own, in whatever page."""
+    return (STATIC / "shared.js").read_text(encoding="utf-8") + (STATIC / name).read_text(encoding="utf-8")
+
+
 class _Shown(anywidget.AnyWidget):
     """A widget with what it shows, and the same as text and HTML.
 
@@ -46,16 +51,16 @@ class AllocationWidget(_Shown):
     It is live, and has the menu, where the page is one of a Jupyter server with our extension.
     """
 
-    _esm = STATIC / "allocation.js"
+    _esm = _module("allocation.js")
 
     def _html(self) -> str:
         return allocation_html(self.facts)
 
 
 class CheckpointTimeline(_Shown):
-    """A session's checkpoints, one mark each."""
+    """A session's checkpoints, one mark each. They can be named where the page is one of a Jupyter server with ours."""
 
-    _esm = STATIC / "checkpoints.js"
+    _esm = _module("checkpoints.js")
 
     def _html(self) -> str:
         return timeline_html(self.facts)

@@ -4,6 +4,7 @@ export namespace CommandIds {
   export const cancelMigration = 'gpuaas:cancel-migration';
   export const checkpoint = 'gpuaas:checkpoint';
   export const restore = 'gpuaas:restore';
+  export const name = 'gpuaas:name';
   export const forget = 'gpuaas:forget';
   export const park = 'gpuaas:park';
   export const wake = 'gpuaas:wake';

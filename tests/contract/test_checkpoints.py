@@ -75,6 +75,7 @@ async def test_checkpoints_are_seen_and_used_by_their_owner_alone(service: Servi
             bob.restore(session, first.id),
             bob.restore(session, first.id, new="mine"),
             bob.diff_checkpoints(session, first.id, second.id),
+            bob.name_checkpoint(session, first.id, "mine"),
             bob.forget_checkpoint(session, first.id),
             bob.give_up(session, "r"),
         ):
@@ -126,6 +127,8 @@ async def test_bad_requests_name_the_field_and_change_nothing(service: Service) 
             ("POST", "checkpoints", {"request": "a/b"}, "request"),
             ("PATCH", "checkpoints", {"every": -1}, "every"),
             ("PATCH", "checkpoints", {}, "every"),
+            ("PATCH", f"checkpoints/{made.id}", {"name": "-1"}, "name"),
+            ("PATCH", f"checkpoints/{made.id}", {}, "name"),
             ("POST", "restores", {}, "checkpoint"),
             ("POST", "restores", {"checkpoint": ""}, "checkpoint"),
             ("POST", "restores", {"checkpoint": "-1", "new": ""}, "new"),
@@ -136,6 +139,7 @@ async def test_bad_requests_name_the_field_and_change_nothing(service: Service) 
     for attempt in (
         service.admin.restore(session, "nothing"),
         service.admin.diff_checkpoints(session, made.id, "nothing"),
+        service.admin.name_checkpoint(session, "nothing", "mine"),
         service.admin.forget_checkpoint(session, "nothing"),
     ):
         with pytest.raises(NoSuchCheckpoint):
@@ -145,6 +149,27 @@ async def test_bad_requests_name_the_field_and_change_nothing(service: Service) 
     with pytest.raises(CheckpointError, match="newest"):
         await service.admin.forget_checkpoint(session, "-1")
     assert len(await service.admin.checkpoints(session)) == 1
+
+
+async def test_a_checkpoint_is_named_later_and_found_and_restored_by_its_name(service: Service) -> None:
+    session = await run(service, service.admin, "a", "x = 1", "x = 2", "x = 3")
+    made = await taken(service.admin, session, 3)
+    named = await service.admin.name_checkpoint(session, made[0].id, "before")
+    assert (named.id, named.label, named.cell) == (made[0].id, "before", made[0].cell)
+    listed = await service.admin.checkpoints(session)
+    assert [(each.id, each.label) for each in listed] == [
+        (each.id, "before" if each is made[0] else "") for each in made
+    ]
+    with pytest.raises(CheckpointError, match="before"):
+        await service.admin.name_checkpoint(session, "-1", "before")  # one name, one checkpoint
+    assert (await service.admin.restore(session, "before")).checkpoint.id == made[0].id
+    await run(service, service.admin, "a", "assert x == 1")
+    await service.admin.name_checkpoint(session, "before", "first")
+    await service.admin.name_checkpoint(session, "first", "")
+    assert [each.label for each in await service.admin.checkpoints(session) if each.label] == []
+    events = [each for each in await service.admin.events() if each.kind == "checkpoint_named"]
+    assert [each.detail["name"] for each in events] == ["before", "first", ""]
+    assert {each.detail["id"] for each in events} == {made[0].id}
 
 
 async def test_checkpoints_of_an_ended_session_begin_a_new_one(service: Service) -> None:

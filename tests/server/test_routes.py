@@ -183,6 +183,8 @@ def test_v1_answers_as_the_service_does(server: JupyterServer, kernel: tuple[str
         ("POST", "v1/sessions/{s}/migrations", {"to": "x"}, 422, "InvalidRequest", "to"),
         ("POST", "v1/sessions/{s}/migrations", b"{", 422, "InvalidRequest", ""),
         ("PATCH", "v1/sessions/{s}/checkpoints", {"every": -1}, 422, "InvalidRequest", "every"),
+        ("PATCH", "v1/sessions/{s}/checkpoints/none", {"name": "-"}, 422, "InvalidRequest", "name"),
+        ("PATCH", "v1/sessions/{s}/checkpoints/none", {"name": "x"}, 404, "NoSuchCheckpoint", "none"),
         ("DELETE", "v1/sessions/{s}/migrations/none", None, 422, "InvalidRequest", "none"),
         ("POST", "v1/sessions/{s}/migrations", {}, 409, "AllocationError", ""),
         ("PUT", "v1/sessions/{s}/standby", {"standby": 2}, 422, "InvalidRequest", "standby"),

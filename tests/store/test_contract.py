@@ -190,6 +190,22 @@ def test_forget(store: Store) -> None:
             act("a")
 
 
+def test_rewriting_keeps_chunks_and_order(store: Store) -> None:
+    one, two = noise(1000, 1), noise(1000, 2)
+    store.put([one, two])
+    store.commit("a", names(one, two))
+    store.commit("b", b"")
+    store.rewrite("a", names(two, one))
+    assert store.manifest("a") == names(two, one)
+    assert store.manifests() == ["a", "b"]
+    assert store.collect(references).chunks == 0
+    read(store, one, two)
+    store.forget("a")
+    with pytest.raises(NoSuchCheckpoint):
+        store.rewrite("a", names(two, one))
+    assert store.manifests() == ["b"]
+
+
 @pytest.mark.parametrize("bad", ["", "..", "../a", "a/b", "a.b", "a" * 65, "ä", "a\n", "a\0"])
 def test_bad_ids_are_refused(store: Store, bad: str) -> None:
     with pytest.raises(StoreError):

@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -34,21 +34,18 @@ from jupyter_gpuaas.controller.app import make_app
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.server import listen, make_server
 from jupyter_gpuaas.engine.agent_client import WatchLine
-from jupyter_gpuaas.engine.base import AgentEndpoint, LeaseMeta, NodeEvent
-from jupyter_gpuaas.engine.queue import LeaseQueue
+from jupyter_gpuaas.engine.base import AgentEndpoint
+from jupyter_gpuaas.engine.pool import NodePool
 from jupyter_gpuaas.errors import ServiceUnreachable, TransportError
-from jupyter_gpuaas.lifecycle.placement import why_never
 from jupyter_gpuaas.model import (
     Device,
     DeviceSample,
     HostReport,
     HostSpec,
     HostState,
-    Lease,
     LeaseGrant,
     Node,
     NodeState,
-    ResourceRequest,
 )
 
 GIB = 1024**3
@@ -140,68 +137,24 @@ def _line(line: WatchLine) -> bytes:
     return msgspec.json.encode(line) + b"\n"
 
 
-class MadeUpEngine:
-    """``Engine`` of nodes that are only told of. Their leases are real."""
-
-    grows = False
+class MadeUpEngine(NodePool):
+    """Nodes that are only told of. Their leases are real."""
 
     def __init__(self, folder: Path, nodes: int, agents_url: str) -> None:
+        super().__init__(folder)
         self._nodes = {node.id: node for node in map(made_up_node, range(nodes))}
         self._url = agents_url
-        self._queue = LeaseQueue(folder / "leases.json", self.nodes)
-        self._listeners: set[asyncio.Queue[NodeEvent]] = set()
 
     async def open(self) -> None:
-        self._queue.load()
+        self._load()
 
     async def close(self, *, stop_nodes: bool) -> None:
         pass
-
-    def nodes(self) -> list[Node]:
-        return list(self._nodes.values())
-
-    def why_never(self, request: ResourceRequest) -> str:
-        return why_never(request, self.nodes())
-
-    async def events(self) -> AsyncIterator[NodeEvent]:
-        news = asyncio.Queue[NodeEvent]()
-        self._listeners.add(news)
-        try:
-            while True:
-                yield await news.get()
-        finally:
-            self._listeners.discard(news)
-
-    async def acquire(self, request: ResourceRequest, meta: LeaseMeta, timeout: float | None = None) -> Lease:
-        return await self._queue.acquire(request, meta, timeout)
-
-    async def release(self, lease_id: str) -> None:
-        self._queue.release(lease_id)
-
-    async def renew(self, lease_id: str) -> Lease:
-        return self._queue.get(lease_id)
-
-    def leases(self) -> list[Lease]:
-        return self._queue.held()
 
     def agent(self, node_id: str) -> AgentEndpoint:
         if node_id not in self._nodes:
             raise TransportError(f"there is no node {node_id}.")
         return AgentEndpoint(f"{self._url}/{node_id}", "a token")
-
-    def cordon(self, node_id: str, *, cordoned: bool) -> None:
-        self._change(node_id, NodeState.CORDONED if cordoned else NodeState.UP, "by request")
-
-    def silent(self, node_id: str, cause: str) -> None:
-        self._change(node_id, NodeState.LOST if cause else NodeState.UP, cause or "it answers again")
-
-    def _change(self, node_id: str, state: NodeState, cause: str) -> None:
-        self._nodes[node_id] = msgspec.structs.replace(self._nodes[node_id], state=state)
-        for news in self._listeners:
-            news.put_nowait(NodeEvent(node_id, state, cause))
-
-    def want(self, requests: Sequence[ResourceRequest]) -> None:
-        pass
 
 
 def name_of(number: int) -> str:

@@ -11,45 +11,46 @@ const TRIES = 3;
 const STEP_MS = 500;
 const MOVABLE = ['idle', 'busy'];
 const ENDED = ['done', 'failed', 'cancelled'];
-const PHASES = {
-  reserve: 'making room there',
-  pre_copy: 'copying while you work',
-  quiesce: 'letting the cell that runs come to its end',
-  stop_copy: 'copying the last changes',
-  restore: 'making the variables there',
-  verify: 'handing over',
-  cutover: 'beginning there'
-};
 
-function amount(bytes) {
-  let count = bytes;
-  for (const unit of ['B', 'KB', 'MB', 'GB']) {
-    if (count < 1000) {
-      return `${unit === 'B' || count >= 10 ? count.toFixed(0) : count.toFixed(1)} ${unit}`;
-    }
-    count /= 1000;
+/** What a session is in, in words. */
+function stateWords(trans, { state, queue_place, node }) {
+  const names = {
+    queued: trans.__('waits for a device'),
+    starting: trans.__('starting'),
+    idle: trans.__('idle'),
+    busy: trans.__('busy'),
+    suspended: trans.__('suspended until its turn comes'),
+    migrating: trans.__('moving'),
+    parked: trans.__('parked'),
+    lost: trans.__('its node is lost'),
+    restoring: trans.__('coming back'),
+    closing: trans.__('ending'),
+    closed: trans.__('ended'),
+    failed: trans.__('failed')
+  };
+  const name = names[state] ?? state;
+  if (queue_place) {
+    return trans.__('%1, place %2 in the queue', name, queue_place);
   }
-  return `${count.toFixed(1)} TB`;
+  return node ? trans.__('%1 on %2', name, node) : name;
 }
 
-function duration(seconds) {
-  return seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
+/** What a phase of a move does. */
+function phaseWords(trans, { phase, target }) {
+  const steps = {
+    reserve: trans.__('Making room on %1', target),
+    pre_copy: trans.__('Copying while you work'),
+    quiesce: trans.__('Letting the cell that runs come to its end'),
+    stop_copy: trans.__('Copying the last changes'),
+    restore: trans.__('Making the variables on %1', target),
+    verify: trans.__('Handing over'),
+    cutover: trans.__('Beginning on %1', target)
+  };
+  return steps[phase] ?? phase;
 }
 
 function clock(time_s) {
   return new Date(1000 * time_s).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit' });
-}
-
-function element(parent, tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) {
-    made.className = className;
-  }
-  if (text !== undefined) {
-    made.textContent = text;
-  }
-  parent.append(made);
-  return made;
 }
 
 function line(parent, values) {
@@ -63,78 +64,48 @@ function line(parent, values) {
   parent.append(svg);
 }
 
-function draw(root, facts, history) {
+function draw(root, facts, history, trans) {
   root.replaceChildren();
-  const place = facts.queue_place ? `, place ${facts.queue_place} in the queue` : '';
-  const where = facts.node ? ` on ${facts.node}` : '';
   element(root, 'div', 'gpuaas-head', facts.name);
-  const state = element(root, 'div', '', `${facts.state}${place}${where}`);
+  const state = element(root, 'div', '', stateWords(trans, facts));
   state.setAttribute('role', 'status');
   if (facts.cause) {
     element(root, 'div', 'gpuaas-quiet', facts.cause);
   }
   if (facts.node) {
-    element(root, 'div', 'gpuaas-quiet', held(facts));
+    for (const words of held(trans, facts)) {
+      element(root, 'div', 'gpuaas-quiet', words);
+    }
   }
   for (const device of facts.devices) {
     const row = element(root, 'div', 'gpuaas-device');
     element(row, 'span', '', `${device.id} ${device.label}`);
     const share = device.memory_bytes > 0 ? Math.min(1, device.used_bytes / device.memory_bytes) : 0;
-    const words = `${amount(device.used_bytes)} of ${amount(device.memory_bytes)}`;
+    const words = trans.__('%1 of %2', amount(trans, device.used_bytes), amount(trans, device.memory_bytes));
     const meter = element(row, 'div', 'gpuaas-meter');
     meter.setAttribute('role', 'meter');
-    meter.setAttribute('aria-label', `memory of ${device.id}`);
+    meter.setAttribute('aria-label', trans.__('Memory of %1', device.id));
     meter.setAttribute('aria-valuemin', '0');
     meter.setAttribute('aria-valuemax', String(device.memory_bytes));
     meter.setAttribute('aria-valuenow', String(device.used_bytes));
     meter.setAttribute('aria-valuetext', words);
     element(meter, 'div', 'gpuaas-fill').style.width = `${(100 * share).toFixed(1)}%`;
-    const busy = device.utilisation >= 0 ? `, ${(100 * device.utilisation).toFixed(0)} % busy` : '';
-    element(row, 'span', 'gpuaas-quiet', words + busy);
+    const percent = (100 * device.utilisation).toFixed(0);
+    const full = device.utilisation >= 0 ? trans.__('%1, %2 % busy', words, percent) : words;
+    element(row, 'span', 'gpuaas-quiet', full);
     line(row, history.get(device.id) ?? []);
   }
 }
 
-/** How long the devices have been held, and what ends that. */
-function held({ since_s, device_s, parks_s, ends_s }) {
-  const used = `used ${(device_s / 3600).toFixed(device_s < 360 ? 3 : 2)} device-hours`;
+/** Since when the devices have been held, what ends that, and how much was used: a sentence each. */
+function held(trans, { since_s, device_s, parks_s, ends_s }) {
   const until = parks_s
-    ? `parked at ${clock(parks_s)} if it stays idle`
+    ? trans.__('until %1, when it is parked if it stays idle', clock(parks_s))
     : ends_s
-      ? `ended at ${clock(ends_s)} if nobody attaches`
-      : 'until it is parked or released';
-  return since_s ? `held since ${clock(since_s)}, ${until}; ${used}` : `held ${until}; ${used}`;
-}
-
-/** Address of our extension on this page's Jupyter server; null where it is no page of one. */
-function address() {
-  const config = document.getElementById('jupyter-config-data');
-  try {
-    const base = JSON.parse(config?.textContent ?? '{}').baseUrl;
-    return typeof base === 'string' ? new URL(`${base}jupyter-gpuaas/`, location.href) : null;
-  } catch {
-    return null;
-  }
-}
-
-/** One request to our extension; what it refuses is thrown in its own words. */
-async function ask(base, path, method = 'GET', body = undefined) {
-  const asked = { method, credentials: 'same-origin', headers: {} };
-  if (method !== 'GET') {
-    const token = /(?:^|; )_xsrf=([^;]*)/.exec(document.cookie)?.[1];
-    asked.headers = token ? { 'X-XSRFToken': token } : {};
-    asked.body = JSON.stringify(body ?? {});
-  }
-  const answer = await fetch(new URL(path, base), asked);
-  const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) {
-    throw new Error([content.message ?? `status ${answer.status}`, content.hint].filter(Boolean).join(' '));
-  }
-  return content;
-}
-
-function sessionPath(facts, ...more) {
-  return ['v1/sessions', encodeURIComponent(facts.id), ...more].join('/');
+      ? trans.__('until %1, when it is ended if nobody attaches', clock(ends_s))
+      : trans.__('until it is parked or released');
+  const used = trans.__('%1 device-hours used', (device_s / 3600).toFixed(device_s < 360 ? 3 : 2));
+  return [since_s ? trans.__('held since %1, %2', clock(since_s), until) : trans.__('held %1', until), used];
 }
 
 async function news(base, facts) {
@@ -142,7 +113,7 @@ async function news(base, facts) {
   if (service.state !== 'ready') {
     return { facts, nodes: [] }; // Looking starts nothing.
   }
-  const [view, nodes] = await Promise.all([ask(base, sessionPath(facts)), ask(base, 'v1/nodes')]);
+  const [view, nodes] = await Promise.all([ask(base, sessionPath(facts.id)), ask(base, 'v1/nodes')]);
   const { session } = view;
   const node = nodes.find(each => each.id === session.lease?.node_id);
   const samples = new Map((node?.samples ?? []).map(each => [each.device_id, each]));
@@ -174,16 +145,17 @@ function room(node, { kind, memory_bytes, devices }) {
 
 /** The menu that moves the session; it stays as it is while what is above it is drawn again. */
 class MoveMenu {
-  constructor(parent, base) {
+  constructor(parent, base, trans) {
     this.base = base;
+    this.trans = trans;
     this.root = element(parent, 'details', 'gpuaas-menu');
     this.root.hidden = true;
-    element(this.root, 'summary', '', 'Move to another node…');
+    element(this.root, 'summary', '', trans.__('Move to another node…'));
     const line = element(this.root, 'div', 'gpuaas-acts');
     this.select = element(line, 'select');
-    this.select.setAttribute('aria-label', 'Node to move to');
-    this.button = element(line, 'button', '', 'Move');
-    this.cancel = element(line, 'button', '', 'Cancel the move');
+    this.select.setAttribute('aria-label', trans.__('Node to move to'));
+    this.button = button(line, trans.__('Move'), () => this.move());
+    this.cancel = button(line, trans.__('Cancel the move'), () => this.giveUp());
     this.cancel.hidden = true;
     // How the last move ended, and what the next one would do.
     this.ended = element(this.root, 'div', 'gpuaas-ended');
@@ -195,12 +167,10 @@ class MoveMenu {
     this.accept.hidden = true;
     this.box = element(this.accept, 'input');
     this.box.type = 'checkbox';
-    this.accept.append(' Move it all the same');
+    element(this.accept, 'span', '', trans.__('Move it all the same'));
     this.root.addEventListener('toggle', () => this.root.open && this.plan());
     this.select.addEventListener('change', () => this.plan());
     this.box.addEventListener('change', () => this.look());
-    this.button.addEventListener('click', () => this.move());
-    this.cancel.addEventListener('click', () => this.giveUp());
     this.isMoving = false;
     // Target that was asked about last, and the one whose plan is shown.
     this.asked = '';
@@ -218,7 +188,8 @@ class MoveMenu {
       this.select.replaceChildren();
       for (const node of targets) {
         const devices = room(node, facts.request);
-        const option = element(this.select, 'option', '', `${node.id}: ${devices.length} free`);
+        const words = this.trans._n('%2: %1 device free', '%2: %1 devices free', devices.length, node.id);
+        const option = element(this.select, 'option', '', words);
         option.value = node.id;
         option.selected = node.id === before;
       }
@@ -239,6 +210,7 @@ class MoveMenu {
 
   /** Say what would go along, before anything is done. */
   async plan() {
+    const { trans } = this;
     const target = this.select.value;
     if (this.isMoving) {
       return;
@@ -246,23 +218,28 @@ class MoveMenu {
     this.asked = target;
     this.planned = '';
     if (target === '') {
-      this.said.textContent = 'No other node has room now.';
+      this.said.textContent = trans.__('No other node has room for it now.');
       return;
     }
     this.accept.hidden = true;
     this.box.checked = false;
-    this.said.textContent = 'Looking at what would move…';
+    this.said.textContent = trans.__('Looking at what would move…');
     try {
       const body = { target, dry_run: true };
-      const plan = await ask(this.base, sessionPath(this.facts, 'migrations'), 'POST', body);
+      const plan = await ask(this.base, sessionPath(this.facts.id, 'migrations'), 'POST', body);
       if (target !== this.select.value || this.isMoving) {
         return;
       }
       const lost = Object.entries(plan.lost);
-      const size = `${plan.moves} variables, about ${amount(plan.bytes_estimate)}`;
-      this.said.textContent = `${size}; it stands still for about ${duration(plan.downtime_s_estimate)} (estimate).`;
+      this.said.textContent = trans._n(
+        '%1 variable moves, about %2; it stands still for about %3 (estimate).',
+        '%1 variables move, about %2; it stands still for about %3 (estimate).',
+        plan.moves,
+        amount(trans, plan.bytes_estimate),
+        duration(trans, plan.downtime_s_estimate)
+      );
       for (const [name, why] of lost) {
-        element(this.said, 'div', '', `does not survive the move: ${name}: ${why}`);
+        element(this.said, 'div', '', trans.__('does not survive the move: %1: %2', name, why));
       }
       this.accept.hidden = lost.length === 0;
       this.planned = target;
@@ -273,6 +250,7 @@ class MoveMenu {
   }
 
   async move() {
+    const { trans } = this;
     const target = this.select.value;
     const { node } = this.facts;
     this.isMoving = true;
@@ -280,19 +258,16 @@ class MoveMenu {
     this.look();
     try {
       const body = { target, accept_loss: this.box.checked };
-      let view = await ask(this.base, sessionPath(this.facts, 'migrations'), 'POST', body);
+      let view = await ask(this.base, sessionPath(this.facts.id, 'migrations'), 'POST', body);
       this.migration = view.id;
       while (!ENDED.includes(view.phase) && !this.isDisposed) {
-        this.said.textContent = `Moving to ${target}: ${PHASES[view.phase] ?? view.phase}.`;
+        this.said.textContent = phaseWords(trans, view);
         this.cancel.hidden = view.phase === 'cutover';
         await new Promise(resolve => setTimeout(resolve, STEP_MS));
-        view = await ask(this.base, sessionPath(this.facts, 'migrations', view.id));
+        view = await ask(this.base, sessionPath(this.facts.id, 'migrations', view.id));
       }
       this.said.textContent = '';
-      this.ended.textContent =
-        view.phase === 'done'
-          ? `It runs on ${target} now. It stood still for ${duration(view.downtime_s)}.`
-          : `It still runs on ${node}. The move ${view.phase === 'failed' ? `failed: ${view.cause}` : 'was cancelled.'}`;
+      this.ended.textContent = ending(trans, view, node, target);
     } catch (error) {
       this.said.textContent = '';
       this.ended.textContent = error.message;
@@ -307,16 +282,29 @@ class MoveMenu {
   async giveUp() {
     this.cancel.hidden = true;
     // Over already: how, is about to be said.
-    await ask(this.base, sessionPath(this.facts, 'migrations', this.migration), 'DELETE').catch(() => null);
+    await ask(this.base, sessionPath(this.facts.id, 'migrations', this.migration), 'DELETE').catch(() => null);
+  }
+}
+
+/** How a move ended, and where the session is now. */
+function ending(trans, { phase, downtime_s, cause }, node, target) {
+  switch (phase) {
+    case 'done':
+      return trans.__('It runs on %1 now. It stood still for %2.', target, duration(trans, downtime_s));
+    case 'failed':
+      return trans.__('It still runs on %1. The move failed: %2', node, cause);
+    default:
+      return trans.__('It still runs on %1. The move was cancelled.', node);
   }
 }
 
 function render({ model, el }) {
+  const trans = translator();
   const root = element(el, 'section', 'gpuaas-widget');
-  root.setAttribute('aria-label', 'Devices of the remote session');
+  root.setAttribute('aria-label', trans.__('Devices of the remote session'));
   const shown = element(root, 'div');
   const base = address();
-  const menu = base === null ? null : new MoveMenu(root, base);
+  const menu = base === null ? null : new MoveMenu(root, base, trans);
   const history = new Map();
   let facts = model.get('facts');
   let failures = 0;
@@ -327,7 +315,7 @@ function render({ model, el }) {
       values.push(memory_bytes > 0 ? Math.min(1, used_bytes / memory_bytes) : 0);
       history.set(id, values.slice(-KEPT));
     }
-    draw(shown, facts, history);
+    draw(shown, facts, history, trans);
   };
   note();
   const look = async () => {
@@ -351,6 +339,7 @@ function render({ model, el }) {
     const wasSeen = isSeen;
     isSeen = entries.some(entry => entry.isIntersecting);
     if (isSeen && !wasSeen) {
+      failures = 0;
       look();
     }
   });

@@ -5,6 +5,7 @@ import * as path from 'path';
 import * as ts from 'typescript';
 
 const SOURCES = path.join(__dirname, '..');
+const WIDGETS = path.join(__dirname, '../../../jupyter_gpuaas/widgets/static');
 /** Attributes and properties that are read by people. */
 const READ = new Set([
   'aria-label',
@@ -18,7 +19,13 @@ const READ = new Set([
   'shutdownLabel',
   'title'
 ]);
+/** Properties of elements that are read by people. */
+const WRITTEN = new Set(['ariaLabel', 'innerText', 'placeholder', 'textContent', 'title']);
+/** Functions of the widgets that are given a text: which of their arguments it is. */
+const TEXT_AT: { readonly [name: string]: number } = { append: 0, button: 1, element: 3 };
 const LETTER = /\p{L}/u;
+/** What a sentence is made of, as opposed to an address, a class or a key. */
+const WORD_AND_BLANK = /\p{L}\s|\s\p{L}/u;
 
 function files(folder: string): string[] {
   return fs.readdirSync(folder, { withFileTypes: true }).flatMap(entry => {
@@ -26,7 +33,7 @@ function files(folder: string): string[] {
     if (entry.isDirectory()) {
       return entry.name === '__tests__' ? [] : files(found);
     }
-    return /\.tsx?$/.test(entry.name) ? [found] : [];
+    return /\.(tsx?|js)$/.test(entry.name) ? [found] : [];
   });
 }
 
@@ -40,7 +47,36 @@ function isTranslation(node: ts.Node): node is ts.CallExpression {
 
 function isWritten(node: ts.Node | undefined): boolean {
   const inner = node !== undefined && ts.isJsxExpression(node) ? node.expression : node;
-  return inner !== undefined && ts.isStringLiteralLike(inner) && LETTER.test(inner.text);
+  if (inner === undefined) {
+    return false;
+  }
+  if (ts.isTemplateExpression(inner)) {
+    return inner.templateSpans.length > 1 || pieces(inner).some(piece => LETTER.test(piece));
+  }
+  return ts.isStringLiteralLike(inner) && LETTER.test(inner.text);
+}
+
+/** What stands between the values of a template. */
+function pieces(template: ts.TemplateExpression): string[] {
+  return [template.head.text, ...template.templateSpans.map(span => span.literal.text)];
+}
+
+/** The text that a call or an assignment puts before people's eyes. */
+function shown(node: ts.Node): ts.Node | undefined {
+  if (ts.isBinaryExpression(node) && node.operatorToken.kind === ts.SyntaxKind.EqualsToken) {
+    const { left, right } = node;
+    return ts.isPropertyAccessExpression(left) && WRITTEN.has(left.name.text) ? right : undefined;
+  }
+  if (!ts.isCallExpression(node)) {
+    return undefined;
+  }
+  const { expression, arguments: given } = node;
+  const name = ts.isPropertyAccessExpression(expression) ? expression.name.text : expression.getText();
+  const [first, second] = given;
+  if (name === 'setAttribute' && first !== undefined && ts.isStringLiteralLike(first)) {
+    return READ.has(first.text) || first.text === 'aria-valuetext' ? second : undefined;
+  }
+  return Object.hasOwn(TEXT_AT, name) ? given[TEXT_AT[name]!] : undefined;
 }
 
 /** What a value becomes a part of, past brackets, alternatives and what stands behind a question mark. */
@@ -66,6 +102,12 @@ function problem(node: ts.Node): string | null {
     isWritten(node.initializer)
   ) {
     return 'a property that is not translated';
+  }
+  if (isWritten(shown(node))) {
+    return 'a text that is shown and not translated';
+  }
+  if (ts.isTemplateExpression(node) && pieces(node).some(piece => WORD_AND_BLANK.test(piece))) {
+    return 'a sentence of pieces';
   }
   if (
     (ts.isJsxElement(node) || ts.isJsxFragment(node)) &&
@@ -124,7 +166,9 @@ describe('the sources', () => {
   it('have no text that goes round the translator', () => {
     const all = files(SOURCES);
     expect(all.length).toBeGreaterThan(50);
-    expect(all.flatMap(name => problems(name, fs.readFileSync(name, 'utf8')))).toEqual([]);
+    const widgets = files(WIDGETS);
+    expect(widgets.length).toBeGreaterThan(2);
+    expect([...all, ...widgets].flatMap(name => problems(name, fs.readFileSync(name, 'utf8')))).toEqual([]);
   });
 });
 
@@ -136,7 +180,13 @@ describe('the check', () => {
     ['trans.__(hello)', 'no language pack'],
     ['trans.__("%1 of %2", a)', 'places and values'],
     ['trans.__("of", a)', 'places and values'],
-    ['`${trans.__("so")} many`', 'glued'],
+    ['<b title={`${one}: ${other}`} />', 'an attribute'],
+    ['`${trans.__("so")}-${many}`', 'glued'],
+    ['`${count} GB`', 'pieces'],
+    ['element(root, "p", "", "Hello")', 'shown'],
+    ['element(root, "p", "", `${many} there`)', 'shown'],
+    ['root.setAttribute("aria-label", "Hello")', 'shown'],
+    ['root.textContent = "Hello"', 'shown'],
     ['trans.__("so") + many', 'glued'],
     ['"so " + (many ? trans.__("many") : trans.__("few"))', 'glued'],
     ['[trans.__("so"), many].join(" ")', 'joined'],
@@ -146,6 +196,10 @@ describe('the check', () => {
   });
 
   it.each([
+    'element(root, "p", "some-class", trans.__("so"))',
+    'root.setAttribute("role", "status")',
+    'root.className = "some-class"',
+    '`v1/sessions/${session}/story`',
     '<p title={trans.__("so")}>{trans.__("%1 many", a)}</p>',
     'trans._n("%1 is there", "%1 are there", count)',
     'many || trans.__("none")'

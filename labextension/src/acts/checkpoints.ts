@@ -1,4 +1,4 @@
-/** What a person can do with checkpoints: take, restore, forget. */
+/** What a person can do with checkpoints: take, restore, name, forget. */
 
 import { Dialog, InputDialog, showDialog } from '@jupyterlab/apputils';
 import { UUID } from '@lumino/coreutils';
@@ -7,7 +7,7 @@ import type { IRestoreReport } from '../api/types';
 import type { IGpuaas } from '../tokens';
 import { amount, duration, shortId } from '../words/amounts';
 import { titleOf } from './sessions';
-import { telling } from './tell';
+import { telling, trying } from './tell';
 
 /** Takes a checkpoint, under a name if the user gives one. */
 export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<void> {
@@ -29,8 +29,8 @@ export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<
         'Checkpoint %1 taken after cell %2: %3 in %4.',
         taken.label || shortId(taken.id),
         taken.cell,
-        amount(taken.host_bytes + taken.device_bytes),
-        duration(taken.capture_s)
+        amount(trans, taken.host_bytes + taken.device_bytes),
+        duration(trans, taken.capture_s)
       )
   );
 }
@@ -92,6 +92,27 @@ function restoredWords(gpuaas: IGpuaas, report: IRestoreReport): string {
   return lost.length === 0
     ? what
     : trans.__('%1 These names were not restored: %2.', what, lost.join(', '));
+}
+
+/** Gives a checkpoint a name, another one, or none. Named ones are kept whatever their age and number. */
+export async function nameCheckpoint(
+  gpuaas: IGpuaas,
+  session: string,
+  checkpoint: string,
+  before: string
+): Promise<void> {
+  const { trans } = gpuaas.words;
+  const { button, value } = await InputDialog.getText({
+    title: trans.__('Name of checkpoint %1', shortId(checkpoint)),
+    label: trans.__('Name (may be empty)'),
+    placeholder: trans.__('before the long run'),
+    text: before,
+    okLabel: trans.__('Name it')
+  });
+  const name = (value ?? '').trim();
+  if (button.accept && name !== before) {
+    await trying(() => gpuaas.client.name(session, checkpoint, name));
+  }
 }
 
 /** Removes a checkpoint, after asking. */

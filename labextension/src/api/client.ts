@@ -165,6 +165,11 @@ export class Client {
     return this.ask('GET', of('sessions', session, 'checkpoints', one, 'diff', other));
   }
 
+  /** An empty name takes away the one that it has. */
+  name(session: string, checkpoint: string, name: string): Promise<ICheckpoint> {
+    return this.ask('PATCH', of('sessions', session, 'checkpoints', checkpoint), {}, { name });
+  }
+
   forget(session: string, checkpoint: string): Promise<ICheckpoint> {
     return this.ask('DELETE', of('sessions', session, 'checkpoints', checkpoint));
   }

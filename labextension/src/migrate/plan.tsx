@@ -22,15 +22,15 @@ export function Plan({ plan, words }: { plan: IPlan; words: Words }): JSX.Elemen
               '%1 variable, about %2',
               '%1 variables, about %2',
               plan.moves,
-              amount(plan.bytes_estimate)
+              amount(trans, plan.bytes_estimate)
             )
           ],
-          [trans.__('Takes'), trans.__('about %1 (estimate)', duration(plan.total_s_estimate))],
+          [trans.__('Takes'), trans.__('about %1 (estimate)', duration(trans, plan.total_s_estimate))],
           [
             trans.__('Stands still'),
             trans.__(
               'about %1 (estimate); until then you can work',
-              duration(plan.downtime_s_estimate)
+              duration(trans, plan.downtime_s_estimate)
             )
           ]
         ]}

@@ -57,7 +57,7 @@ function room(node: INode, isOpen: boolean, words: Words): string {
   if (first === undefined) {
     return trans.__('no device');
   }
-  const what = `${deviceName(first.device)} · ${fullness(first)}`;
+  const what = `${deviceName(first.device)} · ${fullness(first, words)}`;
   return isOpen
     ? trans._n('%2, %1 device free', '%2, %1 devices free', devices.length, what)
     : trans.__('%1, in use', what);

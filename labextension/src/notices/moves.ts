@@ -63,7 +63,7 @@ export class MoveNotices {
             title,
             target,
             doing,
-            amount(bytes_sent)
+            amount(trans, bytes_sent)
           )
         : trans.__('%1 moves to %2. %3.', title, target, doing);
     const actions = isReversible(migration)

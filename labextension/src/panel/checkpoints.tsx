@@ -81,6 +81,7 @@ function Entry({ checkpoint, before, isNewest, diff, words, run }: IEntryProps):
   const now = useNow(60);
   const [isCompared, setCompared] = React.useState(false);
   const short = shortId(checkpoint.id);
+  const called = checkpoint.label || short;
   const about = { session: checkpoint.session, checkpoint: checkpoint.id };
   const lost = Object.keys(checkpoint.lost).length;
   return (
@@ -93,9 +94,9 @@ function Entry({ checkpoint, before, isNewest, diff, words, run }: IEntryProps):
       </div>
       <div className="jp-gpuaas-row-line">
         {checkpoint.label !== '' && <span>{trans.__('after cell %1', checkpoint.cell)}</span>}
-        <span>{amount(checkpoint.host_bytes + checkpoint.device_bytes)}</span>
-        <span>{trans.__('%1 new', amount(checkpoint.written_bytes))}</span>
-        <span>{trans.__('next cell held up %1', duration(checkpoint.stall_s))}</span>
+        <span>{amount(trans, checkpoint.host_bytes + checkpoint.device_bytes)}</span>
+        <span>{trans.__('%1 new', amount(trans, checkpoint.written_bytes))}</span>
+        <span>{trans.__('next cell held up %1', duration(trans, checkpoint.stall_s))}</span>
       </div>
       {lost > 0 && (
         <details className="jp-gpuaas-details">
@@ -106,20 +107,25 @@ function Entry({ checkpoint, before, isNewest, diff, words, run }: IEntryProps):
       <div className="jp-gpuaas-acts">
         <Act
           label={trans.__('Restore…')}
-          about={short}
+          about={words.of(called)}
           onClick={() => run('gpuaas:restore', about)}
+        />
+        <Act
+          label={trans.__('Name…')}
+          about={words.of(called)}
+          onClick={() => run('gpuaas:name', { ...about, name: checkpoint.label })}
         />
         {before !== null && (
           <Act
             label={isCompared ? trans.__('Hide changes') : trans.__('Changes')}
-            about={short}
+            about={words.of(called)}
             onClick={() => setCompared(!isCompared)}
           />
         )}
         {!isNewest && (
           <Act
             label={trans.__('Forget')}
-            about={short}
+            about={words.of(called)}
             onClick={() => run('gpuaas:forget', about)}
           />
         )}

@@ -58,7 +58,7 @@ export function MoveProgress({ migration, words, run, name }: IMoveProgressProps
       </ol>
       <p className="jp-gpuaas-hint" aria-live="polite">
         {migration.bytes_sent > 0
-          ? trans.__('%1: %2 sent', doing, amount(migration.bytes_sent))
+          ? trans.__('%1: %2 sent', doing, amount(trans, migration.bytes_sent))
           : doing}
       </p>
       <Act

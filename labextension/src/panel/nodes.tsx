@@ -114,13 +114,13 @@ function NodeActs({
       {node.state === 'cordoned' ? (
         <Act
           label={trans.__('Uncordon')}
-          about={node.id}
+          about={words.of(node.id)}
           onClick={() => run('gpuaas:uncordon', about)}
         />
       ) : (
         <Act
           label={trans.__('Cordon')}
-          about={node.id}
+          about={words.of(node.id)}
           disabled={node.state !== 'up'}
           onClick={() => run('gpuaas:cordon', about)}
         />
@@ -128,13 +128,13 @@ function NodeActs({
       {isEmptied ? (
         <Act
           label={trans.__('Stop the drain')}
-          about={node.id}
+          about={words.of(node.id)}
           onClick={() => run('gpuaas:stop-drain', about)}
         />
       ) : (
         <Act
           label={trans.__('Drain…')}
-          about={node.id}
+          about={words.of(node.id)}
           disabled={node.state === 'lost'}
           onClick={() => run('gpuaas:drain', about)}
         />
@@ -165,7 +165,7 @@ function DeviceLine({ node, device, values, words }: IDeviceLineProps): JSX.Elem
       <Meter
         label={trans.__('Memory of %1 on %2', name, node.id)}
         value={device.memory_bytes > 0 ? used / device.memory_bytes : 0}
-        text={now === undefined ? '' : fullness(now)}
+        text={now === undefined ? '' : fullness(now, words)}
       />
       {sample !== null && sample.utilisation >= 0 && (
         <Meter

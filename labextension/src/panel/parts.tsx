@@ -80,8 +80,8 @@ export function Facts({ facts }: IFactsProps): JSX.Element {
 
 export interface IActProps {
   readonly label: string;
-  /** What it acts on, so that many buttons of one label can be told apart by ear. */
-  readonly about?: string;
+  /** Names it with what it acts on, so that many buttons of one label can be told apart by ear. */
+  readonly about?: (label: string) => string;
   readonly onClick: () => void;
   readonly disabled?: boolean;
   readonly primary?: boolean;
@@ -92,7 +92,7 @@ export function Act({ label, about, onClick, disabled, primary }: IActProps): JS
     <button
       type="button"
       className={primary ? 'jp-gpuaas-act jp-mod-primary' : 'jp-gpuaas-act'}
-      aria-label={about === undefined ? label : `${label}: ${about}`}
+      aria-label={about?.(label) ?? label}
       disabled={disabled ?? false}
       onClick={onClick}
     >

@@ -60,14 +60,14 @@ const QueueRow = React.memo(function QueueRow(props: IQueueRowProps): JSX.Elemen
       </div>
       <div className="jp-gpuaas-row-line">
         <span>{wanted(session, words)}</span>
-        <span>{trans.__('waits for %1', age(now - (session.since_s || session.created_s)))}</span>
+        <span>{trans.__('waits for %1', age(trans, now - (session.since_s || session.created_s)))}</span>
       </div>
       <p className="jp-gpuaas-hint">{words.estimate(session, now)}</p>
       {session.cause !== '' && <p className="jp-gpuaas-hint">{session.cause}</p>}
       <div className="jp-gpuaas-acts">
         <Act
           label={trans.__('Release')}
-          about={title}
+          about={words.of(title)}
           onClick={() => run('gpuaas:release', { session: session.id })}
         />
       </div>
@@ -84,7 +84,7 @@ export function wanted({ request }: ISession, { trans }: Words): string {
       : kind === 'cuda'
         ? trans._n('%1 GPU', '%1 GPUs', devices)
         : trans._n('%1 device of any kind', '%1 devices of any kind', devices);
-  const memory = amount(memory_bytes);
+  const memory = amount(trans, memory_bytes);
   if (memory_bytes > 0 && node !== null) {
     return trans.__('%1, with %2 or more, on %3', what, memory, node);
   }

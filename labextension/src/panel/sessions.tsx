@@ -60,7 +60,7 @@ const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.
   const alone =
     session.clients > 0 || session.unattended_since_s === 0
       ? null
-      : trans.__('nobody attached for %1', age(now - session.unattended_since_s));
+      : trans.__('nobody attached for %1', age(trans, now - session.unattended_since_s));
   return (
     <div className="jp-gpuaas-row" aria-current={isCurrent ? 'true' : undefined}>
       <div className="jp-gpuaas-row-head">
@@ -71,28 +71,28 @@ const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.
       </div>
       <div className="jp-gpuaas-row-line">
         {session.lease !== null && <span>{place(session, node, words)}</span>}
-        <span>{trans.__('%1 old', age(now - session.created_s))}</span>
+        <span>{trans.__('%1 old', age(trans, now - session.created_s))}</span>
         {lasting !== null && <span>{lasting}</span>}
         {alone !== null && <span>{alone}</span>}
         <span>{trans.__('%1 used', words.used(session, node, now))}</span>
       </div>
       <div className="jp-gpuaas-acts">
-        <Act label={trans.__('Open')} about={title} onClick={() => run('gpuaas:open', about)} />
+        <Act label={trans.__('Open')} about={words.of(title)} onClick={() => run('gpuaas:open', about)} />
         {session.state === 'parked' ? (
-          <Act label={trans.__('Wake')} about={title} onClick={() => run('gpuaas:wake', about)} />
+          <Act label={trans.__('Wake')} about={words.of(title)} onClick={() => run('gpuaas:wake', about)} />
         ) : (
           <>
             {canMove && (
               <Act
                 label={trans.__('Move…')}
-                about={title}
+                about={words.of(title)}
                 disabled={!isMovable(session)}
                 onClick={() => run('gpuaas:migrate', about)}
               />
             )}
             <Act
               label={trans.__('Park')}
-              about={title}
+              about={words.of(title)}
               disabled={!isMovable(session)}
               onClick={() => run('gpuaas:park', about)}
             />
@@ -101,13 +101,13 @@ const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.
         {!isCurrent && (
           <Act
             label={trans.__('Attach')}
-            about={title}
+            about={words.of(title)}
             onClick={() => run('gpuaas:attach', about)}
           />
         )}
         <Act
           label={trans.__('Release')}
-          about={title}
+          about={words.of(title)}
           onClick={() => run('gpuaas:release', about)}
         />
       </div>

@@ -29,7 +29,7 @@ export function Story({ state, words, current, list }: IStoryProps): JSX.Element
         <li key={event.seq} data-kind={event.kind}>
           <time>{when(event.time_s, now)}</time>
           <span className="jp-gpuaas-story-what">{words.happened(event)}</span>
-          {lasted_s !== null && <span>{trans.__('for %1', duration(lasted_s))}</span>}
+          {lasted_s !== null && <span>{trans.__('for %1', duration(trans, lasted_s))}</span>}
           {event.cause !== '' && <span className="jp-gpuaas-story-why">{event.cause}</span>}
         </li>
       ))}

@@ -43,7 +43,7 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
             />
           ],
           [trans.__('Node'), session.lease?.node_id ?? null],
-          [trans.__('Begun'), trans.__('%1 ago', age(now - session.created_s))],
+          [trans.__('Begun'), trans.__('%1 ago', age(trans, now - session.created_s))],
           [trans.__('Used'), words.used(session, node, now)],
           [trans.__('Held'), session.lease === null ? null : words.until(session, now)],
           [trans.__('Checkpoint'), lastCheckpoint(status, now, words)]
@@ -116,7 +116,7 @@ function Devices({
         return (
           <div key={device.id} className="jp-gpuaas-device">
             <div className="jp-gpuaas-device-name">{name}</div>
-            <Meter label={trans.__('Memory of %1', name)} value={used} text={fullness(each)} />
+            <Meter label={trans.__('Memory of %1', name)} value={used} text={fullness(each, words)} />
             {sample !== null && sample.utilisation >= 0 && (
               <Meter
                 label={trans.__('Use of %1', name)}
@@ -144,7 +144,7 @@ function lastCheckpoint(
   if (last === undefined || last === null) {
     return trans.__('none yet');
   }
-  const size = amount(last.host_bytes + last.device_bytes);
+  const size = amount(trans, last.host_bytes + last.device_bytes);
   return trans.__('after cell %1, %2, %3', last.cell, size, when(last.created_s, now));
 }
 

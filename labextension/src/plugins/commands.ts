@@ -4,7 +4,7 @@ import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/applica
 import { ICommandPalette } from '@jupyterlab/apputils';
 import type { ReadonlyPartialJSONObject } from '@lumino/coreutils';
 
-import { forget, restore, takeCheckpoint } from '../acts/checkpoints';
+import { forget, nameCheckpoint, restore, takeCheckpoint } from '../acts/checkpoints';
 import { cordon, drain, stopDrain } from '../acts/nodes';
 import { attach, openNotebook } from '../acts/open';
 import { cancelMigration, park, release, wake } from '../acts/sessions';
@@ -108,6 +108,12 @@ export const commandsPlugin: JupyterFrontEndPlugin<void> = {
       label: trans.__('Restore a Checkpoint…'),
       describedBy: SESSION,
       execute: args => restore(gpuaas, meant(args), text(args, 'checkpoint'))
+    });
+    commands.addCommand(CommandIds.name, {
+      label: trans.__('Name a Checkpoint…'),
+      describedBy: SESSION,
+      execute: args =>
+        nameCheckpoint(gpuaas, meant(args), text(args, 'checkpoint'), text(args, 'name'))
     });
     commands.addCommand(CommandIds.forget, {
       label: trans.__('Forget a Checkpoint…'),

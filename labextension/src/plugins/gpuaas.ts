@@ -1,10 +1,13 @@
 import type { JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyterlab/application';
 import { INotebookTracker } from '@jupyterlab/notebook';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
-import { ITranslator, nullTranslator } from '@jupyterlab/translation';
+import { ITranslator, nullTranslator, type TranslationBundle } from '@jupyterlab/translation';
 
 import { Gpuaas } from '../gpuaas';
 import { IGpuaas } from '../tokens';
+
+/** Widgets in cells, which are scripts of their own, ask the page for a translator by this event. */
+const ASKED = 'jupyter-gpuaas:translator';
 
 export const gpuaasPlugin: JupyterFrontEndPlugin<IGpuaas> = {
   id: 'jupyter-gpuaas:sessions',
@@ -20,6 +23,9 @@ export const gpuaasPlugin: JupyterFrontEndPlugin<IGpuaas> = {
     registry: ISettingRegistry | null
   ) => {
     const trans = (translator ?? nullTranslator).load('jupyter_gpuaas');
+    document.addEventListener(ASKED, event => {
+      (event as CustomEvent<{ trans?: TranslationBundle }>).detail.trans = trans;
+    });
     const gpuaas = new Gpuaas(app.serviceManager, tracker, trans);
     if (registry !== null) {
       void gpuaas.preferences.follow(registry, gpuaasPlugin.id);

@@ -29,8 +29,8 @@ export function deviceName(device: IDevice): string {
 }
 
 /** `34/141 GB`; the size alone where the use is not known. */
-export function fullness({ device, sample }: IHeld): string {
-  return share(sample?.used_bytes ?? 0, device.memory_bytes);
+export function fullness({ device, sample }: IHeld, words: Words): string {
+  return share(words.trans, sample?.used_bytes ?? 0, device.memory_bytes);
 }
 
 /** Where a session runs, on one line: `node-a · H200 0 · 34/141 GB`. */
@@ -51,7 +51,7 @@ export function place(
   }
   const more = devices.length > 1 ? ` +${devices.length - 1}` : '';
   const where = `${lease.node_id} · ${deviceName(first.device)}${more}`;
-  return withMemory ? `${where} · ${fullness(first)}` : where;
+  return withMemory ? `${where} · ${fullness(first, words)}` : where;
 }
 
 /** Devices of a node that no session holds. */

@@ -14,6 +14,11 @@ export class Words {
     return all.reduce((text, next) => this.trans.__('%1 %2', text, next));
   }
 
+  /** What a button is read out as, beside whose label stands what it acts on. */
+  of(about: string): (label: string) => string {
+    return label => this.trans.__('%1: %2', label, about);
+  }
+
   /** The state of a session, with what there is to know of it. */
   state(session: ISession): string {
     const { trans } = this;
@@ -33,7 +38,7 @@ export class Words {
     if (since_s === 0) {
       return null;
     }
-    const long = age(now_s - since_s);
+    const long = age(trans, now_s - since_s);
     switch (state) {
       case 'idle':
         return trans.__('idle for %1', long);
@@ -78,7 +83,7 @@ export class Words {
     }
     return left_s < 2
       ? trans.__('Its turn is about to come.')
-      : trans.__('In about %1, if no cell is run there until then.', age(left_s));
+      : trans.__('In about %1, if no cell is run there until then.', age(trans, left_s));
   }
 
   /** How far the emptying of a node is; null where it is not being emptied. */
@@ -151,8 +156,8 @@ export class Words {
           '%1 now runs on %2. It stood still for %3; %4 were sent.',
           session,
           target,
-          duration(migration.downtime_s),
-          amount(migration.bytes_sent)
+          duration(trans, migration.downtime_s),
+          amount(trans, migration.bytes_sent)
         );
       case 'cancelled':
         return trans.__('The move was cancelled. %1 still runs on %2.', session, source);
@@ -188,6 +193,7 @@ export class Words {
       checkpoint_failed: trans.__('no checkpoint'),
       checkpoint_rarer: trans.__('fewer checkpoints'),
       checkpoint_every: trans.__('pace of checkpoints'),
+      checkpoint_named: trans.__('checkpoint named'),
       checkpoint_forgotten: trans.__('checkpoint removed'),
       checkpoint_restored: trans.__('restored'),
       restored: trans.__('not restored'),

@@ -10,7 +10,7 @@ describe('amounts', () => {
     [1500, '1.5 KB'],
     [34e9, '34 GB'],
     [2e12, '2.0 TB']
-  ])('%d bytes are %s', (bytes, expected) => expect(amount(bytes)).toBe(expected));
+  ])('%d bytes are %s', (bytes, expected) => expect(amount(words.trans, bytes)).toBe(expected));
 
   it.each([
     [0.0042, '4.2 ms'],
@@ -20,15 +20,15 @@ describe('amounts', () => {
     [600, '10 min'],
     [5 * 3600, '5 h'],
     [100 * 3600, '4 d']
-  ])('%d seconds are %s', (seconds, expected) => expect(duration(seconds)).toBe(expected));
+  ])('%d seconds are %s', (seconds, expected) => expect(duration(words.trans, seconds)).toBe(expected));
 
   it('has one unit for used and whole', () => {
-    expect(share(34e9, 141e9)).toBe('34/141 GB');
-    expect(share(0.4e9, 8e9)).toBe('0.4/8.0 GB');
-    expect(share(100e6, 512e6)).toBe('100/512 MB');
+    expect(share(words.trans, 34e9, 141e9)).toBe('34/141 GB');
+    expect(share(words.trans, 0.4e9, 8e9)).toBe('0.4/8.0 GB');
+    expect(share(words.trans, 100e6, 512e6)).toBe('100/512 MB');
   });
 
-  it('is never younger than now', () => expect(age(-3)).toBe('0 s'));
+  it('is never younger than now', () => expect(age(words.trans, -3)).toBe('0 s'));
 });
 
 describe('place', () => {
