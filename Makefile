@@ -8,6 +8,7 @@
 #   make chromium        chromium and chromedriver, for the browser tests among them, where apt may install them
 #   make test-labextension  types, format and units of the front end; part of `make test`
 #   make test-ui         all tests of JupyterLab and Notebook 7 in a real browser
+#   make pictures        those of the documents anew, from these tests
 #   make test-matrix     the wheel in JupyterLab 4.4, Notebook 7.4 and the newest of both, each in an environment of its own
 #   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
 #   make test-postgres   services in PostgreSQL instead of SQLite: the same contract tests (apt-get install postgresql)
@@ -60,7 +61,7 @@ LABEXT_BUILT := jupyter_gpuaas/labextension/package.json
 JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm config get registry 2>/dev/null || true)" \
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
-.PHONY: help lab demo labextension check criu chromium test test-labextension test-ui test-matrix test-postgres
+.PHONY: help lab demo labextension check criu chromium test test-labextension test-ui pictures test-matrix test-postgres
 .PHONY: test-faults test-trials test-images test-gpu test-ray soak
 .PHONY: bench bench-state bench-device bench-migrate bench-load clean
 help:
@@ -142,6 +143,9 @@ test: test-labextension $(STAMPS)/test
 
 test-ui: $(STAMPS)/test chromium
 	$(PYTEST) -m 'ui and not slow and not matrix' tests/ui $(PYTEST_ARGS)
+
+pictures: $(STAMPS)/test chromium
+	GPUAAS_PICTURES=docs/pictures $(PYTEST) $(addprefix tests/ui/test_,core.py moves.py sessions.py widgets.py) $(PYTEST_ARGS)
 
 # The environments are kept in .venv-matrix/; remove that folder to have them made again.
 test-matrix: $(STAMPS)/test chromium

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 #: For what comes within a second or two, but on a machine where much else may run.
 WAIT_S = 60.0
 MOVE_BUTTON = ".jp-NotebookPanel-toolbar [data-jp-item-name='gpuaas-migrate'] jp-button"
+#: Where pictures of the documents are made anew, if they are to be.
+PICTURES = os.environ.get("GPUAAS_PICTURES", "")
+COLOURS = 64
 SHOTS = Path(os.environ.get("GPUAAS_SHOTS") or Path(__file__).parent / "shots")
 
 
@@ -44,6 +48,23 @@ class Page:
         """Keep a picture, to be looked at by a person."""
         SHOTS.mkdir(exist_ok=True)
         self.driver.save_screenshot(str(SHOTS / f"{self._name}-{what}.png"))
+
+    def picture(self, name: str, selector: str = "body", size: tuple[int, int] | None = None) -> None:
+        """Make a picture of the documents anew, where that was asked for (``make pictures``): of this part of the page.
+
+        Parameters
+        ----------
+        size
+            Width and height in pixels of what is kept, from the upper left.
+        """
+        if not PICTURES:
+            return
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(self.element(selector).screenshot_as_png)).convert("RGB")
+        if size is not None:
+            image = image.crop((0, 0, *size))
+        image.quantize(COLOURS).save(Path(PICTURES) / f"{name}.png", optimize=True)
 
     def all(self, selector: str) -> list[WebElement]:
         return list(self.driver.find_elements(By.CSS_SELECTOR, selector))
@@ -99,18 +120,24 @@ class Page:
         """Type at whatever has the focus."""
         ActionChains(self.driver).send_keys(*keys).perform()
 
-    def tab_to(self, label: str) -> None:
-        """Press Tab until what has this label has the focus."""
+    def tab_to(self, label: str) -> list[str]:
+        """Press Tab until the button of this label has the focus; gives the labels of those on the way, and its own."""
         passed = []
         for _ in range(200):
             self.keys(Keys.TAB)
-            focused = self.driver.switch_to.active_element
-            passed.append(focused.get_attribute("aria-label") or focused.text)
             # The page itself, which has the focus between its end and its beginning, has every text.
-            if focused.tag_name == "button" and label in passed[-1]:
-                return
+            if (focused := self.driver.switch_to.active_element).tag_name != "button":
+                continue
+            passed.append(focused.get_attribute("aria-label") or focused.text)
+            if label in passed[-1]:
+                return passed
         self.shot("failed")
         raise AssertionError(f"Tab does not lead to {label!r}, but to {passed}")
+
+    def focused_in(self, selector: str) -> bool:
+        """Whether what has the focus is, or is within, what the selector finds."""
+        script = "return document.activeElement.closest(arguments[0]) !== null"
+        return bool(self.driver.execute_script(script, selector))
 
     def chord(self, *keys: str) -> None:
         """Press keys together."""
@@ -198,6 +225,13 @@ class Page:
         """Open a section of the side panel, if it is closed."""
         for each in self.all(".jp-gpuaas-panel .jp-AccordionPanel-title"):
             if title in each.text and each.get_attribute("aria-expanded") != "true":
+                each.click()
+
+    def only(self, title: str) -> None:
+        """Leave this section of the side panel open, and no other."""
+        self.expand(title)
+        for each in self.all(".jp-gpuaas-panel .jp-AccordionPanel-title"):
+            if title not in each.text and each.get_attribute("aria-expanded") == "true":
                 each.click()
 
     def notices(self) -> str:

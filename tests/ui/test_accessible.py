@@ -34,11 +34,11 @@ def themed(pool: Lab, request: pytest.FixtureRequest) -> Lab:
     return pool
 
 
-def dialog_has_no_fault(page: Page, name: str) -> None:
-    """Look at the dialog that comes, and leave it with the keyboard."""
+def dialog_has_no_fault(page: Page, name: str, focus: str = ".jp-Dialog-footer button") -> None:
+    """Look at the dialog that comes, and at what has the focus in it, and leave it with the keyboard."""
     page.see(lambda: page.element(".jp-Dialog .jp-Dialog-content"))
+    page.see(lambda: page.focused_in(f".jp-Dialog {focus}"))
     assert faults(page, ".jp-Dialog .jp-Dialog-content") == [], name
-    page.see(lambda: page.driver.execute_script("return document.activeElement.closest('.jp-Dialog') !== null"))
     page.shot(f"dialog-{name}")
     page.keys(Keys.ESCAPE)
     page.see(lambda: not page.all(".jp-Dialog"))
@@ -67,20 +67,24 @@ def test_panel_chip_and_dialogs_have_no_serious_fault(themed: Lab, page: Page) -
 
     page.press("#jp-gpuaas-notebook button", "Move…")
     page.see(lambda: page.element(".jp-Dialog .jp-gpuaas-plan"))
-    dialog_has_no_fault(page, "move")
+    dialog_has_no_fault(page, "move", "input[type='radio']")
     page.menu("Kernel", "gpuaas:choose")
     page.see(lambda: "Free now" in page.text(".jp-Dialog [role=status]"))
-    dialog_has_no_fault(page, "choose")
+    dialog_has_no_fault(page, "choose", "select")
     page.press("#jp-gpuaas-sessions button", "Park: start.ipynb")
     dialog_has_no_fault(page, "park")
     page.press("#jp-gpuaas-sessions button", "Release: start.ipynb")
     dialog_has_no_fault(page, "release")
     page.press("#jp-gpuaas-checkpoints button", "Take one now")
-    dialog_has_no_fault(page, "take")
+    dialog_has_no_fault(page, "take", "input")
     page.press(".jp-gpuaas-point button", "Restore…")
     dialog_has_no_fault(page, "restore")
+    page.press(".jp-gpuaas-point button", "Name…")
+    dialog_has_no_fault(page, "name", "input")
     page.press(".jp-gpuaas-point button", "Forget")
     dialog_has_no_fault(page, "forget")
+    page.press("#jp-gpuaas-nodes button", "Drain…: local-1")
+    dialog_has_no_fault(page, "drain", "input")
 
 
 @needs_axe
@@ -104,19 +108,49 @@ def test_widgets_have_no_serious_fault(themed: Lab, page: Page) -> None:
         page.shot(f"cell-{number}")
 
 
-def test_the_panel_is_opened_and_a_checkpoint_named_with_the_keyboard_alone(pool: Lab, page: Page) -> None:
-    pool.notebook("start.ipynb", ("x = 1",))
-    page.open(pool.address("start.ipynb"), 1)
-    page.ran(0, 1)
+def test_everything_in_the_panel_is_done_with_the_keyboard_alone(pool: Lab, page: Page) -> None:
+    pool.notebook("start.ipynb", ("x = 1", "x = 2"))
+    page.open(pool.address("start.ipynb"), 2)
+    for number in (0, 1):
+        page.ran(number, number + 1)
     page.chord(Keys.CONTROL, Keys.SHIFT, Keys.ALT, "g")
     page.see(lambda: page.element("#jp-gpuaas-checkpoints").is_displayed())
-    page.see(lambda: "after cell 1" in page.section("checkpoints").text)
+    page.see(lambda: "after cell 2" in page.section("checkpoints").text)
+    page.expand("Nodes")
+    page.see(lambda: page.all("#jp-gpuaas-nodes [role=meter]"))
 
+    # Each thing that can be done, in the order in which it is seen.
+    page.driver.execute_script("document.querySelector('#jp-gpuaas-notebook').focus()")
+    passed = page.tab_to("Drain…: local-0")
+    wanted = ("Move…", "Checkpoint", "Park", "Release", "Open: start.ipynb", "Release: start.ipynb", "Take one now",
+              "Restore…", "Name…", "Changes", "Forget", "Cordon: local-0", "Drain…: local-0")  # fmt: skip
+    places = [next((at for at, label in enumerate(passed) if label.startswith(each)), -1) for each in wanted]
+    assert -1 not in places and places == sorted(places), (passed, places)
+    for selector in (".jp-gpuaas-chip", ".jp-gpuaas-status"):
+        assert page.driver.execute_script("return arguments[0].tabIndex", page.element(selector)) == 0
+
+    page.driver.execute_script("document.querySelector('#jp-gpuaas-checkpoints').focus()")
     page.tab_to("Take one now")
     page.keys(Keys.ENTER)
-    page.see(lambda: page.element(".jp-Dialog input"))
+    page.see(lambda: page.focused_in(".jp-Dialog input"))
     page.keys("by hand", Keys.ENTER)
-
     page.see(lambda: any("by hand" in each for each in page.texts(".jp-gpuaas-point")))
     page.see(lambda: not page.all(".jp-Dialog"))
+    page.shot("taken")
+
+    page.driver.execute_script("document.querySelector('#jp-gpuaas-checkpoints').focus()")
+    page.tab_to("Name…: by hand")
+    page.keys(Keys.ENTER)
+    page.see(lambda: page.focused_in(".jp-Dialog input"))
+    page.chord(Keys.CONTROL, "a")
+    page.keys("another name", Keys.ENTER)
+    page.see(lambda: any("another name" in each for each in page.texts(".jp-gpuaas-point")))
+    page.see(lambda: not page.all(".jp-Dialog"))
     page.shot("named")
+
+    page.driver.execute_script("document.querySelector('#jp-gpuaas-sessions').focus()")
+    page.tab_to("Release: start.ipynb")
+    page.keys(Keys.ENTER)
+    page.see(lambda: page.focused_in(".jp-Dialog button"))
+    page.keys(Keys.ENTER)
+    page.see(lambda: "start.ipynb was released." in page.notices())

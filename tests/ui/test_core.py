@@ -60,6 +60,7 @@ def test_the_button_moves_a_session_whose_slider_goes_on_working(pool: Lab, page
     page.see(lambda: "Stands still" in dialog.text)  # the plan is there
     assert page.texts(".jp-gpuaas-target-name") == ["local-1"]
     page.shot("dialog")
+    page.picture("dialog", ".jp-Dialog-content")
     page.press(".jp-Dialog button", "Move")
 
     page.is_on("local-1")
@@ -132,6 +133,7 @@ def test_the_loss_of_its_node_is_told_in_the_notebook_and_cells_run_again(
 
     page.see(lambda: "its variables are as after cell 1" in page.text(".jp-gpuaas-notice"))
     page.shot("lost")
+    page.picture("lost", ".jp-NotebookPanel", (1080, 380))
     sign.touch()
     page.press(".jp-gpuaas-notice button", "Rerun these cells")
     page.see(lambda: page.output(1).split()[-1:] == ["2"])

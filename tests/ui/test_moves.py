@@ -28,6 +28,7 @@ def test_a_move_that_waits_for_a_cell_shows_its_steps_and_can_be_cancelled(pool:
     page.see(lambda: "Letting the cell that runs come to its end" in page.chip())
     page.see(lambda: "start.ipynb moves to local-1" in page.notices())
     page.shot("under-way")
+    page.picture("moving")
     page.press("#jp-gpuaas-notebook button", "Cancel the move")
 
     page.see(lambda: "The move was cancelled. start.ipynb still runs on local-0." in page.notices())

@@ -59,6 +59,7 @@ def test_a_notebook_is_attached_to_the_session_of_another(pool: Lab, page: Page)
     page.run_once_connected(1)
     page.see(lambda: page.output(1).endswith("7"))
     page.shot("attached")
+    page.picture("panel", size=(900, 857))
     states = {each["name"].rsplit("/", 1)[-1]: each["state"] for each in sessions(pool.home)}
     assert states == {"first.ipynb": "idle", "second.ipynb": "idle"}  # the one that it had goes on
 
@@ -81,6 +82,12 @@ def test_a_checkpoint_is_restored_into_a_session_beside_the_first_and_one_is_for
     assert page.output(2).endswith("2")  # the first is as it was
 
     page.see(lambda: has_point(page, 3))
+    act_on_point(page, 1, "Name")
+    field = page.see(lambda: page.element(".jp-Dialog input"))
+    field.send_keys("the first")
+    page.press(".jp-Dialog button", "Name it")
+    page.see(lambda: any(each.startswith("the first") for each in points(page)))
+    page.shot("named")
     act_on_point(page, 1, "Forget")
     dialog = page.see(lambda: page.element(".jp-Dialog"))
     assert "It cannot be restored any more." in dialog.text
@@ -144,6 +151,8 @@ def test_a_node_is_emptied_from_the_panel_and_takes_sessions_again(pool: Lab, pa
     page.see(lambda: "It is empty." in page.section("nodes").text)
     assert "takes no new sessions" in page.section("nodes").text
     page.shot("empty")
+    page.only("Nodes")
+    page.picture("nodes", ".jp-gpuaas-panel", (251, 560))
     page.ran(1, 2)
     assert page.output(1).endswith("3")
 

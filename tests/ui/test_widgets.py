@@ -11,6 +11,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 pytest.importorskip("selenium", reason="selenium is not installed")
 pytest.importorskip("anywidget", reason="anywidget is not installed")
 
+from selenium.webdriver.common.keys import Keys
+
 from tests.ui.cells import waiting_cell
 from tests.ui.lab import Lab
 from tests.ui.page import Page
@@ -45,6 +47,20 @@ def test_devices_are_shown_and_stay_live_and_checkpoints_have_their_names(pool: 
     assert "mark" in listed.text and "held the next cell up for" in listed.text
     page.shot("checkpoints")
 
+    # Named in its place, while the cell runs or not, for everybody.
+    page.driver.execute_script("arguments[0].scrollIntoView()", page.cell(3, ".gpuaas-widget"))
+    page.press(".gpuaas-widget ol button", "Name checkpoint mark")
+    field = page.see(lambda: page.cell(3, ".gpuaas-widget input"))
+    page.see(lambda: page.focused_in(".gpuaas-widget input"))
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("7", Keys.ENTER)
+    page.see(lambda: "begins with a letter" in page.cell(3, ".gpuaas-widget .gpuaas-said").text)
+    field.clear()
+    field.send_keys("another", Keys.ENTER)
+    page.see(lambda: "“another” after cell" in page.cell(3, ".gpuaas-widget").text)
+    page.shot("named")
+    assert "another" in pool.home.cli("checkpoints", "shown").stdout
+
     # The cell has ended long ago; what it shows follows the session.
     pool.home.cli("park", "shown")
     page.driver.execute_script("arguments[0].scrollIntoView()", page.cell(0, ".gpuaas-widget"))
@@ -72,6 +88,7 @@ def test_the_widget_moves_the_session_while_a_cell_of_the_notebook_runs(pool: La
     page.cell(0, ".gpuaas-menu summary").click()
     page.see(lambda: "it stands still for about" in page.cell(0, ".gpuaas-said").text)
     page.shot("menu")
+    page.picture("widget", ".jp-NotebookPanel", (1080, 240))
     page.press(".gpuaas-menu button", "Move")
 
     page.see(lambda: "It runs on local-1 now." in page.cell(0, ".gpuaas-ended").text)
