@@ -90,9 +90,10 @@ def test_a_checkpoint_is_restored_into_a_session_beside_the_first_and_one_is_for
     page.shot("named")
     act_on_point(page, 1, "Forget")
     dialog = page.see(lambda: page.element(".jp-Dialog"))
+    assert "Forget checkpoint “the first”?" in dialog.text
     assert "It cannot be restored any more." in dialog.text
     page.press(".jp-Dialog button", "Forget")
-    page.see(lambda: "was removed." in page.notices())
+    page.see(lambda: "Removed: checkpoint “the first”." in page.notices())
     page.see(lambda: not has_point(page, 1))
     assert has_point(page, 2)
     page.shot("forgotten")

@@ -71,7 +71,9 @@ function shown(node: ts.Node): ts.Node | undefined {
     return undefined;
   }
   const { expression, arguments: given } = node;
-  const name = ts.isPropertyAccessExpression(expression) ? expression.name.text : expression.getText();
+  const name = ts.isPropertyAccessExpression(expression)
+    ? expression.name.text
+    : expression.getText();
   const [first, second] = given;
   if (name === 'setAttribute' && first !== undefined && ts.isStringLiteralLike(first)) {
     return READ.has(first.text) || first.text === 'aria-valuetext' ? second : undefined;
@@ -168,7 +170,9 @@ describe('the sources', () => {
     expect(all.length).toBeGreaterThan(50);
     const widgets = files(WIDGETS);
     expect(widgets.length).toBeGreaterThan(2);
-    expect([...all, ...widgets].flatMap(name => problems(name, fs.readFileSync(name, 'utf8')))).toEqual([]);
+    expect(
+      [...all, ...widgets].flatMap(name => problems(name, fs.readFileSync(name, 'utf8')))
+    ).toEqual([]);
   });
 });
 

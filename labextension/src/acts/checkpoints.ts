@@ -5,6 +5,7 @@ import { UUID } from '@lumino/coreutils';
 
 import type { IRestoreReport } from '../api/types';
 import type { IGpuaas } from '../tokens';
+import type { ICheckpointRef } from '../words/trans';
 import { amount, duration, shortId } from '../words/amounts';
 import { titleOf } from './sessions';
 import { telling, trying } from './tell';
@@ -36,13 +37,18 @@ export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<
 }
 
 /** Restores a checkpoint, after asking: into the session itself, or into a new one beside it. */
-export async function restore(gpuaas: IGpuaas, session: string, checkpoint: string): Promise<void> {
-  const { trans } = gpuaas.words;
+export async function restore(
+  gpuaas: IGpuaas,
+  session: string,
+  checkpoint: ICheckpointRef
+): Promise<void> {
+  const { words } = gpuaas;
+  const { trans } = words;
   const title = titleOf(gpuaas, session);
   const here = trans.__('Restore here');
   const beside = trans.__('Begin a new session with it');
   const { button } = await showDialog({
-    title: trans.__('Restore checkpoint %1?', shortId(checkpoint)),
+    title: trans.__('Restore %1?', words.checkpoint(checkpoint)),
     body: trans.__(
       'Restored here, the variables of %1 become those of the checkpoint, and what they are now is left to the checkpoints after it. The cells of the notebook stay as they are.',
       title
@@ -59,12 +65,12 @@ export async function restore(gpuaas: IGpuaas, session: string, checkpoint: stri
   const isNew = button.label === beside;
   const name = gpuaas.store.state.sessions.get(session)?.name ?? session;
   await telling(
-    trans.__('Restoring checkpoint %1…', shortId(checkpoint)),
+    trans.__('Restoring %1…', words.checkpoint(checkpoint)),
     () =>
       gpuaas.client.restore(
         session,
-        checkpoint,
-        isNew ? `${name} (${shortId(checkpoint)} ${UUID.uuid4().slice(0, 4)})` : null
+        checkpoint.id,
+        isNew ? `${name} (${shortId(checkpoint.id)} ${UUID.uuid4().slice(0, 4)})` : null
       ),
     report => restoredWords(gpuaas, report)
   );
@@ -98,12 +104,13 @@ function restoredWords(gpuaas: IGpuaas, report: IRestoreReport): string {
 export async function nameCheckpoint(
   gpuaas: IGpuaas,
   session: string,
-  checkpoint: string,
-  before: string
+  checkpoint: ICheckpointRef
 ): Promise<void> {
-  const { trans } = gpuaas.words;
+  const { words } = gpuaas;
+  const { trans } = words;
+  const before = checkpoint.name;
   const { button, value } = await InputDialog.getText({
-    title: trans.__('Name of checkpoint %1', shortId(checkpoint)),
+    title: trans.__('A name for %1', words.checkpoint(checkpoint)),
     label: trans.__('Name (may be empty)'),
     placeholder: trans.__('before the long run'),
     text: before,
@@ -111,23 +118,28 @@ export async function nameCheckpoint(
   });
   const name = (value ?? '').trim();
   if (button.accept && name !== before) {
-    await trying(() => gpuaas.client.name(session, checkpoint, name));
+    await trying(() => gpuaas.client.name(session, checkpoint.id, name));
   }
 }
 
 /** Removes a checkpoint, after asking. */
-export async function forget(gpuaas: IGpuaas, session: string, checkpoint: string): Promise<void> {
-  const { trans } = gpuaas.words;
+export async function forget(
+  gpuaas: IGpuaas,
+  session: string,
+  checkpoint: ICheckpointRef
+): Promise<void> {
+  const { words } = gpuaas;
+  const { trans } = words;
   const { button } = await showDialog({
-    title: trans.__('Forget checkpoint %1?', shortId(checkpoint)),
+    title: trans.__('Forget %1?', words.checkpoint(checkpoint)),
     body: trans.__('It cannot be restored any more. Others are not touched.'),
     buttons: [Dialog.cancelButton(), Dialog.warnButton({ label: trans.__('Forget') })]
   });
   if (button.accept) {
     await telling(
-      trans.__('Removing checkpoint %1…', shortId(checkpoint)),
-      () => gpuaas.client.forget(session, checkpoint),
-      () => trans.__('Checkpoint %1 was removed.', shortId(checkpoint))
+      trans.__('Removing %1…', words.checkpoint(checkpoint)),
+      () => gpuaas.client.forget(session, checkpoint.id),
+      () => trans.__('Removed: %1.', words.checkpoint(checkpoint))
     );
   }
 }

@@ -25,7 +25,10 @@ export function Plan({ plan, words }: { plan: IPlan; words: Words }): JSX.Elemen
               amount(trans, plan.bytes_estimate)
             )
           ],
-          [trans.__('Takes'), trans.__('about %1 (estimate)', duration(trans, plan.total_s_estimate))],
+          [
+            trans.__('Takes'),
+            trans.__('about %1 (estimate)', duration(trans, plan.total_s_estimate))
+          ],
           [
             trans.__('Stands still'),
             trans.__(

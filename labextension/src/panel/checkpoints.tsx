@@ -81,19 +81,23 @@ function Entry({ checkpoint, before, isNewest, diff, words, run }: IEntryProps):
   const now = useNow(60);
   const [isCompared, setCompared] = React.useState(false);
   const short = shortId(checkpoint.id);
-  const called = checkpoint.label || short;
-  const about = { session: checkpoint.session, checkpoint: checkpoint.id };
+  const after = trans.__('after cell %1', checkpoint.cell);
+  const called = checkpoint.label || after;
+  const about = {
+    session: checkpoint.session,
+    checkpoint: checkpoint.id,
+    name: checkpoint.label,
+    cell: String(checkpoint.cell)
+  };
   const lost = Object.keys(checkpoint.lost).length;
   return (
     <li className={checkpoint.label === '' ? 'jp-gpuaas-point' : 'jp-gpuaas-point jp-mod-named'}>
       <div className="jp-gpuaas-row-head">
-        <span className="jp-gpuaas-row-title">
-          {checkpoint.label || trans.__('after cell %1', checkpoint.cell)}
-        </span>
+        <span className="jp-gpuaas-row-title">{called}</span>
         <time title={short}>{when(checkpoint.created_s, now)}</time>
       </div>
       <div className="jp-gpuaas-row-line">
-        {checkpoint.label !== '' && <span>{trans.__('after cell %1', checkpoint.cell)}</span>}
+        {checkpoint.label !== '' && <span>{after}</span>}
         <span>{amount(trans, checkpoint.host_bytes + checkpoint.device_bytes)}</span>
         <span>{trans.__('%1 new', amount(trans, checkpoint.written_bytes))}</span>
         <span>{trans.__('next cell held up %1', duration(trans, checkpoint.stall_s))}</span>
@@ -113,7 +117,7 @@ function Entry({ checkpoint, before, isNewest, diff, words, run }: IEntryProps):
         <Act
           label={trans.__('Name…')}
           about={words.of(called)}
-          onClick={() => run('gpuaas:name', { ...about, name: checkpoint.label })}
+          onClick={() => run('gpuaas:name', about)}
         />
         {before !== null && (
           <Act

@@ -60,7 +60,9 @@ const QueueRow = React.memo(function QueueRow(props: IQueueRowProps): JSX.Elemen
       </div>
       <div className="jp-gpuaas-row-line">
         <span>{wanted(session, words)}</span>
-        <span>{trans.__('waits for %1', age(trans, now - (session.since_s || session.created_s)))}</span>
+        <span>
+          {trans.__('waits for %1', age(trans, now - (session.since_s || session.created_s)))}
+        </span>
       </div>
       <p className="jp-gpuaas-hint">{words.estimate(session, now)}</p>
       {session.cause !== '' && <p className="jp-gpuaas-hint">{session.cause}</p>}

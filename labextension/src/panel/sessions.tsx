@@ -77,9 +77,17 @@ const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.
         <span>{trans.__('%1 used', words.used(session, node, now))}</span>
       </div>
       <div className="jp-gpuaas-acts">
-        <Act label={trans.__('Open')} about={words.of(title)} onClick={() => run('gpuaas:open', about)} />
+        <Act
+          label={trans.__('Open')}
+          about={words.of(title)}
+          onClick={() => run('gpuaas:open', about)}
+        />
         {session.state === 'parked' ? (
-          <Act label={trans.__('Wake')} about={words.of(title)} onClick={() => run('gpuaas:wake', about)} />
+          <Act
+            label={trans.__('Wake')}
+            about={words.of(title)}
+            onClick={() => run('gpuaas:wake', about)}
+          />
         ) : (
           <>
             {canMove && (

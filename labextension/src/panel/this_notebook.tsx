@@ -116,7 +116,11 @@ function Devices({
         return (
           <div key={device.id} className="jp-gpuaas-device">
             <div className="jp-gpuaas-device-name">{name}</div>
-            <Meter label={trans.__('Memory of %1', name)} value={used} text={fullness(each, words)} />
+            <Meter
+              label={trans.__('Memory of %1', name)}
+              value={used}
+              text={fullness(each, words)}
+            />
             {sample !== null && sample.utilisation >= 0 && (
               <Meter
                 label={trans.__('Use of %1', name)}

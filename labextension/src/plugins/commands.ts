@@ -15,6 +15,7 @@ import { askAndMove } from '../migrate/ask';
 import { hasElsewhere, isMovable } from '../model/select';
 import { IGpuaas } from '../tokens';
 import type { ISession } from '../api/types';
+import type { ICheckpointRef } from '../words/trans';
 
 /** JSON schema of the arguments of commands for nodes. */
 const NODE = {
@@ -37,6 +38,19 @@ const SESSION = {
   }
 };
 
+/** JSON schema of the arguments of commands for checkpoints. */
+const CHECKPOINT = {
+  args: {
+    type: 'object',
+    properties: {
+      ...SESSION.args.properties,
+      checkpoint: { type: 'string', description: 'Id of the checkpoint.' },
+      name: { type: 'string', description: 'Its name, if it has one.' },
+      cell: { type: 'string', description: 'Number of the cell after which it was taken.' }
+    }
+  }
+};
+
 export const commandsPlugin: JupyterFrontEndPlugin<void> = {
   id: 'jupyter-gpuaas:commands',
   description: 'Commands for remote sessions.',
@@ -54,6 +68,11 @@ export const commandsPlugin: JupyterFrontEndPlugin<void> = {
       gpuaas.store.state.sessions.get(meant(args));
     const text = (args: ReadonlyPartialJSONObject, name: string): string =>
       String(args[name] ?? '');
+    const checkpoint = (args: ReadonlyPartialJSONObject): ICheckpointRef => ({
+      id: text(args, 'checkpoint'),
+      name: text(args, 'name'),
+      cell: text(args, 'cell')
+    });
     const movable = (args: ReadonlyPartialJSONObject): boolean => {
       const session = found(args);
       return session !== undefined && isMovable(session);
@@ -106,19 +125,18 @@ export const commandsPlugin: JupyterFrontEndPlugin<void> = {
     });
     commands.addCommand(CommandIds.restore, {
       label: trans.__('Restore a Checkpoint…'),
-      describedBy: SESSION,
-      execute: args => restore(gpuaas, meant(args), text(args, 'checkpoint'))
+      describedBy: CHECKPOINT,
+      execute: args => restore(gpuaas, meant(args), checkpoint(args))
     });
     commands.addCommand(CommandIds.name, {
       label: trans.__('Name a Checkpoint…'),
-      describedBy: SESSION,
-      execute: args =>
-        nameCheckpoint(gpuaas, meant(args), text(args, 'checkpoint'), text(args, 'name'))
+      describedBy: CHECKPOINT,
+      execute: args => nameCheckpoint(gpuaas, meant(args), checkpoint(args))
     });
     commands.addCommand(CommandIds.forget, {
       label: trans.__('Forget a Checkpoint…'),
-      describedBy: SESSION,
-      execute: args => forget(gpuaas, meant(args), text(args, 'checkpoint'))
+      describedBy: CHECKPOINT,
+      execute: args => forget(gpuaas, meant(args), checkpoint(args))
     });
     commands.addCommand(CommandIds.park, {
       label: trans.__('Park the Session'),

@@ -4,7 +4,16 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 
 import type { IEvent, IMigration, INode, ISession, Phase, SessionState } from '../api/types';
 import { usedSeconds } from '../model/select';
-import { age, amount, amountOfHours, duration, when } from './amounts';
+import { age, amount, amountOfHours, duration, shortId, when } from './amounts';
+
+/** A checkpoint that something is to be done with. */
+export interface ICheckpointRef {
+  readonly id: string;
+  /** The user's name for it; empty for none. */
+  readonly name: string;
+  /** Number of the cell after which it was taken; empty where that is not known. */
+  readonly cell: string;
+}
 
 export class Words {
   constructor(readonly trans: TranslationBundle) {}
@@ -17,6 +26,17 @@ export class Words {
   /** What a button is read out as, beside whose label stands what it acts on. */
   of(about: string): (label: string) => string {
     return label => this.trans.__('%1: %2', label, about);
+  }
+
+  /** A checkpoint as its timeline has it; by an end of its id where nothing else is known of it. */
+  checkpoint({ id, name, cell }: ICheckpointRef): string {
+    const { trans } = this;
+    if (name !== '') {
+      return trans.__('checkpoint “%1”', name);
+    }
+    return cell === ''
+      ? trans.__('checkpoint %1', shortId(id))
+      : trans.__('the checkpoint after cell %1', cell);
   }
 
   /** The state of a session, with what there is to know of it. */

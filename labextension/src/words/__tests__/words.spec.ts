@@ -20,7 +20,9 @@ describe('amounts', () => {
     [600, '10 min'],
     [5 * 3600, '5 h'],
     [100 * 3600, '4 d']
-  ])('%d seconds are %s', (seconds, expected) => expect(duration(words.trans, seconds)).toBe(expected));
+  ])('%d seconds are %s', (seconds, expected) =>
+    expect(duration(words.trans, seconds)).toBe(expected)
+  );
 
   it('has one unit for used and whole', () => {
     expect(share(words.trans, 34e9, 141e9)).toBe('34/141 GB');
