@@ -2,10 +2,20 @@ import * as React from 'react';
 import { act } from 'react';
 import { createRoot, type Root } from 'react-dom/client';
 
-import { event, migration, node, service, session, status, words } from '../../__tests__/facts';
+import {
+  checkpoint,
+  event,
+  migration,
+  node,
+  service,
+  session,
+  status,
+  words
+} from '../../__tests__/facts';
 import type { IKernel, ISession } from '../../api/types';
 import { chipFacts, ChipView } from '../../notebook/chip_view';
 import { type IState, NOTHING, reduce } from '../../model/state';
+import { Checkpoints } from '../checkpoints';
 import { MoveProgress } from '../move_progress';
 import { Nodes } from '../nodes';
 import { Queue } from '../queue';
@@ -158,6 +168,38 @@ describe('Sessions', () => {
 
     expect(looked.mock.calls.map(([found]) => found.id)).toEqual(['s7']);
     looked.mockRestore();
+  });
+});
+
+describe('Checkpoints', () => {
+  const made = [
+    checkpoint({ id: 'x'.repeat(32), session: 's1', cell: 1, label: 'before' }),
+    checkpoint({ id: 'y'.repeat(32), session: 's1', cell: 2 })
+  ];
+
+  it('says which checkpoint is meant, by its name or its cell', async () => {
+    await act(async () =>
+      root.render(
+        <Checkpoints
+          state={stateOf(session())}
+          words={words}
+          run={run}
+          current="s1"
+          list={() => Promise.resolve(made)}
+          diff={() => Promise.reject(new Error('not asked for'))}
+        />
+      )
+    );
+
+    act(() => button('Name…: before').click());
+    act(() => button('Restore…: after cell 2').click());
+    const about = { session: 's1' };
+    expect(run.mock.calls).toEqual([
+      ['gpuaas:name', { ...about, checkpoint: 'x'.repeat(32), name: 'before', cell: '1' }],
+      ['gpuaas:restore', { ...about, checkpoint: 'y'.repeat(32), name: '', cell: '2' }]
+    ]);
+    expect(words.checkpoint({ id: 'x', name: 'before', cell: '1' })).toBe('checkpoint “before”');
+    expect(words.checkpoint({ id: 'x', name: '', cell: '2' })).toBe('the checkpoint after cell 2');
   });
 });
 
