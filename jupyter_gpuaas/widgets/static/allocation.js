@@ -79,7 +79,7 @@ function draw(root, facts, history, trans) {
   }
   for (const device of facts.devices) {
     const row = element(root, 'div', 'gpuaas-device');
-    element(row, 'span', '', `${device.id} ${device.label}`);
+    element(row, 'span', '', trans.__('%1 %2', device.id, device.label));
     const share = device.memory_bytes > 0 ? Math.min(1, device.used_bytes / device.memory_bytes) : 0;
     const words = trans.__('%1 of %2', amount(trans, device.used_bytes), amount(trans, device.memory_bytes));
     const meter = element(row, 'div', 'gpuaas-meter');
