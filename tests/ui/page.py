@@ -92,6 +92,21 @@ class Page:
 
         self.see(pressed)
 
+    def press_in_panel(self, section: str, label: str) -> None:
+        """Press the one button of a section of the panel that is read out so, scrolling to it as a person would."""
+
+        def pressed() -> bool:
+            (button,) = [
+                each
+                for each in self.all(f"#jp-gpuaas-{section} button")
+                if (each.get_attribute("aria-label") or each.text) == label
+            ]
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+            button.click()
+            return True
+
+        self.see(pressed)
+
     def press_until(self, selector: str, label: str, seen: Callable[[], Any]) -> None:
         """Press a button that is there until its work is done, again if that went nowhere: the page may have moved."""
 

@@ -142,7 +142,7 @@ def test_a_node_is_emptied_from_the_panel_and_takes_sessions_again(pool: Lab, pa
     page.expand("Nodes")
     page.see(lambda: "Use of CPU on local-0" in meters(page))
 
-    press_in_nodes(page, "Drain…: local-0")
+    page.press_in_panel("nodes", "Drain…: local-0")
     dialog = page.see(lambda: page.element(".jp-Dialog .jp-gpuaas-dialog"))
     assert "1 session on it moves to another node" in dialog.text
     page.shot("dialog")
@@ -157,24 +157,12 @@ def test_a_node_is_emptied_from_the_panel_and_takes_sessions_again(pool: Lab, pa
     page.ran(1, 2)
     assert page.output(1).endswith("3")
 
-    press_in_nodes(page, "Uncordon: local-0")
+    page.press_in_panel("nodes", "Uncordon: local-0")
     page.see(lambda: "takes no new sessions" not in page.section("nodes").text)
-    press_in_nodes(page, "Cordon: local-1")
+    page.press_in_panel("nodes", "Cordon: local-1")
     page.see(lambda: "takes no new sessions" in page.section("nodes").text)
-    press_in_nodes(page, "Uncordon: local-1")
+    page.press_in_panel("nodes", "Uncordon: local-1")
     page.see(lambda: "takes no new sessions" not in page.section("nodes").text)
-
-
-def press_in_nodes(page: Page, label: str) -> None:
-    """Press a button of a node, which has to be scrolled to in its section."""
-
-    def pressed() -> bool:
-        (button,) = page.all(f"#jp-gpuaas-nodes button[aria-label='{label}']")
-        page.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-        button.click()
-        return True
-
-    page.see(pressed)
 
 
 def meters(page: Page) -> list[str | None]:
