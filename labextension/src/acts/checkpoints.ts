@@ -25,14 +25,19 @@ export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<
   await telling(
     trans.__('Taking a checkpoint when the cells that run have ended…'),
     () => gpuaas.client.takeCheckpoint(session, (value ?? '').trim()),
-    taken =>
-      trans.__(
-        'Checkpoint %1 taken after cell %2: %3 in %4.',
-        taken.label || shortId(taken.id),
-        taken.cell,
-        amount(trans, taken.host_bytes + taken.device_bytes),
-        duration(trans, taken.capture_s)
-      )
+    taken => {
+      const size = amount(trans, taken.host_bytes + taken.device_bytes);
+      const took = duration(trans, taken.capture_s);
+      return taken.label === ''
+        ? trans.__('Checkpoint taken after cell %1: %2 in %3.', taken.cell, size, took)
+        : trans.__(
+            'Checkpoint “%1” taken after cell %2: %3 in %4.',
+            taken.label,
+            taken.cell,
+            size,
+            took
+          );
+    }
   );
 }
 

@@ -93,7 +93,9 @@ function Entry({ checkpoint, before, isNewest, diff, words, run }: IEntryProps):
   return (
     <li className={checkpoint.label === '' ? 'jp-gpuaas-point' : 'jp-gpuaas-point jp-mod-named'}>
       <div className="jp-gpuaas-row-head">
-        <span className="jp-gpuaas-row-title">{called}</span>
+        <span className="jp-gpuaas-row-title" title={called}>
+          {called}
+        </span>
         <time title={short}>{when(checkpoint.created_s, now)}</time>
       </div>
       <div className="jp-gpuaas-row-line">
