@@ -499,6 +499,8 @@ class Mover:
         moving.live.bell.ring()
 
     def _end(self, moving: Moving, cause: str) -> None:
+        if moving.by_image or moving.no_image:
+            self._commands.drop_image(moving.live.record, moving.view.id)
         try:
             self._sessions.keep(moving.live, move=None, last_migration=moving.view)
         except CatalogueError as error:

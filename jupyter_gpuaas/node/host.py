@@ -38,6 +38,7 @@ from ..image.cuda_meter import device_id
 from ..image.dump import ImageName
 from ..image.image_kernel import ImageKernel
 from ..image.jail import JailSpec
+from ..image.place import drop_image, image_address
 from ..lifecycle.node_loss import ON_NODE_LOSS
 from ..lifecycle.turns import room_to_keep
 from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Imaged, Peer, RestoreReport, short_id
@@ -48,7 +49,7 @@ from .door import Door
 from .environment import kernel_environment
 from .files import fetch_files
 from .image_standby import ImageStandby
-from .jailed_kernel import JailedKernel, drop_image, image_address, jail_spec, path_inside
+from .jailed_kernel import JailedKernel, jail_spec, path_inside
 from .kernel_process import Kernel, KernelProcess
 from .leash import now_s, send
 from .processes import RUN_MARK, end_marked, memory_bytes, tree

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
 from ..image.image_kernel import ImageKernel
 from ..image.jail import HOME, Bind, JailSpec, is_below
-from ..image.manifest import references
 from ..model import Channel
-from ..store.opening import open_store
 from ..wire.record import Buffer
 from .kernel_process import REMIND_S, cap_memory
 
@@ -133,29 +129,6 @@ def path_inside(path: Path, spec: JailSpec) -> str | None:
         if is_below(str(path), bind.outside):
             return bind.inside + str(path)[len(bind.outside.rstrip("/")) :]
     return None if _hidden(str(path), spec) else str(path)
-
-
-def image_address(store: str, session: str, image: str) -> str:
-    """Where the image of a session is, which is a store of its own, beside the store of checkpoints."""
-    return f"{store.rstrip('/')}-images/{session}/{image}"
-
-
-def drop_image(address: str, image: str) -> None:
-    """Remove an image; blocks. One that is not there is no error."""
-    if "://" not in address:
-        folder = Path(address).expanduser()
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.parent.rmdir()  # the last one of its session
-        return
-    with contextlib.suppress(CheckpointError):
-        store = open_store(address)
-        try:
-            with contextlib.suppress(CheckpointError):
-                store.forget(image)
-            store.collect(references)
-        finally:
-            store.close()
 
 
 def _hidden(path: str, spec: JailSpec) -> bool:

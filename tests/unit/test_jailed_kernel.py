@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_gpuaas.node.jailed_kernel import SESSIONS, drop_image, image_address, jail_spec, path_inside
+from jupyter_gpuaas.image.place import drop_image, image_address
+from jupyter_gpuaas.node.jailed_kernel import SESSIONS, jail_spec, path_inside
 
 
 @pytest.fixture
