@@ -173,7 +173,8 @@ class RemoteGpuMagics(Magics):
         from jupyter_gpuaas.widgets import can_show
 
         known = (*checkpoint_commands.OF_OLD, *move_commands.COMMANDS)
-        if arguments.command in known and self._current not in self._connections:
+        without = arguments.command in ("detach", "release") and not self._connections
+        if without or (arguments.command in known and self._current not in self._connections):
             print(NOT_CONNECTED)  # a new session would have none
         elif arguments.command == "checkpoints" and can_show(self.shell):
             self._show_checkpoints()
@@ -197,10 +198,15 @@ class RemoteGpuMagics(Magics):
             node=arguments.on or None,
             standby=standby or 0,
         )
-        former = self._connections.pop(arguments.on, None)
-        if former is not None:
-            former.replace()
+        former = self._connections.get(arguments.on)
+        if former is not None and former.is_ours:
+            # It may hold what this one is to have.
+            del self._connections[arguments.on]
+            former.release()
+            former = None
         self._open(arguments.on, settings, request, arguments.session)
+        if former is not None:
+            former.detach()
         self._current = arguments.on
         self._status(arguments)
 

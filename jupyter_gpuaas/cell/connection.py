@@ -123,12 +123,10 @@ class Connection:
         self._wait(self._leave())
         self._runner.close()
 
-    def replace(self) -> None:
-        """Make way for another connection; a session that nobody else could find ends."""
-        if self._ours:
-            self.release()
-        else:
-            self.detach()
+    @property
+    def is_ours(self) -> bool:
+        """Whether nobody else could find the session again."""
+        return self._ours
 
     def release(self) -> None:
         """End the session."""

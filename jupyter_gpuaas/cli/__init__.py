@@ -85,6 +85,7 @@ def main(context: click.Context, home: str | None, url: str | None) -> None:
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="Who owns the nodes [local].")
 @click.option("--ray-address", metavar="HOST:PORT", help="Address of the Ray cluster; `auto` finds this machine's.")
 @click.option("--standby", is_flag=True, help="Take over when the one that runs on the same database ends.")
+@click.option("--again", is_flag=True, hidden=True, help="Only where one was killed, and not where it was shut down.")
 @as_json
 @click.pass_obj
 def up(
@@ -96,6 +97,7 @@ def up(
     engine: str | None,
     ray_address: str | None,
     standby: bool,
+    again: bool,
     as_json: bool,
 ) -> None:
     """Start the service on this machine.
@@ -116,7 +118,7 @@ def up(
 
         log_to_stderr(settings.log_format)
         try:
-            serve(settings, ready=lambda _: _announce(settings, "runs", as_json, hint=True))
+            serve(settings, ready=lambda _: _announce(settings, "runs", as_json, hint=True), again=again)
             return
         except AlreadyRunning:
             news = "already runs or is starting"

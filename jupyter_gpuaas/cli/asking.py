@@ -44,6 +44,8 @@ def ask_service(given: dict[str, Any], work: Callable[[ServiceClient], Coroutine
 
 async def resolve(client: ServiceClient, session: str, *, ended: bool = False) -> str:
     """The id that an id, a name, the beginning of an id or the file name of a notebook means."""
+    if not session:
+        raise SettingError("the name of a session is missing.", hint="`jupyter gpuaas sessions` lists them.")
     try:
         return (await client.session(session)).session.id
     except SessionEnded:

@@ -36,8 +36,13 @@ class Endpoint(msgspec.Struct, frozen=True):
     token: str
 
 
-async def find_service(settings: Settings, *, start: bool = True) -> Endpoint:
+async def find_service(settings: Settings, *, start: bool = True, again: bool = False) -> Endpoint:
     """The service to use.
+
+    Parameters
+    ----------
+    again
+        The caller has a session of the service: one that was killed is started again, one that was shut down is not.
 
     Raises
     ------
@@ -51,7 +56,7 @@ async def find_service(settings: Settings, *, start: bool = True) -> Endpoint:
         return running
     if not start:
         raise ServiceUnreachable(f"no service runs for {settings.folder}.", hint="Start one with `jupyter gpuaas up`.")
-    return await start_service(settings)
+    return await start_service(settings, again=again)
 
 
 async def find_running(folder: Path) -> Endpoint | None:
@@ -78,8 +83,11 @@ def read_service_file(folder: Path) -> ServiceFile | None:
         return None
 
 
-async def start_service(settings: Settings, *, timeout_s: float = START_TIMEOUT_S) -> Endpoint:
-    """Start the embedded service in the background, or find that somebody else has just done so."""
+async def start_service(settings: Settings, *, timeout_s: float = START_TIMEOUT_S, again: bool = False) -> Endpoint:
+    """Start the embedded service in the background, or find that somebody else has just done so.
+
+    For ``again`` see ``find_service``.
+    """
     folder = settings.make_folder()
     with _Lock(folder / "start.lock") as lock:
         # Ten kernels that start at once all come here; the first starts the service, the others find it.
@@ -87,9 +95,11 @@ async def start_service(settings: Settings, *, timeout_s: float = START_TIMEOUT_
         running = await find_running(folder)
         if running is not None:
             return running
+        if again:
+            _not_shut_down(folder)
         log = folder / "service.log"
         begin = _begin(log)
-        process = _spawn(settings, log)
+        process = _spawn(settings, log, again)
         # Reaps the service if it ends before its starter does.
         threading.Thread(target=process.wait, daemon=True).start()
         started = time.monotonic()
@@ -98,6 +108,8 @@ async def start_service(settings: Settings, *, timeout_s: float = START_TIMEOUT_
             running = await find_running(folder)
             if running is not None:
                 return running
+            if again:
+                _not_shut_down(folder)
             if process.poll() not in (None, 0):
                 break
             if process.poll() == 0:
@@ -114,7 +126,7 @@ async def start_service(settings: Settings, *, timeout_s: float = START_TIMEOUT_
         )
 
 
-def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
+def _spawn(settings: Settings, log: Path, again: bool) -> subprocess.Popen[bytes]:
     environ = inherited(os.environ) | {
         key: value
         for key, value in settings.environment().items()
@@ -126,6 +138,7 @@ def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
             [
                 *(sys.executable, "-m", "jupyter_gpuaas", "up", "--nodes", str(settings.nodes)),
                 *("--devices", settings.devices, "--port", str(settings.port)),
+                *(["--again"] if again else []),
             ],
             env=environ,
             # Not the caller's folder: its modules would shadow ours, and it could not be unmounted.
@@ -134,6 +147,13 @@ def _spawn(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+        )
+
+
+def _not_shut_down(folder: Path) -> None:
+    if read_service_file(folder) is None:
+        raise ServiceUnreachable(
+            f"the service for {folder} was shut down.", hint="Start it again with `jupyter gpuaas up`."
         )
 
 

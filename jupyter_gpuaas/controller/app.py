@@ -87,7 +87,9 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     for each in error.errors():
         # The first part says body, query or path, which nobody wants to know.
         field = ".".join(str(part) for part in each["loc"][1:]) or str(each["loc"][0])
-        said.append(f"{field}: {each['msg']}")
+        # What our own checks say names the field itself.
+        why = each["msg"].removeprefix("Value error, ").removeprefix(f"{field}: ")
+        said.append(f"{field}: {why}")
     return failure(InvalidRequest("; ".join(said)))
 
 

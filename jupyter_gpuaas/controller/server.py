@@ -26,7 +26,7 @@ from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.passing import Front
 from jupyter_gpuaas.controller.sockets import Socket
 from jupyter_gpuaas.engine.choice import engine_settings, make_engine
-from jupyter_gpuaas.errors import GpuaasError, SettingError
+from jupyter_gpuaas.errors import GpuaasError, ServiceUnreachable, SettingError
 from jupyter_gpuaas.model import ServiceFile
 
 log = logging.getLogger(__name__)
@@ -50,11 +50,16 @@ class _Server(uvicorn.Server):
         yield  # Ours: what a signal means depends on which one it is.
 
 
-def serve(settings: Settings, ready: Callable[[ServiceFile], None]) -> None:
+def serve(settings: Settings, ready: Callable[[ServiceFile], None], *, again: bool = False) -> None:
     """Serve until a signal or ``POST /stop``.
 
     SIGINT (Ctrl-C) and ``/stop`` end the sessions too; SIGTERM leaves them running for the next controller. On a
     database that others have in common, wait until none of them acts.
+
+    Parameters
+    ----------
+    again
+        Only in the place of one that was killed. Who wants this has seen its file, which may be gone by now.
 
     Raises
     ------
@@ -64,8 +69,12 @@ def serve(settings: Settings, ready: Callable[[ServiceFile], None]) -> None:
         Another controller has taken over.
     SettingError
         The address cannot be listened on.
+    ServiceUnreachable
+        It was shut down.
     """
     with _only_one(settings, settings.make_folder()):
+        if again and not (settings.folder / "service.json").exists():
+            raise ServiceUnreachable(f"the service for {settings.folder} was shut down.")
         asyncio.run(_serve(settings, ready))
 
 

@@ -75,10 +75,11 @@ def why_never(request: ResourceRequest, nodes: Sequence[Node]) -> str:
     if most >= request.devices:
         return ""
     wanted = request.kind or "any kind"
+    memory = f" with {request.memory_bytes} bytes" if request.memory_bytes else ""
     where = "".join(f", {key} {selector}" for key, selector in request.labels.items())
     return (
-        f"request.devices: {request.devices} of {wanted} with {request.memory_bytes} bytes on one node{where}, "
-        f"but no node has more than {most}"
+        f"request.devices: {request.devices} of {wanted}{memory} on one node{where}, "
+        f"but no node has {f'more than {most}' if most else 'any'}"
     )
 
 

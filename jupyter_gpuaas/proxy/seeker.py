@@ -101,7 +101,7 @@ class Seeker:
         if not self._settings.url and self.session is None:
             self._trying("looking for the service on this machine, or starting it")
         try:
-            endpoint = await find_service(self._settings)
+            endpoint = await find_service(self._settings, again=self.session is not None)
         except OSError as error:
             raise ServiceUnreachable(f"the service cannot be found or started: {error}.") from error
         if self._service is None or (self._service.url, self._service.token) != (endpoint.url, endpoint.token):

@@ -122,6 +122,23 @@ def test_request_that_is_too_large_is_refused_and_the_next_one_runs(
     assert run.value("1 + 1") == "2"
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_service_that_was_shut_down_is_not_started_by_a_kernel_that_had_a_session(
+    home: GpuaasHome, runs: Callable[..., ProxyRun], killed: bool
+) -> None:
+    run = runs("open")
+    assert run.run("1")["content"]["status"] == "ok"
+    if killed:  # then `down` ends what it has left, and no host hears why
+        for process in home.processes():
+            if {"up", "jupyter_gpuaas.node.agent"} & set(process.cmdline()):
+                process.kill()
+    home.cli("down")
+    reply = run.run("1")["content"]
+    assert reply["status"] == "error" and "shut down" in reply["evalue"]
+    assert not (home.path / "service.json").exists()
+    assert not [each for each in home.processes() if "up" in each.cmdline()]
+
+
 def test_shutdown_while_the_session_starts_ends_it(home: GpuaasHome, runs: Callable[..., ProxyRun]) -> None:
     (home.path / "settings.toml").write_text('devices = "cpu:1"\nspare_kernels = 0\n')
     home.cli("up", "--detach")

@@ -176,6 +176,7 @@ def test_session_is_found_by_name_id_and_beginning_of_the_id(running_home: Gpuaa
 
 
 def test_release_of_an_unknown_session_is_a_clear_error(running_home: GpuaasHome) -> None:
+    assert "name of a session is missing" in run("release", "").output
     result = run("release", "nobody")
     assert result.exit_code == 1
     assert "'nobody'" in result.output

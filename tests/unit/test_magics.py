@@ -73,7 +73,7 @@ def test_versions_that_differ_are_told() -> None:
     assert f"pytest {version('pytest')} here, not installed there" in told
 
 
-@pytest.mark.parametrize("line", ["checkpoints", "diff -2 -1", "forget 1234", "status"])
+@pytest.mark.parametrize("line", ["checkpoints", "diff -2 -1", "forget 1234", "status", "detach", "release"])
 def test_command_that_only_looks_starts_no_session(
     line: str, local: Magic, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
