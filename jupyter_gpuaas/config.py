@@ -35,6 +35,7 @@ _PASSED_ON = frozenset({PREFIX + "CRIU"})
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
 Bytes = Annotated[int, Meta(gt=0)]
+Some = Annotated[int, Meta(gt=0)]
 
 
 def about(text: str) -> Meta:
@@ -203,6 +204,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     frame_bytes: Annotated[Bytes, about("Largest WebSocket frame.")] = 4 * MIB
     outbox_bytes: Annotated[Bytes, about("Requests a proxy keeps while its link is down; more are refused.")] = GIB
     requests_remembered: Annotated[Count, about("Requests whose ids a host remembers, to run none twice.")] = 100_000
+    clients_remembered: Annotated[Some, about("Clients of a session whose last request its host remembers.")] = 1000
+    waiting_bytes: Annotated[
+        Bytes,
+        about(
+            "Outputs of a session that wait for the disk in its host's memory; beyond them the kernel waits. As much "
+            "is kept there when the disk takes no more."
+        ),
+    ] = 64 * MIB
+    undelivered_bytes: Annotated[
+        Bytes, about("Outputs that a proxy holds for clients that do not take them; more stay in the host's journal.")
+    ] = 64 * MIB
+    undelivered_records: Annotated[Some, about("The same as a number of outputs.")] = 20_000
+    undelivered_pages_bytes: Annotated[
+        Bytes, about("The same for a browser that uses the service as its gateway, in the controller's memory.")
+    ] = 16 * MIB
+    unserved_connections: Annotated[Some, about("Connections to an agent that may be open without a request.")] = 512
+    transfers_at_once: Annotated[Some, about("Connections that the successor of a moving session may have open.")] = 16
     ping_s: Annotated[Seconds, about("Pause between two pings of a quiet link.")] = 5.0
     silence_s: Annotated[Seconds, about("A link that is silent for this long is given up and opened again.")] = 15.0
     ack_delay_s: Annotated[Seconds, about("How long the proxy waits before it acknowledges what its client took.")] = (

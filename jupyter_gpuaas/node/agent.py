@@ -52,8 +52,6 @@ log = logging.getLogger(__name__)
 
 WATCH_PAUSE_S = 3.0
 TIDY_PAUSE_S = 60.0
-#: How many connections may be open that have not sent a request yet.
-UNSERVED_MOST = 512
 ACCEPT_PAUSE_S = 0.1
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 NUMBER = re.compile(r"[0-9]{1,18}")
@@ -145,7 +143,7 @@ class Agent:
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
             deaf = False
-            if self._unserved >= UNSERVED_MOST:
+            if self._unserved >= self._settings.unserved_connections:
                 connection.close()
                 continue
             self._unserved += 1

@@ -34,8 +34,6 @@ from .transfer import Transfer, TransferRequest
 
 #: How long a bundle waits for the end of a standstill; its client waits a little longer.
 BUNDLE_PATIENCE_S = 45.0
-#: Connections of a successor that are served at a time.
-TRANSFERS_MOST = 16
 
 
 class Inside(Protocol):
@@ -143,7 +141,7 @@ class Door:
             # It goes on with further requests on this connection, and closes it.
             await in_thread(self._state(session).serve, connection, asked, name="serve-state")
             return
-        if self._transfers >= TRANSFERS_MOST:
+        if self._transfers >= self._host.settings.transfers_at_once:
             raise TransportError("too many connections of a successor are open already.")
         self._transfers += 1
         try:

@@ -24,7 +24,6 @@ from ..wire.record import HEAD, MAGIC, Buffer, Kind, RecordReader, check, encode
 from .segment import FileSegment, MemorySegment, Segment
 
 KEEP_ACKNOWLEDGED_US = 3600 * 1_000_000
-MEMORY_BYTES = 64 * 1024**2
 READ_BYTES = 256 * 1024
 PIECE_BYTES = 1024**2
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -42,13 +41,18 @@ class Journal:
         A segment that has reached this size is followed by a new one.
     message_bytes
         Largest record body; a larger one is refused with JournalError.
+    memory_bytes
+        Bound of what is kept in memory while the disk takes no more; the oldest goes first.
     """
 
-    def __init__(self, folder: Path, *, most_bytes: int, segment_bytes: int, message_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, *, most_bytes: int, segment_bytes: int, message_bytes: int, memory_bytes: int
+    ) -> None:
         self._folder = folder
         self._most_bytes = most_bytes
         self._segment_bytes = min(segment_bytes, max(1, most_bytes // 2))
         self._message_bytes = message_bytes
+        self._memory_bytes = memory_bytes
         self._pending: list[Buffer] = []
         #: Bytes that were appended and not flushed.
         self.pending_bytes = 0
@@ -299,10 +303,10 @@ class Journal:
         """The disk takes no more, for whatever reason: keep records in memory, and there too not without bound."""
         self.no_room = f"the journal cannot be written to disk: {error.strerror}"
         if self._segments and isinstance(self._segments[-1], MemorySegment):
-            if self._segments[-1].size < MEMORY_BYTES // 8:
+            if self._segments[-1].size < self._memory_bytes // 8:
                 return
         held = [segment for segment in self._segments if isinstance(segment, MemorySegment)]
-        while held and sum(segment.size for segment in held) > MEMORY_BYTES:
+        while held and sum(segment.size for segment in held) > self._memory_bytes:
             # Everything up to and with the dropped segment goes, so that there is one gap and not several.
             doomed = held.pop(0)
             while self._segments:

@@ -156,6 +156,7 @@ class Shelf:
                     most_bytes=self._settings.journal_bytes,
                     segment_bytes=self._settings.journal_segment_bytes,
                     message_bytes=self._settings.message_bytes,
+                    memory_bytes=self._settings.waiting_bytes,
                 )
             return self._journals[remains.session_id]
 

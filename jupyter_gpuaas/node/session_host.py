@@ -32,11 +32,8 @@ from .standstill import RETURNED, Standstill
 from .standstill import TOPIC as STAND_TOPIC
 from .suspension import Suspended, Suspension
 
-CLIENTS_REMEMBERED = 1000
 #: A batch above this is written in pieces.
 LARGE_BYTES = 4 * 1024**2
-#: Outputs that may wait for the disk in memory.
-PENDING_BYTES = 64 * 1024**2
 #: A kernel that dies this often without a cell in between is not started again.
 DEATHS_IN_A_ROW = 3
 MOVING = "the session is moving to another node."
@@ -72,6 +69,7 @@ class SessionHost:
             most_bytes=settings.journal_bytes,
             segment_bytes=settings.journal_segment_bytes,
             message_bytes=settings.message_bytes,
+            memory_bytes=settings.waiting_bytes,
         )
         self.kernel: Kernel | None = None
         self.state = HostState.STARTING
@@ -257,7 +255,7 @@ class SessionHost:
         counted = known or self._whole or after is None
         inbox = self._inboxes.setdefault(client, Inbox())
         self._inboxes.move_to_end(client)
-        while len(self._inboxes) > CLIENTS_REMEMBERED:
+        while len(self._inboxes) > self.settings.clients_remembered:
             self._inboxes.popitem(last=False)
         start = self.journal.acknowledged if after is None else after
         s = self.settings
@@ -383,7 +381,7 @@ class SessionHost:
         self._flush()
         if channel is Channel.SHELL:
             self._note_busy()
-        if self.journal.pending_bytes > PENDING_BYTES and self.kernel is not None:
+        if self.journal.pending_bytes > self.settings.waiting_bytes and self.kernel is not None:
             self.kernel.hold_outputs()  # the disk is slower than the cell; now the cell waits
 
     def kernel_exited(self, status: int) -> None:
@@ -677,7 +675,7 @@ class SessionHost:
             attachment.pump()
         self._tell_of_disk()
         self._flush()
-        if self.kernel is not None and self.journal.pending_bytes <= PENDING_BYTES:
+        if self.kernel is not None and self.journal.pending_bytes <= self.settings.waiting_bytes:
             self.kernel.take_outputs()
 
     def _tell(self, messages: list[tuple[Channel, list[Buffer]]]) -> None:

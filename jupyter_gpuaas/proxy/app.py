@@ -54,7 +54,13 @@ class Proxy:
         self._kernel = default_name(connection_file)
         self._seeker = Seeker(settings, self._kernel, self._waiting.status, self._waiting.retrying, self._note_session)
         self._channel = SessionChannel(self._seeker.ticket, self, settings, token=lambda: self._seeker.token)
-        self._delivery = Delivery(self._front, self._channel, settings.ack_delay_s)
+        self._delivery = Delivery(
+            self._front,
+            self._channel,
+            settings.ack_delay_s,
+            most_records=settings.undelivered_records,
+            most_bytes=settings.undelivered_bytes,
+        )
         self._ever_linked = False
         self._over = problem  # why there is no session, or none any more
         self._leave = asyncio.Event()

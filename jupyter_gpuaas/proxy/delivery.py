@@ -15,9 +15,6 @@ from ..wire.jupyter import make_parts, read_header
 from ..wire.record import Buffer, Kind, Record
 from .front import Front, unsent_bytes
 
-#: Outputs held here while nobody takes them; beyond that they stay in the host's journal.
-HELD_RECORDS = 20_000
-HELD_BYTES = 64 * 1024**2
 RETRY_S = 0.01
 #: A reply whose client has not connected in this time is given up; a client that returns asks anew.
 REPLY_PATIENCE_S = 60.0
@@ -43,12 +40,16 @@ class Delivery:
     ----------
     ack_delay_s
         A record is acknowledged when it was handed over this long ago and no socket holds unsent bytes.
+    most_records, most_bytes
+        Bounds of what is held here.
     """
 
-    def __init__(self, front: Front, flow: Flow, ack_delay_s: float) -> None:
+    def __init__(self, front: Front, flow: Flow, ack_delay_s: float, *, most_records: int, most_bytes: int) -> None:
         self._front = front
         self._flow = flow
         self._ack_delay_s = ack_delay_s
+        self._most_records = most_records
+        self._most_bytes = most_bytes
         self._loop = asyncio.get_running_loop()
         self._outputs: deque[Record] = deque()
         self._outputs_bytes = 0
@@ -102,7 +103,7 @@ class Delivery:
     def _output(self, record: Record) -> None:
         if self._passed_over:
             return
-        if self._outputs and (len(self._outputs) >= HELD_RECORDS or self._outputs_bytes > HELD_BYTES):
+        if self._outputs and (len(self._outputs) >= self._most_records or self._outputs_bytes > self._most_bytes):
             self._passed_over = record.number
             return
         self._outputs.append(record)
@@ -197,7 +198,7 @@ class Delivery:
     def _publish(self) -> None:
         while self._outputs and self._front.subscribers:
             record = self._outputs[0]
-            if self._in_flight_bytes > HELD_BYTES:
+            if self._in_flight_bytes > self._most_bytes:
                 # ZMQ bounds messages, not bytes: give it no more until what it has is gone.
                 if unsent_bytes():
                     self._retry_later()

@@ -8,11 +8,11 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from jupyter_gpuaas.errors import StaleEpoch, TransportError
 from jupyter_gpuaas.model import HostReport, HostSpec, HostState, Lease
-from jupyter_gpuaas.node import agent as agent_module
 from jupyter_gpuaas.node.agent import Agent
 from tests.service import quick_settings
 
@@ -63,9 +63,9 @@ async def test_agent_without_descriptors_for_a_while_accepts_again(
 
 
 async def test_agent_closes_connections_beyond_those_that_it_can_hear_out(
-    agent: Agent, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, listener: socket.socket
 ) -> None:
-    monkeypatch.setattr(agent_module, "UNSERVED_MOST", 2)
+    agent._settings = msgspec.structs.replace(agent._settings, unserved_connections=2)
     silent = [await asyncio.open_connection(*listener.getsockname()) for _ in range(2)]
     reader, writer = await asyncio.open_connection(*listener.getsockname())
     assert await asyncio.wait_for(reader.read(), 5) == b""

@@ -53,7 +53,6 @@ class Flow:
 
 @pytest.fixture(autouse=True)
 def _limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(module, "HELD_RECORDS", 5)
     monkeypatch.setattr(module, "RETRY_S", 0.0)
     monkeypatch.setattr(module, "unsent_bytes", lambda: 0)
     yield
@@ -78,7 +77,7 @@ async def turn() -> None:
 
 async def test_stalled_client_gets_its_reply_and_later_every_output_once() -> None:
     front, flow = Front(), Flow()
-    delivery = Delivery(front, flow, 0.0)  # type: ignore[arg-type]
+    delivery = Delivery(front, flow, 0.0, most_records=5, most_bytes=2**26)  # type: ignore[arg-type]
     stream = [*(output(n) for n in range(1, 20)), reply(20), output(21)]
     front.taking = False
     for record in stream:
@@ -102,7 +101,7 @@ async def test_stalled_client_gets_its_reply_and_later_every_output_once() -> No
 async def test_outputs_wait_for_the_first_subscriber() -> None:
     front, flow = Front(), Flow()
     front.subscribers = 0
-    delivery = Delivery(front, flow, 0.0)  # type: ignore[arg-type]
+    delivery = Delivery(front, flow, 0.0, most_records=5, most_bytes=2**26)  # type: ignore[arg-type]
     for number in (1, 2, 3):
         delivery.take(output(number))
     assert front.published == [] and delivery.acknowledgeable == 0
@@ -113,7 +112,7 @@ async def test_outputs_wait_for_the_first_subscriber() -> None:
 
 async def test_reply_waits_for_a_client_that_is_not_connected_yet() -> None:
     front, flow = Front(), Flow()
-    delivery = Delivery(front, flow, 0.0)  # type: ignore[arg-type]
+    delivery = Delivery(front, flow, 0.0, most_records=5, most_bytes=2**26)  # type: ignore[arg-type]
     delivery.take(output(1))
     delivery.take(reply(2, b"late"))
     delivery.take(output(3))
@@ -127,7 +126,7 @@ async def test_reply_waits_for_a_client_that_is_not_connected_yet() -> None:
 
 async def test_prompt_goes_to_one_who_is_there_and_again_to_one_who_comes() -> None:
     front, flow = Front(), Flow()
-    delivery = Delivery(front, flow, 0.0)  # type: ignore[arg-type]
+    delivery = Delivery(front, flow, 0.0, most_records=5, most_bytes=2**26)  # type: ignore[arg-type]
     delivery.client_spoke(b"a")
     delivery.take(reply(1, b"gone", Kind.STDIN))
     assert [address for _, address, _ in front.replied] == [b"a"]
@@ -144,7 +143,7 @@ async def test_prompt_goes_to_one_who_is_there_and_again_to_one_who_comes() -> N
 async def test_prompt_waits_for_the_socket_of_the_one_who_is_to_be_asked() -> None:
     front, flow = Front(), Flow()
     front.there = set()
-    delivery = Delivery(front, flow, 0.0)  # type: ignore[arg-type]
+    delivery = Delivery(front, flow, 0.0, most_records=5, most_bytes=2**26)  # type: ignore[arg-type]
     delivery.client_spoke(b"late")
     delivery.take(reply(1, b"gone", Kind.STDIN))
     await turn()
@@ -159,7 +158,7 @@ async def test_prompt_waits_for_the_socket_of_the_one_who_is_to_be_asked() -> No
 
 async def test_what_may_have_been_delivered_is_marked_and_nothing_else() -> None:
     front, flow = Front(), Flow()
-    delivery = Delivery(front, flow, 0.0)  # type: ignore[arg-type]
+    delivery = Delivery(front, flow, 0.0, most_records=5, most_bytes=2**26)  # type: ignore[arg-type]
     delivery.maybe_delivered = 2
     for number in (1, 2, 3):
         delivery.take(output(number))
@@ -169,7 +168,7 @@ async def test_what_may_have_been_delivered_is_marked_and_nothing_else() -> None
 
 async def test_gap_is_shown_in_its_place() -> None:
     front, flow = Front(), Flow()
-    delivery = Delivery(front, flow, 0.0)  # type: ignore[arg-type]
+    delivery = Delivery(front, flow, 0.0, most_records=5, most_bytes=2**26)  # type: ignore[arg-type]
     delivery.take(Record(Kind.NOTICE, 9, 0, (b'{"gap":true,"first":1,"last":9}',)))
     delivery.take(output(10))
     assert "9 messages were dropped" in msgspec.json.decode(front.published[0])["text"]
@@ -180,7 +179,7 @@ async def test_acknowledged_only_when_no_socket_holds_bytes(monkeypatch: pytest.
     front, flow = Front(), Flow()
     held = 5
     monkeypatch.setattr(module, "unsent_bytes", lambda: held)
-    delivery = Delivery(front, flow, 0.0)  # type: ignore[arg-type]
+    delivery = Delivery(front, flow, 0.0, most_records=5, most_bytes=2**26)  # type: ignore[arg-type]
     delivery.take(output(1))
     for _ in range(50):
         await turn()

@@ -16,7 +16,9 @@ US = 1_000_000
 
 
 def make(folder: Path, most: int = 1 << 20, segment: int = 1 << 14, message: int = 1 << 24) -> Journal:
-    return Journal(folder / "journal", most_bytes=most, segment_bytes=segment, message_bytes=message)
+    return Journal(
+        folder / "journal", most_bytes=most, segment_bytes=segment, message_bytes=message, memory_bytes=2**26
+    )
 
 
 def say(journal: Journal, text: bytes, time_us: int = US) -> int:

@@ -35,8 +35,6 @@ from jupyter_gpuaas.wire.waiting import Held, Waiting, fail_request
 
 log = logging.getLogger(__name__)
 
-#: What waits for a slow front end; beyond that it stays in the journal, and is read again.
-HELD_BYTES = 16 * 1024**2
 #: Pause between two questions what has arrived.
 CONFIRM_S = 0.05
 ADDRESS = b"gateway-"
@@ -82,6 +80,7 @@ class FrontEnd:
         self._wanted = asyncio.Event()
         self._queue: deque[_Said] = deque()
         self._queue_bytes = 0
+        self._most_bytes = settings.undelivered_pages_bytes
         self._more = asyncio.Event()
         self._passing_over = False
         self._sent = self._asked = self._confirmed = 0
@@ -284,7 +283,7 @@ class FrontEnd:
         self._requests.heard(record)
         if self._passing_over:
             return
-        if self._queue and self._queue_bytes > HELD_BYTES:
+        if self._queue and self._queue_bytes > self._most_bytes:
             self._passing_over = True
             return
         said = _Said(record.number)
