@@ -49,9 +49,10 @@ class Story:
         self._rows.append((time.time() if time_s is None else time_s, who, what))
 
     def table(self) -> str:
-        lines = [f"{'time':>8}  {'who':8}  what happened", f"{'-' * 8}  {'-' * 8}  {'-' * 56}"]
+        width = max(len(who) for _, who, _ in self._rows)
+        lines = [f"{'time':>8}  {'who':{width}}  what happened", f"{'-' * 8}  {'-' * width}  {'-' * 56}"]
         for time_s, who, what in sorted(self._rows):
-            lines.append(f"{time_s - self.start_s:7.2f}s  {who:8}  {what}")
+            lines.append(f"{time_s - self.start_s:7.2f}s  {who:{width}}  {what}")
         return "\n".join(lines)
 
 
@@ -159,7 +160,10 @@ def tell_events(story: Story, env: dict[str, str]) -> None:
         what = event["cause"]
         if event["target"]:
             what = f"{event['source'] or '-'} → {event['target']}" + (what and f": {what}")
-        story.tell(event["kind"].replace("transition", "session"), what, event["time_s"])
+        who, _, happened = event["kind"].partition("_")
+        if happened:  # a checkpoint was taken, or failed
+            what = f"{happened}: {what}"
+        story.tell(who.replace("transition", "session"), what, event["time_s"])
 
 
 def run_remote(notebook: NotebookNode, env: dict[str, str], story: Story) -> NotebookNode:

@@ -26,7 +26,7 @@ def main() -> None:
         settings = load()
     except SettingError as error:
         # Told in each cell: of a kernel that does not start, front ends say nothing but that.
-        problem = f"{error} Mend that and restart the kernel."
+        problem = f"{error} Then restart the kernel."
 
     async def serve() -> None:
         await Proxy(arguments.connection_file, settings, problem).run()

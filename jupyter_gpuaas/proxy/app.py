@@ -17,7 +17,7 @@ import msgspec
 
 from ..client.kernel_notes import KernelNote, drop_note, is_to_detach, write_note
 from ..config import Settings
-from ..errors import GpuaasError
+from ..errors import GpuaasError, SessionError
 from ..model import Channel, GpuSession, HostState
 from ..wire.after_loss import KINDS
 from ..wire.channel import Channel as SessionChannel
@@ -33,6 +33,8 @@ from .seeker import Seeker, default_name
 #: How long a shutdown waits for the host before it goes by the service instead.
 SHUTDOWN_PATIENCE_S = 2.0
 PARENT_POLL_S = 1.0
+#: Name of the error that cells get when the session is over.
+ENDED = "RemoteSessionEnded"
 log = logging.getLogger(__name__)
 
 
@@ -63,6 +65,7 @@ class Proxy:
         )
         self._ever_linked = False
         self._over = problem  # why there is no session, or none any more
+        self._over_name = "SettingError" if problem else ENDED
         self._leave = asyncio.Event()
         self._shutdown: Held | None = None
         self._requests = Requests(
@@ -100,12 +103,14 @@ class Proxy:
                 self._over = f"this session has ended: {reason}. Restart the kernel to get a new one."
         except GpuaasError as error:
             self._over = str(error)
+            if not isinstance(error, SessionError):
+                self._over_name, self._over = type(error).__name__, f"{error} Then restart the kernel."
         except Exception as error:
             log.exception("the channel is over")
             self._over = f"the kernel proxy has failed: {type(error).__name__}: {error}. Restart the kernel."
         if self._over:
-            self._requests.fail("RemoteSessionEnded", self._over)
-            self._waiting.fail("RemoteSessionEnded", self._over)
+            self._requests.fail(self._over_name, self._over)
+            self._waiting.fail(self._over_name, self._over)
             self._say(f"\n[remote GPU] {self._over}\n")
         if self._shutdown is not None:
             self._leave.set()
@@ -144,7 +149,7 @@ class Proxy:
         if channel is Channel.STDIN:
             self._delivery.prompt_answered()
         if self._over:
-            self._fail(held, "RemoteSessionEnded", self._over)
+            self._fail(held, self._over_name, self._over)
         elif self._channel.linked:
             self._requests.send(held)
         elif header.msg_type == "interrupt_request":

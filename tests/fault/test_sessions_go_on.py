@@ -236,9 +236,19 @@ def test_settings_that_cannot_be_used_are_told_in_the_cell(home: GpuaasHome, run
     file.write_text("colour = 'red'\n")
     run = runs("unset").ready()
     content = run.run("1")["content"]
-    assert content["status"] == "error" and str(file) in content["evalue"] and "'colour'" in content["evalue"]
+    assert content["ename"] == "SettingError" and str(file) in content["evalue"] and "'colour'" in content["evalue"]
     run.close()
     file.unlink()
+
+
+def test_wrong_token_is_told_in_the_cell(home: GpuaasHome, runs: Callable[..., ProxyRun]) -> None:
+    home.cli("up", "--detach")
+    written = read_service_file(home.path)
+    assert written is not None
+    run = runs("stranger", {"GPUAAS_URL": written.url, "GPUAAS_TOKEN": "wrong"}).ready()
+    content = run.run("1")["content"]
+    assert content["ename"] == "Unauthorized" and "GPUAAS_TOKEN" in content["evalue"]
+    assert "restart the kernel" in content["evalue"]
 
 
 def test_nothing_is_left_of_a_session_that_was_released(home: GpuaasHome, runs: Callable[..., ProxyRun]) -> None:
