@@ -217,7 +217,7 @@ def _slowest(
     return [
         {
             "client": number,
-            "relayed": number < bound,
+            "way": "relay" if number < bound else "direct",
             "sent, s": cell.sent_s - begin_s,
             "added, s": added_s,
             "faults": met,

@@ -91,15 +91,17 @@ class RayCluster:
             self.add(name)
 
     def add(self, name: str, *, gpus: int = 1, **labels: str) -> None:
-        """Another node."""
-        self._nodes[name] = _patiently(
-            lambda: self._cluster.add_node(
-                num_cpus=1,
-                num_gpus=gpus,
-                object_store_memory=STORE_BYTES,
-                labels={"gpuaas.io/node": name, **labels},
+        """Another node; it is not one of the processes of the service whose folder the test has."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("GPUAAS_HOME", raising=False)
+            self._nodes[name] = _patiently(
+                lambda: self._cluster.add_node(
+                    num_cpus=1,
+                    num_gpus=gpus,
+                    object_store_memory=STORE_BYTES,
+                    labels={"gpuaas.io/node": name, **labels},
+                )
             )
-        )
 
     def lose(self, name: str) -> None:
         """Kill a node's raylet; what Ray started there dies with it."""

@@ -181,8 +181,8 @@ async def test_lease_of_a_service_that_is_gone_ends_by_itself(cluster: RayCluste
     await first.acquire(ResourceRequest(node="small"), meta("a"), timeout=0)
     pids = [agent_pid(home, node) for node in ("big", "small")]
     await first.close(stop_nodes=False)
-    other = RayEngine(cluster.settings(home, home=str(home / "other"), ray_node_folder=str(home / "others")))
     (home / "other").mkdir()
+    other = RayEngine(cluster.settings(home / "other", ray_node_folder=str(home / "others")))
     await other.open()
     try:
         # Another service, with another namespace: it knows nothing of the lease, and waits for Ray.

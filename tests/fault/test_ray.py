@@ -10,7 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from jupyter_gpuaas.client.embedded import read_service_file
@@ -22,7 +21,7 @@ from tests.ray_cluster import RAY_WARNINGS, RayCluster
 from tests.roaming import Roamer
 from tests.service import eventually, quick_settings
 
-from .nodes import agent_pid, records
+from .nodes import agent_pid, lives, records
 
 pytestmark = [pytest.mark.ray, *RAY_WARNINGS]
 
@@ -126,7 +125,7 @@ async def test_session_moves_is_adopted_and_comes_back_from_a_lost_node(cluster:
         assert view.phase is Phase.DONE, view
         assert await roamer.node() == target
         assert await roamer.said("x[0] += 1; print(y[0])") == "42"
-        assert not psutil.pid_exists(kernel)
+        await eventually(lambda: not lives(kernel))
         kernel = int(await roamer.said("print(os.getpid())"))
         agents = [agent_pid(home.path, node) for node in ("node-0", "node-1")]
         # The controller is killed, and the next one finds it running.

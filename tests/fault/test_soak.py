@@ -42,6 +42,8 @@ PACE_S, PAUSE_S = 0.5, 6.0
 #: Rests, in which everything is counted; the first one is what later ones are compared with.
 RESTS = 6
 DEADLINE_S = 180.0
+#: After so long checkpoints and journals are as many and as large as they get.
+SETTLES_S = 60.0
 #: What may have come on top at the end: descriptors of a kind of process, entries on disk, bytes.
 MORE, MORE_FILES, MORE_BYTES = 12, 60, 40 * 1024**2
 SETTINGS = f"""
@@ -254,6 +256,8 @@ class Soak:
         return dict(sizes)
 
     def check(self) -> None:
+        if SOAK_S < SETTLES_S * RESTS:
+            return  # what is filled once was not full at the first rest
         first, last = self.seen[0], self.seen[-1]
         for what, count in last.items():
             more = MORE_BYTES if what.startswith("bytes") else MORE_FILES if what.startswith("entries") else MORE
