@@ -108,7 +108,7 @@ def kill_node(cluster: RayCluster, home: Path, node: str) -> None:
 
 async def test_session_moves_is_adopted_and_comes_back_from_a_lost_node(cluster: RayCluster, home: GpuaasHome) -> None:
     first = Up(home, cluster)
-    client = await first.client()
+    former = client = await first.client()
     assert [(node.id, node.state) for node in await client.nodes()] == [
         ("node-0", NodeState.UP),
         ("node-1", NodeState.UP),
@@ -130,13 +130,13 @@ async def test_session_moves_is_adopted_and_comes_back_from_a_lost_node(cluster:
         agents = [agent_pid(home.path, node) for node in ("node-0", "node-1")]
         # The controller is killed, and the next one finds it running.
         first.kill()
-        await client.close()
         second = Up(home, cluster)
         client = roamer.client = await second.client()
         assert [agent_pid(home.path, node) for node in ("node-0", "node-1")] == agents
         await roamer.until(S.IDLE)
         (lease,) = await client.allocations()
         assert lease.node_id == target
+    await former.close()  # by which the session's first client has looked for it, too
     async with attached(client, home.path, "one") as roamer:
         assert await roamer.said("print(os.getpid(), y[0])") == f"{kernel} 42"
 
