@@ -53,10 +53,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     session: Annotated[str, about("Id or name of the session that a kernel attaches to.")] = ""
     on_shutdown: Annotated[str, about("What a client's shutdown does: `end` the session or `detach` from it.")] = "end"
     relay: Annotated[str, about("Path of a channel: `auto` (direct, else relay), `never`, `always`.")] = "auto"
+    ca: Annotated[
+        str,
+        about(
+            "File (PEM) with the authorities by which certificates of the service and its nodes are verified. Empty "
+            "means those of the own CA where `tls` is on and there is one, else those of this machine (docs/tls.md)."
+        ),
+    ] = ""
 
     # -- the service -------------------------------------------------------------------------------------------
     host: Annotated[str, about("Address that the controller listens on.")] = "127.0.0.1"
     port: Annotated[Annotated[int, Meta(ge=0, le=65535)], about("Port of the controller; 0 picks a free one.")] = 0
+    tls: Annotated[
+        str,
+        about("Whether controller and agents speak TLS, and prove to each other who they are: `off` or `on`."),
+    ] = "off"
+    tls_cert: Annotated[
+        str,
+        about(
+            "File (PEM) with the certificate that the controller shows, and its chain. Empty means that of the own CA, "
+            "`certs/service.pem` in the home folder (`jupyter gpuaas certs init`)."
+        ),
+    ] = ""
+    tls_key: Annotated[
+        str, about("Its private key (PEM), for its user only. Empty means what is beside it, with the ending `.key`.")
+    ] = ""
+    node_cert: Annotated[
+        str,
+        about(
+            "The same for the agent of a node, on that node; `{node}` is filled in. Empty means `certs/NODE.pem` in "
+            "the home folder where there is one, else that of the controller."
+        ),
+    ] = ""
+    node_key: Annotated[str, about("The private key of `node_cert`, as `tls_key`.")] = ""
     nodes: Annotated[Annotated[int, Meta(ge=1, le=64)], about("Local nodes that the embedded service starts.")] = 1
     devices: Annotated[
         str,
@@ -139,6 +168,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "session's own), or `session` (always its own)."
         ),
     ] = "auto"
+
+    kernel_user: Annotated[
+        str,
+        about(
+            "User of the operating system that kernels run as, where agents run as root; `{owner}` is filled in with "
+            "the session's owner. Empty means the agent's own (docs/kernel-users.md)."
+        ),
+    ] = ""
+    kernel_wrap: Annotated[
+        str,
+        about(
+            "Command that is put in front of a kernel's, to start it in a container, say, in the words of a shell; "
+            "`{folder}`, `{work}` and others are filled in (docs/kernel-users.md)."
+        ),
+    ] = ""
 
     advertise: Annotated[
         str,
@@ -382,6 +426,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "ray_autoscale": ("off", "on"),
     "on_node_loss": ("ask", "rerun", "restore_only"),
     "log_format": ("text", "json"),
+    "tls": ("off", "on"),
 }
 
 

@@ -16,6 +16,7 @@ from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.server import listen, make_server
 from jupyter_gpuaas.engine.local import LocalEngine
+from jupyter_gpuaas.wire.tls import of_service
 from tests import postgres
 
 DEADLINE_S = 30.0
@@ -34,7 +35,7 @@ class Service:
     def client(self, user: str, *, ttl_s: float = 0.0) -> ServiceClient:
         """A client of another user, to be closed by its caller."""
         made = self.controller.tokens.create(user, Role.USER, ttl_s=ttl_s)
-        return ServiceClient(self.url, made.token)
+        return ServiceClient(self.url, made.token, ca=self.admin.ca)
 
 
 def quick_settings(home: Path, **changes: Any) -> Settings:
@@ -47,7 +48,10 @@ def quick_settings(home: Path, **changes: Any) -> Settings:
 
 @contextlib.asynccontextmanager
 async def running_service(home: Path, *, end_sessions: bool = True, **changes: Any) -> AsyncIterator[Service]:
-    """Serve on loopback until the end of the block; then sessions and nodes end, unless told otherwise."""
+    """Serve on loopback until the end of the block; then sessions and nodes end, unless told otherwise.
+
+    With ``tls="on"``, by the certificates that ``certificates.own_ca`` has made.
+    """
     settings = quick_settings(home, **changes)
     engine = LocalEngine(settings)
     controller = Controller(settings, engine)
@@ -55,10 +59,11 @@ async def running_service(home: Path, *, end_sessions: bool = True, **changes: A
     listener = listen(settings, 0)
     server = make_server(settings, make_app(controller))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    credentials = of_service(settings)
+    url = f"{'https' if credentials.cert else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
     token = (home / "token").read_text().strip()
     try:
-        async with ServiceClient(url, token) as admin:
+        async with ServiceClient(url, token, ca=credentials.ca) as admin:
             yield Service(url, token, controller, engine, admin)
     finally:
         controller.interrupt_waits()

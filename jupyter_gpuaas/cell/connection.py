@@ -84,6 +84,7 @@ class Connection:
             self.settings,
             session_name=found.name,
             token=self._service.token,
+            ca=self._service.ca,
             root=self.root,
         )
         if self._ours:
@@ -92,7 +93,7 @@ class Connection:
 
     async def _connect(self, name: str, request: ResourceRequest) -> GpuSession:
         endpoint = await find_service(self.settings)
-        self._service = service = ServiceClient(endpoint.url, endpoint.token)
+        self._service = service = ServiceClient(endpoint.url, endpoint.token, ca=endpoint.ca)
         view = await service.create_session(name, request=request, cwd=str(self.root), machine=machine_id(), wait_s=1.0)
         self._created = view.session.id
         told = ""
@@ -362,7 +363,7 @@ def service_nodes(settings: Settings) -> list[NodeView]:
 
     async def ask() -> list[NodeView]:
         endpoint = await find_service(settings)
-        async with ServiceClient(endpoint.url, endpoint.token) as service:
+        async with ServiceClient(endpoint.url, endpoint.token, ca=endpoint.ca) as service:
             return await service.nodes()
 
     with Blocking("gpuaas-nodes") as runner:

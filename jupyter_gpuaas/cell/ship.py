@@ -95,6 +95,7 @@ class Shipper:
         *,
         session_name: str,
         token: str,
+        ca: str = "",
         root: Path,
     ) -> None:
         self.session = session
@@ -103,6 +104,7 @@ class Shipper:
         self._runner = runner
         self._settings = settings
         self._token = token
+        self._ca = ca
         self._root = root.resolve()
         self._modules = modules.LocalModules(root)
         self._synchroniser = Synchroniser(root, settings)
@@ -345,10 +347,10 @@ class Shipper:
         async def put() -> None:
             info = await self.session.info()
             try:
-                await put_bundle(info, bundle, buffers, token=self._token, relay=self._settings.relay)
+                await put_bundle(info, bundle, buffers, token=self._token, relay=self._settings.relay, ca=self._ca)
             except (NoSuchSession, StaleEpoch):  # it has moved to another node meanwhile
                 info = await self.session.info(anew=True)
-                await put_bundle(info, bundle, buffers, token=self._token, relay=self._settings.relay)
+                await put_bundle(info, bundle, buffers, token=self._token, relay=self._settings.relay, ca=self._ca)
 
         self._runner.run(put())
         return bundle
@@ -356,7 +358,7 @@ class Shipper:
     def _get(self, bundle: str) -> list[memoryview]:
         async def get() -> list[memoryview]:
             info = await self.session.info()
-            return await get_bundle(info, bundle, token=self._token, relay=self._settings.relay)
+            return await get_bundle(info, bundle, token=self._token, relay=self._settings.relay, ca=self._ca)
 
         return self._runner.run(get())
 

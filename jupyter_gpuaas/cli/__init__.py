@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jupyter_gpuaas import __version__
-from jupyter_gpuaas.cli import checkpoints, doctor, moves, users
+from jupyter_gpuaas.cli import certs, checkpoints, doctor, moves, users
 from jupyter_gpuaas.cli.asking import (
     SHORT_ID_CHARS,
     age,
@@ -175,7 +175,7 @@ def down(given: dict[str, Any], as_json: bool) -> None:
     if running is not None and written is not None:
 
         async def stop(endpoint: Endpoint) -> None:
-            async with ServiceClient(endpoint.url, endpoint.token) as client:
+            async with ServiceClient(endpoint.url, endpoint.token, ca=endpoint.ca) as client:
                 await client.stop()
 
         asyncio.run(stop(running))
@@ -418,5 +418,5 @@ def _print_event(event: Event, as_json: bool) -> None:
     click.echo(f"{line}{one_line(event.cause)}".rstrip())
 
 
-for _command in (*checkpoints.COMMANDS, *doctor.COMMANDS, *moves.COMMANDS, *users.COMMANDS):
+for _command in (*certs.COMMANDS, *checkpoints.COMMANDS, *doctor.COMMANDS, *moves.COMMANDS, *users.COMMANDS):
     main.add_command(_command)

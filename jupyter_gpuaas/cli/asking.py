@@ -36,7 +36,7 @@ def ask_service(given: dict[str, Any], work: Callable[[ServiceClient], Coroutine
 
     async def run() -> T:
         endpoint = await find_service(settings_of(given), start=False)
-        async with ServiceClient(endpoint.url, endpoint.token) as client:
+        async with ServiceClient(endpoint.url, endpoint.token, ca=endpoint.ca) as client:
             return await work(client)
 
     return asyncio.run(run())

@@ -11,9 +11,9 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import click
@@ -23,6 +23,9 @@ from jupyter_gpuaas import __version__
 from jupyter_gpuaas.cli.asking import as_json, plain, print_json, settings_of
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import GpuaasError
+
+if TYPE_CHECKING:
+    from jupyter_gpuaas.wire.tls import Credentials
 
 Level = Literal["ok", "note", "warning", "failure"]
 #: How far two clocks may be apart: tickets and tokens end by them.
@@ -136,6 +139,7 @@ def _service(settings: Settings) -> Iterator[Finding]:
     import httpx
 
     from jupyter_gpuaas.client.embedded import read_service_file
+    from jupyter_gpuaas.wire.tls import Credentials, client_context, explain
 
     written = read_service_file(settings.folder)
     url = settings.url or (written.url if written is not None else "")
@@ -143,16 +147,22 @@ def _service(settings: Settings) -> Iterator[Finding]:
         yield Finding("service", "note", "none runs for this folder; the first notebook, or `up`, starts it")
         yield from _port(settings)
         return
+    ca = settings.ca if settings.url or written is None else written.ca
+    verify: Any = client_context(Credentials(ca=ca)) if url.startswith("https:") else False
     try:
         began_s = time.time()
-        answer = httpx.get(f"{url}/health", timeout=TIMEOUT_S, trust_env=bool(settings.url))
+        answer = httpx.get(f"{url}/health", timeout=TIMEOUT_S, trust_env=bool(settings.url), verify=verify)
         middle_s = (began_s + time.time()) / 2
     except httpx.HTTPError as error:
         level: Level = "failure" if settings.url else "note"
+        trouble = explain(error, urlsplit(url).netloc, ca)
+        if trouble is not None:
+            yield Finding("service", "failure", f"{url} is not trusted: {trouble.says}", trouble.do)
+            return
         yield Finding("service", level, f"{url} does not answer: {error}", "`jupyter gpuaas up` starts one here.")
         yield from _port(settings)
         return
-    ready = httpx.get(f"{url}/readyz", timeout=TIMEOUT_S, trust_env=bool(settings.url))
+    ready = httpx.get(f"{url}/readyz", timeout=TIMEOUT_S, trust_env=bool(settings.url), verify=verify)
     version = str(answer.json().get("version", "?")) if answer.status_code == 200 else "?"
     if ready.status_code == 200:
         yield Finding("service", "ok", f"{url}, version {version}, ready")
@@ -188,26 +198,84 @@ def _port(settings: Settings) -> Iterator[Finding]:
 
 
 def _certificate(settings: Settings) -> Iterator[Finding]:
+    """What a client sees of the service elsewhere."""
+    from jupyter_gpuaas.wire.tls import client_context, explain, of_client
+
     parts = urlsplit(settings.url)
     if not settings.url:
         return
     if parts.scheme != "https":
         if parts.hostname not in ("127.0.0.1", "::1", "localhost"):
-            yield Finding(
-                "certificate", "warning", "the service is spoken to without TLS", "Put it behind an ingress with TLS."
-            )
+            yield Finding("certificate", "warning", "the service is spoken to without TLS", "docs/tls.md")
         return
-    context = ssl.create_default_context()
+    host, port = parts.hostname or "", parts.port or 443
     try:
-        with socket.create_connection((parts.hostname, parts.port or 443), TIMEOUT_S) as plain_socket:
-            with context.wrap_socket(plain_socket, server_hostname=parts.hostname) as tls:
+        with socket.create_connection((host, port), TIMEOUT_S) as plain_socket:
+            with client_context(of_client(settings)).wrap_socket(plain_socket, server_hostname=host) as tls:
                 certificate = tls.getpeercert() or {}
-    except (OSError, ssl.SSLError) as error:
-        yield Finding("certificate", "failure", str(error), "Renew it, or set SSL_CERT_FILE to the site's CA.")
+    except OSError as error:
+        trouble = explain(error, f"{host}:{port}", settings.ca)
+        says, do = trouble or (f"{host}:{port}: {error}", "Is the address right, and does the service run?")
+        yield Finding("certificate", "failure", says, do)
         return
+    yield _ending("certificate", f"of {host}", certificate, "Renew it.")
+
+
+def _certificates(settings: Settings) -> Iterator[Finding]:
+    """What the service and the nodes of this machine show, and whether others will trust it."""
+    from jupyter_gpuaas.wire.tls import FOLDER, of_node, of_service
+
+    folder = settings.folder / FOLDER
+    for key in sorted(folder.glob("*.key")):
+        yield from _key_permissions(str(key))
+    if settings.tls != "on":
+        if settings.host not in ("127.0.0.1", "::1", "localhost"):
+            yield Finding("certificates", "warning", f"TLS is off, and the service listens on {settings.host}", _HOW)
+        return
+    service = of_service(settings)
+    shown: dict[Credentials, tuple[str, str | None]] = {service: ("of the service", None)}
+    if settings.engine == "local":
+        for number in range(settings.nodes):
+            node = of_node(settings, f"local-{number}")
+            shown[node] = (f"of node local-{number}" if node != service else "of service and nodes", "127.0.0.1")
+    for credentials, (whose, name) in shown.items():
+        if not credentials.key.startswith(f"{folder}{os.sep}"):
+            yield from _key_permissions(credentials.key)
+        yield from _shown(credentials, whose, name)
+
+
+_HOW = "`jupyter gpuaas certs init`, then GPUAAS_TLS=on; or an ingress with TLS in front of it. docs/tls.md"
+
+
+def _shown(credentials: Credentials, whose: str, name: str | None) -> Iterator[Finding]:
+    """Let it meet itself in memory: chain, times, name, and what it may be used for."""
+    from jupyter_gpuaas.wire.tls import explain, verify
+
+    try:
+        certificate = verify(credentials, name)
+    except ssl.SSLError as error:
+        trouble = explain(error, name or credentials.cert, credentials.ca)
+        says, do = trouble or (str(error), _HOW)
+        yield Finding("certificates", "failure", f"{whose} ({credentials.cert}): {says}", do)
+        return
+    by = f", verified by {credentials.ca}" if credentials.ca else ""
+    yield _ending("certificates", f"{whose}{by}", certificate, "`jupyter gpuaas certs renew`")
+
+
+def _ending(what: str, whose: str, certificate: Mapping[str, Any], do: str) -> Finding:
     days = (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86400
     soon = days < CERTIFICATE_DAYS
-    yield Finding("certificate", "warning" if soon else "ok", f"ends in {days:.0f} days", "Renew it." if soon else "")
+    return Finding(what, "warning" if soon else "ok", f"{whose}: ends in {days:.0f} days", do if soon else "")
+
+
+def _key_permissions(key: str) -> Iterator[Finding]:
+    try:
+        mode = os.stat(key).st_mode & 0o777
+    except OSError as error:
+        yield Finding("certificates", "failure", f"{key}: {error.strerror}", _HOW)
+        return
+    if mode & 0o077:
+        yield Finding("certificates", "failure", f"others can read {key}", f"`chmod 600 {key}`, and make a new one.")
 
 
 def _devices(_: Settings) -> Iterator[Finding]:
@@ -246,5 +314,5 @@ def _images(settings: Settings) -> Iterator[Finding]:
     yield Finding("CRIU", "ok", f"{criu.version} ({criu.path})")
 
 
-LOOKS = (_versions, _home, _database, _store, _service, _certificate, _devices, _images)
+LOOKS = (_versions, _home, _database, _store, _service, _certificate, _certificates, _devices, _images)
 COMMANDS = (doctor,)

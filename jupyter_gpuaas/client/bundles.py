@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -20,6 +19,7 @@ from jupyter_gpuaas.state.bundle import (
     prefix,
     read_sizes,
 )
+from jupyter_gpuaas.wire.tls import Credentials, client_context, explain
 
 T = TypeVar("T")
 
@@ -30,7 +30,13 @@ JOIN_BYTES = 64 * 1024
 
 
 async def put_bundle(
-    info: ChannelInfo, bundle: str, buffers: Sequence[Buffer], *, token: str = "", relay: str = "auto"
+    info: ChannelInfo,
+    bundle: str,
+    buffers: Sequence[Buffer],
+    *,
+    token: str = "",
+    relay: str = "auto",
+    ca: str = "",
 ) -> None:
     """Send a bundle to the session's kernel, where it waits for the cell that names it.
 
@@ -40,35 +46,43 @@ async def put_bundle(
         The user's own, for the way through the controller.
     relay
         ``auto`` tries the node itself, then the controller; ``never`` and ``always`` as they say.
+    ca
+        File with the authorities by which both are verified; empty means those of this machine.
     """
-    await asyncio.to_thread(_by_some_way, info, token, relay, lambda way: way.put(bundle, buffers))
+    await asyncio.to_thread(_by_some_way, info, token, relay, ca, lambda way: way.put(bundle, buffers))
 
 
-async def get_bundle(info: ChannelInfo, bundle: str, *, token: str = "", relay: str = "auto") -> list[Any]:
+async def get_bundle(
+    info: ChannelInfo, bundle: str, *, token: str = "", relay: str = "auto", ca: str = ""
+) -> list[Any]:
     """Fetch a bundle that the session's kernel offers; parameters as for `put_bundle`."""
-    return await asyncio.to_thread(_by_some_way, info, token, relay, lambda way: way.get(bundle))
+    return await asyncio.to_thread(_by_some_way, info, token, relay, ca, lambda way: way.get(bundle))
 
 
-def _by_some_way(info: ChannelInfo, token: str, relay: str, act: Callable[[_Way], T]) -> T:
+def _by_some_way(info: ChannelInfo, token: str, relay: str, ca: str, act: Callable[[_Way], T]) -> T:
     ways = []
     if info.bundle_url and relay != "always":
-        ways.append(_Way(info.bundle_url, info.ticket))
+        ways.append(_Way(info.bundle_url, info.ticket, ca))
     if info.relay_bundle_url and token and relay != "never":
-        ways.append(_Way(info.relay_bundle_url, token))
-    failures = []
+        ways.append(_Way(info.relay_bundle_url, token, ca))
+    failures, hint = [], ""
     for way in ways:
         try:
             return act(way)
         except (OSError, http.client.HTTPException) as error:
-            failures.append(f"{way.base}: {error or type(error).__name__}")
-    raise TransportError(f"the session's data could not be moved ({'; '.join(failures) or 'no address is known'}).")
+            trouble = explain(error, urlsplit(way.base).netloc, ca)
+            failures.append(f"{way.base}: {trouble.says if trouble else error or type(error).__name__}")
+            hint = trouble.do if trouble else hint
+    failed = "; ".join(failures) or "no address is known"
+    raise TransportError(f"the session's data could not be moved ({failed}).", hint=hint)
 
 
 class _Way:
     """One address at which a session's bundles can be reached."""
 
-    def __init__(self, base: str, token: str) -> None:
+    def __init__(self, base: str, token: str, ca: str) -> None:
         self.base = base
+        self._ca = ca
         self._token = token
 
     def put(self, bundle: str, buffers: Sequence[Buffer]) -> None:
@@ -120,7 +134,7 @@ class _Way:
         host, port = parts.hostname or "", parts.port
         connection: http.client.HTTPConnection
         if parts.scheme == "https":
-            context = ssl.create_default_context()
+            context = client_context(Credentials(ca=self._ca))
             connection = http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S, context=context)
         else:
             connection = http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)

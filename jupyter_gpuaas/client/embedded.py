@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -17,6 +18,7 @@ import msgspec
 from jupyter_gpuaas.config import PREFIX, Settings, inherited
 from jupyter_gpuaas.errors import ServiceUnreachable
 from jupyter_gpuaas.model import ServiceFile
+from jupyter_gpuaas.wire.tls import Credentials, client_context, explain
 
 START_TIMEOUT_S = 60.0
 #: For a controller that somebody else has started.
@@ -34,6 +36,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     url: str
     token: str
+    #: File with the authorities by which it is verified; empty means those of this machine.
+    ca: str = ""
 
 
 async def find_service(settings: Settings, *, start: bool = True, again: bool = False) -> Endpoint:
@@ -50,7 +54,7 @@ async def find_service(settings: Settings, *, start: bool = True, again: bool = 
         None runs and ``start`` is False, or it cannot be started; the message ends with the last lines of its log.
     """
     if settings.url:
-        return Endpoint(settings.url.rstrip("/"), settings.token)
+        return Endpoint(settings.url.rstrip("/"), settings.token, settings.ca)
     running = await find_running(settings.folder)
     if running is not None:
         return running
@@ -60,19 +64,41 @@ async def find_service(settings: Settings, *, start: bool = True, again: bool = 
 
 
 async def find_running(folder: Path) -> Endpoint | None:
-    """The embedded service of this folder, if it answers."""
+    """The embedded service of this folder, if it answers.
+
+    Raises
+    ------
+    ServiceUnreachable
+        It runs, and its certificate cannot be trusted.
+    """
     written = read_service_file(folder)
     if written is None:
         return None
     try:
-        # The embedded service speaks plain HTTP on loopback; making a TLS context for it takes tens of milliseconds.
-        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=5.0) as http:
+        # Mostly it speaks plain HTTP on loopback; making a TLS context for that takes tens of milliseconds.
+        verify = client_context(Credentials(ca=written.ca)) if written.url.startswith("https:") else False
+        async with httpx.AsyncClient(trust_env=False, verify=verify, timeout=5.0) as http:
             answer = await http.get(f"{written.url}/health")
         if answer.status_code != 200 or answer.json().get("status") != "ok":
             return None
-        return Endpoint(written.url, (folder / "token").read_text("utf-8").strip())
+        return Endpoint(written.url, (folder / "token").read_text("utf-8").strip(), written.ca)
+    except httpx.ConnectError as error:
+        trouble = explain(error, urlsplit(written.url).netloc, written.ca)
+        if trouble is None or not _lives(written.pid):
+            return None
+        raise ServiceUnreachable(f"the service for {folder}: {trouble.says}.", hint=trouble.do) from error
     except (httpx.HTTPError, OSError, ValueError, AttributeError):
         return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def read_service_file(folder: Path) -> ServiceFile | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ from jupyter_gpuaas.model import (
     UserView,
     Via,
 )
+from jupyter_gpuaas.wire.tls import PLAIN_HINT, Credentials, client_context, explain
 
 T = TypeVar("T")
 
@@ -66,17 +68,25 @@ class ServiceClient:
     ----------
     timeout
         Seconds that an answer may take, beyond the time that a call itself asks the service to wait.
+    ca
+        File with the authorities by which the service is verified; empty means those of this machine.
+
+    Raises
+    ------
+    ServiceUnreachable, SettingError
+        The address, or the file, cannot be used.
     """
 
-    def __init__(self, url: str, token: str, *, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, token: str, *, ca: str = "", timeout: float = 30.0) -> None:
         self.url = url.rstrip("/")
         self.token = token
+        self.ca = ca
         self._timeout = timeout
         try:
             self._http = httpx.AsyncClient(
                 base_url=self.url,
                 # Without TLS there is nothing to verify, and making its context takes tens of milliseconds.
-                verify=urlsplit(self.url).scheme == "https",
+                verify=self._tls or False,
                 headers={"Authorization": f"Bearer {token}"},
                 timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S)),
                 # A proxy that the environment names is for other machines, never for this one.
@@ -84,6 +94,10 @@ class ServiceClient:
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise ServiceUnreachable(f"the address {url!r} of the service is not usable: {error}.") from error
+
+    @property
+    def _tls(self) -> ssl.SSLContext | None:
+        return client_context(Credentials(ca=self.ca)) if urlsplit(self.url).scheme == "https" else None
 
     async def __aenter__(self) -> ServiceClient:
         return self
@@ -485,6 +499,7 @@ class ServiceClient:
                 additional_headers={"Authorization": f"Bearer {self.token}"},
                 proxy=None if is_loopback(self.url) else True,
                 compression=None,
+                ssl=self._tls,
             ) as socket:
                 while True:
                     yield decoder.decode(await socket.recv())
@@ -552,11 +567,14 @@ class ServiceClient:
             ) from error
 
     def _unreachable(self, error: Exception) -> ServiceUnreachable:
+        trouble = explain(error, urlsplit(self.url).netloc, self.ca)
+        if trouble is not None:
+            return ServiceUnreachable(f"the service at {self.url} is not trusted: {trouble.says}.", hint=trouble.do)
         reason = str(error) or type(error).__name__
-        return ServiceUnreachable(
-            f"no service answers at {self.url} ({reason}).",
-            hint="`jupyter gpuaas status` tells whether it runs.",
-        )
+        hint = "`jupyter gpuaas status` tells whether it runs."
+        if self._tls is None and isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+            hint = PLAIN_HINT  # it ends a connection that begins otherwise, without a word
+        return ServiceUnreachable(f"no service answers at {self.url} ({reason}).", hint=hint)
 
 
 def websocket_url(url: str) -> str:

@@ -82,7 +82,7 @@ class RemoteSession:
         self.id = session
         self._service = service
         self._notice = notice
-        self._channel = Channel(self._ticket, self, settings, token=lambda: service.token)
+        self._channel = Channel(self._ticket, self, settings, token=lambda: service.token, ca=lambda: service.ca)
         self._settings = settings
         self._info: ChannelInfo | None = None
         self._requests: dict[str, _Request] = {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import httpx
 from fastapi import APIRouter, Request, Response, WebSocket
@@ -14,9 +16,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from jupyter_gpuaas.controller.answers import failure
 from jupyter_gpuaas.controller.callers import Caller, TheController, TheSession
+from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.gate import segment
 from jupyter_gpuaas.errors import GpuaasError, TransportError
 from jupyter_gpuaas.model import ChannelInfo
+from jupyter_gpuaas.wire.tls import Credentials, client_context, explain, of_service
 
 router = APIRouter(tags=["relay"])
 
@@ -37,7 +41,7 @@ async def channel(
     try:
         live = controller.find(user, segment(session))
         info = controller.channel(live, user, str(socket.base_url), inside=True)
-        agent = await _open(info, controller.settings.frame_bytes, socket)
+        agent = await _open(info, controller, socket)
     except GpuaasError as error:
         await socket.send_denial_response(failure(error))
         return
@@ -57,8 +61,9 @@ async def channel(
             await asyncio.gather(*pumps, return_exceptions=True)
 
 
-async def _open(info: ChannelInfo, frame_bytes: int, socket: WebSocket) -> ClientConnection | None:
+async def _open(info: ChannelInfo, controller: Controller, socket: WebSocket) -> ClientConnection | None:
     url = f"{info.direct_url}?{socket.url.query}"
+    credentials = of_service(controller.settings)
     try:
         return await connect(
             url,
@@ -66,7 +71,8 @@ async def _open(info: ChannelInfo, frame_bytes: int, socket: WebSocket) -> Clien
             # Frames are passed on as they are; on the same machine or network compressing only costs.
             compression=None,
             proxy=None,
-            max_size=frame_bytes,
+            max_size=controller.settings.frame_bytes,
+            ssl=client_context(credentials) if url.startswith("wss:") else None,
             open_timeout=CONNECT_TIMEOUT_S,
             # Small: what waits here is not seen by either end's own flow control.
             max_queue=4,
@@ -79,7 +85,14 @@ async def _open(info: ChannelInfo, frame_bytes: int, socket: WebSocket) -> Clien
         )
         return None
     except (OSError, WebSocketException, TimeoutError, asyncio.TimeoutError) as error:
-        raise TransportError(f"the session's node does not answer: {error}.") from error
+        raise _trouble(error, info, credentials) from error
+
+
+def _trouble(error: Exception, info: ChannelInfo, credentials: Credentials) -> TransportError:
+    trouble = explain(error, urlsplit(info.bundle_url).netloc, credentials.ca)
+    if trouble is not None:
+        return TransportError(f"the session's node is not trusted: {trouble.says}.", hint=trouble.do)
+    return TransportError(f"the session's node does not answer: {error}.")
 
 
 async def _to_agent(socket: WebSocket, agent: ClientConnection) -> None:
@@ -134,7 +147,12 @@ async def bundle(
     for name in ("content-length", "content-type"):
         if name in request.headers:
             headers[name] = request.headers[name]
-    http = httpx.AsyncClient(trust_env=False, timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S))
+    credentials = of_service(controller.settings)
+    http = httpx.AsyncClient(
+        trust_env=False,
+        timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+        verify=client_context(credentials) if info.bundle_url.startswith("https:") else False,
+    )
     try:
         outgoing = http.build_request(
             request.method,
@@ -143,9 +161,9 @@ async def bundle(
             content=request.stream() if request.method == "PUT" else None,
         )
         answer = await http.send(outgoing, stream=True)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, ssl.SSLError) as error:
         await http.aclose()
-        raise TransportError(f"the session's node does not answer: {error}.") from error
+        raise _trouble(error, info, credentials) from error
     except BaseException:
         await http.aclose()
         raise

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from jupyter_gpuaas.controller.sockets import Socket
 from jupyter_gpuaas.engine.choice import engine_settings, make_engine
 from jupyter_gpuaas.errors import GpuaasError, ServiceUnreachable, SettingError
 from jupyter_gpuaas.model import ServiceFile
+from jupyter_gpuaas.wire.tls import Credentials, name_for, of_service, renewing_context, unusable
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,15 @@ class Superseded(GpuaasError):
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None) -> None:
+        super().__init__(config)
+        self._tls = tls
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        # Not by uvicorn's own settings: with those it would never read a certificate again.
+        self.config.ssl = self._tls
+        await super().startup(sockets)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # Ours: what a signal means depends on which one it is.
@@ -233,7 +244,35 @@ def _service_file(settings: Settings, listener: socket.socket) -> ServiceFile:
     # For this user's own programs: "every address" is one to listen on, not one to connect to.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     host = f"[{host}]" if ":" in host else host
-    return ServiceFile(f"http://{host}:{port}", os.getpid(), port, 0, engine_settings(settings))
+    engine, credentials = engine_settings(settings), of_service(settings)
+    if not credentials.cert:
+        return ServiceFile(f"http://{host}:{port}", os.getpid(), port, 0, engine)
+    named = _certified_name(settings, credentials, host)
+    return ServiceFile(f"https://{named}:{port}", os.getpid(), port, 0, engine, credentials.ca)
+
+
+def _certified_name(settings: Settings, credentials: Credentials, host: str) -> str:
+    """A name of this machine that the certificate is good for.
+
+    Raises
+    ------
+    SettingError
+        It cannot be used, or not any more.
+    """
+    if settings.host not in ("0.0.0.0", "::"):
+        names = [host.strip("[]")]
+    else:
+        names = [host.strip("[]"), "localhost", socket.gethostname()]
+    try:
+        name = name_for(credentials, names)
+        return f"[{name}]" if ":" in name else name
+    except SettingError as error:
+        # That of an ingress, perhaps, by which all clients come. One that nobody would trust is of no use, though.
+        problem = unusable(credentials)
+        if problem is not None:
+            raise problem from error
+        log.warning("%s Programs on this machine need another address (setting url).", error)
+        return host
 
 
 async def _until(acquiring: Coroutine[None, None, bool], stopping: asyncio.Event) -> bool:
@@ -250,6 +289,7 @@ async def _until(acquiring: Coroutine[None, None, bool], stopping: asyncio.Event
 
 def make_server(settings: Settings, app: ASGIApp) -> uvicorn.Server:
     """The HTTP server of a controller."""
+    credentials = of_service(settings)
     return _Server(
         uvicorn.Config(
             app,
@@ -269,7 +309,8 @@ def make_server(settings: Settings, app: ASGIApp) -> uvicorn.Server:
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=settings.trusted_proxies or None,
             timeout_graceful_shutdown=GRACE_S,
-        )
+        ),
+        renewing_context(credentials) if credentials.cert else None,
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 from jupyter_gpuaas.engine.base import AgentEndpoint
 from jupyter_gpuaas.errors import NoSuchSession, RemoteProtocolError, TransportError, from_wire
 from jupyter_gpuaas.model import DeviceSample, HostReport, HostSpec, LeaseGrant, LeaseRenewal, Node
+from jupyter_gpuaas.wire.tls import client_context, explain
 
 T = TypeVar("T")
 
@@ -23,11 +24,13 @@ READ_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
 #: The agent sends a line every few seconds; silence for this long means that it hangs.
 WATCH_SILENCE_S = 30.0
+#: The second is not mapped by httpx where it comes after the handshake: our certificate is not accepted.
+_FAILURES = (httpx.HTTPError, ssl.SSLError)
 
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """One for the clients of all agents: reading the authorities of this machine takes some 20 ms each time."""
+    """One for all agents without TLS: the client wants one, and reading authorities takes some 20 ms each time."""
     return httpx.create_ssl_context(trust_env=False)
 
 
@@ -51,7 +54,7 @@ class AgentClient:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             # Proxies that the environment names are for the internet, not for the pool.
             trust_env=False,
-            verify=_tls(),
+            verify=client_context(endpoint.tls) if endpoint.url.startswith("https:") else _tls(),
         )
 
     async def close(self) -> None:
@@ -178,7 +181,7 @@ class AgentClient:
             async with self._http.stream("GET", path, params=query, timeout=timeout) as answer:
                 await _check(answer)
                 yield answer.aiter_bytes()
-        except httpx.HTTPError as error:
+        except _FAILURES as error:
             raise self._unreachable(error) from error
 
     async def watch(self) -> AsyncGenerator[WatchLine, None]:
@@ -191,7 +194,7 @@ class AgentClient:
                 async for line in answer.aiter_lines():
                     if line.strip():
                         yield decoder.decode(line)
-        except httpx.HTTPError as error:
+        except _FAILURES as error:
             raise self._unreachable(error) from error
         except msgspec.MsgspecError as error:
             raise RemoteProtocolError(f"agent {self.endpoint.url}: {error}.") from error
@@ -214,12 +217,15 @@ class AgentClient:
             answer = await self._http.send(request)
             await _check(answer)
             return msgspec.json.decode(answer.content, type=kind)
-        except httpx.HTTPError as error:
+        except _FAILURES as error:
             raise self._unreachable(error) from error
         except msgspec.MsgspecError as error:
             raise RemoteProtocolError(f"agent {self.endpoint.url}{path}: {error}.") from error
 
     def _unreachable(self, error: Exception) -> TransportError:
+        trouble = explain(error, httpx.URL(self.endpoint.url).netloc.decode(), self.endpoint.tls.ca)
+        if trouble is not None:
+            return TransportError(f"the agent at {self.endpoint.url} is not trusted: {trouble.says}.", hint=trouble.do)
         reason = str(error) or type(error).__name__
         return TransportError(f"the agent at {self.endpoint.url} does not answer ({reason}).")
 

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from jupyter_gpuaas.model import Lease, Node, NodeState, ResourceRequest
+from jupyter_gpuaas.wire.tls import Credentials
 
 
 class AgentEndpoint(msgspec.Struct, frozen=True):
@@ -15,6 +16,8 @@ class AgentEndpoint(msgspec.Struct, frozen=True):
 
     url: str
     token: str
+    #: What it is verified by, and what it is shown, where it speaks TLS.
+    tls: Credentials = Credentials()
 
 
 class LeaseMeta(msgspec.Struct, frozen=True):

@@ -8,13 +8,14 @@ import os
 
 import msgspec
 
-from jupyter_gpuaas.config import PREFIX, Settings, inherited
+from jupyter_gpuaas.config import PREFIX, Settings
 from jupyter_gpuaas.engine.base import AgentEndpoint, NodeEvent
-from jupyter_gpuaas.engine.environment import for_nodes
+from jupyter_gpuaas.engine.environment import for_nodes, taken_over
 from jupyter_gpuaas.engine.pool import NodePool
 from jupyter_gpuaas.engine.process import AgentProcess
 from jupyter_gpuaas.errors import GpuaasError, TransportError
 from jupyter_gpuaas.model import Node, NodeState
+from jupyter_gpuaas.wire.tls import of_service
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class LocalEngine(NodePool):
             self._folder / node_id,
             environ=self._environ(),
             devices=self._settings.devices,
+            credentials=of_service(self._settings),
         )
         node = await agent.adopt()
         if node is None and agent.silent:
@@ -80,7 +82,7 @@ class LocalEngine(NodePool):
 
     def _environ(self) -> dict[str, str]:
         # Always, so that whoever looks at a process can tell whose it is.
-        return inherited(os.environ) | for_nodes(self._settings) | {PREFIX + "HOME": str(self._settings.folder)}
+        return taken_over(os.environ) | for_nodes(self._settings) | {PREFIX + "HOME": str(self._settings.folder)}
 
     async def _guard(self, node_id: str) -> None:
         agent = self._agents[node_id]

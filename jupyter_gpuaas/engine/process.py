@@ -19,6 +19,7 @@ from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.engine.base import AgentEndpoint, GoneHost
 from jupyter_gpuaas.errors import GpuaasError, TransportError
 from jupyter_gpuaas.model import Node
+from jupyter_gpuaas.wire.tls import Credentials
 
 START_POLL_S = 0.02
 #: How long an agent of an earlier service may take to answer when it is found again.
@@ -50,14 +51,29 @@ class _HostFile(msgspec.Struct, frozen=True):
 
 
 class AgentProcess:
-    """The agent of one local node."""
+    """The agent of one local node.
+
+    Parameters
+    ----------
+    credentials
+        What it is spoken to with; with a certificate, it has to speak TLS.
+    """
 
     #: What is started.
     module = "jupyter_gpuaas.node.agent"
 
-    def __init__(self, node_id: str, folder: Path, *, environ: Mapping[str, str], devices: str) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        folder: Path,
+        *,
+        environ: Mapping[str, str],
+        devices: str,
+        credentials: Credentials | None = None,
+    ) -> None:
         self.node_id = node_id
         self.folder = folder
+        self._credentials = credentials or Credentials()
         self.endpoint: AgentEndpoint | None = None
         self.pid = 0
         #: It was found, and did not answer.
@@ -65,6 +81,8 @@ class AgentProcess:
         self._environ = environ
         self._devices = devices
         self._child: subprocess.Popen[bytes] | None = None
+        #: What it answered last, or why it did not.
+        self._trouble = ""
 
     @property
     def started_here(self) -> bool:
@@ -80,12 +98,24 @@ class AgentProcess:
         node: Node | None = None
         with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
             node = await asyncio.wait_for(self._ask(written), ADOPT_S)
+        if node is not None and written.url.startswith("https:") != bool(self._credentials.cert):
+            await self._replace(written.pid)
+            return None
         if node is not None:
             self.pid = written.pid
         elif self._is_ours(written.pid) and self.last_known() is not None:
             self.silent, self.pid = True, written.pid
-            self.endpoint = AgentEndpoint(written.url, self._token())
+            self.endpoint = AgentEndpoint(written.url, self._token(), self._credentials)
         return node
+
+    async def _replace(self, pid: int) -> None:
+        """End an agent from before TLS was switched on, or off; its hosts go on, and the next agent finds them."""
+        self.endpoint = None
+        if self._is_ours(pid):
+            self.pid = pid
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.wait_for(self.ended(), DYING_S)
 
     def last_known(self) -> Node | None:
         """What the agent last said of its node."""
@@ -119,7 +149,7 @@ class AgentProcess:
         path = self.folder / "agent.log"
         if path.exists() and path.stat().st_size > LOG_BYTES:
             path.replace(path.with_suffix(".log.1"))
-        with open(path, "ab") as log:
+        with open(path, "ab", opener=private) as log:
             command = [sys.executable, "-m", self.module, "--node", self.node_id]
             command += ["--folder", str(self.folder), "--devices", self._devices]
             spawning = asyncio.ensure_future(
@@ -156,7 +186,9 @@ class AgentProcess:
                     return node
             await asyncio.sleep(START_POLL_S)
         await self.kill()
-        raise TransportError(f"the agent of {self.node_id} did not answer in {timeout_s:g} s: {self._tail()}")
+        raise TransportError(
+            f"the agent of {self.node_id} did not answer in {timeout_s:g} s. {self._trouble} Its log: {self._tail()}"
+        )
 
     async def ended(self) -> str:
         """Wait until the process is gone; the answer says how, as far as it is known."""
@@ -263,10 +295,11 @@ class AgentProcess:
         token = self._token()
         if not token:
             return None
-        client = AgentClient(AgentEndpoint(written.url, token))
+        client = AgentClient(AgentEndpoint(written.url, token, self._credentials))
         try:
             node = await client.node()
-        except GpuaasError:
+        except GpuaasError as error:
+            self._trouble = str(error)
             return None
         finally:
             await client.close()
@@ -319,6 +352,11 @@ async def _readable(fd: int) -> None:
     finally:
         loop.remove_reader(fd)
         os.close(fd)
+
+
+def private(path: str, flags: int) -> int:
+    """Opens a file, which is for its user only where it is made by that."""
+    return os.open(path, flags, 0o600)
 
 
 def alive(pid: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import sys
 import threading
 import time
@@ -88,6 +89,8 @@ class GpuKernel(IPythonKernel):
         try:
             os.chdir(content["cwd"])
             os.environ.update(content["env"])
+            if most_bytes := content.get("memory_bytes"):
+                resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
             self.returning.still = bool(content.get("standby"))
             if content.get("checkpoints"):
                 # Not here: the session can be used before this is done.

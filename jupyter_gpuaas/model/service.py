@@ -18,6 +18,8 @@ class ServiceFile(msgspec.Struct, frozen=True):
     nodes: int
     #: Settings with which to find its nodes, should it be gone: those of its engine that are not the default.
     engine: dict[str, str] = msgspec.field(default_factory=dict)
+    #: File with the authorities of its certificate; empty for those of this machine.
+    ca: str = ""
 
 
 class Scope(StrEnum):

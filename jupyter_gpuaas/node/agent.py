@@ -16,6 +16,7 @@ import re
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -29,6 +30,7 @@ import psutil
 from ..config import Settings, load
 from ..errors import (
     AllocationError,
+    Forbidden,
     GpuaasError,
     ImageUnavailable,
     NoSuchSession,
@@ -42,9 +44,12 @@ from ..image.criu import find_criu
 from ..model import Device, HostReport, HostSpec, LeaseRenewal, Node, NodeState
 from ..wire import ticket
 from ..wire.machine import machine_id
+from ..wire.tls import name_for, of_node
 from . import http
 from .devices import find_devices, sample
+from .fronted import Fronted
 from .hosts import SPARE_LATER_S, HostHandle, Hosts
+from .kernel_launch import check_reachable, find_user, is_plain, known_ahead, top_of
 from .lease import NodeLease
 from .threads import in_thread
 
@@ -88,12 +93,27 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        if self._settings.kernel_user and known_ahead(self._settings):
+            # Before anybody waits for a kernel.
+            needed: list[str | Path] = [top_of(self._folder, self._settings), sys.executable, __file__]
+            check_reachable(find_user(self._settings.kernel_user), needed)
+        credentials = of_node(self._settings, self.node.id)
+        if credentials.cert:
+            # Before anybody waits for it: one that is not good for this address is of no use.
+            await asyncio.to_thread(name_for, credentials, [self._settings.host])
         listener = socket.create_server((self._settings.host, port), backlog=256)
         listener.setblocking(False)
         port = listener.getsockname()[1]
-        self.node = msgspec.structs.replace(self.node, url=f"http://{self._settings.host}:{port}")
-        if self._settings.images == "auto":
+        front = Fronted(listener, credentials, self._take) if credentials.cert else None
+        if front is not None:
+            await front.open()
+        scheme = "http" if front is None else "https"
+        self.node = msgspec.structs.replace(self.node, url=f"{scheme}://{self._settings.host}:{port}")
+        if self._settings.images == "auto" and is_plain(self._settings):
             await self._find_criu()
+        elif self._settings.images == "auto":
+            why = "kernels that run as another user, or in a container, are not put into images"
+            self.node = msgspec.structs.replace(self.node, no_images=why)
         await self._hosts.find()
         for session_id, handle in self._hosts.sessions.items():
             if handle.report is not None:
@@ -106,13 +126,14 @@ class Agent:
             msgspec.json.encode({"pid": os.getpid(), "port": port, "url": self.node.url, "node": self.node.id})
         )
         temporary.replace(state)
-        looking_after = [
-            loop.create_task(work) for work in (self._accept(listener), self._tidy(), self._hosts.end_hung())
-        ]
+        accepting = self._accept(listener) if front is None else front.run()
+        looking_after = [loop.create_task(work) for work in (accepting, self._tidy(), self._hosts.end_hung())]
         await self._stopping.wait()
         for task in looking_after:
             task.cancel()
         listener.close()
+        if front is not None:
+            front.close()
         if self._starting:
             await asyncio.wait(set(self._starting.values()))
         await self._hosts.close()
@@ -143,26 +164,32 @@ class Agent:
                 await asyncio.sleep(ACCEPT_PAUSE_S)
                 continue
             deaf = False
-            if self._unserved >= self._settings.unserved_connections:
-                connection.close()
-                continue
-            self._unserved += 1
-            task = loop.create_task(self._serve(connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._take(connection, None)
 
-    async def _serve(self, connection: socket.socket) -> None:
+    def _take(self, connection: socket.socket, passed: http.Passed | None) -> None:
+        """Serve a connection; ``passed`` tells of one that came by TLS."""
+        if self._unserved >= self._settings.unserved_connections:
+            connection.close()
+            return
+        self._unserved += 1
+        task = asyncio.get_running_loop().create_task(self._serve(connection, passed))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket, passed: http.Passed | None) -> None:
         loop = asyncio.get_running_loop()
         with connection:
             try:
                 try:
                     connection.setblocking(False)
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    if passed is None:
+                        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     request = await http.read_request(connection)
                 finally:
                     self._unserved -= 1
                 if request is None:
                     return
+                request.came = passed
                 answer = await self._answer(request, connection)
             except GpuaasError as error:
                 answer = http.error_response(error)
@@ -175,7 +202,13 @@ class Agent:
 
     async def _answer(self, request: http.HttpRequest, connection: socket.socket) -> bytes:
         segments = [unquote(part) for part in request.path.strip("/").split("/")]
-        if segments[:2] == ["v1", "sessions"] and len(segments) >= 4:
+        of_a_client = segments[:2] == ["v1", "sessions"] and len(segments) >= 4
+        if request.came is not None and not request.came.certified and (not of_a_client or segments[3] == "transfer"):
+            raise Forbidden(
+                "certificate: this is for the service and for other nodes, which have to show one.",
+                hint="Settings tls, tls_cert and node_cert of who asks; docs/tls.md.",
+            )
+        if of_a_client:
             if segments[3] == "transfer" and await self._give_remains(request, segments[2], segments[4:], connection):
                 return b""
             return self._pass(request, segments[2], segments[3:], connection)
@@ -445,6 +478,7 @@ def _transfer(request: http.HttpRequest, what: list[str]) -> dict[str, Any]:
         "path": path,
         "query": request.query,
         "length": request.length,
+        "far": None if request.came is None else request.came.far,
     }
 
 
@@ -487,11 +521,16 @@ def main(node: str, folder: Path, port: int, devices: str | None) -> None:
         raise SettingError("node: is not made of letters, digits, '-' and '_'.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = load(devices=devices)
+    if settings.kernel_user:
+        os.umask(0o077)  # its folders are open for others to pass through
 
     async def serve() -> None:
         await Agent(node, folder, settings).run(port)
 
-    asyncio.run(serve())
+    try:
+        asyncio.run(serve())
+    except GpuaasError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ class Door:
             raise MigrationError("the session has not arrived here yet.")
         if path not in ("journal", "handover", "source"):
             body = base64.b64decode(passed["rest"])
-            asked = TransferRequest(method, path, passed["length"], body)
+            asked = TransferRequest(method, path, passed["length"], body, passed.get("far"))
             # It goes on with further requests on this connection, and closes it.
             await in_thread(self._state(session).serve, connection, asked, name="serve-state")
             return

@@ -37,19 +37,23 @@ from ..image.cuda_helper import CudaHelper
 from ..image.cuda_meter import device_id
 from ..image.dump import ImageName
 from ..image.image_kernel import ImageKernel
-from ..image.jail import JailSpec
+from ..image.jail import HOME, JailSpec
 from ..image.place import drop_image, image_address
 from ..lifecycle.node_loss import ON_NODE_LOSS
 from ..lifecycle.turns import room_to_keep
 from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Imaged, Peer, RestoreReport, short_id
 from ..model.words import restored_lines
+from ..state.listing import owners_address
 from ..store.opening import open_store
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
+from ..wire.tls import of_node
+from .dial import Dialler
 from .door import Door
 from .environment import kernel_environment
 from .files import fetch_files
 from .image_standby import ImageStandby
 from .jailed_kernel import JailedKernel, jail_spec, path_inside
+from .kernel_launch import Launch, check_reachable, give_tree, is_plain, known_ahead, launch_of, let_through, top_of
 from .kernel_process import Kernel, KernelProcess
 from .leash import now_s, send
 from .processes import RUN_MARK, end_marked, memory_bytes, tree
@@ -85,6 +89,7 @@ class Host:
         #: When the node's contact with the service was last found again; see ``leash.now_s``.
         self._went_on_s = 0.0
         self._door = Door(self)
+        self._dialler = Dialler(of_node(settings, node))
         self._sessions = sessions
         self._criu = criu
         self._spare: asyncio.Task[Kernel] | None = None
@@ -105,7 +110,10 @@ class Host:
         """Serve until told to stop."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, lambda: self.task(self.stop("its host was told to end")))
-        self._spare = loop.create_task(self._new_kernel())
+        if known_ahead(self.settings):
+            self._spare = loop.create_task(self._new_kernel())
+        if self.settings.kernel_user:
+            self.run_folder.chmod(0o711)
         control = await asyncio.start_unix_server(self._serve_agent, str(self.run_folder / "control"), limit=1 << 26)
         clients = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         clients.setblocking(False)
@@ -116,6 +124,7 @@ class Host:
         await self._done.wait()
         control.close()
         clients.close()
+        self._dialler.close()
         for task in list(self._tasks):
             task.cancel()
         if self._cuda is not None:
@@ -153,7 +162,10 @@ class Host:
             except ImageUnavailable as error:
                 self._say(f"this kernel cannot be put into an image: {error}")
                 self._criu = None
-        kernel = KernelProcess(folder, environ, self._log, _Relay(self))
+        launch = self._launch(folder)
+        kernel = KernelProcess(
+            folder, launch.environment(environ, self.settings, folder), self._log, _Relay(self), launch
+        )
         try:
             await kernel.start(self.settings.start_timeout_s)
         except BaseException:
@@ -165,6 +177,39 @@ class Host:
         folder = self.run_folder / f"{time.monotonic_ns() % 10**9:x}"
         folder.mkdir(mode=0o700)
         return folder
+
+    def _launch(self, folder: Path) -> Launch:
+        """How a kernel in this folder is started; raises SettingError where that cannot be."""
+        if is_plain(self.settings):
+            return Launch()
+        known = {
+            "folder": str(folder),
+            "home": str(self.settings.folder),
+            "node": self.node,
+            "sessions": str(self._sessions),
+            "store": self.settings.checkpoint_store or str(self.settings.folder / "checkpoints"),
+        }
+        if self.session is not None:
+            spec = self.session.spec
+            known |= {"owner": spec.owner, "session": spec.session_id, "work": str(self.work)}
+        return launch_of(self.settings, **known)
+
+    def _make_way(self, session: SessionHost, own: Path) -> None:
+        """Let the kernel's user, where that is another one, have what is the session's."""
+        if not self.settings.kernel_user:
+            return
+        user = self._launch(self.run_folder).user
+        assert user is not None
+        top, plan = top_of(self._sessions.parent, self.settings), session.spec.checkpoints
+        check_reachable(user, [top, sys.executable, __file__])
+        let_through(session.folder, top)
+        give_tree(own, user)
+        if plan is not None and "://" not in plan.store:
+            part = Path(owners_address(plan.store, plan.owner)).expanduser()
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            let_through(part.parent, self.settings.folder)
+            if part.stat().st_uid != user.uid:
+                give_tree(part, user)
 
     def _jail(self, folder: Path) -> JailSpec:
         store = self.settings.checkpoint_store
@@ -213,8 +258,12 @@ class Host:
                 self._criu = None
                 await _end(kernel)
                 kernel, inside = await self._new_kernel(), self.work
-            kernel.cap_memory(self._memory_cap)
             content: dict[str, Any] = {"env": self._kernel_facts(session, inside), "cwd": str(inside)}
+            if is_plain(self.settings):
+                kernel.cap_memory(self._memory_cap)
+            else:
+                # Another user's process, or one below a command of its own, has to do it itself.
+                content["memory_bytes"] = self._memory_cap
             plan = session.spec.checkpoints
             content["standby"] = session.stands_by
             if plan is not None:
@@ -254,6 +303,7 @@ class Host:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         own = folder / "work"
         shared = self.settings.workdir == "auto" and spec.machine == machine and os.path.isdir(spec.cwd)
+        shared = shared and not self.settings.kernel_user  # whom that folder need not be open to
         self.work = Path(spec.cwd) if shared and spec.cwd else own
         self.work.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._devices = devices
@@ -270,6 +320,11 @@ class Host:
             start_kernel=lambda: self._give_kernel(self._new_kernel()),
             changed=self._report,
         )
+        try:
+            self._make_way(self.session, own)
+        except (GpuaasError, OSError) as error:
+            self.session.failed(str(error))
+            return self.session.report()
         if on_gpu and self._cuda is None:
             self.session.no_suspend = "suspending sessions is switched off (setting turn_s)"
         elif self._cuda is not None:
@@ -280,12 +335,13 @@ class Host:
                 fetch_files, work=own, most_bytes=self.settings.sync_bytes, most_files=self.settings.sync_files
             )
             # Into a folder of the session's own only: what is not at the source is removed.
-            files: Callable[[Peer], int] = bring if self.work == own else lambda peer: 0
+            files: Callable[[Peer], int] = self._given(bring, own) if self.work == own else lambda peer: 0
             ready = self._kernel_given.wait
+            peer = await self._dialler.way(spec.peer, self.run_folder)
             if spec.image:
                 self.standby = ImageStandby(
                     self.session,
-                    spec.peer,
+                    peer,
                     most,
                     ready=ready,
                     fetch_files=files,
@@ -293,9 +349,11 @@ class Host:
                     moved=self._moved,
                 )
             else:
-                self.standby = Standby(self.session, spec.peer, most, ready=ready, fetch_files=files)
+                self.standby = Standby(
+                    self.session, peer, most, ready=ready, fetch_files=files, way_of=self._way_of_kernel
+                )
         spare, self._spare = self._spare, None
-        assert spare is not None
+        spare = spare or asyncio.get_running_loop().create_task(self._new_kernel())
         if spec.image:
             self._emptied = self.task(self._not_needed(spare))
             self.session.awaits_kernel()
@@ -304,6 +362,19 @@ class Host:
         if spare.done():
             await given
         return self.session.report()
+
+    def _given(self, bring: Callable[[Peer], int], own: Path) -> Callable[[Peer], int]:
+        """Files that come become those of the kernel's user."""
+        user = self._launch(self.run_folder).user
+        if user is None:
+            return bring
+
+        def brought(peer: Peer) -> int:
+            count = bring(peer)
+            give_tree(own, user)
+            return count
+
+        return brought
 
     async def operate(self, op: str, content: dict[str, Any]) -> dict[str, Any]:
         """One step of a move; see ``standstill`` and ``standby``.
@@ -324,7 +395,7 @@ class Host:
             if op == "preload":
                 loading = standby.preload(
                     content["checkpoint"],
-                    peer=_peer(content),
+                    peer=await self._peer(content),
                     from_store=bool(content.get("from_store")),
                     alone=bool(content.get("alone")),
                     most_bytes=int(content.get("most_bytes") or 0),
@@ -332,7 +403,8 @@ class Host:
                 return _plain(await loading)
             if op == "load":
                 alone = bool(content.get("alone"))
-                return _plain(await standby.load(content["checkpoint"], peer=_peer(content), alone=alone))
+                peer = await self._peer(content)
+                return _plain(await standby.load(content["checkpoint"], peer=peer, alone=alone))
             if op == "succeed":
                 return {"bytes": await standby.succeed()}
             if op == "live":
@@ -360,6 +432,22 @@ class Host:
                 self._drop_image()
                 return {}
         raise MigrationError(f"op: {op!r} is not possible with this host.")
+
+    async def _peer(self, content: dict[str, Any]) -> Peer | None:
+        """The way to a source that a request names."""
+        peer = msgspec.convert(content.get("peer"), Peer | None)
+        return await self._dialler.way(peer, self.run_folder) if peer is not None else None
+
+    async def _way_of_kernel(self, kernel: Kernel, peer: Peer) -> Peer:
+        """The same for the kernel, which has no certificate."""
+        folder = kernel.data_socket.parent
+        user = self._launch(folder).user
+        return await self._dialler.way(
+            peer,
+            folder,
+            seen_as=Path(HOME) if isinstance(kernel, JailedKernel) else None,
+            owner=user.owner if user is not None else None,
+        )
 
     # -- standing still without devices ------------------------------------------------------------------------
 
@@ -647,10 +735,6 @@ async def _end(kernel: Kernel) -> None:
     kernel.close()
 
 
-def _peer(content: dict[str, Any]) -> Peer | None:
-    return msgspec.convert(content.get("peer"), Peer | None)
-
-
 def _plain(value: msgspec.Struct) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(value)
     return plain
@@ -665,6 +749,8 @@ def _plain(value: msgspec.Struct) -> dict[str, Any]:
 def main(run_id: str, run_folder: Path, node: str, sessions: Path, criu: str) -> None:
     """Host process; started by the agent."""
     settings = load()
+    if settings.kernel_user:
+        os.umask(0o077)  # its folders are open for others to pass through
     found = msgspec.json.decode(criu, type=Criu) if criu else None
 
     async def serve() -> None:

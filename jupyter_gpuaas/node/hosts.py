@@ -424,6 +424,8 @@ class Hosts:
         run_id = os.urandom(6).hex()
         # Paths of unix sockets are short (107 bytes), so the run folder is not in the node's.
         base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        if self._settings.kernel_user:
+            base = "/tmp"  # the runtime folder of our own user is closed to others
         base = base if os.access(base, os.W_OK) and len(base) < 50 else "/tmp"
         run_folder = tempfile.mkdtemp(prefix="gpuaas-", dir=base)
         environ = {**os.environ, **self._settings.environment(secrets=False), RUN_MARK: run_id}
@@ -433,7 +435,7 @@ class Hosts:
         try:
             # First, so that an agent which is killed in between leaves no process that the next one does not know.
             handle.save()
-            with path.with_suffix(".log").open("ab") as output:
+            with open(path.with_suffix(".log"), "ab", opener=_private) as output:
                 arguments = [
                     "--run-id", run_id, "--run-folder", run_folder, "--node", self._node,
                     "--sessions", str(self._folder / "sessions"),
@@ -538,6 +540,10 @@ class Hosts:
 
 async def _nothing() -> None:
     pass
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _reap(pid: int) -> None:

@@ -22,6 +22,15 @@ HEAD_TIMEOUT_S = 10.0
 END_OF_HEADERS = b"\r\n\r\n"
 
 
+class Passed(msgspec.Struct, frozen=True):
+    """What the agent is told of a connection that came by TLS, by the front that has ended that."""
+
+    #: Whether the client has shown a certificate that was verified.
+    certified: bool = False
+    #: Whether it is on another machine.
+    far: bool = False
+
+
 class HttpRequest(msgspec.Struct):
     """One request; ``raw`` is its head as it came, ``rest`` what has been read of its body."""
 
@@ -31,6 +40,8 @@ class HttpRequest(msgspec.Struct):
     headers: dict[str, str]
     raw: bytes
     rest: bytes
+    #: How its connection came; None for one without TLS.
+    came: Passed | None = None
 
     @property
     def bearer(self) -> str:

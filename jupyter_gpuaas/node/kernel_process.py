@@ -19,6 +19,7 @@ from ..model import Channel
 from ..wire.jupyter import DELIMITER, OWN_SESSION, make_parts, read_header, split_frames
 from ..wire.record import Buffer
 from ..wire.zmqport import Message, ZmqPort
+from .kernel_launch import Launch
 
 IOPUB_HIGH_WATER = 256
 #: How long after an interrupt the kernel is reminded of it; see ``KernelProcess.remind``.
@@ -90,9 +91,19 @@ class KernelProcess:
         Whole environment of the process.
     log
         Descriptor that takes the process's own stdout and stderr.
+    launch
+        By which command, and as which user.
     """
 
-    def __init__(self, folder: Path, environ: Mapping[str, str], log: int, handler: KernelHandler) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environ: Mapping[str, str],
+        log: int,
+        handler: KernelHandler,
+        launch: Launch | None = None,
+    ) -> None:
+        self._launch = launch or Launch()
         self._folder = folder
         self._environ = environ
         self._log = log
@@ -133,7 +144,9 @@ class KernelProcess:
             )
         )
         connection_file.chmod(0o600)
+        self._launch.give(self._folder, connection_file)
         self._process = await asyncio.create_subprocess_exec(
+            *self._launch.wrap,
             sys.executable,
             "-m",
             "jupyter_gpuaas.kernel",
@@ -144,6 +157,7 @@ class KernelProcess:
             stderr=self._log,
             env={**self._environ, "GPUAAS_DATA_SOCKET": str(self.data_socket)},
             start_new_session=True,  # an interrupt goes to the kernel's process group, and only there
+            **self._launch.popen(self._folder),
         )
         self._watch = asyncio.create_task(self._wait())
         identity = os.urandom(8)  # shell and stdin share it: input requests go to the asker's identity

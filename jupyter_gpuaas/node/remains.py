@@ -118,7 +118,8 @@ class Shelf:
         """
         method, path = passed["method"], passed["path"]
         if path == "files":
-            self._transfer(remains).serve(connection, TransferRequest(method, path, passed["length"], rest))
+            asked = TransferRequest(method, path, passed["length"], rest, passed.get("far"))
+            self._transfer(remains).serve(connection, asked)
             return
         if (method, path) == ("GET", "source"):
             serve_source(connection, remains=True)

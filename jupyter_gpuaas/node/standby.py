@@ -45,6 +45,8 @@ class Standby:
         Awaited before the kernel is asked for anything.
     fetch_files
         Brings the files of the session's own working folder from a host, and answers with their bytes; blocks.
+    way_of
+        The way of the kernel to the peer, where it is not this one's.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class Standby:
         *,
         ready: Callable[[], Awaitable[object]],
         fetch_files: Callable[[Peer], int],
+        way_of: Callable[[Kernel, Peer], Awaitable[Peer]] | None = None,
     ) -> None:
         self._session = session
         self._peer = peer
+        self._way_of = way_of
         self._most_bytes = most_bytes
         self._ready = ready
         self._fetch_files = fetch_files
@@ -226,7 +230,8 @@ class Standby:
             if self._source is None or op == "load":  # it may have died since
                 self._source = await in_thread(fetch_source, self._peer, name="fetch-source")
             if not self._source.remains:  # of a host that is gone, only the checkpoint store has the variables
-                peer = {"url": self._peer.url, "ticket": self._peer.ticket}
+                way = self._peer if self._way_of is None else await self._way_of(kernel, self._peer)
+                peer = {"url": way.url, "ticket": way.ticket}
         content: dict[str, Any] = {"op": op, "checkpoint": checkpoint, "peer": peer, "most_bytes": most_bytes}
         try:
             reply = await kernel.ask(Channel.SHELL, "gpuaas_standby_request", content)

@@ -19,6 +19,7 @@ import msgspec
 from ..errors import GpuaasError, MigrationError, RemoteProtocolError, TransportError, from_wire
 from ..model import Handover, Peer
 from ..wire.record import Buffer, skim
+from ..wire.transfer import UNIX_SCHEME, connect_to
 from . import http as own_http
 from .journal import Journal, JournalCopy
 
@@ -164,16 +165,16 @@ def _read_head(answer: http.client.HTTPResponse) -> Head:
 @contextmanager
 def _get(peer: Peer, path: str) -> Iterator[http.client.HTTPResponse]:
     url = urlsplit(peer.url)
-    make = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    connection = make(url.hostname or "", url.port, timeout=CONNECT_TIMEOUT_S)
+    host = "node" if url.scheme == UNIX_SCHEME else url.netloc
+    connection = http.client.HTTPConnection(host)
     try:
         try:
-            connection.connect()
+            connection.sock = connect_to(peer.url, CONNECT_TIMEOUT_S)
             connection.sock.settimeout(SILENCE_S)
             connection.request("GET", f"{url.path}/{path}", headers={"Authorization": f"Bearer {peer.ticket}"})
             answer = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise TransportError(f"the source at {url.netloc} does not answer: {error}.") from error
+            raise TransportError(f"the source at {host} does not answer: {error}.") from error
         if answer.status != 200:
             raise _refusal(answer)
         yield answer

@@ -70,6 +70,8 @@ class TransferRequest(msgspec.Struct, frozen=True):
     path: str
     length: int = 0
     rest: bytes = b""
+    #: Whether it comes from another machine; None where the connection itself tells.
+    far: bool | None = None
 
 
 class Transfer:
@@ -116,7 +118,7 @@ class Transfer:
             following: TransferRequest | None = request
             while following is not None:
                 self._answer(connection, following, incoming)
-                following = self._next(connection, incoming)
+                following = self._next(connection, incoming, request.far)
         except GpuaasError as error:
             self._refuse(connection, error)
         except OSError:
@@ -138,7 +140,7 @@ class Transfer:
 
     # -- requests ----------------------------------------------------------------------------------------------
 
-    def _next(self, connection: socket.socket, incoming: Incoming) -> TransferRequest | None:
+    def _next(self, connection: socket.socket, incoming: Incoming, far: bool | None) -> TransferRequest | None:
         """The head of the next request; None when none comes."""
         connection.settimeout(IDLE_S)
         try:
@@ -161,7 +163,7 @@ class Transfer:
         _, is_ours, path = words[1].partition("/transfer/") if len(words) == 3 else ("", "", "")
         if not is_ours:
             raise RemoteProtocolError("not a request for the state of a session.")
-        return TransferRequest(words[0], path, length)
+        return TransferRequest(words[0], path, length, far=far)
 
     def _answer(self, connection: socket.socket, request: TransferRequest, incoming: Incoming) -> None:
         match (request.method, *request.path.split("/")):
@@ -175,9 +177,10 @@ class Transfer:
                 absent = b"".join(digest for digest in wanted if digest not in known)
                 send(connection, [_head("application/octet-stream", len(absent)), absent])
             case ("POST", "chunks"):
-                self._send_chunks(connection, self._digests(request, incoming))
+                self._send_chunks(connection, self._digests(request, incoming), packs=_far(connection, request))
             case ("POST", "files"):
-                self._files(connection, self._body(request, incoming, files.REQUEST_BYTES))
+                body = self._body(request, incoming, files.REQUEST_BYTES)
+                self._files(connection, body, packs=_far(connection, request))
             case _:
                 raise NoSuchSession(f"path: there is no {request.method} {request.path[:80]} to be had here.")
 
@@ -201,7 +204,7 @@ class Transfer:
         except OSError:
             pass
 
-    def _files(self, connection: socket.socket, body: bytes) -> None:
+    def _files(self, connection: socket.socket, body: bytes, *, packs: bool) -> None:
         """The list of files, or the files whose paths the body has."""
         if not body:
             data = files.listed(self._work, self._settings.sync_files, self._settings.sync_bytes)
@@ -211,7 +214,7 @@ class Transfer:
         else:
             paths = files.wanted_paths(body)
             send(connection, [_head(CONTENT_TYPE)])
-            files.send_files(connection, self._work, paths, packs=not _on_this_machine(connection))
+            files.send_files(connection, self._work, paths, packs=packs)
             send(connection, [END])
 
     # -- checkpoints -------------------------------------------------------------------------------------------
@@ -251,7 +254,7 @@ class Transfer:
             for region in record.regions:
                 yield region.content
 
-    def _send_chunks(self, connection: socket.socket, wanted: list[bytes]) -> None:
+    def _send_chunks(self, connection: socket.socket, wanted: list[bytes], *, packs: bool) -> None:
         known = self._known(wanted)
         unknown = {digest for digest in wanted if digest not in known}
         if unknown:
@@ -266,7 +269,6 @@ class Transfer:
                 self._send_as_they_lie(connection, store, batch)
             send(connection, [END])
             return
-        packs = not _on_this_machine(connection)
         memory = memoryview(bytearray(min(_BATCH_BYTES, sum(known[digest] for digest in set(wanted)))))
         for batch in _batches(wanted, known):
             places: dict[bytes, memoryview] = {}
@@ -336,6 +338,11 @@ def _batches(wanted: list[bytes], sizes: dict[bytes, int]) -> Iterator[list[byte
 def _head(content_type: str, length: int | None = None) -> bytes:
     size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
     return f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n{size}\r\n\r\n".encode()
+
+
+def _far(connection: socket.socket, request: TransferRequest) -> bool:
+    """Whether bytes go over a network, where packing them pays."""
+    return not _on_this_machine(connection) if request.far is None else request.far
 
 
 def _on_this_machine(connection: socket.socket) -> bool:

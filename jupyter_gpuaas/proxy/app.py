@@ -55,7 +55,9 @@ class Proxy:
         #: Under which name notes about this kernel are kept.
         self._kernel = default_name(connection_file)
         self._seeker = Seeker(settings, self._kernel, self._waiting.status, self._waiting.retrying, self._note_session)
-        self._channel = SessionChannel(self._seeker.ticket, self, settings, token=lambda: self._seeker.token)
+        self._channel = SessionChannel(
+            self._seeker.ticket, self, settings, token=lambda: self._seeker.token, ca=lambda: self._seeker.ca
+        )
         self._delivery = Delivery(
             self._front,
             self._channel,

@@ -58,6 +58,8 @@ class Seeker:
         self._known = asyncio.Event()
         #: Token of the user, once the service is known.
         self.token = settings.token
+        #: File with the authorities by which service and nodes are verified.
+        self.ca = settings.ca
 
     async def ticket(self) -> ChannelInfo:
         """A ticket for the session's channel; waits as long as the session is queued or starting.
@@ -106,8 +108,8 @@ class Seeker:
             raise ServiceUnreachable(f"the service cannot be found or started: {error}.") from error
         if self._service is None or (self._service.url, self._service.token) != (endpoint.url, endpoint.token):
             await self.close()
-            self._service = ServiceClient(endpoint.url, endpoint.token)
-            self.token = endpoint.token
+            self._service = ServiceClient(endpoint.url, endpoint.token, ca=endpoint.ca)
+            self.token, self.ca = endpoint.token, endpoint.ca
         return self._service
 
     async def _view(self, service: ServiceClient) -> SessionView:

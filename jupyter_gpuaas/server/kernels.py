@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from jupyter_gpuaas.client.kernel_notes import ask_to_detach, read_note
+from jupyter_gpuaas.client.service import is_loopback
 from jupyter_gpuaas.config import Settings, load
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest
 from jupyter_gpuaas.model import GpuSession
@@ -119,7 +120,7 @@ class Kernels:
 
     def _is_elsewhere(self, home: Path, url: str) -> bool:
         """Whether a note of this service could not say this; the embedded one has another port each time."""
-        return bool(self._settings.url) or home != self._settings.folder or not _is_local(url)
+        return bool(self._settings.url) or home != self._settings.folder or not is_loopback(url)
 
     async def _epochs(self) -> dict[str, int]:
         """Of all live sessions; none while the service is not there: it is not started for this."""
@@ -133,7 +134,3 @@ class Kernels:
         except (GpuaasError, msgspec.MsgspecError):
             return {}
         return {session.id: session.epoch for session in sessions}
-
-
-def _is_local(url: str) -> bool:
-    return url.startswith(("http://127.", "http://localhost", "http://[::1]"))

@@ -167,14 +167,14 @@ class ServiceLink:
     async def _connect(self) -> ServiceClient | None:
         """A client of the service that is configured or runs now."""
         if self._settings.url:
-            return self._use(Endpoint(self._settings.url.rstrip("/"), self._settings.token))
+            return self._use(Endpoint(self._settings.url.rstrip("/"), self._settings.token, self._settings.ca))
         endpoint = await find_running(self._settings.folder)
         return None if endpoint is None else self._use(endpoint)
 
     def _use(self, endpoint: Endpoint) -> ServiceClient:
         client = self._client
-        if client is None or (client.url, client.token) != (endpoint.url, endpoint.token):
-            self._client = ServiceClient(endpoint.url, endpoint.token)
+        if client is None or (client.url, client.token, client.ca) != (endpoint.url, endpoint.token, endpoint.ca):
+            self._client = ServiceClient(endpoint.url, endpoint.token, ca=endpoint.ca)
             if client is not None:
                 # Not awaited: what still waits for the former service ends with it.
                 task = asyncio.ensure_future(client.close())

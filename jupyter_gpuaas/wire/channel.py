@@ -82,6 +82,8 @@ class Channel:
         Gets a fresh ticket from the service; may raise what ``ServiceClient.ticket`` raises.
     token
         The user's own, for the relay.
+    ca
+        File with the authorities by which service and nodes are verified; that of the settings when None.
     client
         Id of this client, ``[A-Za-z0-9_-]{1,64}``; a host knows it again. A random one when empty.
     """
@@ -93,11 +95,13 @@ class Channel:
         settings: Settings,
         *,
         token: Callable[[], str],
+        ca: Callable[[], str] | None = None,
         client: str = "",
     ) -> None:
         self.client = client or os.urandom(12).hex()
         self._ticket = ticket
         self._token = token
+        self._ca = ca or (lambda: settings.ca)
         self._handler = handler
         self._settings = settings
         self._info: ChannelInfo | None = None
@@ -332,7 +336,13 @@ class Channel:
         self._opening = True
         try:
             link = await connect(
-                url + query, token, self, frame_bytes=s.frame_bytes, ping_s=s.ping_s, silence_s=s.silence_s
+                url + query,
+                token,
+                self,
+                frame_bytes=s.frame_bytes,
+                ping_s=s.ping_s,
+                silence_s=s.silence_s,
+                ca=self._ca(),
             )
         finally:
             self._opening = False

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from typing import Any, Protocol
 
 import msgspec
@@ -32,6 +31,7 @@ from ..errors import (
 )
 from .frames import PlainFrames, frame_head
 from .record import JOIN_BYTES, Buffer
+from .tls import Credentials, client_context, explain
 
 WRITE_HIGH_BYTES = 1024**2
 WRITE_LOW_BYTES = 256 * 1024
@@ -295,9 +295,14 @@ async def connect(
     ping_s: float,
     silence_s: float,
     timeout_s: float = 10.0,
-    tls: ssl.SSLContext | None = None,
+    ca: str = "",
 ) -> Link:
     """Open a link to ``ws://`` or ``wss://``; the token goes in the Authorization header.
+
+    Parameters
+    ----------
+    ca
+        File with the authorities by which the other side is verified; empty means those of this machine.
 
     Raises
     ------
@@ -319,7 +324,7 @@ async def connect(
         link.start_request(request)
         return link
 
-    secure = (tls or ssl.create_default_context()) if uri.secure else None
+    secure = client_context(Credentials(ca=ca)) if uri.secure else None
     loop = asyncio.get_running_loop()
     link: Link | None = None
 
@@ -335,6 +340,9 @@ async def connect(
             link.abort("no answer in time")
         raise TransportError(f"{uri.host}:{uri.port} does not answer within {timeout_s:g} s.") from None
     except OSError as error:
+        trouble = explain(error, f"{uri.host}:{uri.port}", ca)
+        if trouble is not None:
+            raise TransportError(f"no link: {trouble.says}.", hint=trouble.do) from error
         raise TransportError(f"{uri.host}:{uri.port} cannot be reached: {error}.") from error
     except GpuaasError:
         if link is not None:

@@ -15,7 +15,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -42,6 +42,9 @@ _BUFFER_BYTES = 64 * 1024
 #: Of ``sendmsg``.
 _PARTS = 256
 _SENDFILE_BYTES = 1024**2
+#: How the address of a peer begins to which there is a way by a socket of this node: its path is quoted in the place of
+#: a host.
+UNIX_SCHEME = "http+unix"
 #: Not every file and system has it.
 _NO_SENDFILE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -182,6 +185,25 @@ def error_frame(error: GpuaasError) -> Parts:
 END = b"0\r\n\r\n"
 
 
+def connect_to(url: str, timeout_s: float) -> socket.socket:
+    """A connection to the transfer routes at an address; raises OSError, or TransportError for what is no address."""
+    address = urlsplit(url)
+    if address.scheme == UNIX_SCHEME and address.netloc:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout_s)
+            connection.connect(unquote(address.netloc))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+    if address.scheme != "http" or not address.hostname:
+        raise TransportError(f"peer: {url!r} is no address of a node.")
+    connection = socket.create_connection((address.hostname, address.port or 80), timeout=timeout_s)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
 class PeerLink:
     """One connection to the transfer routes of a session's host, for one request after another, in one thread.
 
@@ -202,13 +224,10 @@ class PeerLink:
         self._left = 0
         self._told = 0
         address = urlsplit(peer.url)
-        if address.scheme != "http" or not address.hostname:
-            raise TransportError(f"peer: {peer.url!r} is no address of a node.")
         self._path = address.path.rstrip("/")
-        self._host = address.netloc
+        self._host = "node" if address.scheme == UNIX_SCHEME else address.netloc
         try:
-            self._connection = socket.create_connection((address.hostname, address.port or 80), timeout=timeout_s)
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connection = connect_to(peer.url, timeout_s)
         except OSError as error:
             raise self._broken(error) from error
         self._incoming = Incoming(self._connection)

@@ -31,6 +31,7 @@ from jupyter_gpuaas.wire.channel import Resend
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record
 from jupyter_gpuaas.wire.requests import ASKED_BY_ITSELF, UNREACHABLE, Requests
+from jupyter_gpuaas.wire.tls import of_service
 from jupyter_gpuaas.wire.waiting import Held, Waiting, fail_request
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,9 @@ class FrontEnd:
         # Jupyter's own server, as a client, decodes whatever comes as text and fails for good where it is none.
         self._takes_bytes = self._named or "origin" in socket.headers
         self._told_of_buffers = False
-        self._channel = SessionChannel(self._ticket, self, settings, token=lambda: "")
+        self._channel = SessionChannel(
+            self._ticket, self, settings, token=lambda: "", ca=lambda: of_service(settings).ca
+        )
         self._requests = Requests(
             self._channel, self._fail, policy=settings.on_node_loss, most_bytes=settings.outbox_bytes
         )

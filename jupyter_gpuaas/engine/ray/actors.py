@@ -60,9 +60,10 @@ class AgentKeeper:
     """
 
     def __init__(self, node_id: str, folder: str, environ: dict[str, str], home: str, machine: str) -> None:
-        from jupyter_gpuaas.config import PREFIX
+        from jupyter_gpuaas.config import PREFIX, load
         from jupyter_gpuaas.engine.ray.detached import DetachedAgent, base_folder, clean, visible_devices
         from jupyter_gpuaas.wire.machine import machine_id
+        from jupyter_gpuaas.wire.tls import of_node
 
         base = Path(folder) if folder else base_folder()
         # Where we are on the service's own machine, its folder is what tells whose processes these are.
@@ -70,7 +71,11 @@ class AgentKeeper:
         mine = clean(os.environ) | environ | {PREFIX + "HOME": owner}
         devices = visible_devices(os.environ) if environ.get(PREFIX + "DEVICES", "auto") == "auto" else ""
         self._agent = DetachedAgent(
-            node_id, base / node_id, environ=mine, devices=devices or environ.get(PREFIX + "DEVICES", "auto")
+            node_id,
+            base / node_id,
+            environ=mine,
+            devices=devices or environ.get(PREFIX + "DEVICES", "auto"),
+            credentials=of_node(load(mine), node_id),
         )
 
     def ensure(self, timeout_s: float) -> dict[str, Any]:

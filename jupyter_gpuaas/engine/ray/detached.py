@@ -12,8 +12,8 @@ from pathlib import Path
 
 from platformdirs import user_data_dir
 
-from jupyter_gpuaas.config import inherited
-from jupyter_gpuaas.engine.process import LOG_BYTES, START_POLL_S, AgentProcess, alive
+from jupyter_gpuaas.engine.environment import taken_over
+from jupyter_gpuaas.engine.process import LOG_BYTES, START_POLL_S, AgentProcess, alive, private
 from jupyter_gpuaas.errors import TransportError
 from jupyter_gpuaas.model import Node
 
@@ -46,7 +46,7 @@ def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """What an agent takes over from the environment of a Ray worker."""
     return {
         name: value
-        for name, value in inherited(environ).items()
+        for name, value in taken_over(environ).items()
         if not name.startswith("RAY_") and name not in _OF_WORKERS
     }
 
@@ -93,7 +93,7 @@ class DetachedAgent(AgentProcess):
         command += ["--folder", str(self.folder), "--devices", self._devices]
         reading, writing = os.pipe()
         try:
-            with open(path, "ab") as log:
+            with open(path, "ab", opener=private) as log:
                 subprocess.run(
                     [sys.executable, "-I", "-S", "-c", _LAUNCH, str(writing), *command],
                     env=dict(self._environ),

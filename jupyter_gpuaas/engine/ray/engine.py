@@ -76,8 +76,11 @@ class RayEngine:
                 "that all nodes share, or to a URL",
                 ", ".join(away),
             )
-        if away and any(urlsplit(node.url).hostname not in ("127.0.0.1", "::1") for node in self.nodes()):
-            log.info("agents of other machines are talked to without encryption: keep the network to the pool")
+        plain = [urlsplit(node.url) for node in self.nodes() if node.url.startswith("http:")]
+        if away and any(url.hostname not in ("127.0.0.1", "::1") for url in plain):
+            log.info(
+                "agents of other machines are talked to without encryption: keep the network to the pool, or set tls"
+            )
 
     async def close(self, *, stop_nodes: bool) -> None:
         """See ``Engine.close``."""

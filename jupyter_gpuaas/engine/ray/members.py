@@ -30,6 +30,7 @@ from jupyter_gpuaas.engine.ray.cluster import Cluster
 from jupyter_gpuaas.errors import GpuaasError, TransportError
 from jupyter_gpuaas.model import Node, NodeState
 from jupyter_gpuaas.wire.machine import machine_id
+from jupyter_gpuaas.wire.tls import of_service
 
 log = logging.getLogger(__name__)
 
@@ -307,7 +308,7 @@ class Members:
                 raise TransportError(f"node {member.id}: {told['error']}")
             if told["version"] != __version__:
                 log.error("node %s has version %s, this service %s", member.id, told["version"], __version__)
-            member.endpoint = AgentEndpoint(str(told["url"]), str(told["token"]))
+            member.endpoint = AgentEndpoint(str(told["url"]), str(told["token"]), of_service(self._settings))
         if member.endpoint is None:
             raise TransportError(f"node {member.id}: its agent is not known.")
         client = AgentClient(member.endpoint)
@@ -364,7 +365,7 @@ class Members:
             member = self._members[each.node.id] = Member(each.node.id)
             member.node = msgspec.structs.replace(each.node, state=NodeState.LOST)
             member.last_ray_id = each.ray_id
-            member.endpoint = AgentEndpoint(each.url, each.token)
+            member.endpoint = AgentEndpoint(each.url, each.token, of_service(self._settings))
 
     def _save(self) -> None:
         known = [
