@@ -314,6 +314,13 @@ def test_session_that_was_released_elsewhere_can_be_left_and_released(
         assert "not connected" in notebook.ok("%remote_gpu checkpoints").out
 
 
+def test_connection_stays_when_another_cannot_be_had(notebook: Notebook) -> None:
+    notebook.ok("%remote_gpu connect --session kept13")
+    assert notebook.fails("%remote_gpu connect --memory 100000").error["ename"] == "NoCapacity"
+    assert "session 'kept13'" in notebook.ok("%remote_gpu status").shown
+    notebook.ok("%remote_gpu release")
+
+
 def test_wrong_use_is_told(notebook: Notebook) -> None:
     assert "--help" in notebook.cell("%remote_gpu nonsense").err
     assert "No closing quotation" in notebook.cell("%remote_gpu sync 'x").err
