@@ -331,6 +331,10 @@ class Hosts:
     async def make_live(self, session_id: str, content: dict[str, Any]) -> dict[str, Any]:
         """A host that stood by becomes its session's host; see ``HostHandle.move``."""
         handle = self.sessions[session_id]
+        if handle.gone.is_set() or session_id in self._ending:
+            # Its record is being removed. Written once more, it would be taken for one of the session's next host here,
+            # whose folder goes with it when this agent is started again.
+            raise TransportError(f"host {handle.record.run_id} is gone.")
         stood_by = handle.record.stands_by
         # Before it runs its first cell: if it dies then, what it leaves is the session's newest.
         self._note_standby(handle, False)

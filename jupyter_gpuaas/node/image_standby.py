@@ -24,6 +24,8 @@ class ImageStandby(Standby):
         What the kernel is told when it runs here: its epoch, and its environment.
     """
 
+    by_image = True
+
     def __init__(
         self,
         *arguments: Any,
@@ -53,6 +55,14 @@ class ImageStandby(Standby):
                 self._session.kernel = await self._restore(checkpoint)
             self._loaded = True
             return Loaded(checkpoint=checkpoint, sent_bytes=sent, took_s=time.monotonic() - began)
+
+    async def succeed(self) -> int:
+        """As of ``Standby``. What is known of a host that ended before it could hand over is not enough."""
+        received = await super().succeed()
+        if self._handover is not None and not self._handover.imaged:
+            self._handover = None
+            raise MigrationError("the host that had the session is gone, and has not handed it over.")
+        return received
 
     async def live(self, policy: str) -> None:
         """Be the session's host, and let the processes go on.

@@ -129,7 +129,8 @@ class Shelf:
                 raise RemoteProtocolError("after: is not a number.")
             serve_journal(connection, self._journal(remains).copy(int(after)))
         elif (method, path) == ("GET", "handover"):
-            serve_handover(connection, self._handover(remains))
+            image = passed["query"].get("image") == "1"
+            serve_handover(connection, self._handover(remains, image=image))
         else:
             raise NoSuchSession("remains: the host is gone; its checkpoints are in their store only.")
         connection.close()
@@ -161,7 +162,7 @@ class Shelf:
                 )
             return self._journals[remains.session_id]
 
-    def _handover(self, remains: Remains) -> Handover:
+    def _handover(self, remains: Remains, *, image: bool) -> Handover:
         journal = self._journal(remains)
         try:
             data = (self._folder / remains.session_id / HANDOVER).read_bytes()
@@ -173,6 +174,9 @@ class Shelf:
             raise MigrationError(f"what the host has left cannot be read: {error}.") from error
         if (handover.journal, handover.last) != (journal.id, journal.last):
             raise MigrationError("the journal that the host has left is not the one that it handed over.")
+        if handover.imaged and not image:
+            # Who begins with a checkpoint lacks what has been since, and its user is to be told.
+            return handover_of(journal, self._settings.message_bytes)
         return handover
 
     @staticmethod

@@ -489,7 +489,7 @@ class SessionHost:
         if self.standstill.imaged:
             prompt = tuple(map(bytes, self._dialogue.prompt or ()))
             handover = msgspec.structs.replace(
-                handover, asked=self._dialogue.asked, prompt=prompt, checkpoints=self._notes.status
+                handover, imaged=True, asked=self._dialogue.asked, prompt=prompt, checkpoints=self._notes.status
             )
         with contextlib.suppress(OSError):  # then it is in memory only
             temporary = self.folder / f"{HANDOVER}.new"

@@ -37,7 +37,7 @@ class StandbySession(Protocol):
 
 
 class Standby:
-    """The way of one session to this host.
+    """The way of one session to this host, from a checkpoint.
 
     Parameters
     ----------
@@ -48,6 +48,8 @@ class Standby:
     way_of
         The way of the kernel to the peer, where it is not this one's.
     """
+
+    by_image = False
 
     def __init__(
         self,
@@ -215,7 +217,7 @@ class Standby:
 
     def _bring_rest(self) -> tuple[Handover, int]:
         journal = self._session.journal
-        handover = fetch_handover(self._peer, self._most_bytes)
+        handover = fetch_handover(self._peer, self._most_bytes, image=self.by_image)
         received = fetch_journal(self._peer, journal, identity=handover.journal, last=handover.last)
         journal.become(handover.journal)
         return handover, received + sum(len(part) for held in handover.held for part in held.parts)

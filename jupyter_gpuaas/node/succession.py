@@ -74,9 +74,15 @@ def serve_source(connection: socket.socket, *, remains: bool) -> None:
 # -- the target ----------------------------------------------------------------------------------------------------
 
 
-def fetch_handover(peer: Peer, most_bytes: int) -> Handover:
-    """What the source handed over; raises MigrationError when it has not done so yet."""
-    with _get(peer, "handover") as answer:
+def fetch_handover(peer: Peer, most_bytes: int, *, image: bool = False) -> Handover:
+    """What the source handed over; raises MigrationError when it has not done so yet.
+
+    Parameters
+    ----------
+    image
+        The process of its kernel is here, out of an image.
+    """
+    with _get(peer, "handover?image=1" if image else "handover") as answer:
         data = answer.read(most_bytes + 1)
     if len(data) > most_bytes:
         raise RemoteProtocolError(f"the handover is larger than {most_bytes} bytes.")

@@ -326,6 +326,8 @@ async def trial(stage: Stage, how: str, point: Point, busy: bool, via: Via = "au
     died = how == "source_host_killed" or (how == "target_host_killed" and STEPS.index(point[0]) >= CUT_OVER)
     died = died or how in ("disk_full", "target_hangs")
     last = await walker.settled()
+    # It was killed so late before the cutover that nobody knew of it yet.
+    died = died or (how == "target_host_killed" and last is not None and last.phase is Phase.DONE)
     await walker.check(died=died)
     assert last is not None
     if not died:

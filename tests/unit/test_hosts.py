@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from jupyter_gpuaas.errors import TransportError
 from jupyter_gpuaas.model import HostReport
 from jupyter_gpuaas.node import hosts as hosts_module
 from jupyter_gpuaas.node.hosts import HostHandle, HostRecord, Hosts
@@ -57,6 +58,10 @@ def test_end_marked_ends_what_was_seen_below_before_its_parent_ended(parent: sub
 
 
 def ignore(report: HostReport) -> None:
+    pass
+
+
+def ignore_handle(handle: HostHandle) -> None:
     pass
 
 
@@ -111,6 +116,17 @@ async def test_spare_host_that_dies_leaves_nothing_and_is_replaced(
     assert await asyncio.to_thread(marked, first.record.run_id) == []
     await hosts.close()
     assert list((folder / "hosts").iterdir()) == []
+
+
+async def test_host_that_has_ended_is_not_written_down_again_when_it_is_to_become_live(tmp_path: Path) -> None:
+    """Its record would be taken for one of its session's next host on this node."""
+    hosts = Hosts(tmp_path, "n", quick_settings(tmp_path), ignore)
+    record = HostRecord("run", 0, 0.0, str(tmp_path / "run"), session_id="s", epoch=2, stands_by=True)
+    handle = hosts.sessions["s"] = HostHandle(record, tmp_path / "hosts" / "run.json", ignore_handle)
+    handle.gone.set()
+    with pytest.raises(TransportError, match="gone"):
+        await hosts.make_live("s", {})
+    assert not handle.path.exists()
 
 
 async def test_host_that_is_asked_for_twice_at_once_is_connected_to_once(tmp_path: Path) -> None:

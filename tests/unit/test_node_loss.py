@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,8 @@ import pytest
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.lifecycle.node_loss import lost_cells, notice, sort_out
-from jupyter_gpuaas.model import Channel
+from jupyter_gpuaas.model import Channel, Handover
+from jupyter_gpuaas.node.held import HANDOVER
 from jupyter_gpuaas.node.remains import Remains, Shelf, handover_of, note
 from jupyter_gpuaas.wire.after_loss import Fate, fate
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
@@ -79,6 +81,32 @@ def test_handover_of_a_dead_host_is_what_its_journal_tells(tmp_path: Path) -> No
 def test_handover_of_a_host_that_said_nothing_is_empty(tmp_path: Path) -> None:
     handover = handover_of(make(tmp_path), BOUND)
     assert (handover.last, handover.held, handover.broken, handover.seen) == (0, (), (), ())
+
+
+def test_handover_of_a_host_that_died_with_its_image_is_for_whoever_has_the_image(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path / "remains", Settings())
+    folder = tmp_path / "sessions" / "s"
+    folder.mkdir(parents=True)
+    journal = make(folder, BOUND, 2000)
+    done = cell()
+    for kind, parts in ((Kind.REQUEST, done), (Kind.SHELL, answer(done, 7))):
+        journal.append(kind, US, parts)
+        journal.flush(US)
+    said = msgspec.structs.replace(handover_of(journal, BOUND), whole=True, answered=(), imaged=True)
+    (folder / HANDOVER).write_bytes(msgspec.msgpack.encode(said))
+    shelf.add(note("s", 1, "secret", ordered=True), folder)
+    for image in (True, False):
+        near, far = socket.socketpair()
+        passed = {"method": "GET", "path": "handover", "query": {"image": "1"} if image else {}}
+        remains = shelf.get("s")
+        assert remains is not None
+        shelf.serve(remains, far, passed, b"")
+        with near, near.makefile("rb") as answered:
+            body = answered.read().partition(b"\r\n\r\n")[2]
+        told = msgspec.msgpack.decode(body, type=Handover)
+        # A checkpoint is all that others begin with, so that they have to tell what is lost.
+        assert told == said if image else (told.whole, told.answered) == (False, (7,))
+    shelf.close()
 
 
 def test_remains_nobody_ordered_are_given_up_in_time_and_others_stay(tmp_path: Path) -> None:
