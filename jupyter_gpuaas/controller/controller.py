@@ -23,6 +23,7 @@ from jupyter_gpuaas.controller.drains import Drains
 from jupyter_gpuaas.controller.fair_use import WAITING, FairUse
 from jupyter_gpuaas.controller.leases import ACTING_STATES, NodeLeases
 from jupyter_gpuaas.controller.limits import UserLimits
+from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.metering import Meter, MeteredEngine
 from jupyter_gpuaas.controller.migrations import Migrations
 from jupyter_gpuaas.controller.outlook import Outlook
@@ -82,17 +83,16 @@ class Controller:
         plan, newest = self.checkpoints.plan, self.checkpoints.newest
         self.node_leases = NodeLeases(self.sessions, engine, self.agents, settings)
         self.commands = Commands(self.sessions, engine, self.agents, settings, self.node_leases, plan, newest)
+        means = Means(self.sessions, self.commands, engine, self.agents, settings)
         self.fair = FairUse(self.sessions, engine, self.limits, ReservationRows(self.database), settings)
         self.scheduler = Scheduler(self.sessions, engine, self.fair)
         self.fair.changed = self.scheduler.look
         engine.on_free = self.scheduler.look
         self.outlook = Outlook(self.sessions, engine, self.meter, settings)
-        self.standbys = Standbys(self.sessions, self.commands, engine, self.agents, self.node_leases, settings)
-        self.migrations = Migrations(
-            self.sessions, self.commands, engine, self.agents, self.standbys, settings, self.checkpoints.newest_view
-        )
+        self.standbys = Standbys(means, self.node_leases)
+        self.migrations = Migrations(means, self.standbys, self.checkpoints.newest_view)
         self.unattended = Unattended(self.sessions, settings.unattended_s, self._end)
-        self.watcher = Watcher(self.sessions, self.commands, engine, self.agents, settings)
+        self.watcher = Watcher(means)
         self.watcher.standbys = self.standbys
         self.watcher.on_nodes = self.scheduler.look
         self.scheduler.on_waiting = self.standbys.make_room
@@ -100,18 +100,16 @@ class Controller:
         self.commands.hurry = self.standbys.hurry
         self.node_leases.give_up = self.migrations.give_up
         self.node_leases.heard = self.watcher.heard
-        self.parking = Parking(self.sessions, engine, self.agents, settings)
+        self.parking = Parking(means)
         self.parking.room_comes = lambda: bool(self.commands.giving_back())
         self.parking.waiting = self.scheduler.requests
         self.parking.pushed_out = self._pushed_out
         self.parking.over = self.fair.over
         self.fair.idle_s = self.parking.idle_s
-        self.turns = Turns(
-            self.sessions, self.scheduler, self.fair, self.parking, self.commands, engine, self.agents, settings
-        )
+        self.turns = Turns(means, self.scheduler, self.fair, self.parking)
         self.turns.leaving = lambda: self.commands.giving_back() | self.standbys.leases()
-        self.drains = Drains(self.sessions, self.migrations, self.parking, engine)
-        self.wishes = Wishes(self.sessions, self.migrations, self.parking, self.agents)
+        self.drains = Drains(means, self.migrations, self.parking)
+        self.wishes = Wishes(means, self.migrations, self.parking)
         self.sessions.on_wish = self.wishes.heard
         self.sessions.order = self._order
         self.commands.place = self.scheduler.submit

@@ -9,11 +9,11 @@ import time
 
 import msgspec
 
+from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.migrations import Migrations
 from jupyter_gpuaas.controller.move_plans import MOVABLE
 from jupyter_gpuaas.controller.parking import Parking
-from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
-from jupyter_gpuaas.engine.base import Engine
+from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, MigrationError
 from jupyter_gpuaas.lifecycle.placement import Leaving, leaving_order, room_for
 from jupyter_gpuaas.model import DrainView, Phase, Proposal, SessionState
@@ -32,11 +32,11 @@ GO_ON_S = 60.0
 class Drains:
     """One task for each node that is emptied."""
 
-    def __init__(self, sessions: Sessions, migrations: Migrations, parking: Parking, engine: Engine) -> None:
-        self._sessions = sessions
+    def __init__(self, means: Means, migrations: Migrations, parking: Parking) -> None:
+        self._sessions = means.sessions
+        self._engine = means.engine
         self._migrations = migrations
         self._parking = parking
-        self._engine = engine
         self._views: dict[str, DrainView] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 

@@ -13,15 +13,12 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.catalogue.records import Move
-from jupyter_gpuaas.controller.commands import Commands
+from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.move_plans import MovePlans
 from jupyter_gpuaas.controller.moving import Mover, Moving, in_words
-from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.controller.standbys import Standbys
-from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, MigrationError, TransportError
 from jupyter_gpuaas.lifecycle.migration import ENDED, REVERSIBLE, Asked, MigrationEvent
 from jupyter_gpuaas.model import CheckpointView, MigrationPlan, MigrationView, Phase, Via
@@ -44,21 +41,12 @@ class Migrations:
         A session's newest checkpoint by owner and id, read from the store; for threads.
     """
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        commands: Commands,
-        engine: Engine,
-        agents: Agents,
-        standbys: Standbys,
-        settings: Settings,
-        newest: Callable[[str, str], CheckpointView | None],
-    ) -> None:
-        self._sessions = sessions
-        self._commands = commands
+    def __init__(self, means: Means, standbys: Standbys, newest: Callable[[str, str], CheckpointView | None]) -> None:
+        self._sessions = means.sessions
+        self._commands = means.commands
         self._standbys = standbys
-        self._plans = MovePlans(commands, engine, agents, standbys, newest)
-        self._mover = Mover(sessions, commands, engine, agents, standbys, settings)
+        self._plans = MovePlans(means, standbys, newest)
+        self._mover = Mover(means, standbys)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._reasons: dict[str, str] = {}
         self._closing = False

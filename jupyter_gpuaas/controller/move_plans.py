@@ -8,11 +8,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from jupyter_gpuaas.controller.agents import Agents
-from jupyter_gpuaas.controller.commands import Commands
+from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.controller.standbys import Standbys
-from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import AllocationError, GpuaasError, InvalidRequest, MigrationError
 from jupyter_gpuaas.lifecycle.migration import Asked, way
 from jupyter_gpuaas.lifecycle.placement import targets
@@ -47,17 +45,10 @@ class MovePlans:
         A session's newest checkpoint by owner and id, read from the store; for threads.
     """
 
-    def __init__(
-        self,
-        commands: Commands,
-        engine: Engine,
-        agents: Agents,
-        standbys: Standbys,
-        newest: Callable[[str, str], CheckpointView | None],
-    ) -> None:
-        self._commands = commands
-        self._engine = engine
-        self._agents = agents
+    def __init__(self, means: Means, standbys: Standbys, newest: Callable[[str, str], CheckpointView | None]) -> None:
+        self._commands = means.commands
+        self._engine = means.engine
+        self._agents = means.agents
         self._standbys = standbys
         self._newest = newest
 

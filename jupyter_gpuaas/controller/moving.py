@@ -9,14 +9,12 @@ from typing import Any
 
 import msgspec
 
-from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.catalogue.records import Incoming, Move
-from jupyter_gpuaas.controller.commands import Commands
+from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.move_plans import MOVABLE
-from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.controller.standbys import Standbys
-from jupyter_gpuaas.engine.base import Engine, LeaseMeta
+from jupyter_gpuaas.engine.base import LeaseMeta
 from jupyter_gpuaas.errors import (
     CatalogueError,
     CheckpointError,
@@ -103,21 +101,13 @@ class Moving:
 class Mover:
     """Takes the steps of migrations, and tells of each."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        commands: Commands,
-        engine: Engine,
-        agents: Agents,
-        standbys: Standbys,
-        settings: Settings,
-    ) -> None:
-        self._sessions = sessions
-        self._commands = commands
-        self._engine = engine
-        self._agents = agents
+    def __init__(self, means: Means, standbys: Standbys) -> None:
+        self._sessions = means.sessions
+        self._commands = means.commands
+        self._engine = means.engine
+        self._agents = means.agents
+        self._settings = means.settings
         self._standbys = standbys
-        self._settings = settings
 
     async def reserve(self, moving: Moving) -> None:
         live, view = moving.live, moving.view

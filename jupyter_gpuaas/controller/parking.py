@@ -10,11 +10,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.catalogue.records import Incoming
-from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
-from jupyter_gpuaas.engine.base import Engine
+from jupyter_gpuaas.controller.means import Means
+from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import GpuaasError, ImageError, MigrationError, NoSuchSession, StaleEpoch
 from jupyter_gpuaas.lifecycle.placement import Idle, whom_to_park
 from jupyter_gpuaas.lifecycle.session import SessionEvent
@@ -41,11 +39,11 @@ _LEAVING = (SessionState.PARKED, SessionState.RESTORING, SessionState.CLOSING, S
 class Parking:
     """Parks by hand, after idle time, and for those who wait."""
 
-    def __init__(self, sessions: Sessions, engine: Engine, agents: Agents, settings: Settings) -> None:
-        self._sessions = sessions
-        self._engine = engine
-        self._agents = agents
-        self._settings = settings
+    def __init__(self, means: Means) -> None:
+        self._sessions = means.sessions
+        self._engine = means.engine
+        self._agents = means.agents
+        self._settings = means.settings
         #: Since when each session is idle, by the monotonic clock.
         self._idle_since: dict[str, float] = {}
         self._not_before: dict[str, float] = {}

@@ -15,14 +15,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.catalogue.records import Aside, Incoming
-from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.leases import NodeLeases
+from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.peers import TICKET_S
-from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
-from jupyter_gpuaas.engine.base import Engine, LeaseMeta
+from jupyter_gpuaas.controller.sessions import LiveSession
+from jupyter_gpuaas.engine.base import LeaseMeta
 from jupyter_gpuaas.errors import AllocationError, GpuaasError, InvalidRequest, NoSuchSession, StaleEpoch
 from jupyter_gpuaas.lifecycle.migration import SLOWEST_BYTES_S
 from jupyter_gpuaas.lifecycle.standby import Facts, Step, decide, where, who_gives_way
@@ -64,21 +62,13 @@ class _Followed(msgspec.Struct):
 class Standbys:
     """One standby each for the sessions that want one."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        commands: Commands,
-        engine: Engine,
-        agents: Agents,
-        node_leases: NodeLeases,
-        settings: Settings,
-    ) -> None:
-        self._sessions = sessions
-        self._commands = commands
-        self._engine = engine
-        self._agents = agents
+    def __init__(self, means: Means, node_leases: NodeLeases) -> None:
+        self._sessions = means.sessions
+        self._commands = means.commands
+        self._engine = means.engine
+        self._agents = means.agents
+        self._settings = means.settings
         self._node_leases = node_leases
-        self._settings = settings
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, _Followed] = {}
         self._why: dict[str, str] = {}

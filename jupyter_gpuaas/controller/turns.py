@@ -13,14 +13,11 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.controller.agents import Agents
-from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.fair_use import FairUse
+from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.parking import Parking
 from jupyter_gpuaas.controller.scheduler import Scheduler
-from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
-from jupyter_gpuaas.engine.base import Engine
+from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import GpuaasError, InvalidTransition, MigrationError, NoSuchSession
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
 from jupyter_gpuaas.lifecycle.turns import Holds, Limits, Over, over
@@ -43,25 +40,15 @@ S = SessionState
 class Turns:
     """The turns of all sessions."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        scheduler: Scheduler,
-        fair: FairUse,
-        parking: Parking,
-        commands: Commands,
-        engine: Engine,
-        agents: Agents,
-        settings: Settings,
-    ) -> None:
-        self._sessions = sessions
+    def __init__(self, means: Means, scheduler: Scheduler, fair: FairUse, parking: Parking) -> None:
+        self._sessions = means.sessions
+        self._commands = means.commands
+        self._engine = means.engine
+        self._agents = means.agents
+        self._settings = means.settings
         self._scheduler = scheduler
         self._fair = fair
         self._parking = parking
-        self._commands = commands
-        self._engine = engine
-        self._agents = agents
-        self._settings = settings
         #: By the monotonic clock: since when sessions are idle, and since when leases are held.
         self._idle_since: dict[str, float] = {}
         self._held_since: dict[str, float] = {}

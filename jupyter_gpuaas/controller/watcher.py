@@ -7,13 +7,11 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.controller.agents import Agents
-from jupyter_gpuaas.controller.commands import Commands
-from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.controller.means import Means
+from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.controller.standbys import Standbys
 from jupyter_gpuaas.engine.agent_client import AgentClient
-from jupyter_gpuaas.engine.base import Engine, GoneHost
+from jupyter_gpuaas.engine.base import GoneHost
 from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import HostReport
@@ -24,19 +22,12 @@ log = logging.getLogger(__name__)
 class Watcher:
     """One task for each node, and one for the news of nodes."""
 
-    def __init__(
-        self,
-        sessions: Sessions,
-        commands: Commands,
-        engine: Engine,
-        agents: Agents,
-        settings: Settings,
-    ) -> None:
-        self._sessions = sessions
-        self._commands = commands
-        self._engine = engine
-        self._agents = agents
-        self._settings = settings
+    def __init__(self, means: Means) -> None:
+        self._sessions = means.sessions
+        self._commands = means.commands
+        self._engine = means.engine
+        self._agents = means.agents
+        self._settings = means.settings
         #: Hears of standbys; set by the controller.
         self.standbys: Standbys | None = None
         #: Called when something has changed about a node; set by the controller.

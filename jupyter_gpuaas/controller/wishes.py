@@ -6,10 +6,10 @@ import asyncio
 import logging
 import time
 
-from jupyter_gpuaas.controller.agents import Agents
+from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.migrations import Migrations
 from jupyter_gpuaas.controller.parking import Parking
-from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
+from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import GpuaasError, MigrationError
 from jupyter_gpuaas.model import SessionState, Wish
 
@@ -24,11 +24,11 @@ FRESH_S = 60.0
 class Wishes:
     """Carries out what notebooks ask for, and tells them where that cannot be done."""
 
-    def __init__(self, sessions: Sessions, migrations: Migrations, parking: Parking, agents: Agents) -> None:
-        self._sessions = sessions
+    def __init__(self, means: Means, migrations: Migrations, parking: Parking) -> None:
+        self._sessions = means.sessions
+        self._agents = means.agents
         self._migrations = migrations
         self._parking = parking
-        self._agents = agents
         self._tasks: set[asyncio.Task[None]] = set()
 
     def heard(self, live: LiveSession, wish: Wish) -> None:
