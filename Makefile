@@ -17,6 +17,7 @@
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
 #   make soak            a service that is moved, parked, restarted and restored for an hour (SOAK_S=600 for less)
 #   make test-ray        the engine on a Ray cluster of this machine; installs Ray into the environment
+#   make test-hub        a JupyterHub as identity; installs it and its proxy (Node of the machine, else from PyPI)
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make bench-state     how fast states are saved and restored, beside other systems (BENCH_ARGS as above)
 #   make test-gpu        the tests that need a CUDA device, with the torch that is there (TEST_PYTHON=python3)
@@ -62,7 +63,7 @@ JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm c
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
 .PHONY: help lab demo labextension check criu chromium test test-labextension test-ui pictures test-matrix test-postgres
-.PHONY: test-faults test-trials test-images test-gpu test-ray soak
+.PHONY: test-faults test-trials test-images test-gpu test-ray test-hub test-api soak
 .PHONY: bench bench-state bench-device bench-migrate bench-load clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
@@ -103,6 +104,11 @@ $(STAMPS)/ray: $(STAMPS)/test
 	$(PIP) install --quiet -e '.[ray]'
 	touch $@
 
+$(STAMPS)/hub: $(STAMPS)/test $(STAMPS)/node
+	$(PIP) install --quiet -e '.[hub]'
+	PATH="$(abspath $(BIN)):$$PATH" npm install --silent --no-audit --no-fund --prefix $(VENV)/hub 'configurable-http-proxy@^5'
+	touch $@
+
 $(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
 	$(PIP) install --quiet -e '.[dev]'
 	touch $@
@@ -139,7 +145,7 @@ test-labextension: $(LABEXT_BUILT)
 # In the order of their folders, the units last: they fill the time in which another worker still has a long file.
 test: test-labextension $(STAMPS)/test
 	tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
-	  -m 'not slow and not gpu and not fault and not images and not ui and not ray' $(PYTEST_ARGS)
+	  -m 'not slow and not gpu and not fault and not images and not ui and not ray and not hub and not api' $(PYTEST_ARGS)
 
 test-ui: $(STAMPS)/test chromium
 	$(PYTEST) -m 'ui and not slow and not matrix' tests/ui $(PYTEST_ARGS)
@@ -165,7 +171,7 @@ test-images: $(STAMPS)/test
 test-faults: $(STAMPS)/test
 	GPUAAS_TRIALS=5 GPUAAS_TWINS=100 GPUAAS_STORE_TRIALS=10 GPUAAS_KILLS=6 \
 	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=5 \
-	  tools/test-again.sh $(BIN)/python -m '(fault or trials) and not slow and not gpu and not images and not ray' $(PYTEST_ARGS)
+	  tools/test-again.sh $(BIN)/python -m '(fault or trials) and not slow and not gpu and not images and not ray and not hub and not api' $(PYTEST_ARGS)
 
 # What must hold hundreds of times. `make test-faults` tries each of them a few times.
 test-trials: $(STAMPS)/test
@@ -180,6 +186,10 @@ soak: $(STAMPS)/test
 # The tests share a cluster where they can.
 test-ray: $(STAMPS)/ray
 	$(PYTEST) -m ray tests/contract/test_engine.py tests/contract/test_ray.py tests/fault/test_ray.py $(PYTEST_ARGS)
+
+# They share a Hub and a service. A proxy that npm has put into the environment needs the Node that it was put there with.
+test-hub: $(STAMPS)/hub
+	PATH="$(abspath $(BIN)):$$PATH" $(PYTEST) -m hub tests/hub $(PYTEST_ARGS)
 
 # With TEST_PYTHON of your own, nothing is installed: it has torch for your CUDA, and `pip install -e '.[test]'`.
 test-gpu: $(if $(filter $(BIN)/python,$(TEST_PYTHON)),$(STAMPS)/test)

@@ -31,6 +31,8 @@ PREFIX = "GPUAAS_"
 _OWN = (PREFIX, "JPY_")
 #: Of these, what is no setting, and true for the whole machine.
 _PASSED_ON = frozenset({PREFIX + "CRIU"})
+#: What a JupyterHub gives its servers and services to act with.
+_OF_A_HUB = frozenset({"JUPYTERHUB_API_TOKEN", "JUPYTERHUB_CRYPT_KEY", "CONFIGPROXY_AUTH_TOKEN"})
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
@@ -50,6 +52,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     home: Annotated[str, about("Folder of the embedded service: database, token, data of its nodes.")] = ""
     url: Annotated[str, about("Address of a service elsewhere; empty means the embedded one.")] = ""
     token: Annotated[str, about("Token for the service at `url`.")] = ""
+    token_variable: Annotated[
+        str,
+        about(
+            "Environment variable that holds the token where `token` is empty: `JUPYTERHUB_API_TOKEN` in the servers of "
+            "a JupyterHub."
+        ),
+    ] = ""
     session: Annotated[str, about("Id or name of the session that a kernel attaches to.")] = ""
     on_shutdown: Annotated[str, about("What a client's shutdown does: `end` the session or `detach` from it.")] = "end"
     relay: Annotated[str, about("Path of a channel: `auto` (direct, else relay), `never`, `always`.")] = "auto"
@@ -241,6 +250,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, about("Whether sessions that wait ask Ray's autoscaler for nodes, and may wait for such: `off` or `on`.")
     ] = "off"
 
+    # -- JupyterHub as identity (docs/deploy/jupyterhub.md) ------------------------------------------------------
+    hub_api_url: Annotated[
+        str,
+        about(
+            "Address of a JupyterHub's API, `http://HOST:8081/hub/api`: users with its tokens are users here. Empty "
+            "means none."
+        ),
+    ] = ""
+    hub_service: Annotated[str, about("Name of this service in the Hub.")] = "gpuaas"
+    hub_admin_group: Annotated[str, about("Group of the Hub whose members are admins here; empty means none.")] = ""
+    hub_cache_s: Annotated[
+        Seconds, about("The Hub is asked about a token again after this long: what it has revoked is refused by then.")
+    ] = 60.0
+    hub_away_s: Annotated[
+        Annotated[float, Meta(ge=0)],
+        about("While the Hub does not answer, what it said of a token counts for so long."),
+    ] = 600.0
+    hub_api_token: Annotated[
+        str, about("Token of this service in the Hub, with which visitors with a browser log in through the Hub.")
+    ] = ""
+    hub_url: Annotated[
+        str, about("Address of the Hub for browsers, `https://HOST/hub`; empty means that no visitors log in.")
+    ] = ""
+    public_url: Annotated[
+        str,
+        about(
+            "Address of the service for browsers, like `https://HOST/services/gpuaas`. What comes to a path that begins "
+            "with its path is served as if that were not there."
+        ),
+    ] = ""
+
     # -- channels ----------------------------------------------------------------------------------------------
     journal_bytes: Annotated[Bytes, about("Bound of one session's journal on disk.")] = GIB
     journal_segment_bytes: Annotated[Bytes, about("Size at which the journal begins a new file.")] = 32 * MIB
@@ -413,7 +453,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 #: Settings that let whoever knows them act for others.
-SECRETS = frozenset({"token", "database_url"})
+SECRETS = frozenset({"token", "database_url", "hub_api_token"})
 
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -451,6 +491,8 @@ def load(environ: Mapping[str, str] | None = None, **command_line: Any) -> Setti
     from_environment = {name: environ[PREFIX + name.upper()] for name in names if environ.get(PREFIX + name.upper())}
     home = given.get("home") or from_environment.get("home") or ""
     values = _read_file(Settings(home=home).folder / "settings.toml") | from_environment | given
+    if not values.get("token") and values.get("token_variable"):
+        values["token"] = environ.get(str(values["token_variable"]), "")
     if home:
         values["home"] = str(Settings(home=home).folder)
     try:
@@ -519,4 +561,8 @@ if __name__ == "__main__":
 
 def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     """What a service, or a node of it, takes over from the environment of whoever happened to start it."""
-    return {name: value for name, value in environ.items() if not name.startswith(_OWN) or name in _PASSED_ON}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in _PASSED_ON or not (name.startswith(_OWN) or name in _OF_A_HUB)
+    }

@@ -28,7 +28,7 @@ LOG_BYTES = 8 * 1024**2
 LOG_TAIL_LINES = 15
 
 #: Settings of a client; a service must not inherit those of whoever happened to start it.
-_OF_A_CLIENT = frozenset({"url", "token", "session", "on_shutdown", "relay", "nodes"})
+_OF_A_CLIENT = frozenset({"url", "token", "token_variable", "session", "on_shutdown", "relay", "nodes"})
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -25,11 +26,13 @@ from jupyter_gpuaas.controller import (
     routes_users,
 )
 from jupyter_gpuaas.controller.answers import Facts, failure, schemas
+from jupyter_gpuaas.controller.below import Below
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.gate import OPEN_PATHS, Gate
 from jupyter_gpuaas.controller.gateway import routes as gateway_routes
 from jupyter_gpuaas.controller.gateway.kernels import Kernels
 from jupyter_gpuaas.controller.http_figures import Figures, HttpFigures
+from jupyter_gpuaas.controller.hub import visits
 from jupyter_gpuaas.controller.logs import formatter
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest
 
@@ -48,6 +51,7 @@ def make_app(controller: Controller) -> FastAPI:
     app.state.controller = controller
     app.state.kernels = Kernels()
     app.state.figures = Figures()
+    app.state.visits = visits.Visits(controller.settings)
     for module in (
         routes_sessions,
         routes_checkpoints,
@@ -61,6 +65,7 @@ def make_app(controller: Controller) -> FastAPI:
         routes_health,
         gateway_routes,
         relay,
+        visits,
     ):
         app.include_router(module.router)
     app.add_exception_handler(GpuaasError, _on_error)
@@ -68,9 +73,12 @@ def make_app(controller: Controller) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(
-        Gate, tokens=controller.tokens, audit=controller.audit, body_bytes=controller.settings.request_body_bytes
+        Gate, identity=controller.identity, audit=controller.audit, body_bytes=controller.settings.request_body_bytes
     )
     app.add_middleware(HttpFigures, figures=app.state.figures)
+    prefix = urlsplit(controller.settings.public_url).path.rstrip("/")
+    if prefix:
+        app.add_middleware(Below, prefix=prefix)
     formatter.epoch_of = controller.epoch_of
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -107,10 +107,7 @@ class Tokens:
         Forbidden
             The user is blocked.
         """
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() not in ("bearer", "token") or not token.strip():
-            raise Unauthorized("token: missing.", hint="Send it as `Authorization: Bearer TOKEN`; see GPUAAS_TOKEN.")
-        digest = _digest(token.strip())
+        digest = _digest(shown(authorization))
         record = self._known.get(digest)
         if record is None or not hmac.compare_digest(record.digest, digest):
             raise Unauthorized("token: not known to this service.", hint="Check GPUAAS_TOKEN.")
@@ -120,6 +117,30 @@ class Tokens:
             raise Forbidden(f"user {record.user} is blocked.", hint="Ask an admin.")
         scopes = frozenset(self._scopes(record))
         return User(record.user, record.role, scopes, digest[:ID_CHARS], record.expires_s)
+
+    def knows(self, token: str) -> bool:
+        """Whether it is, or was until it expired, one of these tokens."""
+        return _digest(token) in self._known
+
+    def has(self, user: User) -> bool:
+        """Whether this user has shown one of these tokens."""
+        return self._of(user.token) is not None
+
+    def admit(self, name: str) -> None:
+        """Make sure that somebody whom others vouch for is a user; raises Forbidden where the user is blocked."""
+        if name not in self._users:
+            self._users[name] = self._rows.ensure(name)
+        if self._is_blocked(name):
+            raise Forbidden(f"user {name} is blocked.", hint="Ask an admin.")
+
+    async def blocks(self, name: str, timeout_s: float) -> bool:
+        """Wait until a user is blocked; False when time is up."""
+        return await self._changed.until(lambda: self._is_blocked(name), timeout_s)
+
+    def whom_it_runs_as(self) -> set[str]:
+        """Of whom the token in the home folder is."""
+        marked = (key for key, each in self._details.items() if each.label == OF_THE_FILE)
+        return {self._known[key].user for key in marked if key in self._known}
 
     async def void(self, user: User) -> None:
         """Return when the token that this user has shown is not valid any more."""
@@ -318,6 +339,14 @@ class Tokens:
         del self._users[name]
         self._changed.ring()
         return record
+
+
+def shown(authorization: str) -> str:
+    """The token in an ``Authorization`` header; raises Unauthorized where there is none."""
+    scheme, _, token = authorization.partition(" ")
+    if scheme.lower() not in ("bearer", "token") or not token.strip():
+        raise Unauthorized("token: missing.", hint="Send it as `Authorization: Bearer TOKEN`; see GPUAAS_TOKEN.")
+    return token.strip()
 
 
 def _digest(token: str) -> str:

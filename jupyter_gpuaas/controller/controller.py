@@ -21,6 +21,7 @@ from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.drains import Drains
 from jupyter_gpuaas.controller.fair_use import WAITING, FairUse
+from jupyter_gpuaas.controller.identity import Identity
 from jupyter_gpuaas.controller.leases import ACTING_STATES, NodeLeases
 from jupyter_gpuaas.controller.limits import UserLimits
 from jupyter_gpuaas.controller.means import Means
@@ -76,6 +77,7 @@ class Controller:
         self.agents = Agents(engine)
         self.tokens = Tokens(self.database)
         self.tokens.ensure_file(folder / "token")
+        self.identity = Identity(self.tokens, settings)
         self.audit = Audit(self.database, kept=settings.audit_kept)
         self.sessions = Sessions(self.database, settings)
         self.limits = UserLimits(self.tokens, self.meter, settings)
@@ -170,6 +172,7 @@ class Controller:
         try:
             if end_sessions:
                 await self._end_all()
+            await self.identity.close()
             await self.drains.close()
             await self.wishes.close()
             await self.turns.close()

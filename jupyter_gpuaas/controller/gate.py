@@ -16,12 +16,14 @@ from starlette.websockets import WebSocket
 
 from jupyter_gpuaas.controller.answers import failure
 from jupyter_gpuaas.controller.audit import GONE, Audit
-from jupyter_gpuaas.controller.auth import Tokens, User
+from jupyter_gpuaas.controller.auth import User
+from jupyter_gpuaas.controller.hub.page import VISITS
+from jupyter_gpuaas.controller.identity import Identity
 from jupyter_gpuaas.controller.scopes import WEBSOCKET, needed
-from jupyter_gpuaas.errors import Forbidden, GpuaasError, Unauthorized
+from jupyter_gpuaas.errors import Forbidden, GpuaasError, ServiceUnreachable, Unauthorized
 
 #: Paths that need no token: they tell nothing about anybody.
-OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz", "/docs", "/openapi.json", *VISITS})
 
 _BUNDLE = re.compile(r"/sessions/[^/]+/bundles/[^/]+")
 #: What may go on for hours beside WebSockets.
@@ -42,9 +44,9 @@ _POLICY_VIOLATION = 1008
 class Gate:
     """Puts the caller's `User` into ``request.state.user``, or answers 401 or 403. Tells the audit log."""
 
-    def __init__(self, app: ASGIApp, *, tokens: Tokens, audit: Audit, body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, identity: Identity, audit: Audit, body_bytes: int) -> None:
         self._app = app
-        self._tokens = tokens
+        self._identity = identity
         self._audit = audit
         self._body_bytes = body_bytes
 
@@ -65,9 +67,9 @@ class Gate:
         headers = dict(scope["headers"])
         user: User | None = None
         try:
-            user = self._tokens.check(headers.get(b"authorization", b"").decode("latin-1"))
+            user = await self._identity.check(headers.get(b"authorization", b"").decode("latin-1"))
             user.must_have(needed(scope.get("method", WEBSOCKET), scope["path"]))
-        except (Unauthorized, Forbidden) as error:
+        except (Unauthorized, Forbidden, ServiceUnreachable) as error:
             if user is None:
                 self._audit.refused(scope, error.status, error.message)
             else:
@@ -106,7 +108,7 @@ class Gate:
     async def _while_valid(self, scope: Scope, receive: Receive, send: Send, user: User) -> None:
         """Serve what lasts, but not longer than the token that it was begun with."""
         serving = asyncio.ensure_future(self._app(scope, receive, send))
-        voided = asyncio.ensure_future(self._tokens.void(user))
+        voided = asyncio.ensure_future(self._identity.void(user))
         try:
             await asyncio.wait((serving, voided), return_when=asyncio.FIRST_COMPLETED)
             if serving.done():
