@@ -222,7 +222,7 @@ async def test_paths_below_a_prefix() -> None:
     seen: list[tuple[str, bytes, str]] = []
 
     async def app(scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
-        seen.append((scope["path"], scope["raw_path"], scope["root_path"]))
+        seen.append((scope["path"], scope["raw_path"], scope.get("root_path", "")))
 
     below = Below(app, prefix="/services/gpuaas")
     for path, raw in (
