@@ -17,6 +17,7 @@
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
 #   make soak            a service that is moved, parked, restarted and restored for an hour (SOAK_S=600 for less)
 #   make test-ray        the engine on a Ray cluster of this machine; installs Ray into the environment
+#   make test-api        every route with made-up requests (schemathesis, which it installs into the environment)
 #   make test-hub        a JupyterHub as identity; installs it and its proxy (Node of the machine, else from PyPI)
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
 #   make bench-state     how fast states are saved and restored, beside other systems (BENCH_ARGS as above)
@@ -104,6 +105,10 @@ $(STAMPS)/ray: $(STAMPS)/test
 	$(PIP) install --quiet -e '.[ray]'
 	touch $@
 
+$(STAMPS)/api: $(STAMPS)/test
+	$(PIP) install --quiet -e '.[api]'
+	touch $@
+
 $(STAMPS)/hub: $(STAMPS)/test $(STAMPS)/node
 	$(PIP) install --quiet -e '.[hub]'
 	PATH="$(abspath $(BIN)):$$PATH" npm install --silent --no-audit --no-fund --prefix $(VENV)/hub 'configurable-http-proxy@^5'
@@ -186,6 +191,9 @@ soak: $(STAMPS)/test
 # The tests share a cluster where they can.
 test-ray: $(STAMPS)/ray
 	$(PYTEST) -m ray tests/contract/test_engine.py tests/contract/test_ray.py tests/fault/test_ray.py $(PYTEST_ARGS)
+
+test-api: $(STAMPS)/api
+	$(PYTEST) -m api tests/api $(PYTEST_ARGS)
 
 # They share a Hub and a service. A proxy that npm has put into the environment needs the Node that it was put there with.
 test-hub: $(STAMPS)/hub

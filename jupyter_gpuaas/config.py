@@ -55,8 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     token_variable: Annotated[
         str,
         about(
-            "Environment variable that holds the token where `token` is empty: `JUPYTERHUB_API_TOKEN` in the servers of "
-            "a JupyterHub."
+            "Environment variable that holds the token where `token` is empty: `JUPYTERHUB_API_TOKEN` in the servers "
+            "of a JupyterHub."
         ),
     ] = ""
     session: Annotated[str, about("Id or name of the session that a kernel attaches to.")] = ""
@@ -276,8 +276,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     public_url: Annotated[
         str,
         about(
-            "Address of the service for browsers, like `https://HOST/services/gpuaas`. What comes to a path that begins "
-            "with its path is served as if that were not there."
+            "Address of the service for browsers, like `https://HOST/services/gpuaas`. What comes to a path that "
+            "begins with its path is served as if that were not there."
         ),
     ] = ""
 

@@ -10,6 +10,7 @@
     │   ├─ StaleEpoch           an older host or client tried to act; stop, never retry
     │   └─ Unauthorized         token or ticket missing, wrong or expired
     ├─ TransportError           the other side could not be reached or went silent
+    │   ├─ NoHostNow            the session waits, moves or is parked
     │   └─ ServiceUnreachable
     ├─ ProtocolError
     │   ├─ LocalProtocolError   we broke the protocol: our bug
@@ -120,6 +121,12 @@ class TransportError(GpuaasError):
 
     retryable = True
     status = 502
+
+
+class NoHostNow(TransportError):
+    """The session has no host at this moment: it waits, moves or is parked. It may have one soon."""
+
+    status = 409
 
 
 class ServiceUnreachable(TransportError):

@@ -93,15 +93,15 @@ def schemas() -> dict[str, Any]:
 def responses(
     kind: type[msgspec.Struct] | None, *, many: bool = False, status: int = 200
 ) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of a route for the OpenAPI page."""
+    """The successes of a route for the OpenAPI page; what it may refuse is in ``openapi.py``."""
     schema: dict[str, Any] = {"type": "object"}
     if kind is not None:
         schema = {"$ref": _REF.format(name=kind.__name__)}
     if many:
         schema = {"type": "array", "items": schema}
-    refused = {"schema": {"$ref": _REF.format(name="Failure")}}
-    return {
-        status: {"description": "Done", "content": {"application/json": {"schema": schema}}},
-        "4XX": {"description": "Refused", "content": {"application/json": refused}},
-        "5XX": {"description": "Failed", "content": {"application/json": refused}},
-    }
+    return {status: {"description": "Done", "content": {"application/json": {"schema": schema}}}}
+
+
+def text(kind: str = "text/plain") -> dict[int | str, dict[str, Any]]:
+    """The same of a route that answers with text, or bytes, of this media type."""
+    return {200: {"description": "Done", "content": {kind: {"schema": {"type": "string"}}}}}

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 
 from jupyter_gpuaas import __version__
@@ -25,7 +24,7 @@ from jupyter_gpuaas.controller import (
     routes_usage,
     routes_users,
 )
-from jupyter_gpuaas.controller.answers import Facts, failure, schemas
+from jupyter_gpuaas.controller.answers import Facts, failure
 from jupyter_gpuaas.controller.below import Below
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.gate import OPEN_PATHS, Gate
@@ -34,6 +33,7 @@ from jupyter_gpuaas.controller.gateway.kernels import Kernels
 from jupyter_gpuaas.controller.http_figures import Figures, HttpFigures
 from jupyter_gpuaas.controller.hub import visits
 from jupyter_gpuaas.controller.logs import formatter
+from jupyter_gpuaas.controller.openapi import describe
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -114,18 +114,5 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
-        made = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-        )
-        components = made.setdefault("components", {})
-        components.setdefault("schemas", {}).update(schemas())
-        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        made["security"] = [{"token": []}]
-        for path in OPEN_PATHS & made["paths"].keys():
-            for operation in made["paths"][path].values():
-                operation["security"] = []
-        app.openapi_schema = made
+        app.openapi_schema = describe(app, OPEN_PATHS)
     return app.openapi_schema

@@ -38,7 +38,7 @@ from jupyter_gpuaas.controller.unattended import Unattended
 from jupyter_gpuaas.controller.watcher import Watcher
 from jupyter_gpuaas.controller.wishes import Wishes
 from jupyter_gpuaas.engine.base import Engine
-from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, NoSuchSession, SessionEnded, TransportError
+from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, NoHostNow, NoSuchSession, SessionEnded, TransportError
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
 from jupyter_gpuaas.model import (
     LIVE_STATES,
@@ -380,7 +380,7 @@ class Controller:
         """
         lease = live.lease
         if lease is None or live.session.state not in HOSTED_STATES:
-            raise TransportError(f"session {live.session.id} is {live.session.state}: no host yet.")
+            raise NoHostNow(f"session {live.session.id} is {live.session.state}: no host yet.")
         base, agent = base_url.rstrip("/"), self.engine.agent(lease.node_id).url
         if self.settings.advertise and not inside:
             port = str(urlsplit(agent).port)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 from fastapi import APIRouter, Request, Response, WebSocket
@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from jupyter_gpuaas.controller.answers import failure
+from jupyter_gpuaas.controller.answers import failure, responses, text
 from jupyter_gpuaas.controller.callers import Caller, TheController, TheSession
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.gate import segment
@@ -130,12 +130,14 @@ async def _to_client(socket: WebSocket, agent: ClientConnection) -> None:
     "/sessions/{session}/bundles/{bundle_id}",
     methods=["PUT"],
     summary="Send variables",
+    responses=responses(None, status=201),
     operation_id="put_bundle",
 )
 @router.api_route(
     "/sessions/{session}/bundles/{bundle_id}",
     methods=["GET"],
     summary="Fetch variables",
+    responses=text("application/octet-stream"),
     operation_id="get_bundle",
 )
 async def bundle(
@@ -156,7 +158,8 @@ async def bundle(
     try:
         outgoing = http.build_request(
             request.method,
-            str(httpx.URL(f"{info.bundle_url}/").join(bundle_id)),
+            # Quoted whole: what a caller has put into it must not lead anywhere else at the node.
+            f"{info.bundle_url}/{quote(segment(bundle_id), safe='')}",
             headers=headers,
             content=request.stream() if request.method == "PUT" else None,
         )

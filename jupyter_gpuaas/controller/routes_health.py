@@ -26,7 +26,7 @@ async def lives() -> Response:
     return Facts({"status": "ok", "version": __version__})
 
 
-@router.get("/readyz", summary="Readiness", responses=responses(None))
+@router.get("/readyz", summary="Readiness", responses=responses(None) | responses(None, status=503))
 async def is_ready(controller: TheController) -> Response:
     """200 when sessions can be had from here, else 503 with what is missing."""
     checks = {

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from fastapi import APIRouter, Request, Response
 
+from jupyter_gpuaas.controller.answers import text
 from jupyter_gpuaas.controller.callers import Caller, TheController
 from jupyter_gpuaas.controller.pool_figures import head, labels, pool_lines
 from jupyter_gpuaas.controller.sessions import LiveSession
@@ -40,7 +41,7 @@ MOST_SESSIONS = 1000
 LABEL_CHARS = 128
 
 
-@router.get("/metrics", summary="Metrics", response_class=Response)
+@router.get("/metrics", summary="Metrics", response_class=Response, responses=text())
 async def metrics(request: Request, controller: TheController, user: Caller) -> Response:
     """Figures in Prometheus' text format (docs/metrics.md): of the caller's live sessions; for an admin of all, and of
     the service. Needs a token.

@@ -10,12 +10,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from jupyter_gpuaas.controller.answers import Facts, responses
+from jupyter_gpuaas.controller.answers import Facts, responses, text
 from jupyter_gpuaas.controller.callers import Caller, TheController, TheSession
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
-from jupyter_gpuaas.errors import InvalidRequest, TransportError
+from jupyter_gpuaas.errors import InvalidRequest, NoHostNow, TransportError
 from jupyter_gpuaas.lifecycle.labels import parse
 from jupyter_gpuaas.model import (
     CellRuns,
@@ -217,7 +217,7 @@ async def ticketed(request: Request, controller: TheController, user: Caller, li
     return Facts(controller.channel(live, user, str(request.base_url)))
 
 
-@router.get("/sessions/{session}/log", summary="Log", response_class=StreamingResponse)
+@router.get("/sessions/{session}/log", summary="Log", response_class=StreamingResponse, responses=text())
 async def logged(
     controller: TheController,
     live: TheSession,
@@ -260,5 +260,5 @@ async def ran(
 def agent_of(controller: Controller, live: LiveSession) -> AgentClient:
     """The agent that hosts the session; raises TransportError when there is none."""
     if live.lease is None or not live.has_host:
-        raise TransportError(f"session {live.session.id} is {live.session.state}: no host now.")
+        raise NoHostNow(f"session {live.session.id} is {live.session.state}: no host now.")
     return controller.agents.of(live.lease.node_id)

@@ -40,9 +40,9 @@ def test_each_route_is_one_of_the_controllers() -> None:
     from jupyter_gpuaas.controller.app import make_app
 
     class Nothing:
-        tokens = audit = None
+        identity = audit = None
         epoch_of = staticmethod(lambda session_id: None)
-        settings = type("S", (), {"request_body_bytes": 1})
+        settings = type("S", (), {"request_body_bytes": 1, "public_url": ""})
 
     served = {
         (method.upper(), re.sub(r"{[^}]+}", "*", path).strip("/"))
