@@ -354,7 +354,8 @@ def from_wire(body: object, *, status: int) -> GpuaasError:
     detail = body.get("detail")
     if isinstance(error, StaleEpoch):
         known = detail if isinstance(detail, Mapping) else {}
-        error.offered, error.current = int(known.get("offered", 0)), int(known.get("current", 0))
+        told = [known.get(name) for name in ("offered", "current")]
+        error.offered, error.current = (each if isinstance(each, int) else 0 for each in told)
     if isinstance(error, NotShippable):
         error.reasons = {}
     return error

@@ -33,6 +33,7 @@ from ..store.defects import (
 )
 from ..store.manifest import Blob
 from ..store.manifests import MANIFEST_BYTES
+from ..wire.unreadable import UNREADABLE
 from .resumable import LinkState
 from .sockets import Belongings
 
@@ -198,7 +199,7 @@ def _body(data: Buffer) -> memoryview:
 def _decode(body: Buffer) -> ImageManifest:
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"its body cannot be read: {error}.") from error
 
 

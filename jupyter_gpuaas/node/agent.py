@@ -45,6 +45,7 @@ from ..model import Device, HostReport, HostSpec, LeaseRenewal, Node, NodeState
 from ..wire import ticket
 from ..wire.machine import machine_id
 from ..wire.tls import name_for, of_node
+from ..wire.unreadable import UNREADABLE
 from . import http
 from .devices import find_devices, sample
 from .fronted import Fronted
@@ -193,7 +194,7 @@ class Agent:
                 answer = await self._answer(request, connection)
             except GpuaasError as error:
                 answer = http.error_response(error)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except UNREADABLE as error:
                 answer = http.error_response(RemoteProtocolError(f"body: {error}."))
             except (asyncio.TimeoutError, ConnectionError):
                 return

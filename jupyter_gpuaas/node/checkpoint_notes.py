@@ -9,6 +9,7 @@ import msgspec
 
 from ..model import CheckpointStatus, Wish
 from ..wire.record import Buffer
+from ..wire.unreadable import UNREADABLE
 
 #: Topic of the messages on iopub that are for the host alone.
 TOPIC = b"gpuaas_checkpoint"
@@ -49,7 +50,7 @@ class CheckpointNotes:
                 self._tell_later()
                 return
             note = msgspec.json.decode(content, type=_Note)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return
         before, self.status = self.status, note.status
         if before is not None and self.status.last is None:

@@ -15,6 +15,7 @@ import xxhash
 from ..model import AskedRequest, Channel
 from ..wire.jupyter import Header, make_parts, read_header
 from ..wire.record import Buffer
+from ..wire.unreadable import UNREADABLE
 
 
 class Asked(msgspec.Struct):
@@ -165,5 +166,5 @@ def shutdown_kind(content: Buffer) -> str:
     """What a client wants with its shutdown request: ``end`` or ``restart``."""
     try:
         return "restart" if msgspec.json.decode(content).get("restart") else "end"
-    except (msgspec.MsgspecError, AttributeError):
+    except (*UNREADABLE, AttributeError):
         return "end"

@@ -27,6 +27,7 @@ from ..errors import MigrationError, RemoteProtocolError, TransportError
 from ..model import Peer
 from ..store.codec import RAW, decode, encode
 from ..wire.transfer import FILE, PIECE, Frame, Parts, PeerLink, frame, send
+from ..wire.unreadable import UNREADABLE
 
 log = logging.getLogger(__name__)
 
@@ -326,7 +327,7 @@ def wanted_paths(body: bytes) -> list[str]:
     """The paths that a request asks for."""
     try:
         paths = msgspec.msgpack.decode(body, type=list[str])
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"body: {error}.") from error
     if len(paths) > REQUEST_FILES:
         raise RemoteProtocolError(f"body: asks for {len(paths)} files, at most {REQUEST_FILES} are sent at a time.")
@@ -437,7 +438,7 @@ def _mirror(link: PeerLink, work: Path, most_bytes: int, most_files: int, left_o
 def _checked(data: bytes, most_bytes: int, most_files: int) -> Listing:
     try:
         listing = msgspec.msgpack.decode(data, type=Listing)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"the list of files cannot be read: {error}.") from error
     folders: set[str] = {""}
     seen: set[str] = set()
@@ -533,7 +534,7 @@ def _write_piece(link: PeerLink, head: Frame, file: int, left: int) -> int:
 def _decoded(data: bytes) -> Entry:
     try:
         return msgspec.msgpack.decode(data, type=Entry)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"the head of a file cannot be read: {error}.") from error
 
 

@@ -53,7 +53,8 @@ class HttpRequest(msgspec.Struct):
     def length(self) -> int:
         """Content-Length; raises RemoteProtocolError when it is not a number."""
         value = self.headers.get("content-length", "0")
-        if not value.isdecimal():
+        # More digits are not converted, and would be more than any bound.
+        if not (value.isascii() and value.isdecimal() and len(value) <= 18):
             raise RemoteProtocolError(f"Content-Length: {value[:40]!r} is not a number.")
         return int(value)
 

@@ -25,6 +25,7 @@ from ..lifecycle.node_loss import sort_out
 from ..model import CellRuns, Channel, Handover, HeldRequest
 from ..wire.jupyter import read_header, read_subshell
 from ..wire.record import Buffer, Kind, Record, RecordReader, skim
+from ..wire.unreadable import UNREADABLE
 from .cell_runs import runs_of
 from .held import HANDOVER
 from .journal import Journal
@@ -75,7 +76,7 @@ class Shelf:
     def get(self, session_id: str) -> Remains | None:
         try:
             return msgspec.json.decode((self._folder / session_id / NOTE).read_bytes(), type=Remains)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, *UNREADABLE):
             return None
 
     def order(self, session_id: str, epoch: int) -> bool:
@@ -170,7 +171,7 @@ class Shelf:
             return handover_of(journal, self._settings.message_bytes)
         try:
             handover = msgspec.msgpack.decode(data, type=Handover)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise MigrationError(f"what the host has left cannot be read: {error}.") from error
         if (handover.journal, handover.last) != (journal.id, journal.last):
             raise MigrationError("the journal that the host has left is not the one that it handed over.")
@@ -240,7 +241,7 @@ def _count(content: Buffer) -> int:
     """Number of the cell that a reply is of; 0 when it has none."""
     try:
         return msgspec.json.decode(content, type=_Counted).execution_count or 0
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return 0
 
 

@@ -21,6 +21,7 @@ from ..errors import GpuaasError, MigrationError, QuiesceTimeout, from_wire
 from ..model import Channel, CheckpointView, Handover, Imaged, Quiet
 from ..model._compat import StrEnum
 from ..wire.record import Buffer
+from ..wire.unreadable import UNREADABLE
 from .kernel_process import Kernel
 
 #: Topic on iopub of what the kernel tells of its standstill.
@@ -266,7 +267,7 @@ class Standstill:
         """A note of the kernel's has come; one that is none (a cell can publish what it likes) is passed over."""
         try:
             note = msgspec.json.decode(content, type=_Note)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return
         if note.kind == "aborting" and self.stage is Stage.STOPPING:
             self._session.abort_held(note.subshell)

@@ -20,6 +20,7 @@ from ..errors import GpuaasError, MigrationError, RemoteProtocolError, Transport
 from ..model import Handover, Peer
 from ..wire.record import Buffer, skim
 from ..wire.transfer import UNIX_SCHEME, connect_to
+from ..wire.unreadable import UNREADABLE
 from . import http as own_http
 from .journal import Journal, JournalCopy
 
@@ -88,7 +89,7 @@ def fetch_handover(peer: Peer, most_bytes: int, *, image: bool = False) -> Hando
         raise RemoteProtocolError(f"the handover is larger than {most_bytes} bytes.")
     try:
         return msgspec.msgpack.decode(data, type=Handover)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"the handover cannot be read: {error}.") from error
 
 
@@ -98,7 +99,7 @@ def fetch_source(peer: Peer) -> Source:
         data = answer.read(HEAD_BYTES)
     try:
         return msgspec.json.decode(data, type=Source)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"the source's answer cannot be read: {error}.") from error
 
 
@@ -164,7 +165,7 @@ def _whole_records(answer: http.client.HTTPResponse) -> Iterator[Buffer]:
 def _read_head(answer: http.client.HTTPResponse) -> Head:
     try:
         return msgspec.json.decode(answer.readline(HEAD_BYTES), type=Head)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"the source's answer is no journal: {error}.") from error
 
 
@@ -191,6 +192,6 @@ def _get(peer: Peer, path: str) -> Iterator[http.client.HTTPResponse]:
 def _refusal(answer: http.client.HTTPResponse) -> GpuaasError:
     try:
         body: object = msgspec.json.decode(answer.read(1 << 16))
-    except (msgspec.MsgspecError, OSError):
+    except (*UNREADABLE, OSError):
         body = None
     return from_wire(body, status=answer.status)

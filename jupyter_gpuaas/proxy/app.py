@@ -25,6 +25,7 @@ from ..wire.channel import Resend
 from ..wire.jupyter import make_parts, read_header
 from ..wire.record import Buffer, Record
 from ..wire.requests import ASKED_BY_ITSELF, UNREACHABLE, Requests
+from ..wire.unreadable import UNREADABLE
 from ..wire.waiting import Held, Waiting, fail_request
 from .delivery import Delivery
 from .front import Front, settle, unsent_bytes
@@ -203,7 +204,7 @@ class Proxy:
     def _answer_shutdown(self, held: Held) -> None:
         try:
             restart = bool(msgspec.json.decode(held.parts[3]).get("restart"))
-        except (msgspec.MsgspecError, AttributeError):
+        except (*UNREADABLE, AttributeError):
             restart = False
         content = {"status": "ok", "restart": restart}
         self._front.reply(held.channel, held.address, make_parts(b"", "shutdown_reply", held.parts[0], content)[1:])

@@ -23,6 +23,8 @@ from jupyter_gpuaas.store.base import CHUNK_BYTES
 from jupyter_gpuaas.store.manifest import Span
 from jupyter_gpuaas.wire.memory import allocate as allocate
 
+from ..wire.unreadable import UNREADABLE
+
 MAGIC = b"GPB2"
 PREFIX = struct.Struct("<4sI")
 MAX_BUFFERS = 1_000_000
@@ -261,7 +263,7 @@ def checked_head(content: Any, sizes: Sequence[int]) -> Head:
     """As `read_head`, before anything but the head is there."""
     try:
         head = msgspec.msgpack.decode(content, type=Head)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"bundle: its head is not readable: {error}") from error
     count = len(sizes)
     for group in head.groups:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ..store.manifest import Verdict
+from ..wire.unreadable import UNREADABLE
 from .recipes import CellRecord
 
 #: Cells with neighbouring numbers lie together.
@@ -69,7 +70,7 @@ def unpack(values: Mapping[str, object]) -> list[CellRecord]:
         if is_block(name) and isinstance(value, bytes):
             try:
                 cells += msgspec.msgpack.decode(value, type=list[CellRecord])
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise ValueError(f"{name}: {error}") from error
     return sorted(cells, key=lambda cell: cell.number)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ..wire.unreadable import UNREADABLE
 from .base import Buffer
 from .blob import RECORD_BYTES, check_blob
 from .defects import (
@@ -89,7 +90,7 @@ def validate(data: Buffer, key: bytes, *, expected_id: str = "") -> Manifest:
         raise Forged("it was changed, or sealed with another key.", hint="Only its owner can use a checkpoint.")
     try:
         manifest = _manifest.decode(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"its body cannot be read: {error}.") from error
     _check_manifest(manifest)
     if expected_id and manifest.id != expected_id:
@@ -108,7 +109,7 @@ def validate_record(data: Buffer) -> GroupRecord:
         raise TooLarge(f"a group record of {len(data)} bytes is larger than {RECORD_BYTES}.")
     try:
         record = _record.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"the group record cannot be read: {error}.") from error
     _check_names(record.names, set())
     _check_names(record.references, set(record.names))

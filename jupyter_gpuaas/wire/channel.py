@@ -29,6 +29,7 @@ from ..model import ChannelInfo
 from .link import Link, connect
 from .record import MAX_PARTS, Buffer, Kind, Record, RecordReader
 from .resume import Inbox, Outbox, Sent
+from .unreadable import UNREADABLE
 
 MOVING = "the session is moving to another node"
 #: A ticket is not used when it has less than this left.
@@ -251,9 +252,7 @@ class Channel:
         assert self._inbox is not None
         try:
             for record in read():
-                first = None
-                if record.kind is Kind.NOTICE:
-                    first = int(msgspec.json.decode(record.parts[0])["first"])
+                first = first_of_gap(record) if record.kind is Kind.NOTICE else None
                 if self._inbox.accept(record.number, first=first):
                     self._handler.record_received(record)
         except RemoteProtocolError as error:
@@ -369,3 +368,21 @@ class Channel:
                 view = memoryview(buffer)
                 for start in range(0, len(view), most):
                     self._link.send_binary(view[start : start + most])
+
+
+def first_of_gap(notice: Record) -> int | None:
+    """Number of the first record in whose place a notice stands; None for a notice of something else.
+
+    Raises
+    ------
+    RemoteProtocolError
+        It is no notice.
+    """
+    try:
+        return msgspec.json.decode(notice.parts[0], type=_Notice).first
+    except (*UNREADABLE, IndexError) as error:
+        raise RemoteProtocolError(f"record {notice.number}: is no notice: {error}.") from error
+
+
+class _Notice(msgspec.Struct):
+    first: int | None = None

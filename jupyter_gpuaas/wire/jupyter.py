@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,13 +29,14 @@ class _Route(msgspec.Struct):
     subshell_id: str | None = None
 
 
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _decoder = msgspec.json.Decoder(Header)
 _route_decoder = msgspec.json.Decoder(_Route)
 
 
 def read_header(data: Buffer) -> Header:
-    """Decode a header or parent header; raises ``msgspec.DecodeError`` or ``ValidationError`` when it is none."""
-    return _decoder.decode(data)
+    """Decode a header or parent header; raises ``msgspec.DecodeError`` when it is none."""
+    return _decoded(_decoder, data)
 
 
 def read_subshell(data: Buffer) -> str | None:
@@ -44,17 +45,34 @@ def read_subshell(data: Buffer) -> str | None:
 
 
 def read_route(data: Buffer) -> tuple[str, str | None]:
-    """Type of the request with this header, and the shell of the kernel that it is for; None for the main one."""
-    route = _route_decoder.decode(data)
+    """Type of the request with this header, and the shell of the kernel that it is for; None for the main one.
+
+    Raises ``msgspec.DecodeError`` when it is none.
+    """
+    route = _decoded(_route_decoder, data)
     return route.msg_type, route.subshell_id
 
 
 def read_json(data: Buffer) -> Any:
-    """Decode a part of a message. A kernel may print what is no text, so bytes that are no UTF-8 are replaced."""
+    """Decode a part of a message; raises ``msgspec.DecodeError`` when it is no JSON.
+
+    A kernel may print what is no text, so bytes that are no UTF-8 are replaced.
+    """
     try:
-        return msgspec.json.decode(data)
-    except UnicodeDecodeError:
-        return msgspec.json.decode(str(data, "utf-8", "replace"))
+        try:
+            return msgspec.json.decode(data)
+        except UnicodeDecodeError:
+            return msgspec.json.decode(str(data, "utf-8", "replace"))
+    except RecursionError as error:
+        raise msgspec.DecodeError(str(error)) from error
+
+
+def _decoded(decoder: msgspec.json.Decoder[_Struct], data: Buffer) -> _Struct:
+    # The decoder lets two more through, of which whoever sends them must not be able to make our crash.
+    try:
+        return decoder.decode(data)
+    except (UnicodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def make_parts(

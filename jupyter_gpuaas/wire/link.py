@@ -32,6 +32,7 @@ from ..errors import (
 from .frames import PlainFrames, frame_head
 from .record import JOIN_BYTES, Buffer
 from .tls import Credentials, client_context, explain
+from .unreadable import UNREADABLE
 
 WRITE_HIGH_BYTES = 1024**2
 WRITE_LOW_BYTES = 256 * 1024
@@ -256,7 +257,7 @@ class Link(asyncio.BufferedProtocol):
             data, self._text = b"".join(self._text), []
             try:
                 op = msgspec.json.decode(data)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 self.close(f"op: not JSON: {error}", code=1007)
                 return
             if not isinstance(op, dict) or not isinstance(op.get("op"), str):
@@ -378,7 +379,7 @@ def _refusal(status: int, body: bytes) -> GpuaasError:
     """The other side's HTTP refusal as the error that it means."""
     try:
         told = msgspec.json.decode(body, type=dict[str, str])
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except UNREADABLE:
         told = {}
     message = told.get("message") or f"refused with status {status}."
     if told.get("error") == "StaleEpoch":

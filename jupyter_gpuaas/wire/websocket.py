@@ -16,6 +16,7 @@ from ..errors import RemoteProtocolError
 from ..model import Channel
 from .jupyter import read_header
 from .record import Buffer
+from .unreadable import UNREADABLE
 
 V1 = "v1.kernel.websocket.jupyter.org"
 #: Header, parent, metadata and content.
@@ -68,7 +69,7 @@ def decode_text(data: str | bytes) -> tuple[Channel, list[Buffer]]:
     """The opposite of ``encode_text``; raises RemoteProtocolError for what is none."""
     try:
         message = msgspec.json.decode(data, type=_Text)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise RemoteProtocolError(f"a message that is no JSON of a message: {error}.") from error
     parts = [message.header, message.parent_header, message.metadata, message.content]
     return _channel(message.channel or "shell"), [bytes(part) or b"{}" for part in parts]
