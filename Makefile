@@ -106,11 +106,11 @@ $(STAMPS)/ray: $(STAMPS)/test
 	touch $@
 
 $(STAMPS)/api: $(STAMPS)/test
-	$(PIP) install --quiet -e '.[api]'
+	$(PIP) install --quiet -e '.[test,lab,api]'
 	touch $@
 
 $(STAMPS)/hub: $(STAMPS)/test $(STAMPS)/node
-	$(PIP) install --quiet -e '.[hub]'
+	$(PIP) install --quiet -e '.[test,lab,hub]'
 	PATH="$(abspath $(BIN)):$$PATH" npm install --silent --no-audit --no-fund --prefix $(VENV)/hub 'configurable-http-proxy@^5'
 	touch $@
 

@@ -45,7 +45,7 @@ from ..model import Device, HostReport, HostSpec, LeaseRenewal, Node, NodeState
 from ..wire import ticket
 from ..wire.machine import machine_id
 from ..wire.tls import name_for, of_node
-from ..wire.unreadable import UNREADABLE
+from ..wire.unreadable import UNREADABLE, is_count
 from . import http
 from .devices import find_devices, sample
 from .fronted import Fronted
@@ -320,7 +320,7 @@ class Agent:
         1. The controller orders a host, and changes its mind.  2. Its order to end the host overtakes the first one, or
         meets a host that is half there.  So the start is waited for, and one that comes later is refused.
         """
-        epoch = int(offered) if offered.isdecimal() else 0
+        epoch = int(offered) if is_count(offered) else 0
         starting = self._starting.get((session_id, epoch))
         if starting is not None:
             await asyncio.wait({starting})
@@ -336,7 +336,7 @@ class Agent:
     def _check_epoch(self, session_id: str, offered: str) -> None:
         report = self._handle(session_id).report
         if report is not None and offered != str(report.lease.epoch):
-            raise StaleEpoch(int(offered) if offered.isdecimal() else -1, report.lease.epoch)
+            raise StaleEpoch(int(offered) if is_count(offered) else -1, report.lease.epoch)
 
     def _changed(self, report: HostReport) -> None:
         for queue in self._watchers:
@@ -438,7 +438,7 @@ class Agent:
         return True
 
     def _order_remains(self, session_id: str, epoch: str) -> bool:
-        return epoch.isdecimal() and self._hosts.remains.order(_id(session_id), int(epoch))
+        return is_count(epoch) and self._hosts.remains.order(_id(session_id), int(epoch))
 
     async def _tidy(self) -> None:
         """Give up what nobody has asked for."""

@@ -23,6 +23,7 @@ from ..errors import (
 )
 from ..wire import ticket
 from ..wire.record import RecordReader
+from ..wire.unreadable import is_count
 from . import http
 from .cell_runs import runs_of
 from .journal import Journal
@@ -149,7 +150,7 @@ class Door:
                 raise NoSuchSession(f"path: there is no {method} transfer/{path}.")
             if path == "journal":
                 after = query.get("after", "0")
-                if not after.isdecimal():
+                if not is_count(after):
                     raise RemoteProtocolError("after: is not a number.")
                 await session.settled()
                 await in_thread(serve_journal, connection, session.journal.copy(int(after)), name="serve-journal")

@@ -16,6 +16,7 @@ import h11
 import msgspec
 
 from ..errors import GpuaasError, RemoteProtocolError
+from ..wire.unreadable import is_count
 
 HEAD_BYTES = 16 * 1024
 HEAD_TIMEOUT_S = 10.0
@@ -53,8 +54,7 @@ class HttpRequest(msgspec.Struct):
     def length(self) -> int:
         """Content-Length; raises RemoteProtocolError when it is not a number."""
         value = self.headers.get("content-length", "0")
-        # More digits are not converted, and would be more than any bound.
-        if not (value.isascii() and value.isdecimal() and len(value) <= 18):
+        if not is_count(value):
             raise RemoteProtocolError(f"Content-Length: {value[:40]!r} is not a number.")
         return int(value)
 

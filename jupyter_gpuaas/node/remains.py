@@ -25,7 +25,7 @@ from ..lifecycle.node_loss import sort_out
 from ..model import CellRuns, Channel, Handover, HeldRequest
 from ..wire.jupyter import read_header, read_subshell
 from ..wire.record import Buffer, Kind, Record, RecordReader, skim
-from ..wire.unreadable import UNREADABLE
+from ..wire.unreadable import UNREADABLE, is_count
 from .cell_runs import runs_of
 from .held import HANDOVER
 from .journal import Journal
@@ -126,7 +126,7 @@ class Shelf:
             serve_source(connection, remains=True)
         elif (method, path) == ("GET", "journal"):
             after = passed["query"].get("after", "0")
-            if not after.isdecimal():
+            if not is_count(after):
                 raise RemoteProtocolError("after: is not a number.")
             serve_journal(connection, self._journal(remains).copy(int(after)))
         elif (method, path) == ("GET", "handover"):

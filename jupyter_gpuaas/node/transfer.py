@@ -48,6 +48,7 @@ from ..wire.transfer import (
     send,
     send_from,
 )
+from ..wire.unreadable import is_count
 from . import files, http
 
 #: Connections of one session at a time.
@@ -155,7 +156,7 @@ class Transfer:
             size += len(line)
             name, _, value = line.decode("latin-1").partition(":")
             if name.strip().lower() == "content-length":
-                if not value.strip().isdecimal():
+                if not is_count(value.strip()):
                     raise RemoteProtocolError(f"Content-Length: {value.strip()[:40]!r} is not a number.")
                 length = int(value)
             if size > HEAD_BYTES:

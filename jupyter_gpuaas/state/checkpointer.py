@@ -18,6 +18,7 @@ from ..store.base import Freed, Store
 from ..store.blob import TOGETHER_BYTES, chunk_digests, chunk_sizes, read_blobs
 from ..store.manifest import Blob, Costs, GroupEntry, GroupRecord, Manifest, Verdict
 from ..store.seal import seal, validate, validate_record
+from ..wire.unreadable import is_count
 from .ahead import Ahead
 from .arguments import check_number, check_replay, check_text, devices_of, key_of, names_of, namespace_of
 from .capture import NOT_STATE, Draft, Tracker
@@ -558,7 +559,7 @@ class Checkpointer:
         Raises NoSuchCheckpoint.
         """
         known = self.checkpoints()
-        if name.startswith("-") and name[1:].isdecimal() and 0 < int(name[1:]) <= len(known):
+        if name.startswith("-") and is_count(name[1:]) and 0 < int(name[1:]) <= len(known):
             return known[-int(name[1:])]
         for matches in (
             [checkpoint for checkpoint in known if checkpoint.id == name],

@@ -21,7 +21,7 @@ import msgspec
 
 from ..errors import GpuaasError, RemoteProtocolError, TransportError, from_wire, to_wire
 from ..model import Peer
-from .unreadable import UNREADABLE
+from .unreadable import UNREADABLE, is_count
 
 #: One chunk of a checkpoint, in the order asked for.
 CHUNK = 1
@@ -251,7 +251,7 @@ class PeerLink:
             send(self._connection, [head.encode("latin-1"), body])
             status, headers = self._head()
             length = headers.get("content-length", "")
-            self._length = int(length) if _is_number(length) else None
+            self._length = int(length) if is_count(length) else None
             if status != 200:
                 told = self._incoming.exactly(min(self._length or 0, ERROR_BYTES))
                 raise from_wire(_decoded(told), status=status)
@@ -316,7 +316,7 @@ class PeerLink:
 
     def _head(self) -> tuple[int, dict[str, str]]:
         words = self._incoming.line().split(None, 2)
-        if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not _is_number(words[1].decode("latin-1")):
+        if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or not is_count(words[1].decode("latin-1")):
             raise RemoteProtocolError("the peer does not speak HTTP.")
         headers: dict[str, str] = {}
         size = 0
@@ -335,11 +335,6 @@ class PeerLink:
     def _broken(self, error: OSError) -> TransportError:
         reason = "it does not answer" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         return TransportError(f"the host that has the session, at {self._host}: {reason}.")
-
-
-def _is_number(text: str) -> bool:
-    # More digits are not converted by Python, and would be more than any bound.
-    return text.isascii() and text.isdecimal() and len(text) <= 18
 
 
 def _decoded(data: bytes) -> object:
