@@ -48,7 +48,6 @@ c.Spawner.start_timeout = 60
 c.JupyterHub.services = [
     {{"name": "gpuaas", "url": {service!r}, "api_token": {service_token!r}, "oauth_no_confirm": True,
       "oauth_redirect_uri": "{url}/services/gpuaas/oauth_callback"}},
-    {{"name": "other", "api_token": "{admin}-other"}},
     {{"name": "tests", "api_token": {admin!r}}},
 ]
 c.JupyterHub.custom_scopes = {{"custom:gpuaas:read": {{"description": "Look at remote sessions"}}}}
@@ -94,6 +93,7 @@ class Hub:
     ports: list[int] = field(default_factory=lambda: free_ports(3))
     admin: str = field(default_factory=lambda: secrets.token_hex(32))
     service_token: str = field(default_factory=lambda: secrets.token_hex(32))
+    process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -132,7 +132,7 @@ class Hub:
         # Spawned servers are started by the name of their program.
         env |= {"PATH": f"{Path(sys.executable).parent}:{env.get('PATH', '')}", "GPUAAS_TEST_HUB": mark}
         with open(self.folder / "hub.log", "ab") as log:
-            process = subprocess.Popen(
+            process = self.process = subprocess.Popen(
                 [sys.executable, "-m", "jupyterhub", f"--config={config}"],
                 cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
@@ -153,6 +153,7 @@ class Hub:
         """Wait until the proxy leads to the Hub."""
 
         async def look() -> bool:
+            assert self.process is not None and self.process.poll() is None, "it has ended"
             try:
                 async with self.client() as http:
                     return (await http.get("/hub/api/")).status_code == 200
