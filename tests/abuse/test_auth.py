@@ -15,6 +15,7 @@ from jupyter_gpuaas.client.service import ServiceClient, websocket_url
 from jupyter_gpuaas.controller.app import make_app
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.gate import OPEN_PATHS
+from jupyter_gpuaas.controller.hub.page import VISITS
 from jupyter_gpuaas.errors import Forbidden, InvalidRequest
 from jupyter_gpuaas.model import Scope
 from tests.conftest import GpuaasHome
@@ -339,3 +340,10 @@ async def test_ticket_of_one_session_opens_no_other(service: Service) -> None:
     assert refused.value.response.status_code == 401
     # A ticket is for the agent; to the controller it is no token.
     assert await knock(service, Route("GET", "/nodes"), f"Bearer {ticket.ticket}".encode()) == 401
+
+
+async def test_pages_for_visitors_are_there_only_with_a_hub(service: Service) -> None:
+    async with httpx.AsyncClient(base_url=service.url, trust_env=False) as http:
+        for path in VISITS:
+            assert (await http.get(path, params={"code": "c", "state": "s"})).status_code == 422, path
+            assert (await http.post(path)).status_code == 405, path

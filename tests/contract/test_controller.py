@@ -19,8 +19,11 @@ from websockets.asyncio.client import connect
 from jupyter_gpuaas.client.service import ServiceClient, websocket_url
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
+from jupyter_gpuaas.controller.gate import OPEN_PATHS
+from jupyter_gpuaas.controller.openapi import MEANINGS, refusals
 from jupyter_gpuaas.engine.queue import LeaseQueue
 from jupyter_gpuaas.errors import (
+    _BY_NAME,
     CatalogueError,
     Forbidden,
     InvalidRequest,
@@ -573,7 +576,13 @@ async def test_openapi_describes_every_answer(service: Service) -> None:
     assert references <= set(known)
     assert {"SessionView", "GpuSession", "Event", "NodeView"} <= references
     for path, operations in page["paths"].items():
-        assert all(operation.get("summary") for operation in operations.values()), path
+        for method, operation in operations.items():
+            assert operation.get("summary"), path
+            refused = set() if path in OPEN_PATHS else {str(status) for status in refusals(path, method)}
+            assert refused <= operation["responses"].keys(), path
+            assert any(status.startswith("2") for status in operation["responses"]), path
+    # Every status that one of our errors answers with is one that is told of.
+    assert {kind.status for kind in _BY_NAME.values()} <= MEANINGS.keys()
 
 
 async def test_health_needs_no_token(service: Service) -> None:
