@@ -94,6 +94,8 @@ def responses(
     kind: type[msgspec.Struct] | None, *, many: bool = False, status: int = 200
 ) -> dict[int | str, dict[str, Any]]:
     """The successes of a route for the OpenAPI page; what it may refuse is in ``openapi.py``."""
+    if status == 204:
+        return {status: {"description": "Done"}}
     schema: dict[str, Any] = {"type": "object"}
     if kind is not None:
         schema = {"$ref": _REF.format(name=kind.__name__)}
