@@ -60,7 +60,6 @@ WATCH_PAUSE_S = 3.0
 TIDY_PAUSE_S = 60.0
 ACCEPT_PAUSE_S = 0.1
 ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class Agent:
@@ -490,7 +489,7 @@ def _id(session_id: str) -> str:
 
 
 def _number(field: str, value: str | None) -> int | None:
-    if value is not None and not NUMBER.fullmatch(value):
+    if value is not None and not is_count(value):
         raise RemoteProtocolError(f"{field}: is not a number.")
     return None if value is None else int(value)
 

@@ -260,7 +260,7 @@ def journal_from_elsewhere(data: bytes) -> None:
 
 
 def _opened(folder: Path) -> Journal:
-    return Journal(folder, most_bytes=MOST_BYTES, segment_bytes=4096, message_bytes=1 << 18)
+    return Journal(folder, most_bytes=MOST_BYTES, segment_bytes=4096, message_bytes=1 << 18, memory_bytes=MOST_BYTES)
 
 
 def _walk(journal: Journal, after: int) -> list[int]:
