@@ -43,6 +43,7 @@ OF_A_SESSION = {
     Route("GET", "/sessions/{session}/checkpoints"),
     Route("POST", "/sessions/{session}/checkpoints"),
     Route("PATCH", "/sessions/{session}/checkpoints"),
+    Route("PATCH", "/sessions/{session}/checkpoints/{checkpoint}"),
     Route("DELETE", "/sessions/{session}/checkpoints/{checkpoint}"),
     Route("GET", "/sessions/{session}/checkpoints/{one}/diff/{other}"),
     Route("POST", "/sessions/{session}/restores"),
