@@ -16,6 +16,7 @@ from jupyter_gpuaas.controller.catalogue.acting import ActingLease
 from jupyter_gpuaas.controller.passing import Front
 from jupyter_gpuaas.errors import GpuaasError, ServiceUnreachable
 from jupyter_gpuaas.lifecycle.acting import Seen, is_over, look, may_take, must_stop, pause_s
+from jupyter_gpuaas.wire.tls import Credentials
 
 log = logging.getLogger(__name__)
 
@@ -110,10 +111,19 @@ class Face:
         self._acting: Acting | None = None
         self._own = ""
         self._passed: set[Front] = set()
+        self.credentials = Credentials()
 
-    def stand_by(self, acting: Acting, own: str) -> None:
-        """Pass on what comes; ``own`` is the address of this one, at which it is not to be looked for."""
-        self._acting, self._own = acting, own
+    def stand_by(self, acting: Acting, own: str, credentials: Credentials) -> None:
+        """Pass on what comes.
+
+        Parameters
+        ----------
+        own
+            The address of this one, at which it is not to be looked for.
+        credentials
+            By which others are verified.
+        """
+        self._acting, self._own, self.credentials = acting, own, credentials
         acting.moved = self._cut
 
     @property

@@ -7,12 +7,17 @@ and what WebSockets say among themselves go through as if nobody stood between.
 from __future__ import annotations
 
 import asyncio
-import ssl
+import logging
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from jupyter_gpuaas.errors import SettingError
+from jupyter_gpuaas.wire.tls import Credentials, client_context
+
+log = logging.getLogger(__name__)
 
 #: Of those that connect to it a standby answers these itself.
 OWN_PATHS = frozenset({b"/healthz", b"/readyz"})
@@ -27,6 +32,9 @@ class Passes(Protocol):
     @property
     def passes_to(self) -> str:
         """Address of the controller that acts; empty when it acts itself, or nobody does."""
+
+    #: By which the one that acts is verified, where it speaks TLS.
+    credentials: Credentials
 
     def began(self, connection: Front) -> None:
         """A connection is passed on from now on."""
@@ -72,13 +80,15 @@ class Front(H11Protocol):
 
     async def _pass(self, far: _Far, url: str) -> None:
         parts = urlsplit(url)
-        context = ssl.create_default_context() if parts.scheme == "https" else None
-        port = parts.port or (443 if context else 80)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
+            credentials: Credentials = self.config.app.credentials  # type: ignore[union-attr]
+            context = client_context(credentials) if parts.scheme == "https" else None
             await asyncio.wait_for(
                 self.loop.create_connection(lambda: far, parts.hostname or "", port, ssl=context), CONNECT_TIMEOUT_S
             )
-        except (OSError, asyncio.TimeoutError, TimeoutError):
+        except (OSError, SettingError, asyncio.TimeoutError, TimeoutError) as error:
+            log.warning("%s cannot be asked for a client: %s", url, error or "it does not answer")
             if not self.transport.is_closing():
                 self._forget_far()
                 self._serve(far.early)  # which refuses, and says why

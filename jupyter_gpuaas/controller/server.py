@@ -185,7 +185,7 @@ class _Serving:
         url = settings.acting_url or self._written.url
         self._acting = _acting(settings, database, url, self._superseded)
         if self._acting is not None:
-            self._face.stand_by(self._acting, url)
+            self._face.stand_by(self._acting, url, of_service(settings))
         self._controller: Controller | None = None
         self._stopping = asyncio.Event()
         #: Whether the sessions end with it.

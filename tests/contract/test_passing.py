@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from websockets.exceptions import ConnectionClosed
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.acting import Acting, Face
 from jupyter_gpuaas.controller.server import listen, make_server
+from jupyter_gpuaas.wire.tls import client_context, of_service
+from tests.certificates import own_ca
 from tests.service import eventually
 
 MUCH = 20_000_000
@@ -87,6 +90,24 @@ class Both:
     acting: FarActing
     face: Face
     app: Starlette
+    settings: Settings
+
+    @property
+    def port(self) -> int:
+        """Of the one that stands by."""
+        return int(self.stands_by.rpartition(":")[2])
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """For a client of it."""
+        return client_context(of_service(self.settings)) if self.settings.tls == "on" else None
+
+    def http(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(base_url=self.stands_by, trust_env=False, timeout=30, verify=self.context or False)
+
+    def chatting(self, **more: Any) -> Any:
+        url = self.stands_by.replace("http", "ws", 1) + "/chat"
+        return connect(url, proxy=None, ssl=self.context, **more)
 
 
 @contextlib.asynccontextmanager
@@ -95,15 +116,19 @@ async def served(settings: Settings, app: Any) -> AsyncIterator[tuple[str, Any]]
     server = make_server(settings, app)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", server
+        scheme = "https" if settings.tls == "on" else "http"
+        yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", server
     finally:
         server.should_exit = True
         await serving
         listener.close()
 
 
+BOTH_WAYS = pytest.mark.parametrize("both", ["plain", "tls"], indirect=True)
+
+
 @pytest.fixture
-async def both(tmp_path: Path) -> AsyncIterator[Both]:
+async def both(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Both]:
     routes = [
         Route("/echo", echo, methods=["GET", "POST"]),
         Route("/much", much),
@@ -113,26 +138,31 @@ async def both(tmp_path: Path) -> AsyncIterator[Both]:
     ]
     app = Starlette(routes=routes)
     app.state.gone = asyncio.Event()
-    settings = Settings(home=str(tmp_path))
+    tls = getattr(request, "param", "plain") == "tls"
+    if tls:
+        own_ca(tmp_path)
+    settings = Settings(home=str(tmp_path), tls="on" if tls else "off")
+    credentials = of_service(settings)
     face = Face()
     async with served(settings, app) as (acts, _), served(settings, face) as (stands_by, _):
         acting = FarActing(acts)
-        face.stand_by(cast(Acting, acting), stands_by)
-        yield Both(acts, stands_by, acting, face, app)
+        face.stand_by(cast(Acting, acting), stands_by, credentials)
+        yield Both(acts, stands_by, acting, face, app, settings)
 
 
 @pytest.fixture
 async def http(both: Both) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=both.stands_by, trust_env=False, timeout=30) as client:
+    async with both.http() as client:
         yield client
 
 
+@BOTH_WAYS
 async def test_requests_reach_the_one_that_acts_as_they_were_sent(both: Both, http: httpx.AsyncClient) -> None:
     for body in (b"", b"a", bytes(3_000_000)):
         answer = await http.post("/echo", content=body)
         assert answer.content == body
     # What it makes addresses from is the one that the client used.
-    assert answer.headers["X-Host"] == both.stands_by.removeprefix("http://")
+    assert answer.headers["X-Host"] == both.stands_by.partition("://")[2]
     assert len((await http.get("/much")).content) == MUCH
     assert (await http.get("/none")).status_code == 404
 
@@ -140,13 +170,13 @@ async def test_requests_reach_the_one_that_acts_as_they_were_sent(both: Both, ht
 async def test_standby_answers_for_its_own_health_on_any_connection(both: Both, http: httpx.AsyncClient) -> None:
     assert (await http.get("/healthz")).json()["status"] == "standby"
     assert (await http.get("/echo")).status_code == 200  # on the same connection
-    async with httpx.AsyncClient(base_url=both.stands_by, trust_env=False) as another:
+    async with both.http() as another:
         ready = await another.get("/readyz?a=b")
         assert ready.status_code == 503 and both.acts in ready.json()["hint"]
 
 
 async def test_first_line_that_comes_in_pieces_is_waited_for(both: Both) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(both.stands_by.rpartition(":")[2]))
+    reader, writer = await asyncio.open_connection("127.0.0.1", both.port, ssl=both.context)
     for piece in (b"GE", b"T /ech", b"o HTTP/1.1\r\nHos", b"t: there\r\nConnection: close\r\n\r\n"):
         writer.write(piece)
         await writer.drain()
@@ -155,9 +185,9 @@ async def test_first_line_that_comes_in_pieces_is_waited_for(both: Both) -> None
     writer.close()
 
 
+@BOTH_WAYS
 async def test_websockets_go_through_with_their_pings(both: Both) -> None:
-    url = both.stands_by.replace("http", "ws") + "/chat"
-    async with connect(url, proxy=None, subprotocols=["one"], max_size=None) as chatting:  # type: ignore[list-item]
+    async with both.chatting(subprotocols=["one"], max_size=None) as chatting:
         assert chatting.subprotocol == "one"
         for said in ("text", b"bytes", bytes(2_000_000)):
             await chatting.send(said)
@@ -173,21 +203,21 @@ async def test_client_that_goes_is_missed_at_the_other_end(both: Both, http: htt
     await asyncio.wait_for(both.app.state.gone.wait(), 30)
 
 
-async def test_connections_end_when_another_one_acts_and_new_ones_go_there(both: Both, tmp_path: Path) -> None:
-    async with connect(both.stands_by.replace("http", "ws") + "/chat", proxy=None) as chatting:
+async def test_connections_end_when_another_one_acts_and_new_ones_go_there(both: Both) -> None:
+    async with both.chatting() as chatting:
         await chatting.send("a")
         await chatting.recv()
         another = Starlette(routes=[Route("/echo", lambda request: PlainTextResponse("another"))])
-        async with served(Settings(home=str(tmp_path)), another) as (url, _):
+        async with served(both.settings, another) as (url, _):
             both.acting.is_at(url)
             with pytest.raises(ConnectionClosed):
                 await asyncio.wait_for(chatting.recv(), 30)
-            async with httpx.AsyncClient(base_url=both.stands_by, trust_env=False) as http:
+            async with both.http() as http:
                 assert (await http.get("/echo")).text == "another"
 
 
 async def test_standby_that_acts_serves_itself_on_connections_that_were_there(both: Both) -> None:
-    async with httpx.AsyncClient(base_url=both.stands_by, trust_env=False) as http:
+    async with both.http() as http:
         assert (await http.get("/healthz")).status_code == 200
         both.acting.is_at("")
         both.face.show(Starlette(routes=[Route("/echo", lambda request: PlainTextResponse("here"))]))
@@ -209,9 +239,10 @@ async def test_without_one_that_acts_requests_are_refused_for_now(
     assert (await http.get("/echo")).status_code == 200
 
 
+@BOTH_WAYS
 async def test_slow_client_holds_the_other_end_back(both: Both) -> None:
     """What a client does not read must not pile up in between."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(both.stands_by.rpartition(":")[2]), limit=1 << 16)
+    reader, writer = await asyncio.open_connection("127.0.0.1", both.port, ssl=both.context, limit=1 << 16)
     writer.write(b"GET /much HTTP/1.1\r\nHost: there\r\nConnection: close\r\n\r\n")
     connections = both.face._passed
     await eventually(lambda: len(connections) == 1)

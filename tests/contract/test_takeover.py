@@ -174,7 +174,7 @@ async def test_controller_that_stands_by_says_so_and_where_the_other_is(controll
         assert (await http.get("/sessions", headers=token)).json() == []
 
 
-@pytest.mark.parametrize("way", [pytest.param("kill", marks=pytest.mark.fault), "freeze", "end"])
+@pytest.mark.parametrize("way", [*(pytest.param(way, marks=pytest.mark.fault) for way in ("kill", "freeze")), "end"])
 async def test_clients_use_either_controller_and_lose_nothing_when_one_takes_over(
     controllers: Controllers, way: str
 ) -> None:
@@ -199,7 +199,7 @@ async def test_clients_use_either_controller_and_lose_nothing_when_one_takes_ove
             for remote in remotes:
                 await remote.open()
                 assert await counted(remote, "n = 0") == "0"
-            asked = [asyncio.create_task(count_to(remote, 40)) for remote in remotes]
+            asked = [asyncio.create_task(count_to(remote, 25)) for remote in remotes]
             await eventually(lambda: all(remote_count >= 5 for remote_count in counts(remotes)))
             if way == "kill":
                 first.kill()
@@ -220,7 +220,7 @@ async def test_clients_use_either_controller_and_lose_nothing_when_one_takes_ove
                 assert view.channel is not None and url_of(third).replace("http", "ws") in view.channel.relay_url
                 late = RemoteSession(again, made[1].id, settings["always"])
                 await late.open()
-                assert await counted(late, "n += 1") == "41"
+                assert await counted(late, "n += 1") == "26"
                 await late.close()
         finally:
             for remote in remotes:
