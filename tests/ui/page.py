@@ -49,7 +49,7 @@ class Page:
         SHOTS.mkdir(exist_ok=True)
         self.driver.save_screenshot(str(SHOTS / f"{self._name}-{what}.png"))
 
-    def picture(self, name: str, selector: str = "body", size: tuple[int, int] | None = None) -> None:
+    def picture(self, name: str, selector: str = "", size: tuple[int, int] | None = None) -> None:
         """Make a picture of the documents anew, where that was asked for (``make pictures``): of this part of the page.
 
         Parameters
@@ -61,7 +61,8 @@ class Page:
             return
         from PIL import Image
 
-        image = Image.open(io.BytesIO(self.element(selector).screenshot_as_png)).convert("RGB")
+        taken = self.element(selector).screenshot_as_png if selector else self.driver.get_screenshot_as_png()
+        image = Image.open(io.BytesIO(taken)).convert("RGB")
         if size is not None:
             image = image.crop((0, 0, *size))
         image.quantize(COLOURS).save(Path(PICTURES) / f"{name}.png", optimize=True)
@@ -239,14 +240,8 @@ class Page:
     def expand(self, title: str) -> None:
         """Open a section of the side panel, if it is closed."""
         for each in self.all(".jp-gpuaas-panel .jp-AccordionPanel-title"):
-            if title in each.text and each.get_attribute("aria-expanded") != "true":
-                each.click()
-
-    def only(self, title: str) -> None:
-        """Leave this section of the side panel open, and no other."""
-        self.expand(title)
-        for each in self.all(".jp-gpuaas-panel .jp-AccordionPanel-title"):
-            if title not in each.text and each.get_attribute("aria-expanded") == "true":
+            # Titles are shown in capitals.
+            if title.upper() in each.text.upper() and each.get_attribute("aria-expanded") != "true":
                 each.click()
 
     def notices(self) -> str:
