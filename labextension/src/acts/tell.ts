@@ -27,19 +27,43 @@ export function failure(message: string): IFailure {
   return { message, type: 'error', actions, autoClose: false };
 }
 
-/** Do something that takes a while, and say how it went. */
+/** What takes no longer is told when it is over only. */
+const GRACE_MS = 1000;
+
+/**
+ * Do something that takes a while, and say how it went.
+ *
+ * JupyterLab shows a notice some time after it was asked to, the first one of a page after it has loaded what shows
+ * it. One that is changed before then can stay as it was. So nothing is told that would be changed at once.
+ */
 export async function telling<T>(
   doing: string,
   work: () => Promise<T>,
   done: (result: T) => string
 ): Promise<T | null> {
-  const id = Notification.emit(doing, 'in-progress', { autoClose: false });
+  let id = '';
+  const timer = window.setTimeout(() => {
+    id = Notification.emit(doing, 'in-progress', { autoClose: false });
+  }, GRACE_MS);
+  const tell = (
+    message: string,
+    type: 'success' | 'error',
+    options: Omit<IFailure, 'message' | 'type' | 'autoClose'> & { autoClose: number | false }
+  ): void => {
+    window.clearTimeout(timer);
+    if (id === '') {
+      Notification.emit(message, type, options);
+    } else {
+      Notification.update({ id, message, type, ...options });
+    }
+  };
   try {
     const result = await work();
-    Notification.update({ id, message: done(result), type: 'success', autoClose: 5000 });
+    tell(done(result), 'success', { actions: [], autoClose: 5000 });
     return result;
   } catch (error) {
-    Notification.update({ id, ...failure(wordsOf(error)) });
+    const { message, type, ...options } = failure(wordsOf(error));
+    tell(message, type, options);
     return null;
   }
 }
