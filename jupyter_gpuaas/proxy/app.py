@@ -185,8 +185,9 @@ class Proxy:
     async def _shut_down(self, held: Held) -> None:
         """The client ends the kernel, for good or to start it anew."""
         self._shutdown = held
+        content = {"status": "ok", "restart": _is_restart(held)}  # of what was sent, only the header is kept
         if self._settings.on_shutdown == "detach" or self._is_to_detach() or self._over:
-            self._answer_shutdown(held)
+            self._answer_shutdown(held, content)
             return
         self._requests.send(held)
         if not await self._channel.delivered(SHUTDOWN_PATIENCE_S):
@@ -195,18 +196,13 @@ class Proxy:
                 await asyncio.wait_for(self._seeker.release(), SHUTDOWN_PATIENCE_S)
             except (GpuaasError, asyncio.TimeoutError) as error:
                 log.error("the session could not be ended: %s", error)
-            self._answer_shutdown(held)
+            self._answer_shutdown(held, content)
             return
         # The reply comes with the stream; a kernel that cannot even reply is ended by its host.
         await asyncio.sleep(self._settings.stop_timeout_s)
         self._leave.set()
 
-    def _answer_shutdown(self, held: Held) -> None:
-        try:
-            restart = bool(msgspec.json.decode(held.parts[3]).get("restart"))
-        except (*UNREADABLE, AttributeError):
-            restart = False
-        content = {"status": "ok", "restart": restart}
+    def _answer_shutdown(self, held: Held, content: dict[str, Any]) -> None:
         self._front.reply(held.channel, held.address, make_parts(b"", "shutdown_reply", held.parts[0], content)[1:])
         self._leave.set()
 
@@ -273,3 +269,10 @@ class Proxy:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _is_restart(shutdown: Held) -> bool:
+    try:
+        return bool(msgspec.json.decode(shutdown.parts[3]).get("restart"))
+    except (*UNREADABLE, AttributeError):
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tests.conftest import GpuaasHome
 
 from .session import ProxyRun
-from .test_sessions_go_on import kill_host, sessions, until
+from .test_sessions_go_on import host_record, kill_host, sessions, until
 
 pytestmark = pytest.mark.fault
 
@@ -60,6 +61,18 @@ def test_busy_kernel_can_be_restarted_again_and_again_and_shut_down(
         assert run.value("'x' in globals()") == "False"
     start_busy(run)
     run.client.shutdown()
+    run.process.wait(20)
+    until(lambda: sessions(home) == [])
+
+
+def test_shutdown_is_answered_when_the_host_of_the_session_hangs(
+    home: GpuaasHome, runs: Callable[..., ProxyRun]
+) -> None:
+    run = runs("hangs").ready()
+    os.kill(host_record(home, "hangs")["pid"], signal.SIGSTOP)
+    run.client.shutdown()
+    reply = run.client.get_control_msg(timeout=30)
+    assert reply["msg_type"] == "shutdown_reply" and reply["content"] == {"status": "ok", "restart": False}
     run.process.wait(20)
     until(lambda: sessions(home) == [])
 
