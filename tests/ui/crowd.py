@@ -199,7 +199,7 @@ async def serve(folder: Path, nodes: int, sessions: int) -> None:
     controller = Controller(settings, MadeUpEngine(folder, nodes, agents_url))
     listener = listen(settings, 0)
     service = make_server(settings, make_app(controller))
-    servers = [type(service)(config), service]  # which leaves signals to us
+    servers = [type(service)(config, None), service]  # which leaves signals to us
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
