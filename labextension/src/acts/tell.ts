@@ -7,15 +7,16 @@ import { wordsOf } from '../api/problem';
 /** JupyterLab shows so many characters of a notice. */
 const SHOWN = 140;
 
-export interface IFailure {
+export interface INotice {
   readonly message: string;
-  readonly type: 'error';
+  readonly type: 'success' | 'error';
   readonly actions: Notification.IAction[];
-  readonly autoClose: false;
+  /** After how many milliseconds it goes by itself. */
+  readonly autoClose: number | false;
 }
 
 /** A notice of a failure; what it has no room for comes in a dialog when it is asked for. */
-export function failure(message: string): IFailure {
+export function failure(message: string): INotice {
   const showAll: Notification.IAction = {
     label: Dialog.translator.load('jupyter_gpuaas').__('Show all'),
     callback: event => {
@@ -27,43 +28,31 @@ export function failure(message: string): IFailure {
   return { message, type: 'error', actions, autoClose: false };
 }
 
-/** What takes no longer is told when it is over only. */
-const GRACE_MS = 1000;
-
 /**
- * Do something that takes a while, and say how it went.
+ * Put a notice in the place of one that is over.
  *
- * JupyterLab shows a notice some time after it was asked to, the first one of a page after it has loaded what shows
- * it. One that is changed before then can stay as it was. So nothing is told that would be changed at once.
+ * JupyterLab shows a notice some time after it was asked to, and one that is changed before then can stay as it was
+ * for ever. One that is taken back goes, shown or not.
  */
+export function conclude(id: string, notice: INotice): string {
+  Notification.dismiss(id);
+  const { message, type, ...options } = notice;
+  return Notification.emit(message, type, options);
+}
+
+/** Do something that takes a while, and say how it went. */
 export async function telling<T>(
   doing: string,
   work: () => Promise<T>,
   done: (result: T) => string
 ): Promise<T | null> {
-  let id = '';
-  const timer = window.setTimeout(() => {
-    id = Notification.emit(doing, 'in-progress', { autoClose: false });
-  }, GRACE_MS);
-  const tell = (
-    message: string,
-    type: 'success' | 'error',
-    options: Omit<IFailure, 'message' | 'type' | 'autoClose'> & { autoClose: number | false }
-  ): void => {
-    window.clearTimeout(timer);
-    if (id === '') {
-      Notification.emit(message, type, options);
-    } else {
-      Notification.update({ id, message, type, ...options });
-    }
-  };
+  const id = Notification.emit(doing, 'in-progress', { autoClose: false });
   try {
     const result = await work();
-    tell(done(result), 'success', { actions: [], autoClose: 5000 });
+    conclude(id, { message: done(result), type: 'success', actions: [], autoClose: 5000 });
     return result;
   } catch (error) {
-    const { message, type, ...options } = failure(wordsOf(error));
-    tell(message, type, options);
+    conclude(id, failure(wordsOf(error)));
     return null;
   }
 }

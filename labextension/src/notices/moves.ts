@@ -2,7 +2,7 @@
 
 import { Notification } from '@jupyterlab/apputils';
 
-import { failure } from '../acts/tell';
+import { conclude, failure, type INotice } from '../acts/tell';
 import type { IMigration } from '../api/types';
 import { cancelMigration, titleOf } from '../acts/sessions';
 import { isOver, isReversible } from '../model/phases';
@@ -42,11 +42,15 @@ export class MoveNotices {
 
   private tell(migration: IMigration): void {
     const id = this.shown.get(migration.id);
-    const options = isOver(migration) ? this.ended(migration) : this.underWay(migration);
+    const { message, type, ...options } = isOver(migration)
+      ? this.ended(migration)
+      : this.underWay(migration);
     if (id === undefined) {
-      this.shown.set(migration.id, Notification.emit(options.message, options.type, options));
+      this.shown.set(migration.id, Notification.emit(message, type, options));
+    } else if (type === 'in-progress') {
+      Notification.update({ id, message, type, ...options });
     } else {
-      Notification.update({ id, ...options });
+      this.shown.set(migration.id, conclude(id, { message, type, ...options }));
     }
   }
 
@@ -86,12 +90,12 @@ export class MoveNotices {
     };
   }
 
-  private ended(migration: IMigration) {
+  private ended(migration: IMigration): INotice {
     const message = this.gpuaas.words.ending(migration, titleOf(this.gpuaas, migration.session_id));
     if (migration.phase === 'failed') {
       return failure(message);
     }
-    return { message, type: 'success' as const, autoClose: 8000, actions: [] };
+    return { message, type: 'success', autoClose: 8000, actions: [] };
   }
 
   private seen: ReadonlyMap<string, IMigration>;
