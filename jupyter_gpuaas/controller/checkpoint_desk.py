@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
-from jupyter_gpuaas.errors import CheckpointError
+from jupyter_gpuaas.errors import CheckpointError, StoreError
 from jupyter_gpuaas.model import CheckpointDiff, CheckpointPlan, CheckpointView, short_id
 
 if TYPE_CHECKING:
@@ -112,7 +113,9 @@ class CheckpointDesk:
         if lives and newest is not None and newest.id == found.id:
             raise CheckpointError(f"{short_id(found.id)} is the newest checkpoint of a session that lives, and stays.")
         checkpointer.forget(found)
-        checkpointer.collect()
+        # While a checkpoint is being written nothing can be freed: whoever tidies up next in this store does it.
+        with contextlib.suppress(StoreError):
+            checkpointer.collect()
         return view_of(found.manifest)
 
     def close(self) -> None:

@@ -14,9 +14,11 @@ import pytest
 from jupyter_gpuaas.client.embedded import read_service_file
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.model import SessionState
-from tests.api.hooks import NODE, SESSIONS
 from tests.conftest import GpuaasHome
 from tests.service import eventually
+
+pytest.importorskip("schemathesis", reason="schemathesis is not installed (make test-api)")
+from tests.api.hooks import NODE, SESSIONS
 
 pytestmark = [pytest.mark.api, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]

@@ -187,6 +187,19 @@ async def test_checkpoints_of_an_ended_session_begin_a_new_one(service: Service)
     assert await service.admin.checkpoints(session) == []
 
 
+async def test_checkpoint_is_forgotten_while_another_is_being_written(service: Service) -> None:
+    session = await run(service, service.admin, "a", "x = 1", "y = 2")
+    first, second = await taken(service.admin, session, 2)
+    owner = service.controller.tokens.check(f"Bearer {service.token}").name
+    store = open_store(owners_address(service.controller.checkpoints.address, owner))
+    try:
+        store.missing([])  # as a capture begins
+        await service.admin.forget_checkpoint(session, first.id)
+    finally:
+        store.close()
+    assert [each.id for each in await service.admin.checkpoints(session)] == [second.id]
+
+
 async def test_checkpoint_that_cannot_be_restored_fails_the_new_session_with_the_reason(service: Service) -> None:
     session = await run(service, service.admin, "a", "x = 1", "y = 2")
     made = await taken(service.admin, session, 2)
