@@ -7,6 +7,7 @@
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
 #   make chromium        chromium and chromedriver, for the browser tests among them, where apt may install them
 #   make test-labextension  types, format and units of the front end; part of `make test`
+#   make test-long       tests of many seconds each, which `make test` leaves out
 #   make test-ui         all tests of JupyterLab and Notebook 7 in a real browser
 #   make pictures        those of the documents anew, from these tests
 #   make test-matrix     the wheel in JupyterLab 4.4, Notebook 7.4 and the newest of both, each in an environment of its own
@@ -64,7 +65,7 @@ JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm c
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
 .PHONY: help lab demo labextension check criu chromium test test-labextension test-ui pictures test-matrix test-postgres
-.PHONY: test-faults test-trials test-images test-gpu test-ray test-hub test-api soak
+.PHONY: test-long test-faults test-trials test-images test-gpu test-ray test-hub test-api soak
 .PHONY: bench bench-state bench-device bench-migrate bench-load clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
@@ -150,7 +151,10 @@ test-labextension: $(LABEXT_BUILT)
 # In the order of their folders, the units last: they fill the time in which another worker still has a long file.
 test: test-labextension $(STAMPS)/test
 	tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
-	  -m 'not slow and not gpu and not fault and not images and not ui and not ray and not hub and not api' $(PYTEST_ARGS)
+	  -m 'not slow and not long and not gpu and not fault and not images and not ui and not ray and not hub and not api' $(PYTEST_ARGS)
+
+test-long: $(STAMPS)/test
+	tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile -m 'long and not slow and not fault and not gpu' $(PYTEST_ARGS)
 
 test-ui: $(STAMPS)/test chromium
 	$(PYTEST) -m 'ui and not slow and not matrix' tests/ui $(PYTEST_ARGS)

@@ -259,6 +259,7 @@ async def test_long_poll_answers_at_the_change_and_not_before(service: Service) 
     assert (await poll).session.last_event > second.last_event
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", ["starting", "idle", "closing", "closed"])
 async def test_catalogue_that_cannot_be_written_for_a_while_delays_but_loses_nothing(
     service: Service, monkeypatch: pytest.MonkeyPatch, target: str
@@ -526,6 +527,7 @@ async def drain(stream: AsyncIterator[Event]) -> None:
         return
 
 
+@pytest.mark.long
 async def test_events_old_ones_go_and_ended_sessions_with_them(gpuaas_home: GpuaasHome) -> None:
     async with running_service(gpuaas_home.path, events_kept=20) as service:
         for number in range(8):

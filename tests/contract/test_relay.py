@@ -113,6 +113,7 @@ async def test_relayed_bundle_that_is_not_there_is_refused_with_a_reason(service
     assert refused.value.message
 
 
+@pytest.mark.long
 async def test_client_that_reads_nothing_costs_the_controller_no_memory(gpuaas_home: GpuaasHome) -> None:
     gpuaas_home.cli("up", "--detach", "--devices", "cpu:1")
     endpoint, written = await find_running(gpuaas_home.path), read_service_file(gpuaas_home.path)

@@ -106,6 +106,7 @@ async def run(home: GpuaasHome, session: str, code: str) -> str:
             await remote.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", [pytest.param("kill", marks=pytest.mark.fault), "freeze", "end"])
 async def test_controller_that_stands_by_takes_over(controllers: Controllers, way: str) -> None:
     home = controllers.home
@@ -174,6 +175,7 @@ async def test_controller_that_stands_by_says_so_and_where_the_other_is(controll
         assert (await http.get("/sessions", headers=token)).json() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", [*(pytest.param(way, marks=pytest.mark.fault) for way in ("kill", "freeze")), "end"])
 async def test_clients_use_either_controller_and_lose_nothing_when_one_takes_over(
     controllers: Controllers, way: str

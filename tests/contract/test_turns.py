@@ -114,6 +114,7 @@ def _opened(service: Service, name: str):  # type: ignore[no-untyped-def]
     return roaming(service, name)
 
 
+@pytest.mark.long
 async def test_two_long_cells_take_turns_and_write_every_line_once(service: Service, tmp_path: Path) -> None:
     path, lines = tmp_path / "lines", 200
     async with roaming(service, "one") as one, roaming(service, "two") as two:

@@ -155,6 +155,7 @@ def test_message_signed_with_another_key_is_dropped(run: ProxyRun) -> None:
     assert run.value("'forged' in globals()") == "False"
 
 
+@pytest.mark.long
 def test_output_of_one_gib_arrives(run: ProxyRun) -> None:
     cell = run.client.execute("print('x' * 2**30, end='')")
     run.wait(lambda m: m["msg_type"] == "execute_reply", deadline_s=200)
@@ -172,6 +173,7 @@ def test_output_of_one_gib_arrives(run: ProxyRun) -> None:
     assert sizes == 2**30
 
 
+@pytest.mark.long
 def test_client_that_stalls_gets_all_updates_and_the_idle(run: ProxyRun) -> None:
     count = 20_000
     cell = run.client.execute(

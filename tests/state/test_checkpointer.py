@@ -326,6 +326,7 @@ print([value.hex() for value in space["losses"]], weights, space["net"].tied is 
 """
 
 
+@pytest.mark.long
 def test_training_goes_on_bit_for_bit_in_a_fresh_process(tmp_path: Path) -> None:
     import hashlib
 

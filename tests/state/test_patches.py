@@ -12,6 +12,7 @@ from jupyter_gpuaas.state.hidden.world import of_notebook
 from .hidden_session import session
 
 
+@pytest.mark.long
 def test_ordinary_cells_make_no_patches(tmp_path: Path) -> None:
     cells = [
         "import numpy as np, pandas as pd, torch, matplotlib\nmatplotlib.use('agg')\nimport matplotlib.pyplot as plt",
