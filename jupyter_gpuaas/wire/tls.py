@@ -6,6 +6,7 @@ certificate can be renewed while everything runs.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import ssl
@@ -118,28 +119,6 @@ _contexts: dict[tuple[Credentials, bool], _Known] = {}
 _lock = threading.Lock()
 
 
-def client_context(credentials: Credentials) -> ssl.SSLContext:
-    """For connections to servers, whose certificate and name are verified.
-
-    Raises
-    ------
-    SettingError
-        A file cannot be used.
-    """
-    return _context(credentials, for_server=False)
-
-
-def server_context(credentials: Credentials) -> ssl.SSLContext:
-    """For connections of clients; one that shows a certificate is let in only if that can be verified.
-
-    Raises
-    ------
-    SettingError
-        A file cannot be used.
-    """
-    return _context(credentials, for_server=True)
-
-
 def renewing_context(credentials: Credentials) -> ssl.SSLContext:
     """For a server that takes one context for all its life, and asks clients for no certificate.
 
@@ -156,6 +135,13 @@ def renewing_context(credentials: Credentials) -> ssl.SSLContext:
 
 
 def _context(credentials: Credentials, *, for_server: bool) -> ssl.SSLContext:
+    """What these files are good for now.
+
+    Raises
+    ------
+    SettingError
+        A file cannot be used.
+    """
     files = tuple(map(_version, (credentials.ca, credentials.cert, credentials.key)))
     with _lock:
         known = _contexts.get((credentials, for_server))
@@ -171,6 +157,12 @@ def _context(credentials: Credentials, *, for_server: bool) -> ssl.SSLContext:
             made = known.context
         _contexts[credentials, for_server] = _Known(made, files)
         return made
+
+
+#: For connections to servers, whose certificate and name are verified.
+client_context = functools.partial(_context, for_server=False)
+#: For connections of clients; one that shows a certificate is let in only if that can be verified.
+server_context = functools.partial(_context, for_server=True)
 
 
 def _version(file: str) -> tuple[int, int]:

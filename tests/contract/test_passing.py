@@ -61,9 +61,8 @@ async def endless(request: Request) -> Response:
 
     async def pieces() -> AsyncIterator[bytes]:
         try:
-            while True:
-                yield b"line\n"
-                await asyncio.sleep(0.01)
+            yield b"line\n"
+            await asyncio.Event().wait()
         finally:
             gone.set()
 

@@ -52,6 +52,7 @@ class Runner(NotebookClient):
         self._on_cell = on_cell
         self.before_next_cell: list[Callable[[], Any]] = []
         self.on_cell_start = self._start_cell
+        self._answering: asyncio.Task[None] | None = None
 
     def _start_cell(self, cell: NotebookNode, cell_index: int) -> None:
         while self.before_next_cell:
@@ -62,27 +63,24 @@ class Runner(NotebookClient):
     async def async_start_new_kernel_client(self) -> Any:
         kc = await super().async_start_new_kernel_client()
         kc.allow_stdin = True
+        self._answering = asyncio.create_task(self._answer(kc))
         return kc
 
     async def async_execute(self, reset_kc: bool = False, **options: Any) -> NotebookNode:
-        answering = asyncio.ensure_future(self._answer())
         try:
             return await super().async_execute(reset_kc=reset_kc, **options)
         finally:
-            answering.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await answering
+            if self._answering is not None:
+                self._answering.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._answering
 
     def execute(self, **options: Any) -> NotebookNode:  # type: ignore[override]
         return asyncio.run(self.async_execute(**options))
 
-    async def _answer(self) -> None:
+    async def _answer(self, kc: Any) -> None:
         prompts = self.nb.metadata.setdefault("prompts", [])
-        while True:
-            kc = self.kc
-            if kc is None or not kc.channels_running:
-                await asyncio.sleep(0.05)  # nbclient has no event for "the client is there"
-                continue
+        while kc.channels_running:
             try:
                 msg = await kc.get_stdin_msg(timeout=0.2)
             except Empty:

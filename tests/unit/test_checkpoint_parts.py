@@ -260,9 +260,13 @@ def test_owners_have_parts_of_their_own_and_cannot_name_each_others() -> None:
     assert all(".." not in address for address in addresses)
 
 
-async def test_host_passes_over_notes_that_are_none_and_keeps_the_last_checkpoint_of_a_dead_kernel() -> None:
+async def test_host_passes_over_notes_that_are_none_and_keeps_the_last_checkpoint_of_a_dead_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     reports: list[CheckpointStatus | None] = []
-    notes = CheckpointNotes(0.001, lambda: reports.append(notes.status))
+    timers: list[Callable[[], None]] = []
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", lambda pause_s, call: timers.append(call) or call)
+    notes = CheckpointNotes(1.0, lambda: reports.append(notes.status))
     for rubbish in (b"", b"{", b"[]", b'{"kind": 1}', b'{"kind": "taken", "status": {"taken": "many"}}', b"\xff"):
         notes.heard(rubbish)
     assert notes.status is None
@@ -271,8 +275,12 @@ async def test_host_passes_over_notes_that_are_none_and_keeps_the_last_checkpoin
     notes.heard(msgspec.json.encode({"kind": "taken", "status": status}))
     notes.heard(msgspec.json.encode({"kind": "failed", "status": CheckpointStatus(every=1, failed=1)}))
     assert "%remote_gpu restore c9c22c7d" in notes.way_back() and "cell 7" in notes.way_back()
-    await asyncio.sleep(0.05)
-    assert len(reports) == 1  # both in one
+    (report,) = timers  # both in one
+    assert reports == []
+    report()
+    assert reports == [notes.status]
+    notes.heard(msgspec.json.encode({"kind": "failed", "status": CheckpointStatus(every=1, failed=2)}))
+    assert len(timers) == 2
 
 
 def test_the_magic_says_what_every_takes(capsys: pytest.CaptureFixture[str]) -> None:

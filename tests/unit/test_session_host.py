@@ -18,6 +18,7 @@ from jupyter_gpuaas.node.host import Host
 from jupyter_gpuaas.node.session_host import SessionHost
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Kind, RecordReader
+from tests.service import eventually
 
 
 def handshake() -> bytes:
@@ -46,11 +47,12 @@ def make_host(folder: Path, settings: Settings | None = None) -> SessionHost:
     return SessionHost(spec, folder, settings or Settings(), start_kernel=lambda: None, changed=lambda report: None)
 
 
-async def close(host: SessionHost, *ends: socket.socket) -> None:
+async def close(host: SessionHost, *pairs: tuple[socket.socket, socket.socket]) -> None:
     await host.close("the test is over")
-    await asyncio.sleep(0.05)  # transports close their sockets in the loop's next turns
-    for end in ends:
-        end.close()
+    # Transports close their sockets in the loop's next turns.
+    await eventually(lambda: all(far.fileno() < 0 for _, far in pairs))
+    for near, _ in pairs:
+        near.close()
 
 
 async def test_two_handshakes_of_one_client_at_once_leave_one_link_and_it_is_fed(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ async def test_two_handshakes_of_one_client_at_once_leave_one_link_and_it_is_fed
     (live,) = (answer for answer in answers if b"<closed>" not in answer)
     assert b"to whom it concerns" in live
     assert host.report().clients == 1
-    await close(host, *(end for pair in pairs for end in pair))
+    await close(host, *pairs)
 
 
 async def test_link_that_closed_before_it_was_adopted_counts_as_no_client(tmp_path: Path) -> None:
@@ -75,13 +77,8 @@ async def test_link_that_closed_before_it_was_adopted_counts_as_no_client(tmp_pa
     near, far = socket.socketpair()
     near.close()
     await host.attach(far, handshake(), b"", "client", None)
-    await asyncio.sleep(0)
-    for _ in range(100):
-        if not host.report().clients:
-            break
-        await asyncio.sleep(0.01)
-    assert host.report().clients == 0
-    await close(host, near, far)
+    await eventually(lambda: not host.report().clients)
+    await close(host, (near, far))
 
 
 async def test_reply_that_is_too_large_is_answered_all_the_same(tmp_path: Path) -> None:
