@@ -12,7 +12,9 @@
 #   make pictures        those of the documents anew, from these tests
 #   make test-matrix     the wheel in JupyterLab 4.4, Notebook 7.4 and the newest of both, each in an environment of its own
 #   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
-#   make test-postgres   services in PostgreSQL instead of SQLite: the same contract tests (apt-get install postgresql)
+#   make test-postgres   services in PostgreSQL instead of SQLite: of the same tests those of databases, controllers that
+#                        take over, users, and controllers that are killed (apt-get install postgresql)
+#   make test-postgres-all  the same with all contract tests of a service, all wrong callers and all faults
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
 #   make test-trials     the trials of test-faults in their hundreds, which takes hours
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
@@ -65,7 +67,7 @@ JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm c
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
 .PHONY: help lab demo labextension check criu chromium test test-labextension test-ui pictures test-matrix test-postgres
-.PHONY: test-long test-faults test-trials test-images test-gpu test-ray test-hub test-api soak
+.PHONY: test-postgres-all test-long test-faults test-trials test-images test-gpu test-ray test-hub test-api soak
 .PHONY: bench bench-state bench-device bench-migrate bench-load clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
@@ -142,7 +144,8 @@ criu: $(STAMPS)/venv
 
 # Without them the browser tests skip themselves.
 chromium:
-	@tools/install-chromium.sh || echo "*** NO CHROMIUM HERE: NOTHING IS TESTED IN A BROWSER ***" >&2
+	@tools/install-by-apt.sh chromium 'command -v chromedriver && command -v chromium' \
+	  chromium chromium-driver fonts-dejavu-core || echo "*** NO CHROMIUM HERE: NOTHING IS TESTED IN A BROWSER ***" >&2
 
 test-labextension: $(LABEXT_BUILT)
 	$(JLPM) check
@@ -166,11 +169,18 @@ pictures: $(STAMPS)/test chromium
 test-matrix: $(STAMPS)/test chromium
 	$(PYTEST) -m matrix tests/ui $(PYTEST_ARGS)
 
-# The tests that look into the file of SQLite are left out.
+# The tests that look into the file of SQLite skip themselves. Where there is no PostgreSQL and none can be installed, nothing
+# is run, and that is said.
+POSTGRES = tools/install-by-apt.sh PostgreSQL 'compgen -G "/usr/lib/postgresql/*/bin/initdb" || command -v initdb' postgresql \
+  || { echo "*** NO POSTGRESQL HERE: NOTHING IS TESTED WITH IT ***" >&2; exit 0; }; GPUAAS_TEST_DATABASE=postgresql
 test-postgres: $(STAMPS)/test
-	GPUAAS_TEST_DATABASE=postgresql $(PYTEST) -n $(TEST_JOBS) --dist loadfile -m 'not slow and not gpu' \
-	  -k 'not secrets_are_readable and not create_token_is_for_admins' tests/contract/test_database.py tests/contract/test_takeover.py \
-	  tests/contract/test_controller.py tests/abuse/test_auth.py $(PYTEST_ARGS)
+	@$(POSTGRES) tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu' \
+	  $(addprefix tests/,contract/test_takeover.py contract/test_controller.py fault/test_controller_restart.py \
+	  contract/test_fair_use.py contract/test_database.py contract/test_usage.py) $(PYTEST_ARGS)
+
+test-postgres-all: $(STAMPS)/test
+	@$(POSTGRES) tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
+	  -m 'not slow and not gpu and not images and not ray and not hub and not api' tests/contract tests/abuse tests/fault $(PYTEST_ARGS)
 
 # Without CRIU the tests skip themselves, and say so.
 test-images: $(STAMPS)/test

@@ -28,9 +28,10 @@ import gateway
 import psutil
 from rows import Kernel, ZmqKernel
 from service import Service
-from targets import GATEWAY, OURS, PLAIN, Results, table, verdicts
+from targets import GATEWAY, OURS, PLAIN, TLS, Results, table, verdicts
 
-ROWS = (PLAIN, OURS, GATEWAY)
+ROWS = (PLAIN, OURS, TLS, GATEWAY)
+USUAL_ROWS = (PLAIN, OURS, GATEWAY)
 COLUMNS = ("start", "round_trip", "prints", "updates", "text", "comm", "stalled", "gibibyte", "arrays", "memory")
 #: A service has this long to start the next kernel ahead.
 PAUSE_S = 3.0
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: about a minute or two")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--json-file", type=Path, help="write the JSON to this file too")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(USUAL_ROWS))
     parser.add_argument("--columns", nargs="+", choices=COLUMNS, default=list(COLUMNS))
     asked = parser.parse_args()
     head = header(asked.rows)
@@ -70,6 +71,11 @@ def measure(stack: contextlib.ExitStack, rows: list[str], wanted: list[str], *, 
         stack.callback(service.stop)
         service.start()
         makers[OURS] = service.kernel
+    if TLS in rows:
+        guarded = Service(tls=True)
+        stack.callback(guarded.stop)
+        guarded.start()
+        makers[TLS] = guarded.kernel
     if GATEWAY in rows:
         servers = gateway.Servers(stack.enter_context(_folder()))
         stack.callback(servers.stop)

@@ -22,16 +22,19 @@ PARTS = {
 
 
 class Service:
-    """``jupyter gpuaas up`` with nodes of several cpu devices."""
+    """``jupyter gpuaas up`` with nodes of several cpu devices; with ``tls``, by a CA of its own."""
 
-    def __init__(self, devices: int = 4, nodes: int = 1) -> None:
+    def __init__(self, devices: int = 4, nodes: int = 1, *, tls: bool = False) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="gpuaas-bench-"))
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("GPUAAS_", "JPY_"))}
         self._devices, self._nodes = devices, nodes
         #: Environment of whatever is to use this service.
-        self.env = {**environ, "GPUAAS_HOME": str(self._home)}
+        self.env = {**environ, "GPUAAS_HOME": str(self._home), "GPUAAS_TLS": "on" if tls else "off"}
+        self._tls = tls
 
     def start(self) -> None:
+        if self._tls:
+            self._command("certs", "init")
         self._command("up", "--detach", "--nodes", str(self._nodes), "--devices", f"cpu:{self._devices}")
 
     def stop(self) -> None:

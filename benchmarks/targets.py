@@ -7,8 +7,13 @@ from typing import Any
 
 from columns import LOST
 
-PLAIN, OURS, GATEWAY = "plain", "ours", "gateway"
-NAMES = {PLAIN: "plain ipykernel", OURS: "remote_gpu", GATEWAY: "gateway client + Kernel Gateway"}
+PLAIN, OURS, TLS, GATEWAY = "plain", "ours", "tls", "gateway"
+NAMES = {
+    PLAIN: "plain ipykernel",
+    OURS: "remote_gpu",
+    TLS: "remote_gpu by TLS",
+    GATEWAY: "gateway client + Kernel Gateway",
+}
 
 Results = dict[str, dict[str, dict[str, Any]]]
 

@@ -310,7 +310,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ack_delay_s: Annotated[Seconds, about("How long the proxy waits before it acknowledges what its client took.")] = (
         1.0
     )
-    retry_first_s: Annotated[Seconds, about("First pause before a link is opened again; doubles each time.")] = 0.1
+    retry_first_s: Annotated[Seconds, about("First pause before a link is opened again; grows each time.")] = 0.1
     retry_most_s: Annotated[Seconds, about("Longest pause before a link is opened again.")] = 5.0
     unreachable_s: Annotated[Seconds, about("A cell that waits this long for an unreachable service fails.")] = 3.0
     host_silence_s: Annotated[

@@ -97,6 +97,8 @@ def _new_home() -> GpuaasHome:
 
 def _use(patch: pytest.MonkeyPatch, home: GpuaasHome) -> None:
     patch.setenv("GPUAAS_HOME", str(home.path))
+    if postgres_server.for_services is not None:
+        patch.setenv("GPUAAS_DATABASE_URL", postgres_server.for_services.database_of(str(home.path)))
     for name in ("GPUAAS_URL", "GPUAAS_TOKEN", "GPUAAS_SESSION", "JPY_SESSION_NAME"):
         patch.delenv(name, raising=False)
 
@@ -128,9 +130,17 @@ def postgres() -> Iterator[Server]:
         yield server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what looks into the file of SQLite where services have none."""
+    if os.environ.get(postgres_server.VARIABLE) == "postgresql":
+        for item in items:
+            if item.get_closest_marker("sqlite"):
+                item.add_marker(pytest.mark.skip(reason="looks into the file of SQLite"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _database_of_services(request: pytest.FixtureRequest) -> None:
-    """Services in the tests' process use PostgreSQL where that is asked for; there it must not be skipped."""
+    """Services, and commands, use PostgreSQL where that is asked for; there it must not be skipped."""
     if os.environ.get(postgres_server.VARIABLE) == "postgresql":
         assert not postgres_server.why_not(), postgres_server.why_not()
         postgres_server.for_services = request.getfixturevalue("postgres")

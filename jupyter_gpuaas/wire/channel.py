@@ -34,6 +34,8 @@ from .unreadable import UNREADABLE
 MOVING = "the session is moving to another node"
 #: A ticket is not used when it has less than this left.
 TICKET_MARGIN_S = 5.0
+#: From one pause between two tries to the next. A service that is back after t seconds is found again within t/3 or so.
+PAUSE_GROWS = 1.4
 
 
 class Resend(msgspec.Struct):
@@ -181,7 +183,7 @@ class Channel:
             self._handler.channel_unlinked(self._reason, pause_s)
             # Spread the clients of a service that comes back.
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(pause_s * 2, self._settings.retry_most_s)
+            pause_s = min(pause_s * PAUSE_GROWS, self._settings.retry_most_s)
 
     def send(self, kind: Kind, parts: Sequence[Buffer]) -> int:
         """Send a request (address, header, parent, metadata, content, *buffers); kept until the host has it.

@@ -216,6 +216,7 @@ def test_ticket_that_is_not_genuine_is_refused(victim: Victim, kind: str, way: s
     victim.still_well()
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("way", ["channel", "bundle"])
 def test_ticket_that_has_expired_or_is_of_another_session_or_epoch_is_refused(victim: Victim, way: str) -> None:
     info, secret = victim.info(), secret_of(victim, "victim")

@@ -134,6 +134,7 @@ def gather_stored(home: Path, secrets: Secrets) -> None:
             secrets.add("stored: key of an owner", key)
 
 
+@pytest.mark.sqlite
 def test_secrets_are_in_their_files_and_nowhere_else(home: GpuaasHome, tmp_path: Path) -> None:
     secrets = Secrets()
     gather(home.path, secrets)

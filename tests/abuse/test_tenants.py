@@ -62,6 +62,7 @@ async def test_nothing_of_another_users_session_can_be_read(service: Service) ->
         assert {each.owner for each in (await eve.usage()).sessions} == {"eve"}
 
 
+@pytest.mark.sqlite
 async def test_checkpoint_is_not_read_with_another_users_key(service: Service, tmp_path: Path) -> None:
     async with service.client("ann") as ann:
         hers = (await ann.create_session("work", wait_s=30)).session

@@ -459,6 +459,7 @@ async def test_users_see_their_own_sessions_and_the_admin_sees_all(service: Serv
             await service.admin.session("work")  # Names are each user's own.
 
 
+@pytest.mark.sqlite
 async def test_create_token_is_for_admins_and_its_token_works(service: Service) -> None:
     made = await service.admin.create_token("ann", ttl_s=60)
     assert made.role == "user"
@@ -473,6 +474,7 @@ async def test_create_token_is_for_admins_and_its_token_works(service: Service) 
     assert made.token.encode() not in stored + wal
 
 
+@pytest.mark.sqlite
 async def test_secrets_are_readable_by_their_user_only(service: Service) -> None:
     folder = service.controller.settings.folder
     for name in ("controller.db", "controller.db-wal", "token", "leases.json"):

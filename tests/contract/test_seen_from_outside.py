@@ -140,6 +140,7 @@ def test_log_as_json_names_session_and_epoch() -> None:
     assert "ValueError: why" in line["exception"] and "session" not in line
 
 
+@pytest.mark.sqlite
 def test_doctor_finds_what_is_wrong_and_says_what_to_do(gpuaas_home: GpuaasHome) -> None:
     done = gpuaas_home.cli("doctor", "--json", check=False)
     found = {each["what"]: each for each in json.loads(done.stdout)}

@@ -27,7 +27,7 @@ from jupyter_gpuaas.store import open_store
 from tests.conftest import GpuaasHome
 from tests.fault.session import ProxyRun
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.fault, pytest.mark.sqlite, pytest.mark.timeout(3600)]
 
 KILLS = int(os.environ.get("GPUAAS_KILLS", "6"))
 SEED = int(os.environ.get("GPUAAS_KILLS_SEED", "7"))

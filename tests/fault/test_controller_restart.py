@@ -218,6 +218,7 @@ async def test_session_whose_lease_is_lost_ends_and_its_host_with_it(
         assert (await client.create_session("second", wait_s=30)).session.state is S.IDLE
 
 
+@pytest.mark.sqlite
 async def test_host_that_no_session_knows_is_ended(gpuaas_home: GpuaasHome) -> None:
     start(gpuaas_home)
     async with client_of(gpuaas_home) as client:
