@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
@@ -139,7 +140,8 @@ class Controller:
         self.fair.open()
         self.scheduler.open()
         self.sessions.announce("service", "the service has started")
-        for live in sorted(self.sessions.all(), key=lambda each: each.session.queue_place):
+        # One without a place came last: the service ended before it was counted.
+        for live in sorted(self.sessions.all(), key=lambda each: each.session.queue_place or math.inf):
             self._take_up(live, held)
         self.watcher.open()
         self.node_leases.open()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jupyter_gpuaas.client.service import ServiceClient
+from jupyter_gpuaas.controller.scheduler import Scheduler
 from jupyter_gpuaas.errors import InvalidRequest
 from jupyter_gpuaas.model import GpuSession, ResourceRequest, SessionState
 from tests.conftest import GpuaasHome
@@ -87,6 +88,27 @@ async def test_queue_is_in_the_order_of_priority_and_follows_its_changes(service
     changed = await service.admin.set_priority(second.id, 2)
     assert changed.session.request.priority == 2
     await eventually(lambda: order(1, 2))
+
+
+async def test_queue_keeps_its_order_where_the_service_ended_before_the_last_one_was_counted(
+    gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued: list[GpuSession] = []
+
+    async def counted(service: Service) -> list[int]:
+        places = [(await service.admin.session(each.id)).session.queue_place for each in queued]
+        return places if all(places) else []
+
+    with monkeypatch.context() as ending:
+        async with running_service(gpuaas_home.path, end_sessions=False) as service:
+            await service.admin.create_session("holds", wait_s=30)
+            queued += [(await service.admin.create_session(name)).session for name in "ab"]
+            assert await eventually(lambda: counted(service)) == [1, 2]
+            ending.setattr(Scheduler, "_count", lambda self: None)
+            queued.append((await service.admin.create_session("c")).session)
+            assert not await counted(service)
+    async with running_service(gpuaas_home.path) as service:
+        assert await eventually(lambda: counted(service)) == [1, 2, 3]
 
 
 async def test_users_take_turns_by_what_they_have_used(gpuaas_home: GpuaasHome) -> None:
