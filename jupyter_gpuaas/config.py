@@ -317,6 +317,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Seconds,
         about("The host process of a session that does not answer its agent for this long hangs: its session is lost."),
     ] = 30.0
+    begin_s: Annotated[
+        Seconds, about("A kernel that has not begun a request after this long, and runs no other, is asked for it.")
+    ] = 5.0
     busy_report_s: Annotated[Seconds, about("A cell shorter than this is not reported as busy to the service.")] = 0.25
 
     # -- checkpoints -------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from .bundles import BundleStore
 from .direct import Replies, SharedSocket
 from .exchange import Exchange
 from .interrupts import Held
+from .look import Handling, look, look_again
 from .returning import NOTE as STAND_NOTE
 from .returning import RETURNED, Returning
 from .transformed import TransformedOnce
@@ -62,6 +63,7 @@ class GpuKernel(IPythonKernel):
         self.shell_handlers["gpuaas_standby_request"] = self.gpuaas_standby_request
         self.control_handlers["gpuaas_checkpoint_stop_request"] = self.gpuaas_checkpoint_stop_request
         self.control_handlers["gpuaas_stand_request"] = self.gpuaas_stand_control_request
+        self.control_handlers["gpuaas_look_request"] = self.gpuaas_look_request
         self.shell_handlers["gpuaas_stand_request"] = self.gpuaas_stand_shell_request
         for kind in ("comm_open", "comm_msg", "comm_close"):
             self.shell_handlers[kind] = self._beside_cells(self.shell_handlers[kind])
@@ -73,6 +75,8 @@ class GpuKernel(IPythonKernel):
         #: Brings the session's variables here; None unless it comes from another host.
         self._standby: Standby | None = None
         self.returning = Returning()
+        #: For whoever asks what this kernel does.
+        self.handling = Handling()
         #: What the session told of its checkpoints, until they have begun.
         self._adopted: dict[str, Any] | None = None
         self._beginning = threading.Lock()
@@ -300,7 +304,11 @@ class GpuKernel(IPythonKernel):
         # What comes beside a running cell belongs to it.
         if self.returning.active and not more.get("concurrent") and self._returned(msg, subshell_id):
             return
-        await super().dispatch_shell(msg, subshell_id, **more)
+        try:
+            await super().dispatch_shell(msg, subshell_id, **more)
+        finally:
+            if not more.get("concurrent"):
+                self.handling.ended()
         if self.checkpoints is None or more.get("concurrent") or self.returning.still:
             return
         if subshell_id is not None:
@@ -313,6 +321,19 @@ class GpuKernel(IPythonKernel):
             self._quiet = self._main_loop.call_later(wait_s, self._no_other_came)
         else:
             self._take_due()
+
+    def set_parent(self, ident: Any, parent: Any, channel: str = "shell") -> None:
+        """A request begins; or goes on, after one that was handled in its middle."""
+        super().set_parent(ident, parent, channel)
+        if channel == "shell":
+            self.handling.begins(parent.get("header", {}).get("msg_id", ""))
+
+    async def gpuaas_look_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Tell what this kernel does; see ``look``."""
+        found = look(self)
+        look_again(self)
+        assert self.session is not None
+        self.session.send(stream, "gpuaas_look_reply", found, parent, ident=ident)
 
     def _take_due(self) -> None:
         """Take the checkpoint that is due, or see to it that the question comes again."""

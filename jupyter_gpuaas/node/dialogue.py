@@ -13,18 +13,38 @@ import msgspec
 import xxhash
 
 from ..model import AskedRequest, Channel
-from ..wire.jupyter import Header, make_parts, read_header
+from ..wire.jupyter import Header, make_parts, read_header, read_subshell
 from ..wire.record import Buffer
 from ..wire.unreadable import UNREADABLE
 
+Key = tuple[Channel, str]
+#: What can be passed on once more is kept until it has begun, if it is no larger.
+KEPT_BYTES = 1024**2
 
-class Asked(msgspec.Struct):
+
+class Asked(msgspec.Struct, eq=False):
     """One request under way."""
 
     address: bytes
     channel: Channel
     header: bytes
     msg_type: str
+    #: When it was passed on, or its end was heard of, by the monotonic clock.
+    since_s: float = 0.0
+    #: The kernel has said that it handles it, and that it has done so.
+    begun: bool = False
+    idle: bool = False
+    #: All of it, until it has begun.
+    parts: list[Buffer] = msgspec.field(default_factory=list)
+
+    @property
+    def key(self) -> Key:
+        return self.channel, read_header(self.header).msg_id
+
+    @property
+    def shell(self) -> str:
+        """The shell that it is for; empty is the main one."""
+        return read_subshell(self.header) or ""
 
 
 class Dialogue:
@@ -41,8 +61,8 @@ class Dialogue:
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         # jupyter_client's manager and client count their messages apart under one session id, so a msg_id is unique
         # on its channel only, and the whole header tells a repetition from a namesake.
-        self._asked: dict[tuple[Channel, str], Asked] = {}
-        self._executing: dict[tuple[Channel, str], None] = {}
+        self._asked: dict[Key, Asked] = {}
+        self._executing: dict[Key, None] = {}
         #: Parts of the input request that waits for an answer: address, header, parent, metadata, content.
         self.prompt: list[Buffer] | None = None
         self._prompt_parent = ""
@@ -85,25 +105,27 @@ class Dialogue:
         found = self._asked.values()
         return tuple(AskedRequest(each.address, each.channel, each.header, each.msg_type) for each in found)
 
-    def take_over(self, asked: Iterable[AskedRequest], prompt: Iterable[bytes]) -> None:
+    def take_over(self, asked: Iterable[AskedRequest], prompt: Iterable[bytes], now_s: float = 0.0) -> None:
         """Requests that this kernel got at the session's former host, and the prompt that it waits with."""
         for each in asked:
             channel, header = Channel(each.channel), read_header(each.header)
             key = (channel, header.msg_id)
-            self._asked[key] = Asked(each.address, channel, each.header, each.msg_type)
+            self._asked[key] = Asked(each.address, channel, each.header, each.msg_type, since_s=now_s)
             if each.msg_type == "execute_request":
                 self._executing[key] = None
         parts: list[Buffer] = list(prompt)
         if parts:
             self.prompt, self._prompt_parent = parts, read_header(parts[2]).msg_id
 
-    def passed_on(self, channel: Channel, header: Header, parts: list[Buffer]) -> None:
+    def passed_on(self, channel: Channel, header: Header, parts: list[Buffer], now_s: float = 0.0) -> None:
         """The kernel has this request now."""
         if channel is Channel.STDIN:
             self.prompt = None
         elif header.msg_type.endswith("_request"):
             key = (channel, header.msg_id)
-            self._asked[key] = Asked(bytes(parts[0]), channel, bytes(parts[1]), header.msg_type)
+            kept = parts if channel is Channel.SHELL and sum(map(len, parts)) <= KEPT_BYTES else []
+            address, head = bytes(parts[0]), bytes(parts[1])
+            self._asked[key] = Asked(address, channel, head, header.msg_type, since_s=now_s, parts=kept)
             if header.msg_type == "execute_request":
                 self._executing[key] = None
 
@@ -122,6 +144,57 @@ class Dialogue:
                 self.prompt = None
         return addressed
 
+    # -- whether the kernel gets on with it ----------------------------------------------------------------------
+
+    @property
+    def waits_for_shell(self) -> bool:
+        """Whether a shell of the kernel has a request."""
+        return any(channel is Channel.SHELL for channel, _ in self._asked)
+
+    def status(self, parts: list[Buffer], now_s: float) -> None:
+        """The kernel begins a request, or has ended it, as a message of its state tells (header, parent, ...)."""
+        asked = self._asked.get((Channel.SHELL, read_header(parts[1]).msg_id))
+        if asked is not None:
+            asked.begun, asked.parts = True, []
+            if b'"idle"' in bytes(parts[3]):
+                asked.idle, asked.since_s = True, now_s
+
+    def began(self, msg_id: str) -> None:
+        """The kernel handles this request now."""
+        asked = self._asked.get((Channel.SHELL, msg_id))
+        if asked is not None:
+            asked.begun, asked.parts = True, []
+
+    def overdue(self, before_s: float) -> list[Asked]:
+        """Requests passed on before this time that no running one holds up; and cells that ended without a reply."""
+        shells = [asked for (channel, _), asked in self._asked.items() if channel is Channel.SHELL]
+        running = {asked.shell for asked in shells if asked.begun and not asked.idle}
+        found = []
+        for asked in shells:
+            wants = asked.msg_type == "execute_request" if asked.idle else not asked.begun
+            if wants and asked.since_s <= before_s and asked.shell not in running:
+                found.append(asked)
+        return found
+
+    def still(self, suspects: Iterable[Asked]) -> list[Asked]:
+        """Those that are where they were: not begun, or ended without a reply."""
+        return [each for each in suspects if self._asked.get(each.key) is each and each.begun is each.idle]
+
+    def take_back(self, asked: Asked) -> tuple[Header, list[Buffer]]:
+        """The kernel has lost this request, which is to be passed on again: its header and parts."""
+        self._forget(asked.key)
+        return read_header(asked.header), asked.parts
+
+    def give_up(self, asked: Asked, name: str, why: str) -> list[tuple[Channel, list[Buffer]]]:
+        """What to tell whoever waits for an answer that will not come."""
+        executes = asked.key in self._executing
+        self._forget(asked.key)
+        return _failed(asked, name, why, executes=executes)
+
+    def _forget(self, key: Key) -> None:
+        del self._asked[key]
+        self._executing.pop(key, None)
+
     def returned(self, channel: Channel, parts: list[Buffer]) -> tuple[Header, list[Buffer]]:
         """The kernel has not begun this request (header, ...) and gives it back: nobody waits for its answer now.
 
@@ -137,19 +210,26 @@ class Dialogue:
     def kernel_died(self, why: str) -> list[tuple[Channel, list[Buffer]]]:
         """What to tell those who wait for a kernel that is gone: an error, a reply and an idle each."""
         told: list[tuple[Channel, list[Buffer]]] = []
-        error = {"ename": "KernelDied", "evalue": why, "traceback": [f"\x1b[31mKernelDied\x1b[0m: {why}"]}
         for key, asked in self._asked.items():
-            reply = asked.msg_type.replace("_request", "_reply")
-            content: dict[str, object] = {"status": "error", **error}
-            if key in self._executing:
-                told.append((Channel.IOPUB, make_parts(b"error", "error", asked.header, error)))
-                content |= {"execution_count": 0, "user_expressions": {}, "payload": []}
-            told.append((asked.channel, make_parts(asked.address, reply, asked.header, content)))
-            told.append((Channel.IOPUB, make_parts(b"status", "status", asked.header, {"execution_state": "idle"})))
+            told += _failed(asked, "KernelDied", why, executes=key in self._executing)
         self._asked.clear()
         self._executing.clear()
         self.prompt = None
         return told
+
+
+def _failed(asked: Asked, name: str, why: str, *, executes: bool) -> list[tuple[Channel, list[Buffer]]]:
+    """An error, a reply and an idle."""
+    told: list[tuple[Channel, list[Buffer]]] = []
+    error = {"ename": name, "evalue": why, "traceback": [f"\x1b[31m{name}\x1b[0m: {why}"]}
+    content: dict[str, object] = {"status": "error", **error}
+    if executes:
+        told.append((Channel.IOPUB, make_parts(b"error", "error", asked.header, error)))
+        content |= {"execution_count": 0, "user_expressions": {}, "payload": []}
+    reply = asked.msg_type.replace("_request", "_reply")
+    told.append((asked.channel, make_parts(asked.address, reply, asked.header, content)))
+    told.append((Channel.IOPUB, make_parts(b"status", "status", asked.header, {"execution_state": "idle"})))
+    return told
 
 
 def unanswerable(reply: list[Buffer], why: str) -> list[Buffer]:

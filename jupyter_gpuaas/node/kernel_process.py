@@ -18,6 +18,7 @@ import zmq
 from ..model import Channel
 from ..wire.jupyter import DELIMITER, OWN_SESSION, make_parts, read_header, split_frames
 from ..wire.record import Buffer
+from ..wire.unreadable import UNREADABLE
 from ..wire.zmqport import Message, ZmqPort
 from .kernel_launch import Launch
 
@@ -312,7 +313,10 @@ class KernelProcess:
             self._handler.kernel_said(channel, said)
 
     def _is_own(self, channel: Channel, parts: list[Buffer]) -> bool:
-        parent = read_header(parts[1])
+        try:
+            parent = read_header(parts[1])
+        except UNREADABLE:
+            return False
         if parent.session != OWN_SESSION or not parent.msg_id.startswith(OWN_SESSION):
             return False
         if channel is Channel.IOPUB and read_header(parts[0]).msg_type == "status" and b"idle" in bytes(parts[3]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ class FileSegment:
                 if written:
                     views[0] = views[0][written:]
         except OSError:
-            os.ftruncate(self._file, self.size)
+            self.truncate(self.size)
             raise
         self.size = position
 
@@ -78,12 +79,14 @@ class FileSegment:
         return os.pread(self._file, max(0, min(most, self.size - offset)), offset)
 
     def truncate(self, size: int) -> None:
-        """Cut off what is behind ``size``."""
-        os.ftruncate(self._file, size)
+        """Cut off what is behind ``size``. Where the disk refuses that, too, it is written over, and never read."""
         self.size = size
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file, size)
 
     def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its room stays taken, which must not keep outputs from their clients
+            self.path.unlink(missing_ok=True)
 
     def __del__(self) -> None:
         os.close(self._file)

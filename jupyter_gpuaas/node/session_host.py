@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from ..wire.jupyter import Header, make_parts, read_header
 from ..wire.link import adopt
 from ..wire.record import Buffer, Kind, Record
 from ..wire.resume import Inbox
+from ..wire.unreadable import UNREADABLE
 from .attachment import Attachment
 from .checkpoint_notes import TOPIC, CheckpointNotes
 from .dialogue import Dialogue, shutdown_kind, unanswerable
@@ -28,14 +30,20 @@ from .held import HANDOVER, Held, HeldRequests
 from .jailed_kernel import JailedKernel
 from .journal import Journal
 from .kernel_process import Kernel, describe_exit
+from .marks import Marks
+from .overdue import Overdue
 from .standstill import RETURNED, Standstill
 from .standstill import TOPIC as STAND_TOPIC
 from .suspension import Suspended, Suspension
+
+log = logging.getLogger(__name__)
 
 #: A batch above this is written in pieces.
 LARGE_BYTES = 4 * 1024**2
 #: A kernel that dies this often without a cell in between is not started again.
 DEATHS_IN_A_ROW = 3
+#: How the topics of messages end that tell what a kernel is about.
+STATUS = b"status"
 MOVING = "the session is moving to another node."
 KINDS = {Channel.SHELL: Kind.SHELL, Channel.IOPUB: Kind.IOPUB, Channel.STDIN: Kind.STDIN, Channel.CONTROL: Kind.CONTROL}
 CHANNELS = {kind: channel for channel, kind in KINDS.items()}
@@ -77,7 +85,7 @@ class SessionHost:
         self.used_bytes = 0
         self._start_kernel = start_kernel
         self._changed = changed
-        self._dialogue = Dialogue(settings.requests_remembered)
+        self.dialogue = Dialogue(settings.requests_remembered)
         self._inboxes: OrderedDict[str, Inbox] = OrderedDict()
         self._attachments: dict[str, Attachment] = {}
         self._unattended_since_s = time.time()
@@ -91,7 +99,13 @@ class SessionHost:
         self.restored_cell: int | None = None
         #: Number of the last record before that.
         self.restored_number = 0
-        self.standstill = Standstill(self)
+        #: Number of the last record that a host left which was lost; None when there was none.
+        self._lost_after: int | None = None
+        #: Clients that have attached to this host.
+        self._met: set[str] = set()
+        marks = Marks()
+        self.standstill = Standstill(self, marks)
+        self._overdue = Overdue(self, marks, settings.begin_s)
         self._suspended = Suspended()
         #: It was suspended between two cells, and clients are to ask for it when they want it.
         self._asleep = False
@@ -108,6 +122,7 @@ class SessionHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._full_disk_told = False
         self._flushing: asyncio.Task[None] | None = None
+        self._outputs_held = False
         self._notes = CheckpointNotes(settings.busy_report_s, lambda: self._changed(self.report()))
         self._sent = 0  # highest record number that ever went out to a client
 
@@ -178,7 +193,7 @@ class SessionHost:
             return
         self._expected_exit = ""
         self.release_held()
-        self._set_state(HostState.BUSY if self._dialogue.busy else HostState.IDLE, self.cause)
+        self._set_state(HostState.BUSY if self.dialogue.busy else HostState.IDLE, self.cause)
 
     def awaits_kernel(self) -> None:
         """The kernel comes from the host that has the session now."""
@@ -186,7 +201,7 @@ class SessionHost:
 
     def failed(self, why: str) -> None:
         """No kernel can be had."""
-        self._tell(self._dialogue.kernel_died(why))
+        self.tell(self.dialogue.kernel_died(why))
         self._set_state(HostState.FAILED, why)
 
     def interrupt(self) -> None:
@@ -213,6 +228,7 @@ class SessionHost:
         moved = moved or keep
         self._expected_exit = "stop"
         self.standstill.close()
+        self._overdue.close()
         if self.kernel is not None:
             kernel, self.kernel = self.kernel, None
             if self.state is not HostState.BUSY and not self.standstill.frozen and not kernel.stopped:
@@ -247,7 +263,8 @@ class SessionHost:
             # With this answer a client asks the service where it is.
             raise NoSuchSession(MOVING)
         self._flush()
-        if journal and journal != self.journal.id:
+        behind = journal == self.journal.id and after is not None and self._is_behind(client, after)
+        if behind or (journal and journal != self.journal.id):
             # What it has is of a host that was lost, and so is its count of requests.
             after = None
             self._inboxes.pop(client, None)
@@ -258,6 +275,9 @@ class SessionHost:
         while len(self._inboxes) > self.settings.clients_remembered:
             self._inboxes.popitem(last=False)
         start = self.journal.acknowledged if after is None else after
+        if behind:
+            start = self.journal.last if self._lost_after is None else self._lost_after
+        self._met.add(client)
         s = self.settings
         attachment = Attachment(self, client, inbox, start, message_bytes=s.message_bytes, frame_bytes=s.frame_bytes)
         link = await adopt(
@@ -284,6 +304,7 @@ class SessionHost:
                 "session": self.spec.session_id,
                 "epoch": self.spec.lease.epoch,
                 "journal": self.journal.id,
+                "behind": behind,
                 "kernel_starts": self._kernel_starts,
                 "restored_cell": self.restored_cell,
                 "state": self.state,
@@ -291,10 +312,15 @@ class SessionHost:
                 "message_bytes": s.message_bytes,
             },
         )
-        if not known and self._dialogue.prompt is not None:
-            self._append(Kind.STDIN, self._dialogue.prompt)
+        if not known and self.dialogue.prompt is not None:
+            self._append(Kind.STDIN, self.dialogue.prompt)
             self._flush()
         self._changed(self.report())
+
+    def _is_behind(self, client: str, after: int) -> bool:
+        """Whether a client has heard more than this host knows of: what a host that was lost had only in memory."""
+        met = client in self._met or self._lost_after is None
+        return after > self.journal.last or (not met and after > (self._lost_after or 0))
 
     def detached(self, attachment: Attachment, reason: str) -> None:
         self._sent = max(self._sent, attachment.sent)
@@ -322,7 +348,7 @@ class SessionHost:
         if channel is None or channel is Channel.IOPUB or len(parts) < 5:
             raise RemoteProtocolError(f"record {record.number}: kind {record.kind} is no request.")
         try:
-            header = self._dialogue.accept(parts)
+            header = self.dialogue.accept(parts)
         except (msgspec.MsgspecError, ValueError) as error:
             raise RemoteProtocolError(f"record {record.number}: header: {error}.") from error
         if header is None:
@@ -335,7 +361,7 @@ class SessionHost:
             elif header.msg_type == "interrupt_request" and self._interrupted():
                 self._append(KINDS[channel], make_parts(parts[0], "interrupt_reply", parts[1], {"status": "ok"}))
             else:
-                self._pass_on(channel, header, parts)
+                self.pass_on(channel, header, parts)
         elif header.msg_type == "shutdown_request":
             # There is no kernel that could answer.
             content = {"status": "ok", "restart": shutdown_kind(parts[4]) == "restart"}
@@ -345,9 +371,12 @@ class SessionHost:
         else:
             self._held.add(Held(channel, header, parts))
 
-    def _pass_on(self, channel: Channel, header: Header, parts: list[Buffer]) -> None:
+    def pass_on(self, channel: Channel, header: Header, parts: list[Buffer]) -> None:
+        """Give the kernel a request."""
         assert self.kernel is not None
-        self._dialogue.passed_on(channel, header, parts)
+        self.dialogue.passed_on(channel, header, parts, time.monotonic())
+        if channel is Channel.SHELL:
+            self._overdue.watch()
         if header.msg_type == "execute_request":
             self._deaths = 0
             self._note_busy()
@@ -362,27 +391,36 @@ class SessionHost:
     def kernel_said(self, channel: Channel, batch: list[tuple[Buffer, list[Buffer]]]) -> None:
         if self.stands_by:
             return
-        kind = KINDS[channel]
         for topic, parts in batch:
-            if channel is Channel.IOPUB:
-                if topic == TOPIC:
-                    self._notes.heard(parts[3])
-                elif topic == STAND_TOPIC:
-                    self.standstill.heard(parts[3])
-                else:
-                    self._append(kind, [topic, *parts])
-                continue
-            if channel is Channel.SHELL and read_header(parts[0]).msg_type == RETURNED:
-                self._returned(parts[4:])
-                continue
-            addressed = self._dialogue.answer(channel, parts)
-            if addressed[0] or channel is Channel.STDIN:
-                self._append(kind, addressed)
+            try:
+                self._said(channel, topic, parts)
+            except UNREADABLE as error:
+                # A cell can send what it likes; what came with it is others'.
+                log.warning("a message of the kernel on %s cannot be read: %s", channel, error)
         self._flush()
         if channel is Channel.SHELL:
             self._note_busy()
         if self.journal.pending_bytes > self.settings.waiting_bytes and self.kernel is not None:
+            self._outputs_held = True
             self.kernel.hold_outputs()  # the disk is slower than the cell; now the cell waits
+
+    def _said(self, channel: Channel, topic: Buffer, parts: list[Buffer]) -> None:
+        kind = KINDS[channel]
+        if channel is Channel.IOPUB:
+            if topic == TOPIC:
+                self._notes.heard(parts[3])
+            elif topic == STAND_TOPIC:
+                self.standstill.heard(parts[3])
+            else:
+                self._append(kind, [topic, *parts])
+                if bytes(topic).endswith(STATUS):
+                    self.dialogue.status(parts, time.monotonic())
+        elif channel is Channel.SHELL and read_header(parts[0]).msg_type == RETURNED:
+            self._returned(parts[4:])
+        else:
+            addressed = self.dialogue.answer(channel, parts)
+            if addressed[0] or channel is Channel.STDIN:
+                self._append(kind, addressed)
 
     def kernel_exited(self, status: int) -> None:
         if self.standstill.kernel_exited(status):
@@ -394,6 +432,7 @@ class SessionHost:
         if self._kill_timer is not None:
             self._kill_timer.cancel()
             self._kill_timer = None
+        self._outputs_held = False
         if kernel is not None:
             kernel.close()
         if self.stands_by:
@@ -405,14 +444,14 @@ class SessionHost:
             self._set_state(HostState.ENDING, "shut down by its client")
             return
         if expected == "restart":
-            self._tell(self._dialogue.kernel_died("the kernel was restarted"))
+            self.tell(self.dialogue.kernel_died("the kernel was restarted"))
             self._set_state(HostState.STARTING, "the kernel was restarted")
         else:
             self._deaths += 1
             why = self.cause if self.cause.startswith("memory") else describe_exit(status)
             why = f"the kernel of this session died: {why}. Its variables are lost; a fresh kernel takes over"
             way_back = self._notes.way_back()
-            self._tell(self._dialogue.kernel_died(f"{why}.{way_back}" if way_back else why))
+            self.tell(self.dialogue.kernel_died(f"{why}.{way_back}" if way_back else why))
             if way_back:
                 self.notice(f"\n[remote GPU] The kernel died.{way_back}\n")
             if self._deaths >= DEATHS_IN_A_ROW:
@@ -436,13 +475,19 @@ class SessionHost:
         return self.kernel is not None and not self._expected_exit
 
     @property
+    def may_be_asked(self) -> bool:
+        """Whether the kernel is to answer now."""
+        runs = self.kernel is not None and not self.kernel.stopped and self.takes_requests
+        return runs and self.is_here and self.standstill.goes_on and not (self._suspended.holds or self.cut_off)
+
+    @property
     def is_here(self) -> bool:
         """Whether clients may use the session here."""
         return not (self.stands_by or self.standstill.frozen or self._asleep)
 
     @property
     def executing(self) -> bool:
-        return self._dialogue.busy
+        return self.dialogue.busy
 
     async def settled(self) -> None:
         """Return when everything that was said is in the journal."""
@@ -461,17 +506,17 @@ class SessionHost:
         if self._holds:
             return
         for held in self._held.take():
-            self._pass_on(held.channel, held.header, held.parts)
+            self.pass_on(held.channel, held.header, held.parts)
 
     def abort_held(self, subshell: str | None) -> None:
         """Answer the cells that wait as the kernel does behind one that failed."""
         for held in self._held.take_cells(subshell):
-            self._tell(held.aborted())
+            self.tell(held.aborted())
 
     def cancel_held(self) -> None:
         """The user interrupts: the first cell that waits is told so, those behind it as behind one that failed."""
         for index, held in enumerate(self._held.take_cells()):
-            self._tell(held.aborted() if index else held.interrupted())
+            self.tell(held.aborted() if index else held.interrupted())
 
     def handover(self, subshells: tuple[str, ...]) -> Handover:
         """What a successor has to know, beside journal and kernel; on disk too, in case that this process ends."""
@@ -481,15 +526,15 @@ class SessionHost:
             acknowledged=self.journal.acknowledged,
             sent=max([self._sent, *(attachment.sent for attachment in self._attachments.values())]),
             inboxes={client: inbox.last for client, inbox in self._inboxes.items()},
-            seen=self._dialogue.seen,
+            seen=self.dialogue.seen,
             held=tuple(HeldRequest(held.channel, tuple(map(bytes, held.parts))) for held in self._held),
             kernel_starts=self._kernel_starts,
             subshells=subshells,
         )
         if self.standstill.imaged:
-            prompt = tuple(map(bytes, self._dialogue.prompt or ()))
+            prompt = tuple(map(bytes, self.dialogue.prompt or ()))
             handover = msgspec.structs.replace(
-                handover, imaged=True, asked=self._dialogue.asked, prompt=prompt, checkpoints=self._notes.status
+                handover, imaged=True, asked=self.dialogue.asked, prompt=prompt, checkpoints=self._notes.status
             )
         with contextlib.suppress(OSError):  # then it is in memory only
             temporary = self.folder / f"{HANDOVER}.new"
@@ -511,9 +556,11 @@ class SessionHost:
         """
         self.stands_by = False
         self._whole = handover.whole
+        self._lost_after = None if handover.whole else self.journal.last
         self.restored_cell, self.restored_number = cell, self.journal.last
-        self._dialogue.remember(handover.seen)
-        self._dialogue.take_over(handover.asked, handover.prompt)
+        self.dialogue.remember(handover.seen)
+        self.dialogue.take_over(handover.asked, handover.prompt, time.monotonic())
+        self._overdue.watch()
         if handover.checkpoints is not None and self._notes.status is None:
             self._notes.status = handover.checkpoints
         self._inboxes = OrderedDict((client, Inbox(last)) for client, last in handover.inboxes.items())
@@ -524,21 +571,21 @@ class SessionHost:
         if not handover.whole:
             self.notice(notice(handover.answered, cell))
         for each in handover.broken if policy != "rerun" else ():
-            self._tell(Held.of(each).failed(ENAME, broken_words(policy, cell)))
+            self.tell(Held.of(each).failed(ENAME, broken_words(policy, cell)))
         if handover.asked and not isinstance(self.kernel, JailedKernel):
-            self._tell(self._dialogue.kernel_died("its process was lost on the way to another node"))
+            self.tell(self.dialogue.kernel_died("its process was lost on the way to another node"))
         for each in (*(handover.broken if policy == "rerun" else ()), *handover.held):
             self._held.add(Held.of(each))
         self.release_held()
-        self._set_state(HostState.BUSY if self._dialogue.busy else HostState.IDLE, "")
+        self._set_state(HostState.BUSY if self.dialogue.busy else HostState.IDLE, "")
 
     def _returned(self, parts: list[Buffer]) -> None:
         """The kernel gives back a request that it has not begun."""
-        held = Held(Channel.SHELL, *self._dialogue.returned(Channel.SHELL, parts))
+        held = Held(Channel.SHELL, *self.dialogue.returned(Channel.SHELL, parts))
         if self._holds or not self.takes_requests:
             self._held.put_before(held)
         else:
-            self._pass_on(held.channel, held.header, held.parts)
+            self.pass_on(held.channel, held.header, held.parts)
 
     # -- standing still without devices ------------------------------------------------------------------------
 
@@ -641,14 +688,22 @@ class SessionHost:
             return
         try:
             data = self.journal.flush(time.time_ns() // 1000)
-        except JournalError as error:
+        except (JournalError, OSError) as error:
             self._set_state(self.state, str(error))
-            return
-        if data == b"":
-            return
-        for attachment in list(self._attachments.values()):
-            attachment.flushed(data)
-        self._tell_of_disk()
+            data = None
+        if data != b"":
+            for attachment in list(self._attachments.values()):
+                attachment.flushed(data)
+            self._tell_of_disk()
+        self._let_outputs_come()
+
+    def _let_outputs_come(self) -> None:
+        """The kernel's outputs are taken again, if too many waited for the disk; not those of one that is frozen."""
+        held, kernel = self._outputs_held, self.kernel
+        if held and self.journal.pending_bytes <= self.settings.waiting_bytes and not self.standstill.frozen:
+            self._outputs_held = False
+            if kernel is not None and not kernel.stopped:
+                kernel.take_outputs()
 
     def _tell_of_disk(self) -> None:
         if bool(self.journal.no_room) != self._full_disk_told:
@@ -665,7 +720,7 @@ class SessionHost:
                 for attachment in list(self._attachments.values()):
                     attachment.pump()
                 await asyncio.sleep(0)
-        except JournalError as error:
+        except (JournalError, OSError) as error:
             self._set_state(self.state, str(error))
         finally:
             self._flushing = None
@@ -675,10 +730,9 @@ class SessionHost:
             attachment.pump()
         self._tell_of_disk()
         self._flush()
-        if self.kernel is not None and self.journal.pending_bytes <= self.settings.waiting_bytes:
-            self.kernel.take_outputs()
 
-    def _tell(self, messages: list[tuple[Channel, list[Buffer]]]) -> None:
+    def tell(self, messages: list[tuple[Channel, list[Buffer]]]) -> None:
+        """Let clients have what is said in the kernel's place."""
         for channel, parts in messages:
             self._append(KINDS[channel], parts)
         self._flush()
@@ -699,7 +753,7 @@ class SessionHost:
             self._busy_timer.cancel()
         self._busy_timer = None
         if self.state in (HostState.IDLE, HostState.BUSY):
-            state = HostState.BUSY if self._dialogue.busy else HostState.IDLE
+            state = HostState.BUSY if self.dialogue.busy else HostState.IDLE
             if state is not self.state:
                 self._set_state(state, "")
 

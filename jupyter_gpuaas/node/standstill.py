@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from ..model._compat import StrEnum
 from ..wire.record import Buffer
 from ..wire.unreadable import UNREADABLE
 from .kernel_process import Kernel
+from .marks import Marks
 
 #: Topic on iopub of what the kernel tells of its standstill.
 TOPIC = b"gpuaas_stand"
@@ -88,8 +88,9 @@ class StillSession(Protocol):
 class Standstill:
     """The standstill of one session."""
 
-    def __init__(self, session: StillSession) -> None:
+    def __init__(self, session: StillSession, marks: Marks) -> None:
         self._session = session
+        self._marks = marks
         self._stage = Stage.GOING
         self._decided = asyncio.Event()
         self._decided.set()
@@ -103,8 +104,6 @@ class Standstill:
         self._attempt: asyncio.Task[Quiet] | None = None
         self._going_on: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
-        self._mark = ""
-        self._marked: asyncio.Future[None] | None = None
         self._exited: int | None = None
 
     @property
@@ -271,8 +270,8 @@ class Standstill:
             return
         if note.kind == "aborting" and self.stage is Stage.STOPPING:
             self._session.abort_held(note.subshell)
-        elif note.kind == "mark" and note.mark == self._mark and self._marked is not None and not self._marked.done():
-            self._marked.set_result(None)
+        elif note.kind == "mark":
+            self._marks.heard(note.mark)
 
     def interrupted(self) -> bool:
         """The user interrupts. True: no cell runs that the kernel should hear of it, so those that wait are cancelled.
@@ -286,14 +285,13 @@ class Standstill:
 
     def kernel_exited(self, status: int) -> bool:
         """The kernel's process has ended. True: that is kept for ``resume``, as nothing may change now."""
+        self._marks.kernel_ended()
         if self.stage is Stage.FROZEN:
             self._exited = status
             return True
         if self.stage is not Stage.GOING:
             self.stage, self._quiet = Stage.GOING, None
             self.sealed, self._imaged = False, None
-            if self._marked is not None and not self._marked.done():
-                self._marked.set_exception(RuntimeError("the kernel process ended"))
         return False
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -339,10 +337,7 @@ class Standstill:
             raise from_wire(reply, status=500)
         checkpoint = msgspec.convert(reply["result"], CheckpointView)
         took = time.monotonic()
-        # Replies and outputs come by different sockets.
-        self._mark, self._marked = os.urandom(8).hex(), asyncio.get_running_loop().create_future()
-        await kernel.ask(Channel.SHELL, "gpuaas_stand_request", {"op": "mark", "mark": self._mark})
-        await self._marked
+        await self._marks.reach(kernel)
         await self._session.settled()
         if not self._session.takes_requests:
             raise MigrationError("the session's kernel was told to end.")

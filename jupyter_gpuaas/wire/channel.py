@@ -301,7 +301,7 @@ class Channel:
     def _count_on(self, welcome: dict[str, Any]) -> None:
         """Go on counting where the host does, or begin anew with it."""
         journal, received = welcome.get("journal", ""), welcome["received"]
-        anew = bool(self._journal) and journal != self._journal
+        anew = (bool(self._journal) and journal != self._journal) or bool(welcome.get("behind"))
         self._journal = journal
         if anew:
             self._inbox, self._acknowledged = None, 0

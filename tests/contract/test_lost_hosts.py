@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from jupyter_gpuaas.errors import NoSuchSession, TransportError
@@ -83,6 +85,25 @@ async def test_host_that_dies_leaves_its_journal_and_cells_that_had_not_begun_ru
     assert in_order(notebook)
     assert notebook.losses == [False]
     assert not await nodes.agents[NODES[0]].has_remains(SESSION, epoch=1)
+
+
+async def test_client_goes_on_that_has_heard_what_the_lost_host_had_in_memory_only(
+    nodes: Nodes, notebook: Notebook
+) -> None:
+    await notebook.run("ran = [1]")
+    checkpoint = await nodes.newest(nodes.place, 1)
+    await notebook.channel.delivered(10)
+    host = psutil.Process(await nodes.host_pid(nodes.place))
+    host.rlimit(resource.RLIMIT_FSIZE, (1, host.rlimit(resource.RLIMIT_FSIZE)[1]))  # the disk is full
+    for number in range(2, 6):
+        await notebook.run(f"ran.append({number})")
+    heard = notebook.channel.received
+    await lose_host(nodes)
+    await nodes.recover(checkpoint)
+    await notebook.run("ran.append('after it')")
+    assert await notebook.value("ran") == "[1, 'after it']"
+    assert notebook.losses == [True]
+    assert notebook.welcomes[-1]["behind"] and notebook.welcomes[-1]["after"] < heard
 
 
 async def test_cells_that_were_answered_after_the_checkpoint_are_named(nodes: Nodes, notebook: Notebook) -> None:

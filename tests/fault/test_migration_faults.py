@@ -12,53 +12,33 @@ import contextlib
 import itertools
 import os
 import random
-import resource
-import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import psutil
 import pytest
 
 from jupyter_gpuaas.client.embedded import find_running, read_service_file
 from jupyter_gpuaas.client.service import ServiceClient
-from jupyter_gpuaas.controller import commands, moving
+from jupyter_gpuaas.controller import moving
 from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.lifecycle import migration as lifecycle
-from jupyter_gpuaas.model import Peer, Phase, Via
-from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
-from tests.fault.cutter import Cutter
 from tests.fault.mortal import FILE
-from tests.fault.steps import STEPS, Steps, points
-from tests.fault.walker import ENDED, Walker, walking
-from tests.service import Service, eventually, quick_settings, running_service
+from tests.fault.stage import HANGING, NETS, SEED, SETTINGS, Point, Stage, staged, story, trial
+from tests.fault.steps import points
+from tests.fault.walker import Walker, walking
+from tests.service import eventually, quick_settings
 
 pytestmark = [pytest.mark.fault, pytest.mark.trials, pytest.mark.timeout(7200)]
 
 #: Trials of each way to break things; there are twice as many as `points`, in an order that the seed decides.
 TRIALS = int(os.environ.get("GPUAAS_MOVES_HURT", "1"))
-SEED = int(os.environ.get("GPUAAS_SEED", "1"))
-SETTINGS: dict[str, Any] = {
-    "nodes": 2,
-    "workdir": "session",
-    "checkpoint_share": 1e6,
-    "checkpoint_together_s": 0.0,
-    "relay": "never",
-    "retry_first_s": 0.05,
-    "retry_most_s": 0.2,
-}
 #: What a controller waits for at most in trials in which somebody does not answer any more.
 IMPATIENT_S = 8.0
-#: How long what goes on again is away.
-PAUSE_S = 1.5
-
-Point = tuple[str, str]
 
 
 def trials(how: str) -> list[tuple[Point, bool]]:
@@ -68,187 +48,12 @@ def trials(how: str) -> list[tuple[Point, bool]]:
     return list(itertools.islice(itertools.cycle(found), TRIALS))
 
 
-class Stage:
-    """A service, its nodes, and what can be done to them."""
-
-    def __init__(self, service: Service, steps: Steps) -> None:
-        self.service = service
-        self.steps = steps
-        self.folder = service.controller.settings.folder
-        self.source = self.target = ""
-        self.walker: Walker
-        #: By node: what is between its agent and a successor's host.
-        self.nets = {node: Cutter(lambda node=node: self._port(node)) for node in ("local-0", "local-1")}
-        self.through_nets = False
-        self.healing: list[Callable[[], None]] = []
-        self.hurt = 0
-
-    def close(self) -> None:
-        self.heal()
-        for net in self.nets.values():
-            net.close()
-
-    def heal(self) -> None:
-        while self.healing:
-            self.healing.pop()()
-
-    def after(self, pause_s: float, heal: Callable[[], None]) -> None:
-        """Heal after a while, or at the end of the trial."""
-        self.healing.append(heal)
-        asyncio.get_running_loop().call_later(pause_s, heal)
-
-    def _port(self, node: str) -> int:
-        return int(self._agent_file(node)["port"])
-
-    def _agent_file(self, node: str) -> dict[str, Any]:
-        found: dict[str, Any] = msgspec.json.decode((self.folder / "nodes" / node / "agent.json").read_bytes())
-        return found
-
-    def peer(self, real: Callable[..., Peer]) -> Callable[..., Peer]:
-        """What a target is told of its source: the way through the net."""
-
-        def peer_of(record: Any, engine: Any, node_id: str, epoch: int) -> Peer:
-            peer = real(record, engine, node_id, epoch)
-            if not self.through_nets:
-                return peer
-            path = peer.url.partition("/v1/")[2]
-            return Peer(url=f"http://127.0.0.1:{self.nets[node_id].port}/v1/{path}", ticket=peer.ticket)
-
-        return peer_of
-
-    def host(self, node: str) -> psutil.Process | None:
-        for path in (self.folder / "nodes" / node / "hosts").glob("*.json"):
-            record = msgspec.json.decode(path.read_bytes(), type=HostRecord)
-            if record.session_id == self.walker.id and record.pid:
-                return psutil.Process(record.pid)
-        return None
-
-    def agent(self, node: str) -> psutil.Process:
-        return psutil.Process(int(self._agent_file(node)["pid"]))
-
-    # -- ways to hurt ------------------------------------------------------------------------------------------
-
-    def source_host_killed(self) -> None:
-        self._kill(self.host(self.source))
-
-    def target_host_killed(self) -> None:
-        self._kill(self.host(self.target))
-
-    def source_agent_killed(self) -> None:
-        self._kill(self.agent(self.source))
-
-    def target_agent_killed(self) -> None:
-        self._kill(self.agent(self.target))
-
-    def link_cut(self) -> None:
-        """Connections break, and can be opened again at once."""
-        self.nets[self.source].cut()
-        self.hurt += 1
-
-    def link_down(self) -> None:
-        """They cannot, until the end of the trial."""
-        net = self.nets[self.source]
-        net.down = True
-        self.healing.append(lambda: setattr(net, "down", False))
-        self.link_cut()
-
-    def link_stalled(self) -> None:
-        """Nothing moves any more, until the end of the trial."""
-        self.nets[self.source].stall()
-        self.healing.append(self.nets[self.source].heal)
-        self.hurt += 1
-
-    def link_stalled_for_a_while(self) -> None:
-        self.nets[self.source].stall()
-        self.after(PAUSE_S, self.nets[self.source].heal)
-        self.hurt += 1
-
-    def disk_full(self) -> None:
-        """No file of the target's agent and host can grow."""
-        self._fill_disk(self.target)
-
-    def source_disk_full(self) -> None:
-        """The same at the source; its kernel writes on, as its cells do."""
-        self._fill_disk(self.source)
-
-    def _fill_disk(self, node: str) -> None:
-        for process in (self.agent(node), self.host(node)):
-            if process is not None:
-                self._limit(process)
-        self.hurt += 1
-
-    def target_slow(self) -> None:
-        """Host and kernel of the target stand still for a while."""
-        stopped = self._stop_target()
-        self.after(PAUSE_S, lambda: _signal(stopped, signal.SIGCONT))
-
-    def target_hangs(self) -> None:
-        """They do so until the end of the trial."""
-        stopped = self._stop_target()
-        self.healing.append(lambda: _signal(stopped, signal.SIGCONT))
-
-    def chunk_spoilt(self) -> None:
-        self._spoil(1)
-
-    def chunks_spoilt(self) -> None:
-        self._spoil(1000)
-
-    def _spoil(self, count: int) -> None:
-        net = self.nets[self.source]
-        net.spoil, before = count, net.spoilt
-
-        def stop() -> None:
-            net.spoil = 0
-            self.hurt += net.spoilt > before
-
-        self.healing.append(stop)
-
-    def _kill(self, process: psutil.Process | None) -> None:
-        if process is not None:
-            process.kill()
-            self.hurt += 1
-
-    def _limit(self, process: psutil.Process) -> None:
-        soft, hard = process.rlimit(resource.RLIMIT_FSIZE)
-        process.rlimit(resource.RLIMIT_FSIZE, (1, hard))
-
-        def undo() -> None:
-            with contextlib.suppress(psutil.Error):
-                process.rlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-        self.healing.append(undo)
-
-    def _stop_target(self) -> list[psutil.Process]:
-        host = self.host(self.target)
-        stopped = [] if host is None else [host, *host.children(recursive=True)]
-        _signal(stopped, signal.SIGSTOP)
-        self.hurt += bool(stopped)
-        return stopped
-
-
-def _signal(processes: list[psutil.Process], number: int) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            process.send_signal(number)
-
-
 @pytest.fixture
 async def stage(gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    steps = Steps(random.Random(SEED))
-    steps.watch(monkeypatch)
-    async with running_service(gpuaas_home.path, **SETTINGS) as service:
-        stage = Stage(service, steps)
-        monkeypatch.setattr(commands, "peer_of", stage.peer(commands.peer_of))
-        try:
-            yield stage
-        finally:
-            stage.close()
+    async with staged(gpuaas_home.path, monkeypatch) as made:
+        yield made
 
 
-#: Ways that end with the source's host dead, from which step on the target's host is the session's.
-CUT_OVER = STEPS.index("cutover")
-NETS = {"link_cut", "link_down", "link_stalled", "link_stalled_for_a_while", "chunk_spoilt", "chunks_spoilt"}
-HANGING = {"link_stalled", "target_hangs"}
 WAYS = [
     "source_host_killed",
     "target_host_killed",
@@ -289,60 +94,6 @@ async def test_one_session_with_its_last_state_whatever_breaks(
                 raise AssertionError(f"{where}: {type(error).__name__}: {error}; {await story(walker)}") from error
             outcomes[phase] += 1
     print(f"{how}: {sum(outcomes.values())} trials, {stage.hurt} hurt: {dict(outcomes)}")
-
-
-async def trial(stage: Stage, how: str, point: Point, busy: bool, via: Via = "auto") -> str:
-    """Let one thing break at one moment of a move, and look at what there is afterwards; how the move ended."""
-    walker = stage.walker
-    session = await walker.look()
-    assert session.lease is not None
-    stage.source = session.lease.node_id
-    stage.target = "local-1" if stage.source == "local-0" else "local-0"
-    await walker.kept()
-    hurt, phase = stage.hurt, ""
-    stage.steps.arm(*point, getattr(stage, how))
-    enough = asyncio.Event()
-    walk = asyncio.ensure_future(walker.walk(enough)) if busy else None
-    view = await walker.begun(via)
-
-    async def over() -> bool:
-        now = (await walker.client.session(walker.id)).migration
-        return now is not None and now.id == view.id and now.phase in ENDED
-
-    if how == "target_hangs" and STEPS.index(point[0]) >= CUT_OVER:
-        await eventually(lambda: stage.hurt > hurt, 120.0)  # what hangs is the session's host now: it goes on
-        stage.heal()
-    await eventually(over, 200.0)
-    stage.heal()
-    await walker.settled()
-    enough.set()
-    if walk is not None:
-        await asyncio.wait_for(walk, 120.0)
-    if how not in HANGING:
-        await eventually(lambda: stage.steps.armed is None)
-    elif stage.steps.armed is not None:
-        # The controller, impatient as it is here, gave the move up before that moment: on a busy machine.
-        stage.steps.armed, phase = None, "missed"
-    died = how == "source_host_killed" or (how == "target_host_killed" and STEPS.index(point[0]) >= CUT_OVER)
-    died = died or how in ("disk_full", "target_hangs")
-    last = await walker.settled()
-    # It was killed so late before the cutover that nobody knew of it yet.
-    died = died or (how == "target_host_killed" and last is not None and last.phase is Phase.DONE)
-    await walker.check(died=died)
-    assert last is not None
-    if not died:
-        node = (await walker.look()).lease
-        assert node is not None and node.node_id == (stage.target if last.phase is Phase.DONE else stage.source)
-    return phase or last.phase.value
-
-
-async def story(walker: Walker) -> str:
-    events = await walker.client.events(session=walker.id)
-    return "\n".join(
-        f"{event.kind} {event.source}>{event.target} {event.detail.get('phase', '')}: {event.cause}"
-        for event in events
-        if event.kind in ("transition", "migration")
-    )[-6000:]
 
 
 # -- the controller itself -------------------------------------------------------------------------------------
@@ -408,7 +159,8 @@ async def test_one_session_with_its_last_state_when_the_controller_is_killed(mor
                 raise AssertionError(
                     f"{where}: {type(error).__name__}: {error}; {await story(walker)}; {log}"
                 ) from error
-    print(f"controller: {sum(outcomes.values())} trials: {dict(outcomes)}")
+    trials_ = sum(outcomes.values())
+    print(f"controller: {trials_} trials, {trials_} hurt: {dict(outcomes)}")
 
 
 async def _controller_trial(mortals: Mortals, walker: Walker, point: Point, busy: bool) -> str:

@@ -15,13 +15,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from jupyter_gpuaas.controller import commands
 from jupyter_gpuaas.image.criu import Criu
 from tests.conftest import GpuaasHome
-from tests.fault.steps import Steps, points
-from tests.fault.test_migration_faults import NETS, SEED, SETTINGS, Point, Stage, story, trial
+from tests.fault.stage import NETS, SEED, SETTINGS, Point, Stage, staged, story, trial
+from tests.fault.steps import points
 from tests.fault.walker import walking
-from tests.service import eventually, quick_settings, running_service
+from tests.service import eventually, quick_settings
 
 pytestmark = pytest.mark.timeout(7200)
 
@@ -48,15 +47,8 @@ def trials() -> list[tuple[str, Point, bool]]:
 
 @pytest.fixture
 async def stage(criu: Criu, gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
-    steps = Steps(random.Random(SEED))
-    steps.watch(monkeypatch)
-    async with running_service(gpuaas_home.path, **SETTINGS, images="auto") as service:
-        stage = Stage(service, steps)
-        monkeypatch.setattr(commands, "peer_of", stage.peer(commands.peer_of))
-        try:
-            yield stage
-        finally:
-            stage.close()
+    async with staged(gpuaas_home.path, monkeypatch, images="auto") as made:
+        yield made
 
 
 async def test_one_session_with_its_last_state_whatever_breaks_while_its_process_moves(

@@ -269,8 +269,9 @@ def test_slow_flush_without_a_reservation_tears_nothing(
     assert texts(read_all(journal)) == [b"before", b"big" * (1 << 20)]
 
 
+@pytest.mark.parametrize("broken", [False, True], ids=["full", "broken"])
 def test_slow_flush_on_a_disk_that_fills_up_takes_the_batch_back_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: bool
 ) -> None:
     journal = make(tmp_path, most=1 << 30)
     say(journal, b"before")
@@ -286,7 +287,12 @@ def test_slow_flush_on_a_disk_that_fills_up_takes_the_batch_back_and_loses_nothi
         room -= written
         return written
 
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
     monkeypatch.setattr(segment_module.os, "pwritev", filling)
+    if broken:  # it does not give room back either
+        monkeypatch.setattr(segment_module.os, "ftruncate", refuse)
     reader, parser = journal.reader(0), RecordReader(1 << 30)
     got: list[Record] = []
     for _ in journal.flush_slowly(US):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
 from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.model import HostSpec, Lease
+from jupyter_gpuaas.errors import JournalError
+from jupyter_gpuaas.model import Channel, HostSpec, Lease
 from jupyter_gpuaas.node.host import Host
-from jupyter_gpuaas.node.session_host import SessionHost
+from jupyter_gpuaas.node.kernel_process import Kernel
+from jupyter_gpuaas.node.session_host import LARGE_BYTES, SessionHost
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Kind, RecordReader
 from tests.service import eventually
@@ -96,6 +102,66 @@ async def test_reply_that_is_too_large_is_answered_all_the_same(tmp_path: Path) 
     content = json.loads(bytes(answer.parts[4]))
     assert content["status"] == "error" and "larger than" in content["evalue"]
     await close(host)
+
+
+class Outputs:
+    """A kernel of which outputs are taken, or not."""
+
+    stopped = False
+    taken = True
+
+    def hold_outputs(self) -> None:
+        self.taken = False
+
+    def take_outputs(self) -> None:
+        self.taken = True
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def send(self, channel: Channel, parts: list[bytes]) -> None: ...
+
+    async def ended(self, timeout_s: float | None = None) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("trouble", [OSError(errno.EIO, "Input/output error"), JournalError("it is broken")])
+async def test_outputs_are_taken_again_whatever_becomes_of_those_that_waited_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception
+) -> None:
+    def broken(time_us: int) -> Iterator[None]:
+        host.journal._take_pending()
+        yield
+        raise trouble
+
+    host, kernel = make_host(tmp_path, Settings(waiting_bytes=1000)), Outputs()
+    host.kernel = cast(Kernel, kernel)
+    monkeypatch.setattr(host.journal, "flush_slowly", broken)
+    text = make_parts(b"", "stream", b"{}", {"name": "stdout", "text": "x" * (LARGE_BYTES + 1)})[1:]
+    host.kernel_said(Channel.IOPUB, [(b"stream", list(text))])
+    host.kernel_said(Channel.IOPUB, [(b"stream", list(text))])
+    assert not kernel.taken, "the disk is behind"
+    monkeypatch.undo()
+    await host.settled()
+    assert kernel.taken
+    await close(host)
+
+
+async def test_client_that_has_heard_more_than_its_host_knows_of_begins_anew_with_it(tmp_path: Path) -> None:
+    """A host kept records in memory only, and died: its client has them, its successor has not."""
+    host = make_host(tmp_path)
+    host.notice("before")
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    await host.attach(far, handshake(), b"", "client", 9, host.journal.id)
+    host.notice("after")
+    answer = await heard(near)
+    (welcome,) = re.findall(rb'\{"op":"welcome".*?\}', answer)
+    told = json.loads(welcome)
+    assert (told["behind"], told["after"], told["received"]) == (True, host.journal.last - 1, 0)
+    assert b"after" in answer.partition(welcome)[2] and b"before" not in answer
+    await close(host, near)
 
 
 async def test_host_answers_a_command_that_it_fails_at_whatever_it_raises(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""A real kernel that loses what it is sent, or does not notice that it has come: the cell runs all the same, once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.conftest import GpuaasHome
+from tests.moving import Notebook, two_nodes
+
+#: With real nodes, and so not quick: a part of `make test-faults`.
+pytestmark = pytest.mark.fault
+
+#: The next request is read from its socket and goes nowhere.
+LOSES = """
+kernel = get_ipython().kernel
+def lose(msg, passed=kernel._passed_to_main):
+    kernel._passed_to_main = passed
+    return True
+kernel._passed_to_main = lose
+ran = []
+"""
+#: Nobody is told any more of what comes for the main thread.
+DEAF = """
+stream = get_ipython().kernel.shell_channel_thread.manager._shell_channel_to_main.to_stream
+stream.io_loop.remove_handler(stream.socket)
+ran = []
+"""
+#: Something that is no message, and what the cell itself says, arrive together.
+BABBLES = """
+kernel = get_ipython().kernel
+for stream in (kernel.iopub_socket, kernel.shell_channel_thread.manager._main_to_shell_channel.from_socket):
+    ident = kernel._parent_ident["shell"]
+    for _ in range(3):
+        stream.send_multipart([*(ident or [b"status"]), b"<IDS|MSG>", b"", b"{", b"{", b"{}", b"{}"])
+"""
+
+
+@pytest.fixture
+async def notebook(gpuaas_home: GpuaasHome) -> AsyncIterator[Notebook]:
+    async with two_nodes(gpuaas_home.path, begin_s=0.3) as nodes:
+        await nodes.begin()
+        made = Notebook(nodes, nodes.settings)
+        made.start()
+        yield made
+        await made.close()
+
+
+async def test_cell_that_the_kernel_has_lost_runs_once_and_the_user_is_told(notebook: Notebook) -> None:
+    await notebook.run(LOSES)
+    await notebook.run("ran.append(1)")
+    assert await notebook.value("ran") == "[1]"
+    assert any("sent again" in text for text in notebook.notices)
+
+
+async def test_cell_of_whose_coming_the_kernel_was_not_told_runs_once(notebook: Notebook) -> None:
+    await notebook.run(DEAF)
+    await notebook.run("ran.append(1)")
+    assert await notebook.value("ran") == "[1]"
+    assert not notebook.notices, "it was not lost, and is not sent again"
+
+
+async def test_cell_that_sends_what_is_no_message_gets_its_answer(notebook: Notebook) -> None:
+    assert (await notebook.run(BABBLES))["status"] == "ok"
+    await notebook.run("1")
+
+
+async def test_who_asks_is_told_what_the_kernel_does(notebook: Notebook) -> None:
+    from jupyter_gpuaas.wire.record import Kind
+
+    running = notebook.execute("input()", stdin=True)
+    await notebook.prompts.get()
+    found = await notebook.ask("gpuaas_look_request", {}, kind=Kind.CONTROL).reply()
+    assert (found["running"], found["busy"]) == ([running.msg_id], [""])
+    assert "raw_input" in found["doing"] and "MainThread" in found["threads"]
+    notebook.channel.send_op({"op": "interrupt"})
+    assert (await running.reply())["ename"] == "KeyboardInterrupt"
+    assert (await notebook.ask("gpuaas_look_request", {}, kind=Kind.CONTROL).reply())["busy"] == []
