@@ -109,17 +109,19 @@ class NodeLease:
             if run not in held.held or run in self._tasks or stands.get(session_id) != handle.record.epoch:
                 continue  # Whoever does not stand any more is ended by order.
             since_s, processes = held.held[run]
-            task = asyncio.create_task(self._let_go(handle, since_s, processes), name=f"let go {session_id}")
+            task = asyncio.create_task(
+                self._let_go(handle, since_s, processes, held.number), name=f"let go {session_id}"
+            )
             self._tasks[run] = task
             task.add_done_callback(lambda _, run=run: self._tasks.pop(run, None))  # type: ignore[misc]
 
-    async def _let_go(self, handle: HostHandle, since_s: float, processes: list[tuple[int, int]]) -> None:
+    async def _let_go(self, handle: HostHandle, since_s: float, processes: list[tuple[int, int]], known: int) -> None:
         run = handle.record.run_id
         asked = {"processes": processes, "since_s": since_s, "until_s": self._until_s}
         try:
             answer = await asyncio.wait_for(handle.ask("go_on", **asked), HOST_S)
             if answer["reply"]["done"]:
-                await self._tell(let_go=[run])
+                await self._tell(let_go={run: known})
         except (GpuaasError, OSError, asyncio.TimeoutError, TimeoutError) as error:
             log.warning("host %s does not go on yet: %s", run, error)
 

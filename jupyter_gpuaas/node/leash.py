@@ -116,6 +116,9 @@ class Leash:
         self._since_s: dict[str, float] = {}
         self._over = False
         self._told: set[str] = set()
+        #: Number of the last line that was heard, and by run of the last before something of it was stopped.
+        self._number = 0
+        self._stopped_at: dict[str, int] = {}
 
     def run(self) -> None:
         """Until there is no agent any more, and nothing that would have to be stopped."""
@@ -147,6 +150,7 @@ class Leash:
         return int(1000 * (LOOK_S if self._over else max(0.0, self._until_s - now_s()))) + 1
 
     def _hear(self, line: dict[str, Any]) -> dict[str, Any]:
+        self._number = line["number"]
         if "runs" in line:
             self._runs = {run: (pid, folder) for run, (pid, folder) in line["runs"].items()}
             for run in self._held.keys() - self._runs.keys():
@@ -156,9 +160,13 @@ class Leash:
         for run, (since_s, processes) in line.get("take", {}).items():
             self._since_s[run] = min(since_s, self._since_s.get(run, since_s))
             self._held.setdefault(run, {}).update(map(tuple, processes))
-        for run in line.get("let_go", ()):
-            self._held.pop(run, None)
-            self._since_s.pop(run, None)
+            self._stopped_at[run] = self._number
+        for run, known in line.get("let_go", {}).items():
+            # By the answer to line ``known``. 1. It goes on.  2. The lease is over again.  3. This arrives, and is not
+            # of what was stopped since, which nobody would ever let go on.
+            if self._stopped_at.get(run, 0) < known:
+                self._held.pop(run, None)
+                self._since_s.pop(run, None)
         if line.keys() & {"take", "let_go"}:
             self._save()
         return {"number": line["number"], "held": self._in_words()}
@@ -173,6 +181,7 @@ class Leash:
             for run, processes in found.items():
                 self._since_s.setdefault(run, now_s())
                 self._held.setdefault(run, {}).update(processes)
+                self._stopped_at[run] = self._number
             self._save()
             for processes in found.values():
                 for pid, started in processes.items():
@@ -183,6 +192,7 @@ class Leash:
                 # One of which nothing ran (it is suspended, or moves) may be another's by now, too.
                 self._held.setdefault(run, {})
                 self._since_s.setdefault(run, now_s())
+                self._stopped_at[run] = self._number
                 self._save()
                 self._told.add(run)
                 _tell(folder)

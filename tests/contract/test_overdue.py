@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from jupyter_gpuaas.wire.record import Kind
 from tests.conftest import GpuaasHome
 from tests.moving import Notebook, two_nodes
+from tests.service import eventually
 
 #: With real nodes, and so not quick: a part of `make test-faults`.
 pytestmark = pytest.mark.fault
@@ -67,13 +70,17 @@ async def test_cell_that_sends_what_is_no_message_gets_its_answer(notebook: Note
 
 
 async def test_who_asks_is_told_what_the_kernel_does(notebook: Notebook) -> None:
-    from jupyter_gpuaas.wire.record import Kind
+    async def look() -> dict[str, Any]:
+        return await notebook.ask("gpuaas_look_request", {}, kind=Kind.CONTROL).reply()
+
+    async def is_free() -> bool:
+        return (await look())["busy"] == []
 
     running = notebook.execute("input()", stdin=True)
     await notebook.prompts.get()
-    found = await notebook.ask("gpuaas_look_request", {}, kind=Kind.CONTROL).reply()
+    found = await look()
     assert (found["running"], found["busy"]) == ([running.msg_id], [""])
     assert "raw_input" in found["doing"] and "MainThread" in found["threads"]
     notebook.channel.send_op({"op": "interrupt"})
     assert (await running.reply())["ename"] == "KeyboardInterrupt"
-    assert (await notebook.ask("gpuaas_look_request", {}, kind=Kind.CONTROL).reply())["busy"] == []
+    await eventually(is_free)
