@@ -70,6 +70,7 @@ class Request:
     """One request of the client, and what came for it."""
 
     msg_id: str
+    serial: int = 0
     replies: list[Message] = field(default_factory=list)
     heard: list[Message] = field(default_factory=list)
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -122,7 +123,7 @@ class Notebook:
         encode = msgspec.json.encode
         metadata = encode({"cellId": f"cell of {request.msg_id}"})  # as front ends do it
         parts = [self._name.encode(), encode({**head, "version": "5.4", **header}), b"{}", metadata, encode(content)]
-        self.channel.send(kind, parts)
+        request.serial = self.channel.send(kind, parts)
         return request
 
     def execute(self, code: str, *, stdin: bool = False, **header: Any) -> Request:
@@ -162,6 +163,7 @@ class Notebook:
             request.heard.append(message)
         elif record.kind is not Kind.STDIN:
             request.replies.append(message)
+            self.channel.answered(request.serial)
         idle = any(m["content"]["execution_state"] == "idle" for m in request.of_type("status"))
         if request.replies and idle:
             request.done.set()

@@ -223,6 +223,7 @@ class RemoteSession:
                 request.listener.asked(message)
         else:
             request.reply = message.content
+            self._channel.answered(request.serial)
         request.settle()
 
     def channel_linked(self, welcome: dict[str, Any]) -> None:

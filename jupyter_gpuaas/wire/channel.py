@@ -206,6 +206,10 @@ class Channel:
             self._put(buffers)
         return self._outbox.last_serial
 
+    def answered(self, serial: int) -> None:
+        """The host has answered this request, which was sent; nothing up to it is sent again."""
+        self._outbox.arrived(serial)
+
     def acknowledge(self, number: int) -> None:
         """Everything up to ``number`` is safe with the user; the host may forget it."""
         if number > self._acknowledged:

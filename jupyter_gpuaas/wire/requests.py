@@ -63,7 +63,9 @@ class Requests:
         """A record of the session came; it may be an answer, or say that a request has begun."""
         if record.kind in (Kind.SHELL, Kind.CONTROL):
             channel = Channel.SHELL if record.kind is Kind.SHELL else Channel.CONTROL
-            self._answered((channel, read_header(record.parts[2]).msg_id))
+            held = self._answered((channel, read_header(record.parts[2]).msg_id))
+            if held is not None:
+                self._channel.answered(held.serial)
         elif record.kind is Kind.IOPUB and self._unanswered and bytes(record.parts[0]).endswith(BEGINS):
             held = self._unanswered.get((Channel.SHELL, read_header(record.parts[2]).msg_id))
             if held is not None:

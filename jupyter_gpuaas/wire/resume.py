@@ -96,6 +96,11 @@ class Outbox:
         while self._kept and self._kept[0].number <= number:
             self._bytes -= self._kept.popleft().size
 
+    def arrived(self, serial: int) -> None:
+        """An answer tells that this record has come, and all before it: they must not go to another host."""
+        while self._kept and self._kept[0].serial <= serial:
+            self._bytes -= self._kept.popleft().size
+
     def after(self, number: int) -> Iterator[list[Buffer]]:
         """What the other side lacks when it has everything up to ``number``."""
         if self._kept and number < self._kept[0].number - 1:

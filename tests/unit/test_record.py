@@ -128,6 +128,17 @@ def test_inbox_lets_each_number_through_once_and_refuses_holes() -> None:
     assert inbox.last == 3
 
 
+def test_outbox_forgets_what_an_answer_tells_to_have_come_and_all_before_it() -> None:
+    outbox = Outbox(1 << 20)
+    for text in (b"a", b"b", b"c"):
+        outbox.put(Kind.SHELL, 5, [text])
+    outbox.arrived(2)
+    outbox.arrived(1)
+    assert outbox.serials == {3}
+    outbox.rebase()
+    assert [b"".join(bytes(part) for part in buffers)[-1:] for buffers in outbox.after(0)] == [b"c"]
+
+
 def test_outbox_rebased_counts_anew_without_what_is_dropped_and_behind_what_comes_before() -> None:
     outbox = Outbox(1 << 20)
     for text in (b"a", b"b", b"c" * 100_000, b"d"):
