@@ -95,9 +95,20 @@ class Walker:
     async def run(self, code: str, outputs: Outputs | None = None) -> dict[str, Any]:
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
         content |= {"allow_stdin": False, "stop_on_error": True}
-        return await asyncio.wait_for(
-            self.remote.request("execute_request", content, listener=outputs or Outputs()), DEADLINE_S
-        )
+        asking = self.remote.request("execute_request", content, listener=outputs or Outputs())
+        try:
+            return await asyncio.wait_for(asking, DEADLINE_S)
+        except (asyncio.TimeoutError, TimeoutError):
+            raise AssertionError(f"{code!r} got no answer: {await self._why_not()}") from None
+
+    async def _why_not(self) -> str:
+        """What the session is at, and its kernel."""
+        found = f"linked: {self.remote._channel.linked}, {(await self.look())}"
+        asking = self.remote.request("gpuaas_look_request", {}, channel="control")
+        try:
+            return f"{found}, {await asyncio.wait_for(asking, 10.0)}"
+        except (asyncio.TimeoutError, TimeoutError):
+            return f"{found}; the kernel does not say what it does"
 
     async def said(self, code: str) -> str:
         """What a cell prints; one that a loss cut off is run again, as its user would."""
