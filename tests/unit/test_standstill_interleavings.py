@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.errors import CheckpointError, GpuaasError, to_wire
 from jupyter_gpuaas.kernel.returning import RETURNED, Returning
 from jupyter_gpuaas.model import Channel, HostSpec, Lease
 from jupyter_gpuaas.node.attachment import Attachment
@@ -43,8 +43,9 @@ class ModelKernel:
     pid = 0
     alive = True
 
-    def __init__(self) -> None:
+    def __init__(self, chance: random.Random) -> None:
         self.host: SessionHost
+        self.chance = chance
         self.stopped = False
         self.returning = Returning()
         self.shell: deque[list[Buffer]] = deque()
@@ -118,7 +119,8 @@ class ModelKernel:
     def _own(self, msg_type: str, parts: list[Buffer], content: dict[str, Any]) -> None:
         reply: dict[str, Any] = {"status": "ok"}
         if msg_type == "gpuaas_checkpoint_request":
-            reply["result"] = VIEW
+            failed = to_wire(CheckpointError("the disk is full."))
+            reply = {"status": "error", **failed} if self.chance.random() < 0.2 else {"status": "ok", "result": VIEW}
         elif content["op"] == "go_on":
             self.returning.end(in_order=True)
         elif content["op"] == "mark":
@@ -179,7 +181,7 @@ class Play:
         (folder / "journal").mkdir(parents=True)
         lease = Lease(id="l", session_id="s", node_id="n", device_ids=("d",), epoch=1)
         spec = HostSpec(session_id="s", name="s", owner="me", lease=lease, secret="k")
-        self.kernel = ModelKernel()
+        self.kernel = ModelKernel(chance)
         self.host = SessionHost(
             spec, folder, Settings(begin_s=600.0), start_kernel=lambda: None, changed=lambda report: None
         )
