@@ -161,7 +161,7 @@ async def test_client_that_has_heard_more_than_its_host_knows_of_begins_anew_wit
     told = json.loads(welcome)
     assert (told["behind"], told["after"], told["received"]) == (True, host.journal.last - 1, 0)
     assert b"after" in answer.partition(welcome)[2] and b"before" not in answer
-    await close(host, near)
+    await close(host, (near, far))
 
 
 async def test_host_answers_a_command_that_it_fails_at_whatever_it_raises(tmp_path: Path) -> None:
