@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.image.shelf import Shelf
 from jupyter_gpuaas.model import CheckpointPlan, Peer
 from jupyter_gpuaas.node import http
 from jupyter_gpuaas.node.transfer import Transfer, TransferRequest
@@ -30,8 +31,11 @@ class Source:
         work: Path | None = None,
         settings: Settings | None = None,
         meddle: Meddle = lambda connection: False,
+        shelf: Shelf | None = None,
+        far: bool | None = None,
     ) -> None:
-        self.transfer = Transfer(session, plan, work=work, settings=settings or Settings())
+        self.transfer = Transfer(session, plan, work=work, settings=settings or Settings(), shelf=shelf)
+        self.far = far
         self.meddle = meddle
         #: Requests that opened a connection.
         self.opened: list[str] = []
@@ -74,4 +78,4 @@ class Source:
             return
         path = request.path.partition("/transfer/")[2]
         self.opened.append(f"{request.method} {path}")
-        self.transfer.serve(connection, TransferRequest(request.method, path, request.length, request.rest))
+        self.transfer.serve(connection, TransferRequest(request.method, path, request.length, request.rest, self.far))

@@ -20,7 +20,6 @@ from jupyter_gpuaas.controller.peers import peer_of
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError, NoSuchSession, StaleEpoch, StoreError, TransportError
-from jupyter_gpuaas.image.place import drop_image, image_address
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
 from jupyter_gpuaas.model import CheckpointPlan, HostReport, HostSpec, Lease, Loaded, Peer, SessionState, short_id
 
@@ -96,13 +95,6 @@ class Commands:
         if lease not in self._stopping:
             self._stopping.add(lease)
             self._spawn(self._give_back(lease, for_good), f"give back {lease.session_id}")
-
-    def drop_image(self, record: SessionRecord, image: str) -> None:
-        """Remove the process image of a move that is over; the hosts that do so as well may be dead."""
-        plan = self._plan(record)
-        if plan is not None:
-            address = image_address(plan.store, record.session.id, image)
-            self._spawn(asyncio.to_thread(drop_image, address, image), f"drop the image of {record.session.id}")
 
     def giving_back(self) -> frozenset[Lease]:
         """Leases that are about to be given back."""

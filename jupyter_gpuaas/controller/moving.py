@@ -43,6 +43,7 @@ from jupyter_gpuaas.model import (
     HostReport,
     HostState,
     Imaged,
+    ImageRound,
     Lease,
     Loaded,
     MigrationView,
@@ -189,14 +190,13 @@ class Mover:
         """Stop the session wherever it is, and put its process into an image that the target can read."""
         image = moving.view.id
         before = await self._bring_beside(moving, image)
-        self._advance(moving, E.SETTLED, f"files and outputs so far are there: {before.sent_bytes / 1e6:.1f} MB")
+        self.tell(moving, f"files and outputs so far are there: {before.sent_bytes / 1e6:.1f} MB")
+        self._advance(moving, E.SETTLED, await self._image_rounds(moving, image))
         reply = await self._op(moving, "take_image", {"image": image}, IMAGE_S, source=True)
         imaged = msgspec.convert(reply, Imaged)
         moving.stopped_s = time.monotonic() - imaged.took_s
         moving.checkpoint = image
-        moving.view = msgspec.structs.replace(
-            moving.view, bytes_sent=moving.view.bytes_sent + imaged.image_bytes, lost=_closed(imaged.lost)
-        )
+        moving.view = msgspec.structs.replace(moving.view, lost=_closed(imaged.lost))
         told = f"stopped where it was, and put into an image of {imaged.image_bytes / 1e6:.0f} MB"
         self._advance(moving, E.QUIET, f"{told}; {len(imaged.lost)} connections are closed" if imaged.lost else told)
         await self._bring_beside(moving, image)
@@ -204,8 +204,24 @@ class Mover:
         if moving.live.session.state not in MOVABLE:
             raise MigrationError(f"the session is {moving.live.session.state}.")
 
+    async def _image_rounds(self, moving: Moving, image: str) -> str:
+        """Memory that goes while the cell runs, where Linux marks what is written; gives why no more of it does."""
+        passes: list[Pass] = []
+        while True:
+            began = time.monotonic()
+            reply = await self._op(moving, "image_round", {"image": image}, IMAGE_S, source=True)
+            made = msgspec.convert(reply, ImageRound)
+            if made.none:
+                return f"memory goes in one stop: {made.none}"
+            brought = await self._bring_beside(moving, image)
+            self._was_round(moving, image, brought.sent_bytes, time.monotonic() - began)
+            passes.append(Pass(brought.sent_bytes, time.monotonic() - began))
+            ready, why = settled(passes, dirty=True)
+            if ready:
+                return why
+
     async def _bring_beside(self, moving: Moving, image: str) -> Loaded:
-        """What an image does not hold."""
+        """What an image does not hold, and of the image what there is."""
         done = msgspec.convert(await self._op(moving, "preload", {"checkpoint": image}, IMAGE_S), Loaded)
         moving.view = msgspec.structs.replace(moving.view, bytes_sent=moving.view.bytes_sent + done.sent_bytes)
         return done
@@ -271,15 +287,15 @@ class Mover:
         timeout_s = timeout_s or COPY_S + (view.host_bytes + view.device_bytes) / SLOWEST_BYTES_S
         reply = await self._op(moving, "preload", {"checkpoint": view.id}, timeout_s)
         done = msgspec.convert(reply, Loaded)
-        this = Round(checkpoint=view.id, sent_bytes=done.sent_bytes, took_s=done.took_s)
-        moving.view = msgspec.structs.replace(
-            moving.view,
-            rounds=(*moving.view.rounds, this),
-            bytes_sent=moving.view.bytes_sent + done.sent_bytes,
-        )
-        cause = f"round {len(moving.view.rounds)}: {done.sent_bytes / 1e6:.1f} MB in {done.took_s:.2f} s"
-        self.tell(moving, cause, checkpoint=short_id(view.id))
+        moving.view = msgspec.structs.replace(moving.view, bytes_sent=moving.view.bytes_sent + done.sent_bytes)
+        self._was_round(moving, view.id, done.sent_bytes, done.took_s)
         return done
+
+    def _was_round(self, moving: Moving, what: str, sent_bytes: int, took_s: float) -> None:
+        this = Round(checkpoint=what, sent_bytes=sent_bytes, took_s=took_s)
+        moving.view = msgspec.structs.replace(moving.view, rounds=(*moving.view.rounds, this))
+        cause = f"round {len(moving.view.rounds)}: {sent_bytes / 1e6:.1f} MB in {took_s:.2f} s"
+        self.tell(moving, cause, checkpoint=short_id(what))
 
     async def restore(self, moving: Moving) -> None:
         limit_s = IMAGE_S if moving.by_image else moving.patience_s
@@ -489,8 +505,6 @@ class Mover:
         moving.live.bell.ring()
 
     def _end(self, moving: Moving, cause: str) -> None:
-        if moving.by_image or moving.no_image:
-            self._commands.drop_image(moving.live.record, moving.view.id)
         try:
             self._sessions.keep(moving.live, move=None, last_migration=moving.view)
         except CatalogueError as error:

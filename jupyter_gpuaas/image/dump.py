@@ -1,4 +1,4 @@
-"""From a stopped tree to an image in a store."""
+"""From a tree of processes to an image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from pathlib import Path
 import msgspec
 
 from ..errors import NotDumpable
-from ..store.base import Store
 from .criu import Criu, dump_arguments, explain
 from .jail import HOME, ROOT_PID, Jail
 from .manifest import DeviceNeed, ImageManifest, ImageWorld, seal_image
-from .pack import Packer, pack_scratch
+from .pack import Packer, Sink, pack_scratch
 from .resumable import LinkState
 from .sockets import look
 
@@ -35,29 +34,46 @@ class Dump:
 
     Parameters
     ----------
-    store, key
-        Where chunks and manifest go, and what the manifest is sealed with.
+    sink, key
+        Where chunks and manifest go, and what the manifest is sealed with. What a sink was told of lies in the image's
+        folder until ``close``.
     """
 
-    def __init__(self, jail: Jail, criu: Criu, store: Store, key: bytes, name: ImageName) -> None:
+    def __init__(self, jail: Jail, criu: Criu, sink: Sink, key: bytes, name: ImageName) -> None:
         self._jail = jail
         self._criu = criu
-        self._store = store
+        self._sink = sink
         self._key = key
         self._name = name
-        self._rounds = 0
         self._folder = Path(jail.spec.folder) / IMAGES / name.id
+        self._begin()
+
+    def _begin(self) -> None:
+        self._rounds = self._before = 0
         self._folder.mkdir(mode=0o700, parents=True)
-        self._packer = Packer(store, self._folder)
+        self._sink.begin(self._name.id, self._folder)
+        self._packer = Packer(self._sink, self._folder)
 
-    async def round(self) -> None:
-        """Write the memory that was changed since the last round; the tree goes on.
+    async def round(self) -> int:
+        """Write the memory that was changed since the last round, while the tree goes on; gives the bytes.
 
-        Raises ``NotDumpable``; the tree goes on then too.
+        Raises
+        ------
+        NotDumpable, StoreError
+            The tree goes on then too. The rounds before are worth nothing any more: some of what was written since the
+            last may count as unchanged by now.
         """
-        if not self._criu.dirty_tracking:
-            raise NotDumpable("this Linux does not mark written pages, so memory goes in one stop.")
-        await self._criu_dump(pre=True)
+        if why := no_rounds(self._criu):
+            raise NotDumpable(f"{why}.")
+        try:
+            await self._criu_dump(pre=True)
+            bytes_by_now = await asyncio.to_thread(self._packer.caught_up)
+        except BaseException:
+            await self.close()
+            self._begin()
+            raise
+        before, self._before = self._before, bytes_by_now
+        return bytes_by_now - before
 
     async def finish(
         self,
@@ -108,11 +124,11 @@ class Dump:
             devices=devices,
             device_ids=device_ids,
         )
-        await asyncio.to_thread(self._store.commit, manifest.id, seal_image(manifest, self._key))
+        await asyncio.to_thread(self._sink.commit, manifest.id, seal_image(manifest, self._key))
         return manifest
 
     async def close(self) -> None:
-        """Remove what is on disk; what was put into the store without a manifest is garbage there."""
+        """Remove what is on disk; what was put into a store without a manifest is garbage there."""
         await asyncio.to_thread(self._packer.abandon)
         await asyncio.to_thread(shutil.rmtree, self._folder, True)
 
@@ -132,6 +148,11 @@ class Dump:
         if status != 0:
             raise NotDumpable(f"CRIU cannot dump the session: {why(place, output, status)}.")
         self._rounds += 1
+
+
+def no_rounds(criu: Criu) -> str:
+    """Why memory cannot go in rounds; empty if it can."""
+    return "" if criu.dirty_tracking else "Linux does not mark written pages for CRIU here"
 
 
 def why(place: Path, output: str, status: int) -> str:

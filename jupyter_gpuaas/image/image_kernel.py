@@ -4,7 +4,9 @@ How a host uses it (docs/process-images.md)::
 
     kernel = await ImageKernel.start(spec, environ, handler, criu=find_criu(), log=descriptor)
     ...
-    manifest = await kernel.dump(store, key, ImageName(id=...))   # stopped afterwards; on failure it runs on
+    dump = kernel.begin_image(sink, key, ImageName(id=...))
+    await dump.round()                                   # any number of times, where the node can; the kernel runs
+    manifest = await kernel.finish_image(dump)           # stopped afterwards; on failure it runs on
     # the target: await ImageKernel.restore(...), there stopped too; verify; cutover
     await kernel.end()                                            # or, when it came to nothing: await kernel.thaw()
 """
@@ -25,7 +27,6 @@ import msgspec
 
 from ..errors import ImageError, ImageUnavailable, NotDumpable, TransportError
 from ..model import Channel
-from ..store.base import Store
 from ..wire.jupyter import DELIMITER, make_parts, read_header, split_frames
 from ..wire.record import Buffer, Kind, Record
 from .carrier import Carrier
@@ -34,6 +35,7 @@ from .cuda_helper import CudaHelper
 from .dump import Dump, ImageName
 from .jail import HOME, Jail, JailSpec
 from .manifest import ImageManifest
+from .pack import Origin, Sink
 from .relay import CHANNELS, KINDS, PORTS, Event, Order, RelaySpec
 from .restore import read_manifest, restore_tree
 from .resumable import LinkState, Resumable
@@ -80,7 +82,7 @@ class ImageKernel:
         kernel_pid: int = 0,
     ) -> None:
         self.jail = jail
-        self._criu = criu
+        self.criu = criu
         self._handler = handler
         self._devices = TreeDevices(cuda)
         stream = Resumable(most_bytes=WAITING_BYTES, message_bytes=MESSAGE_BYTES, state=state)
@@ -154,7 +156,7 @@ class ImageKernel:
         handler: ImageKernelHandler,
         *,
         criu: Criu,
-        store: Store,
+        origin: Origin,
         image_id: str,
         key: bytes,
         cuda: CudaHelper | None = None,
@@ -172,12 +174,12 @@ class ImageKernel:
 
         Raises what ``read_manifest`` and ``restore_tree`` raise; nothing is left then.
         """
-        manifest = await read_manifest(store, image_id, key)
+        manifest = await read_manifest(origin, image_id, key)
         if manifest.devices and cuda is None:
             raise ImageUnavailable("the image has device memory, and this node calls no CUDA driver.")
         wanted = devices or {} if onto is None else placed(manifest.devices, onto)
         pairs = await pairs_for(manifest, cuda, wanted) if cuda is not None else []
-        jail = await restore_tree(manifest, spec, criu, store)
+        jail = await restore_tree(manifest, spec, criu, origin)
         kernel = cls(jail, criu, handler, cuda=cuda, state=manifest.link, kernel_pid=manifest.kernel_pid)
         kernel._devices.expect(manifest.devices, pairs)
         kernel.frozen = True
@@ -310,38 +312,44 @@ class ImageKernel:
         await self.connect()
         await self._devices.resume(self.jail)
 
-    async def dump(self, store: Store, key: bytes, name: ImageName, *, rounds: int = 0) -> ImageManifest:
-        """Put the kernel into an image; it is frozen afterwards, until ``thaw`` or ``end``.
+    def begin_image(self, sink: Sink, key: bytes, name: ImageName) -> Dump:
+        """An image in the making; whoever begins it closes it.
 
-        Parameters
-        ----------
-        rounds
-            Of memory before the stop, where Linux marks written pages; elsewhere there are none.
+        Raises
+        ------
+        NotDumpable
+            There is no place for it.
+        """
+        try:
+            return Dump(self.jail, self.criu, sink, key, name)
+        except OSError as error:
+            raise NotDumpable(f"there is no place for an image: {error}.") from error
+
+    async def finish_image(self, dump: Dump) -> ImageManifest:
+        """Stop the kernel, and put what is lacking into its image; it is frozen afterwards, until ``thaw`` or ``end``.
 
         Raises
         ------
         ImageError, StoreError, TransportError
             There is no image, and the kernel runs on.
         """
+        await self.freeze()
         try:
-            dump = Dump(self.jail, self._criu, store, key, name)
-        except OSError as error:
-            raise NotDumpable(f"there is no place for an image: {error}.") from error
+            return await dump.finish(
+                kernel_pid=self._kernel_pid,
+                link=self._link.stream.state(),
+                devices=self._devices.needs(self.jail),
+                device_ids=self._devices.ids,
+            )
+        except BaseException:
+            await self.thaw()
+            raise
+
+    async def dump(self, sink: Sink, key: bytes, name: ImageName) -> ImageManifest:
+        """``begin_image``, ``finish_image``, and close it: for a sink that keeps what it gets."""
+        dump = self.begin_image(sink, key, name)
         try:
-            if self._criu.dirty_tracking:
-                for _ in range(rounds):
-                    await dump.round()
-            await self.freeze()
-            try:
-                return await dump.finish(
-                    kernel_pid=self._kernel_pid,
-                    link=self._link.stream.state(),
-                    devices=self._devices.needs(self.jail),
-                    device_ids=self._devices.ids,
-                )
-            except BaseException:
-                await self.thaw()
-                raise
+            return await self.finish_image(dump)
         finally:
             await dump.close()
 

@@ -44,7 +44,7 @@ _ENVELOPE = struct.Struct("<8sIIQ")  # magic, version, reserved, bytes of the bo
 _MAGIC = b"GPUIMAG\n"
 _MAC_BYTES = hashlib.sha256().digest_size
 #: ``<round>/<file of CRIU>``, or a file of our own.
-_NAME = re.compile(r"([0-9]{1,3}/)?[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+FILE_NAME = re.compile(r"([0-9]{1,3}/)?[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 class ImageFile(msgspec.Struct, frozen=True, array_like=True):
@@ -138,7 +138,7 @@ def validate_image(data: Buffer, key: bytes, *, expected_id: str = "") -> ImageM
     if len(set(names)) != len(names):
         raise NameTwice("a file is there twice.")
     for file in manifest.files:
-        if not _NAME.fullmatch(file.name):
+        if not FILE_NAME.fullmatch(file.name):
             raise BadText(f"{file.name[:80]!r} is no name of a file of an image.")
         check_blob(file.content, file.name)
     if expected_id and manifest.id != expected_id:

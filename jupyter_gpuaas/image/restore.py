@@ -1,4 +1,4 @@
-"""From an image in a store to a stopped tree in a jail of its own."""
+"""From an image to a stopped tree in a jail of its own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import shutil
 from pathlib import Path
 
 from ..errors import ImageError, NotRestorableHere
-from ..store.base import Store
 from .criu import Criu, restore_arguments
 from .dump import IMAGES, why
 from .jail import HOME, ROOT_PID, Jail, JailSpec
 from .manifest import ImageManifest, ImageWorld, check_world, validate_image
-from .pack import unpack, unpack_scratch
+from .pack import Origin, unpack_scratch
 
 #: CRIU's own processes get numbers above those of the tree.
 CRIU_PIDS = 300
@@ -22,9 +21,9 @@ RESTORE_S = 60.0
 SLOWEST_BYTES_S = 20e6
 
 
-async def read_manifest(store: Store, image_id: str, key: bytes) -> ImageManifest:
+async def read_manifest(origin: Origin, image_id: str, key: bytes) -> ImageManifest:
     """The verified manifest of an image. Raises ``NoSuchCheckpoint`` and ``ManifestError``s."""
-    data = await asyncio.to_thread(store.manifest, image_id)
+    data = await asyncio.to_thread(origin.manifest, image_id)
     return validate_image(data, key, expected_id=image_id)
 
 
@@ -37,7 +36,7 @@ def check_spec(manifest: ImageManifest, spec: JailSpec) -> None:
         raise NotRestorableHere(f"the jail's own folders are {spec.scratch}, those of the image {manifest.scratch}.")
 
 
-async def restore_tree(manifest: ImageManifest, spec: JailSpec, criu: Criu, store: Store) -> Jail:
+async def restore_tree(manifest: ImageManifest, spec: JailSpec, criu: Criu, origin: Origin) -> Jail:
     """Make a jail with the tree of the image, stopped.
 
     Parameters
@@ -48,16 +47,15 @@ async def restore_tree(manifest: ImageManifest, spec: JailSpec, criu: Criu, stor
 
     Raises
     ------
-    WorldMismatch, NotRestorableHere, StoreError, ImageUnavailable
+    WorldMismatch, NotRestorableHere, StoreError, TransportError, ImageUnavailable
         There is no tree, and nothing of it is left.
     """
     check_world(manifest.world, ImageWorld.here())
     check_spec(manifest, spec)
     folder = Path(spec.folder) / IMAGES / manifest.id
     try:
-        folder.mkdir(mode=0o700, parents=True)
         # Verified to its last byte before CRIU is started.
-        await asyncio.to_thread(unpack, store, manifest.files, manifest.rounds, folder)
+        await asyncio.to_thread(origin.bring, manifest, folder)
         jail = await Jail.start(spec, None, dict(os.environ), last_pid=_free_pids(manifest.last_pid))
         try:
             await asyncio.to_thread(unpack_scratch, jail.root, spec.scratch, folder)

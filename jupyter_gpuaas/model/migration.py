@@ -155,6 +155,14 @@ class Quiet(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float
 
 
+class ImageRound(msgspec.Struct, frozen=True, kw_only=True):
+    """A round of memory of a process image, of a kernel that goes on."""
+
+    #: Why there was none, and will be none; empty if there was.
+    none: str = ""
+    image_bytes: int = 0
+
+
 class Imaged(msgspec.Struct, frozen=True, kw_only=True):
     """A source whose kernel is stopped, wherever it was, and put into an image."""
 

@@ -21,6 +21,7 @@ from ..errors import (
     TransportError,
     Unauthorized,
 )
+from ..image.shelf import Shelf
 from ..wire import ticket
 from ..wire.record import RecordReader
 from ..wire.unreadable import is_count
@@ -44,6 +45,8 @@ class Inside(Protocol):
     session: SessionHost | None
     #: The session's working folder.
     work: Path
+    #: Where there may be an image of its kernel.
+    shelf: Shelf
 
     def task(self, coroutine: Any) -> asyncio.Task[Any]:
         """Run beside everything else, until the host ends."""
@@ -171,7 +174,9 @@ class Door:
             own = session.folder / "work"
             work = own if self._host.work == own else None
             plan = session.spec.checkpoints
-            self._transfer = Transfer(session.spec.session_id, plan, work=work, settings=self._host.settings)
+            self._transfer = Transfer(
+                session.spec.session_id, plan, work=work, settings=self._host.settings, shelf=self._host.shelf
+            )
         return self._transfer
 
     async def _send_log(self, connection: socket.socket, session: SessionHost, passed: dict[str, Any]) -> None:

@@ -35,16 +35,14 @@ from ..errors import (
 from ..image.criu import Criu
 from ..image.cuda_helper import CudaHelper
 from ..image.cuda_meter import device_id
-from ..image.dump import ImageName
 from ..image.image_kernel import ImageKernel
 from ..image.jail import HOME, JailSpec
-from ..image.place import drop_image, image_address
+from ..image.pack import Origin
 from ..lifecycle.node_loss import ON_NODE_LOSS
 from ..lifecycle.turns import room_to_keep
-from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Imaged, Peer, RestoreReport, short_id
+from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Peer, RestoreReport, short_id
 from ..model.words import restored_lines
 from ..state.listing import owners_address
-from ..store.opening import open_store
 from ..wire.memory import MALLOC_HUGE_PAGES, MALLOC_VARIABLE
 from ..wire.tls import of_node
 from .dial import Dialler
@@ -52,6 +50,7 @@ from .door import Door
 from .environment import kernel_environment
 from .files import fetch_files
 from .image_standby import ImageStandby
+from .imaging import Imaging, image_key
 from .jailed_kernel import JailedKernel, jail_spec, path_inside
 from .kernel_launch import Launch, check_reachable, give_tree, is_plain, known_ahead, launch_of, let_through, top_of
 from .kernel_process import Kernel, KernelProcess
@@ -60,7 +59,6 @@ from .processes import RUN_MARK, end_marked, memory_bytes, tree
 from .session_host import SessionHost
 from .standby import Standby
 from .suspension import Suspension
-from .threads import in_thread
 
 MEASURE_S = 2.0
 
@@ -98,8 +96,8 @@ class Host:
         self._done = asyncio.Event()
         self._log = sys.stderr.fileno()
         self.work = run_folder
-        #: Id of the image that this host has made or used, while it is there.
-        self._image = ""
+        self._imaging = Imaging()
+        self.shelf = self._imaging.shelf
         #: Calls CUDA's driver for images, where the session has such a device.
         self._cuda: asyncio.Task[CudaHelper] | None = None
         #: Ends the kernel that was started ahead, where one comes as an image.
@@ -135,6 +133,9 @@ class Host:
     async def stop(self, reason: str, *, keep: bool = False, moved: bool = False) -> None:
         """End the session and everything that it started, leave nothing but remains to ``keep``, and end."""
         self._door.close()
+        self.shelf.close()
+        if isinstance(self.standby, ImageStandby):
+            await asyncio.to_thread(self.standby.close)
         if self.session is not None:
             await self.session.close(reason, keep=keep, moved=moved)
             if not keep:
@@ -345,6 +346,7 @@ class Host:
                     most,
                     ready=ready,
                     fetch_files=files,
+                    folder=self.run_folder / "image",
                     restore=self._kernel_of_image,
                     moved=self._moved,
                 )
@@ -412,7 +414,6 @@ class Host:
                 if policy not in ON_NODE_LOSS:
                     raise RemoteProtocolError(f"on_node_loss: is none of {', '.join(ON_NODE_LOSS)}.")
                 await standby.live(policy)
-                self._drop_image()
                 return _plain(session.report())
         if not session.stands_by:
             if op == "suspend":
@@ -424,12 +425,14 @@ class Host:
             if op == "quiesce":
                 return _plain(await session.standstill.quiesce(content.get("wait_s")))
             if op == "take_image":
-                return _plain(await self._take_image(session, str(content["image"])))
+                return _plain(await self._imaging.take(session, str(content["image"]), self._driver))
+            if op == "image_round":
+                return _plain(await self._imaging.round(session, str(content["image"])))
             if op == "hand_over":
                 return await session.standstill.hand_over()
             if op == "resume":
                 await session.standstill.resume()
-                self._drop_image()
+                self.task(self._imaging.drop())
                 return {}
         raise MigrationError(f"op: {op!r} is not possible with this host.")
 
@@ -479,49 +482,12 @@ class Host:
 
     # -- images of the kernel's process ------------------------------------------------------------------------
 
-    async def _take_image(self, session: SessionHost, image: str) -> Imaged:
-        """Put the kernel into an image, wherever it is; it is stopped afterwards.
-
-        Raises
-        ------
-        MigrationError, ImageError, StoreError
-            There is none, and the kernel runs on.
-        """
-
-        async def take(kernel: Kernel) -> Imaged:
-            if not isinstance(kernel, JailedKernel):
-                raise MigrationError(
-                    "the kernel of this session was not started in a jail, so it cannot be put into an image."
-                )
-            address, key = self._image_store(session, image)
-            name = ImageName(id=image, session=session.spec.session_id, epoch=session.spec.lease.epoch)
-            store = await asyncio.to_thread(open_store, address)
-            self._image = image
-            try:
-                began = time.monotonic()
-                if self._cuda is not None:
-                    kernel.image.use_cuda(await asyncio.shield(self._cuda))
-                manifest = await kernel.image.dump(store, key, name)
-            except BaseException:
-                self._drop_image()
-                raise
-            finally:
-                store.close()
-            return Imaged(
-                image=image,
-                image_bytes=manifest.content_bytes,
-                took_s=time.monotonic() - began,
-                lost=tuple(each.words for each in manifest.belongings.connections),
-            )
-
-        return await session.standstill.take_image(take)
-
-    async def _kernel_of_image(self, image: str) -> Kernel:
+    async def _kernel_of_image(self, image: str, origin: Origin) -> Kernel:
         """The kernel of an image, stopped.
 
         Raises
         ------
-        ImageError, StoreError, CheckpointError
+        ImageError, StoreError, CheckpointError, TransportError
             It cannot be made here; nothing is left of it.
         """
         session = self.session
@@ -530,25 +496,22 @@ class Host:
             raise ImageUnavailable("this node makes no process images.")
         if self._emptied is not None:
             await asyncio.wait({self._emptied})
-        address, key = self._image_store(session, image)
-        store = await asyncio.to_thread(open_store, address)
-        self._image = image
-        try:
-            restored = await ImageKernel.restore(
-                self._jail(self._kernel_folder()),
-                _Relay(self),
-                criu=self._criu,
-                store=store,
-                image_id=image,
-                key=key,
-                cuda=await asyncio.shield(self._cuda) if self._cuda is not None else None,
-                onto=[device_id(device.uuid) for device in self._devices if device.kind == CUDA],
-            )
-        finally:
-            store.close()
+        restored = await ImageKernel.restore(
+            self._jail(self._kernel_folder()),
+            _Relay(self),
+            criu=self._criu,
+            origin=origin,
+            image_id=image,
+            key=image_key(session),
+            cuda=await self._driver(),
+            onto=[device_id(device.uuid) for device in self._devices if device.kind == CUDA],
+        )
         kernel = JailedKernel(restored)
         kernel.cap_memory(self._memory_cap)
         return kernel
+
+    async def _driver(self) -> CudaHelper | None:
+        return await asyncio.shield(self._cuda) if self._cuda is not None else None
 
     def _moved(self) -> dict[str, Any]:
         """What a kernel is told that has come here as an image."""
@@ -556,21 +519,6 @@ class Host:
         assert session is not None and session.kernel is not None
         inside = self._inside(session.kernel) or self.work
         return {"epoch": session.spec.lease.epoch, "env": self._kernel_facts(session, inside)}
-
-    @staticmethod
-    def _image_store(session: SessionHost, image: str) -> tuple[str, bytes]:
-        """Address and key; an image is readable for who has the key of its session's checkpoints."""
-        plan = session.spec.checkpoints
-        if plan is None:
-            raise MigrationError("the session takes no checkpoints, so there is no place for an image.")
-        return image_address(plan.store, session.spec.session_id, image), bytes.fromhex(plan.key)
-
-    def _drop_image(self) -> None:
-        """The image, if there is one, is not needed any more."""
-        image, self._image = self._image, ""
-        if image and self.session is not None:
-            address, _ = self._image_store(self.session, image)
-            self.task(in_thread(drop_image, address, image, name="drop-image"))
 
     async def _not_needed(self, spare: asyncio.Task[Kernel]) -> None:
         """End a kernel that was started ahead, or is about to be."""

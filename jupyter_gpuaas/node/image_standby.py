@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from ..errors import MigrationError
+from ..image.follow import Follower
 from ..model import Channel, Loaded
 from .kernel_process import Kernel
 from .standby import Standby
+from .threads import in_thread
 
 
 class ImageStandby(Standby):
@@ -18,8 +21,10 @@ class ImageStandby(Standby):
 
     Parameters
     ----------
+    folder
+        Where an image is put together; nobody else's.
     restore
-        Makes the kernel of an image, stopped.
+        Makes the kernel of an image that has come, stopped.
     moved
         What the kernel is told when it runs here: its epoch, and its environment.
     """
@@ -29,21 +34,26 @@ class ImageStandby(Standby):
     def __init__(
         self,
         *arguments: Any,
-        restore: Callable[[str], Awaitable[Kernel]],
+        folder: Path,
+        restore: Callable[[str, Follower], Awaitable[Kernel]],
         moved: Callable[[], dict[str, Any]],
         **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
+        self._folder = folder
         self._restore = restore
+        self._follower: Follower | None = None
         self._moved = moved
         self._taken_over = False
         self._telling: asyncio.Task[None] | None = None
 
     async def preload(self, checkpoint: str, **more: Any) -> Loaded:
-        """Bring over what does not come with the image: files, and the journal so far."""
+        """Bring over what does not come with the image, files and the journal so far; and of the image what there is by
+        now. From the first time on it is followed, so that it comes while it is made."""
         async with self._turn:
             began = time.monotonic()
             sent = await self.bring_files_and_journal()
+            sent += await in_thread(self._image(checkpoint).caught_up, name="fetch-image")
             return Loaded(checkpoint=checkpoint, sent_bytes=sent, took_s=time.monotonic() - began)
 
     async def load(self, checkpoint: str, **more: Any) -> Loaded:
@@ -52,7 +62,10 @@ class ImageStandby(Standby):
             began = time.monotonic()
             sent = await self.bring_files_and_journal()
             if self._session.kernel is None:
-                self._session.kernel = await self._restore(checkpoint)
+                follower = self._image(checkpoint)
+                sent += await in_thread(follower.caught_up, name="fetch-image")
+                self._session.kernel = await self._restore(checkpoint, follower)
+                await in_thread(follower.close, name="fetch-image")
             self._loaded = True
             return Loaded(checkpoint=checkpoint, sent_bytes=sent, took_s=time.monotonic() - began)
 
@@ -89,6 +102,16 @@ class ImageStandby(Standby):
             kernel.remind()
             # The cell that runs may not let it answer for long.
             self._telling = asyncio.get_running_loop().create_task(self._tell(kernel))
+
+    def close(self) -> None:
+        """What has come of an image is not needed any more, or not wanted."""
+        if self._follower is not None:
+            self._follower.close()
+
+    def _image(self, image: str) -> Follower:
+        if self._follower is None:
+            self._follower = Follower(self._peer, image, self._folder)
+        return self._follower
 
     async def _tell(self, kernel: Kernel) -> None:
         content = {"op": "go_on", **self._moved()}

@@ -1,4 +1,4 @@
-"""What the host of a session gives to the host that is to take it over: manifests, chunks and files.
+"""What the host of a session gives to the host that is to take it over: manifests, chunks, files, a process image.
 
 Everything here runs in threads, beside the host's loop, and only reads. A connection serves one request after the
 other; who may ask was decided before it came here.
@@ -6,6 +6,7 @@ other; who may ask was decided before it came here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -26,6 +27,7 @@ from ..errors import (
     StoreError,
     TransportError,
 )
+from ..image.shelf import Place, Shelf, read_known
 from ..model import CheckpointPlan
 from ..state.listing import owners_address
 from ..store import DIGEST_BYTES, FolderStore, Store, open_store
@@ -84,10 +86,21 @@ class Transfer:
         Where its checkpoints are; None where it has none.
     work
         The session's own working folder; None where both nodes have the same.
+    shelf
+        Where there may be a process image of it.
     """
 
-    def __init__(self, session: str, plan: CheckpointPlan | None, *, work: Path | None, settings: Settings) -> None:
+    def __init__(
+        self,
+        session: str,
+        plan: CheckpointPlan | None,
+        *,
+        work: Path | None,
+        settings: Settings,
+        shelf: Shelf | None = None,
+    ) -> None:
         self._session = session
+        self._shelf = shelf or Shelf()
         self._plan = plan
         self._work = work
         self._settings = settings
@@ -179,6 +192,10 @@ class Transfer:
                 send(connection, [_head("application/octet-stream", len(absent)), absent])
             case ("POST", "chunks"):
                 self._send_chunks(connection, self._digests(request, incoming), packs=_far(connection, request))
+            case ("POST", "image", name):
+                news = self._shelf.news(name, read_known(self._body(request, incoming, HEAD_BYTES)))
+                data = msgspec.msgpack.encode(news)
+                send(connection, [_head("application/octet-stream", len(data)), data])
             case ("POST", "files"):
                 body = self._body(request, incoming, files.REQUEST_BYTES)
                 self._files(connection, body, packs=_far(connection, request))
@@ -221,6 +238,8 @@ class Transfer:
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def _manifest(self, name: str) -> bytes:
+        if (sealed := self._shelf.manifest(name)) is not None:
+            return sealed
         if self._plan is None or not _ID.fullmatch(name):
             raise NoSuchCheckpoint(f"there is no checkpoint {name[:80]!r} of this session.")
         data = self._opened().manifest(name)
@@ -256,6 +275,9 @@ class Transfer:
                 yield region.content
 
     def _send_chunks(self, connection: socket.socket, wanted: list[bytes], *, packs: bool) -> None:
+        if (lying := self._shelf.find(wanted)) is not None:
+            _send_image(connection, wanted, lying, packs=packs)
+            return
         known = self._known(wanted)
         unknown = {digest for digest in wanted if digest not in known}
         if unknown:
@@ -321,6 +343,32 @@ class Transfer:
         if self._store is None:
             self._store = open_store(owners_address(self._plan.store, self._plan.owner))
         return self._store
+
+
+def _send_image(connection: socket.socket, digests: list[bytes], places: list[Place], *, packs: bool) -> None:
+    """Chunks of a process image, from the files that it is made of; the other end verifies them."""
+    with contextlib.ExitStack() as stack:
+        files: dict[Path, int] = {}
+        try:
+            for place in places:
+                if place.path not in files:
+                    files[place.path] = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
+                    stack.callback(os.close, files[place.path])
+        except FileNotFoundError:
+            raise ChunkMissing("the process image is not there any more.") from None
+        send(connection, [_head(CONTENT_TYPE)])
+        for digest, place in zip(digests, places, strict=True):
+            if not packs and place.size >= _STRAIGHT_BYTES:
+                start, end = frame_around(CHUNK, place.size, codec=RAW, raw_bytes=place.size)
+                send(connection, [start])
+                send_from(connection, files[place.path], place.at, place.size)
+                send(connection, [end])
+                continue
+            data = os.pread(files[place.path], place.size, place.at)
+            packed = encode(digest, data) if packs else None
+            codec, payload = (packed.codec, packed.payload) if packed else (RAW, data)
+            send(connection, frame(CHUNK, memoryview(payload), codec=codec, raw_bytes=place.size))
+        send(connection, [END])
 
 
 def _batches(wanted: list[bytes], sizes: dict[bytes, int]) -> Iterator[list[bytes]]:

@@ -89,6 +89,12 @@ class PeerStore:
             raise no_such(manifest_id)
         return self._whole("GET", f"manifest/{manifest_id}", b"", MANIFEST_BYTES)
 
+    def news(self, image: str, known: bytes, most_bytes: int) -> bytes:
+        """What there is of a process image beside what is known, which is for ``image.follow`` to say."""
+        if not _ID.fullmatch(image):
+            raise no_such(image)
+        return self._whole("POST", f"image/{image}", known, most_bytes)
+
     def close(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, []

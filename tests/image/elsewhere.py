@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jupyter_gpuaas.image.criu import Criu
 from jupyter_gpuaas.image.image_kernel import ImageKernel
+from jupyter_gpuaas.image.pack import StoredImage
 from jupyter_gpuaas.store import FolderStore
 
 from .cells import Client, spec
@@ -23,7 +24,12 @@ async def main() -> None:
     client = Client()
     criu = Criu(path=path, version="", dirty_tracking=False, lazy_pages=False)
     kernel = await ImageKernel.restore(
-        spec(Path(node)), client, criu=criu, store=FolderStore(Path(store)), image_id="image", key=key.encode()
+        spec(Path(node)),
+        client,
+        criu=criu,
+        origin=StoredImage(FolderStore(Path(store))),
+        image_id="image",
+        key=key.encode(),
     )
     await kernel.thaw()
     await client.run(kernel, "print(time.monotonic() - before)")

@@ -15,6 +15,7 @@ from jupyter_gpuaas.image.cuda_states import ProcessState
 from jupyter_gpuaas.image.dump import ImageName
 from jupyter_gpuaas.image.image_kernel import ImageKernel
 from jupyter_gpuaas.image.manifest import DeviceNeed
+from jupyter_gpuaas.image.pack import StoredImage
 from jupyter_gpuaas.image.tree_devices import placed
 from jupyter_gpuaas.store import MemoryStore
 
@@ -47,7 +48,7 @@ async def test_device_memory_moves_to_another_device_and_a_resumed_source_keeps_
     kernel.use_cuda(HelperHere(here))
     here.processes[kernel.pid] = StandInProcess({A: 2 * MIB})
     await client.run(kernel, "x = 1")
-    manifest = await kernel.dump(store, KEY, ImageName(id="image"))
+    manifest = await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
     inner = {process.pid: process.inner_pid for process in kernel.jail.processes()}
     assert manifest.devices == (DeviceNeed(inner[kernel.pid], {A.hex(): 2 * MIB}),)
     assert here.processes[kernel.pid].state is ProcessState.CHECKPOINTED
@@ -58,7 +59,7 @@ async def test_device_memory_moves_to_another_device_and_a_resumed_source_keeps_
         spec(tmp_path / "b"),
         client,
         criu=criu,
-        store=store,
+        origin=StoredImage(store),
         image_id="image",
         key=KEY,
         cuda=HelperHere(there),
@@ -97,7 +98,7 @@ async def test_session_whose_device_work_does_not_end_is_not_dumped_and_runs_on(
         kernel.pid: StandInProcess({A: MIB}, busy=True),
     }
     with pytest.raises(DeviceRefused, match="did not end"):
-        await kernel.dump(store, KEY, ImageName(id="image"))
+        await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
     assert not kernel.frozen and store.manifests() == []
     assert {process.state for process in library.processes.values()} == {ProcessState.RUNNING}
     await client.run(kernel, "x = 1")
@@ -109,7 +110,7 @@ async def test_image_with_device_memory_is_refused_where_it_finds_no_room(criu: 
     library = StandInLibrary({A: 8 * MIB}, {})
     kernel = await start(tmp_path / "a", client, criu, cuda=HelperHere(library))
     library.processes[kernel.pid] = StandInProcess({A: 2 * MIB})
-    await kernel.dump(store, KEY, ImageName(id="image"))
+    await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
     jail = spec(tmp_path / "b")
     full = HelperHere(StandInLibrary({B: 8 * MIB}, {1: StandInProcess({B: 7 * MIB})}))
     for cuda, error in (
@@ -118,6 +119,8 @@ async def test_image_with_device_memory_is_refused_where_it_finds_no_room(criu: 
         (HelperHere(StandInLibrary({}, {})), DeviceRefused),
     ):
         with pytest.raises(error):
-            await ImageKernel.restore(jail, client, criu=criu, store=store, image_id="image", key=KEY, cuda=cuda)
+            await ImageKernel.restore(
+                jail, client, criu=criu, origin=StoredImage(store), image_id="image", key=KEY, cuda=cuda
+            )
     assert not (tmp_path / "b" / "jail" / "images").exists()
     await kernel.end()

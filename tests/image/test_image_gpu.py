@@ -10,6 +10,7 @@ from jupyter_gpuaas.image.criu import Criu
 from jupyter_gpuaas.image.cuda_helper import CudaHelper
 from jupyter_gpuaas.image.dump import ImageName
 from jupyter_gpuaas.image.image_kernel import ImageKernel
+from jupyter_gpuaas.image.pack import StoredImage
 from jupyter_gpuaas.store import MemoryStore
 
 from .cells import Client, copy_work, spec, start
@@ -36,12 +37,12 @@ async def test_a_kernel_with_a_gpu_goes_on_in_another_jail(criu: Criu, tmp_path:
     try:
         kernel = await start(tmp_path / "a", client, criu, cuda=helper)
         await client.run(kernel, CELL)
-        manifest = await kernel.dump(store, KEY, ImageName(id="image"))
+        manifest = await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
         assert sum(sum(need.needs.values()) for need in manifest.devices) >= 1 << 26
         await kernel.end()
         copy_work(tmp_path / "a", tmp_path / "b")
         moved = await ImageKernel.restore(
-            spec(tmp_path / "b"), client, criu=criu, store=store, image_id="image", key=KEY, cuda=helper
+            spec(tmp_path / "b"), client, criu=criu, origin=StoredImage(store), image_id="image", key=KEY, cuda=helper
         )
         await moved.thaw()
         await client.run(

@@ -19,6 +19,7 @@ from jupyter_gpuaas.image.dump import ImageName
 from jupyter_gpuaas.image.image_kernel import ImageKernel
 from jupyter_gpuaas.image.jail import HOME
 from jupyter_gpuaas.image.manifest import references
+from jupyter_gpuaas.image.pack import StoredImage
 from jupyter_gpuaas.image.sockets import look
 from jupyter_gpuaas.model import Channel
 from jupyter_gpuaas.store import FolderStore, MemoryStore
@@ -33,9 +34,11 @@ MOVES = 5
 async def move(kernel: ImageKernel, client: Client, criu: Criu, source: Path, target: Path) -> ImageKernel:
     """Dump, copy, restore, and end the source only then."""
     store = MemoryStore()
-    await kernel.dump(store, KEY, ImageName(id="image"))
+    await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
     copy_work(source, target)
-    moved = await ImageKernel.restore(spec(target), client, criu=criu, store=store, image_id="image", key=KEY)
+    moved = await ImageKernel.restore(
+        spec(target), client, criu=criu, origin=StoredImage(store), image_id="image", key=KEY
+    )
     await moved.thaw()
     await kernel.end()
     return moved
@@ -237,7 +240,7 @@ async def test_dump_of_a_session_with_an_outside_connection_is_refused_and_the_c
         await client.until(lambda: "waits" in client.text)
         store = MemoryStore()
         with pytest.raises(NotDumpable, match="unix socket"):
-            await kernel.dump(store, KEY, ImageName(id="image"))
+            await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
         assert not kernel.frozen and store.manifests() == []
         with connection:
             connection.sendall(b"there")
@@ -247,7 +250,7 @@ async def test_dump_of_a_session_with_an_outside_connection_is_refused_and_the_c
         assert client.text.splitlines()[1:-1] == [str(i) for i in range(1000)]
         await client.run(kernel, "s.close()")
     # With the connection gone it can be dumped, and thawed again.
-    await kernel.dump(store, KEY, ImageName(id="image"))
+    await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
     await kernel.thaw()
     await client.run(kernel, "print('still here')")
     await client.until(lambda: client.text.endswith("still here\n"))
@@ -266,7 +269,7 @@ async def test_tcp_connection_is_named_and_closed_on_the_target_and_lives_on_at_
         connection, _ = server.accept()
         with connection:
             store = MemoryStore()
-            manifest = await kernel.dump(store, KEY, ImageName(id="image"))
+            manifest = await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
             (named,) = manifest.belongings.connections
             assert named.remote == f"127.0.0.1:{port}" and named.state == "ESTABLISHED"
             assert str(named.inner_pid) in named.words and f"127.0.0.1:{port}" in named.words
@@ -274,7 +277,7 @@ async def test_tcp_connection_is_named_and_closed_on_the_target_and_lives_on_at_
             assert manifest.belongings.listening == ()
             copy_work(tmp_path / "a", tmp_path / "b")
             moved = await ImageKernel.restore(
-                spec(tmp_path / "b"), client, criu=criu, store=store, image_id="image", key=KEY
+                spec(tmp_path / "b"), client, criu=criu, origin=StoredImage(store), image_id="image", key=KEY
             )
             await moved.thaw()
             await client.run(
@@ -307,11 +310,13 @@ with open("open.txt", "w") as file:
     )
     await client.until(lambda: "open" in client.text)
     store = MemoryStore()
-    manifest = await kernel.dump(store, KEY, ImageName(id="image"))
+    manifest = await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
     assert f"{HOME}/work/open.txt" in manifest.belongings.files
     # The working folder was not brought along.
     with pytest.raises(NotRestorableHere, match=r"not there on this node .*open\.txt"):
-        await ImageKernel.restore(spec(tmp_path / "b"), client, criu=criu, store=store, image_id="image", key=KEY)
+        await ImageKernel.restore(
+            spec(tmp_path / "b"), client, criu=criu, origin=StoredImage(store), image_id="image", key=KEY
+        )
     assert os.listdir(tmp_path / "b" / "jail" / "images") == []
     assert not processes_of(tmp_path / "b")
     await kernel.thaw()
@@ -326,7 +331,7 @@ async def test_damaged_image_is_refused_before_criu_sees_it(criu: Criu, tmp_path
     client = Client()
     kernel = await start(tmp_path / "a", client, criu)
     store = MemoryStore()
-    manifest = await kernel.dump(store, KEY, ImageName(id="image"))
+    manifest = await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
     await kernel.end()
     copy_work(tmp_path / "a", tmp_path / "b")
     mark = tmp_path / "b" / "jail" / "started"
@@ -337,7 +342,7 @@ async def test_damaged_image_is_refused_before_criu_sees_it(criu: Criu, tmp_path
     trapped = msgspec.structs.replace(criu, path=f"{HOME}/criu")
 
     async def restore(which: MemoryStore, key: bytes = KEY) -> None:
-        await ImageKernel.restore(jail, client, criu=trapped, store=which, image_id="image", key=key)
+        await ImageKernel.restore(jail, client, criu=trapped, origin=StoredImage(which), image_id="image", key=key)
 
     sealed = store.manifest("image")
     forged = MemoryStore()
@@ -369,7 +374,7 @@ async def test_image_restored_where_the_clock_shows_another_time_goes_on_with_it
     kernel = await start(tmp_path / "a", client, criu)
     await client.run(kernel, "import time; before = time.monotonic()")
     store = FolderStore(tmp_path / "store")
-    await kernel.dump(store, KEY, ImageName(id="image"))
+    await kernel.dump(StoredImage(store), KEY, ImageName(id="image"))
     await kernel.end()
     store.close()
     copy_work(tmp_path / "a", tmp_path / "b")
@@ -422,6 +427,7 @@ from jupyter_gpuaas.image.dump import ImageName
 from jupyter_gpuaas.image.image_kernel import ImageKernel
 from jupyter_gpuaas.image.jail import HOME
 from jupyter_gpuaas.store import MemoryStore
+from jupyter_gpuaas.image.pack import StoredImage
 from tests.image.cells import Client, spec
 
 async def main():
@@ -434,7 +440,7 @@ async def main():
     kernel = await ImageKernel.start(jail, dict(os.environ), Client(), criu=criu)
     os.mkfifo(Path(jail.folder) / "begun")
     print(kernel.jail.init_pid, flush=True)
-    await kernel.dump(MemoryStore(), b"k" * 32, ImageName(id="image"))
+    await kernel.dump(StoredImage(MemoryStore()), b"k" * 32, ImageName(id="image"))
 
 asyncio.run(main())
 """

@@ -20,6 +20,7 @@ from tests.conftest import GpuaasHome
 from tests.fault.stage import NETS, SEED, SETTINGS, Point, Stage, staged, story, trial
 from tests.fault.steps import points
 from tests.fault.walker import walking
+from tests.image.test_moves import images_in
 from tests.service import eventually, quick_settings
 
 pytestmark = pytest.mark.timeout(7200)
@@ -65,7 +66,7 @@ async def test_one_session_with_its_last_state_whatever_breaks_while_its_process
             stage.through_nets, hurt = how in NETS, stage.hurt
             try:
                 phase = await asyncio.wait_for(trial(stage, how, point, busy, "image"), 400.0)
-                await eventually(lambda: not list(stage.folder.glob("checkpoints-images/*/*")))
+                await eventually(lambda: not images_in(stage.folder))
             except BaseException as error:
                 raise AssertionError(f"{where}: {type(error).__name__}: {error}; {await story(walker)}") from error
             outcomes[f"{phase}, hurt" if stage.hurt > hurt else phase] += 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 
 from jupyter_gpuaas.controller import moving
 from jupyter_gpuaas.errors import MigrationError, NotDumpable
-from jupyter_gpuaas.image.criu import Criu
+from jupyter_gpuaas.image.criu import VARIABLE, Criu
 from jupyter_gpuaas.model import Phase
 from tests.conftest import GpuaasHome
 from tests.contract.test_migrations import host_of, nothing_left
@@ -68,6 +70,12 @@ def work(service: Service, node: str, session: str) -> Path:
     return service.controller.settings.folder / "nodes" / node / "sessions" / session / "work"
 
 
+def images_in(folder: Path) -> list[Path]:
+    """What there is of images, made or coming, below a folder of a service."""
+    runs = [Path(json.loads(path.read_bytes())["run_folder"]) for path in folder.glob("nodes/*/hosts/*.json")]
+    return [found for run in runs for pattern in ("*/images/*", "image") for found in run.glob(pattern)]
+
+
 async def running_cell(roamer: Roamer, code: str, mark: str) -> tuple[asyncio.Task[dict[str, object]], Outputs]:
     """Begin a cell, and wait until it has said ``mark``; the service need not have heard of it."""
     outputs = Outputs()
@@ -97,6 +105,60 @@ async def test_session_moves_in_the_middle_of_a_cell(service: Service) -> None:
         assert told == f"['in', 'out'] {LINES} True {LINES}"
         assert await roamer.said("print(os.environ['GPUAAS_NODE'])") == done.target
         assert not (service.controller.settings.folder / "nodes" / source / "sessions" / roamer.id).exists()
+
+
+#: CRIU as it is here, and in addition as if Linux marked written pages: a round is two MiB of its own making, in the
+#: folder that it was told and with the link that CRIU makes; the dump onto rounds is CRIU's, and whole.
+ROUNDS = """
+import os, sys
+real, told = {real!r}, sys.argv[1:]
+if told[:2] == ["check", "--feature"] and told[2] == "mem_dirty_track":
+    sys.exit(0)
+folder = told[told.index("--images-dir") + 1] if "--images-dir" in told else ""
+if "--prev-images-dir" in told:
+    at = told.index("--prev-images-dir")
+    parent = told[at + 1]
+    there = not parent.startswith("/") and os.path.exists(f"{{folder}}/{{parent}}/inventory.img")
+    if not there or "--track-mem" not in told:
+        sys.exit("Error (x:1): that is no chain")
+    told = told[:at] + told[at + 2:]
+    if told[0] == "pre-dump":
+        os.symlink(parent, f"{{folder}}/parent")
+if told[0] == "pre-dump":
+    state = open(f"/proc/{{told[told.index('--tree') + 1]}}/stat").read().rpartition(")")[2].split()[0]
+    if state == "T":
+        sys.exit("Error (x:1): what is stopped has no round")
+    for name, data in (("inventory.img", b"x"), ("pages-1.img", os.urandom(2 << 20))):
+        with open(f"{{folder}}/{{name}}", "wb") as file:
+            file.write(data)
+    sys.exit(0)
+os.execv(real, [real, *(word for word in told if word != "--track-mem")])
+"""
+
+
+@pytest.fixture
+def criu_with_rounds(criu: Criu, gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = gpuaas_home.path / "criu"
+    program.write_text(f"#!{sys.executable} -IS\n{ROUNDS.format(real=criu.path)}")
+    program.chmod(0o755)
+    monkeypatch.setenv(VARIABLE, str(program))
+
+
+async def test_rounds_of_memory_come_while_the_cell_runs(criu_with_rounds: None, service: Service) -> None:
+    async with roaming(service) as roamer:
+        running, outputs = await running_cell(roamer, WORKS, "middle")
+        done = await roamer.migrate(via="image")
+        assert (done.phase, done.via) == (Phase.DONE, "image"), done.cause
+        told = [event.cause for event in await roamer.client.events(session=roamer.id)]
+        assert done.rounds, [cause for cause in told if 'memory' in cause]
+        # As much is written in each as in the one before, so the third is the last, by the rule of portable rounds.
+        assert [round(each.sent_bytes / (2 << 20)) for each in done.rounds] == [1, 1, 1]
+        told = [event.cause for event in await roamer.client.events(session=roamer.id)]
+        assert any("another round would not help" in cause for cause in told), told
+        (work(service, done.target, roamer.id) / "go").touch()
+        assert (await asyncio.wait_for(running, 60.0))["status"] == "ok"
+        lines = [line for line in outputs.text.splitlines() if line != "middle"]
+        assert lines == [f"line {number}" for number in range(LINES)]
 
 
 STEPS = """
@@ -166,7 +228,7 @@ async def test_target_that_dies_while_it_restores_leaves_the_cell_running_on_its
         assert lines == [f"line {number}" for number in range(LINES)]
         assert (await later)["execution_count"] == 2
         await nothing_left(service, target, roamer.id)
-        assert not list(service.controller.settings.folder.glob("checkpoints-images/*/*"))
+        assert not images_in(service.controller.settings.folder)
 
 
 async def test_what_comes_for_a_moved_cell_reaches_it(service: Service) -> None:

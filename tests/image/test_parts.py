@@ -25,7 +25,7 @@ from jupyter_gpuaas.image.manifest import (
     seal_image,
     validate_image,
 )
-from jupyter_gpuaas.image.pack import Packer, pack_scratch, unpack, unpack_scratch
+from jupyter_gpuaas.image.pack import Packer, StoredImage, pack_scratch, unpack, unpack_scratch
 from jupyter_gpuaas.image.restore import check_spec
 from jupyter_gpuaas.image.resumable import LinkState
 from jupyter_gpuaas.image.sockets import Belongings, InetSocket, read_table, sort_out
@@ -288,7 +288,8 @@ def test_packed_folder_comes_back_bytewise_while_its_pages_grew(tmp_path: Path) 
     source = tmp_path / "source"
     (source / "0").mkdir(parents=True)
     store = RecordingStore()
-    packer = Packer(store, source)
+    stored = StoredImage(store)
+    packer = Packer(stored, source)
     data = os.urandom(CHUNK_BYTES) + bytes(CHUNK_BYTES) + os.urandom(CHUNK_BYTES // 2)
     with open(source / "0" / "pages-1.img", "wb") as pages:
         pages.write(data[: CHUNK_BYTES + 10])
@@ -301,7 +302,7 @@ def test_packed_folder_comes_back_bytewise_while_its_pages_grew(tmp_path: Path) 
     (source / "scratch0.tar").write_bytes(b"tar")
     files = packer.finish()
     assert [file.name for file in files] == ["0/core-2.img", "0/empty.img", "0/pages-1.img", "scratch0.tar"]
-    assert packer.written.new_bytes == len(data) + 4 + 3
+    assert stored.written.new_bytes == len(data) + 4 + 3
     target = tmp_path / "target"
     target.mkdir()
     unpack(store, files, 1, target)
@@ -347,7 +348,7 @@ def test_packer_passes_on_what_the_store_refuses(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 100)
     from jupyter_gpuaas.errors import QuotaReached
 
-    packer = Packer(MemoryStore(quota_bytes=10), tmp_path)
+    packer = Packer(StoredImage(MemoryStore(quota_bytes=10)), tmp_path)
     with pytest.raises(QuotaReached):
         packer.finish()
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_gpuaas.image.place import drop_image, image_address
 from jupyter_gpuaas.node.jailed_kernel import SESSIONS, jail_spec, path_inside
 
 
@@ -30,13 +29,3 @@ def test_folder_that_a_jail_does_not_show_has_no_path_in_it() -> None:
     spec = jail_spec(Path("/var/jail"), Path("/var/sessions"), [])
     assert path_inside(Path("/tmp/project"), spec) is None
     assert path_inside(Path("/home/ann/project"), spec) == "/home/ann/project"
-
-
-def test_image_is_removed_with_the_last_folder_of_its_session(tmp_path: Path) -> None:
-    addresses = [image_address(str(tmp_path / "store"), "s1", image) for image in ("one", "two")]
-    for address in addresses:
-        Path(address).mkdir(parents=True)
-    drop_image(addresses[0], "one")
-    assert Path(addresses[1]).is_dir() and not Path(addresses[0]).exists()
-    drop_image(addresses[1], "two")
-    assert not Path(addresses[1]).parent.exists()
