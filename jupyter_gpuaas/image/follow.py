@@ -9,23 +9,20 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import ChunkCorrupt, ImageError, RemoteProtocolError, TransportError
+from ..errors import ChunkCorrupt, ImageError, TransportError
 from ..model import Peer
 from ..store.base import CHUNK_BYTES
 from ..store.blob import chunk_sizes
 from ..store.peer import PeerStore
-from ..wire.unreadable import UNREADABLE
-from .manifest import FILE_NAME, ImageManifest
+from .manifest import ImageManifest
 from .pack import create, link_rounds
-from .shelf import MOST_PARTS, NEWS_S, Known, News, Part
+from .shelf import MOST_PARTS, NEWS_S, Known, News, Part, read_news
 
 #: Of memory, for what has come and is not written yet.
 TOGETHER_BYTES = 16 * CHUNK_BYTES
 CLOSE_S = 2 * NEWS_S
 #: More than an answer with as many parts as it may have.
 _NEWS_BYTES = MOST_PARTS * 256
-
-_decoder = msgspec.msgpack.Decoder(News)
 
 
 class Follower:
@@ -62,7 +59,7 @@ class Follower:
         self._start()
         asking = PeerStore(self._peer)
         try:
-            now = _read_news(asking.news(self._image, _asked(Known(hurry=True)), _NEWS_BYTES))
+            now = read_news(asking.news(self._image, _asked(Known(hurry=True)), _NEWS_BYTES))
         finally:
             asking.close()
         # Of an image that is not begun, nothing is known, nor has it an attempt.
@@ -126,7 +123,7 @@ class Follower:
         try:
             while not (self._over.is_set() or self._complete):
                 asked = _asked(Known(self._attempt, len(self._parts)))
-                self._take(_read_news(self._store.news(self._image, asked, _NEWS_BYTES)), memory)
+                self._take(read_news(self._store.news(self._image, asked, _NEWS_BYTES)), memory)
         except Exception as error:
             with self._changed:
                 self._error = error
@@ -143,10 +140,6 @@ class Follower:
         waiting: list[Part] = []
         size = 0
         for part in news.parts:
-            if not FILE_NAME.fullmatch(part.name) or not 0 < part.size <= CHUNK_BYTES:
-                raise RemoteProtocolError(
-                    f"the peer names {part.name[:80]!r} of {part.size} bytes as part of an image."
-                )
             if size + part.size > len(memory):
                 self._fetch(waiting, memory)
                 waiting, size = [], 0
@@ -202,10 +195,3 @@ class Follower:
 
 def _asked(known: Known) -> bytes:
     return msgspec.msgpack.encode(known)
-
-
-def _read_news(data: bytes) -> News:
-    try:
-        return _decoder.decode(data)
-    except UNREADABLE as error:
-        raise RemoteProtocolError(f"what the peer says of an image cannot be read: {error}.") from error

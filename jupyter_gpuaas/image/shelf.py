@@ -14,7 +14,9 @@ from typing import NamedTuple
 import msgspec
 
 from ..errors import RemoteProtocolError
+from ..store.base import CHUNK_BYTES, DIGEST_BYTES
 from ..wire.unreadable import UNREADABLE
+from .manifest import FILE_NAME
 
 #: Parts that one answer names.
 MOST_PARTS = 4096
@@ -139,12 +141,25 @@ class Shelf:
         self._changed.notify_all()
 
 
-_decoder = msgspec.msgpack.Decoder(Known)
+_known_decoder = msgspec.msgpack.Decoder(Known)
+_news_decoder = msgspec.msgpack.Decoder(News)
 
 
 def read_known(data: bytes) -> Known:
     """What the other end says that it has; raises RemoteProtocolError."""
     try:
-        return _decoder.decode(data)
+        return _known_decoder.decode(data)
     except UNREADABLE as error:
         raise RemoteProtocolError(f"body: cannot be read: {error}.") from error
+
+
+def read_news(data: bytes) -> News:
+    """What a peer says that there is more; raises RemoteProtocolError, also for names and sizes that no part has."""
+    try:
+        news = _news_decoder.decode(data)
+    except UNREADABLE as error:
+        raise RemoteProtocolError(f"what the peer says of an image cannot be read: {error}.") from error
+    for part in news.parts:
+        if not FILE_NAME.fullmatch(part.name) or not 0 < part.size <= CHUNK_BYTES or len(part.digest) != DIGEST_BYTES:
+            raise RemoteProtocolError(f"the peer names {part.name[:80]!r}, {part.size} bytes, as part of an image.")
+    return news

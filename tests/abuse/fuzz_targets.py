@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ import xxhash
 
 from jupyter_gpuaas.errors import GpuaasError, ManifestError, RemoteProtocolError, StoreError, from_wire, to_wire
 from jupyter_gpuaas.image.manifest import is_image, references, validate_image
+from jupyter_gpuaas.image.shelf import Known, News, read_known, read_news
+from jupyter_gpuaas.image.shelf import Part as ImagePart
 from jupyter_gpuaas.model import Channel, Peer
 from jupyter_gpuaas.node import http
 from jupyter_gpuaas.node.journal import Journal
@@ -304,6 +307,13 @@ def image_manifest(data: bytes) -> None:
                 continue
 
 
+def image_on_its_way(data: bytes) -> None:
+    """What two hosts tell each other of a process image that is being made."""
+    for read in (read_known, read_news):
+        with suppress(RemoteProtocolError):
+            read(data)
+
+
 def group_record(data: bytes) -> None:
     """What a manifest names by its digest, so that only an owner's own program can have damaged it."""
     try:
@@ -416,6 +426,8 @@ BUNDLE = msgspec.msgpack.encode(
         groups=(GroupHead(("a",), 1, (RegionHead(100, ("device",), (Part(1, 0, 0, 100),)),), (Span(0, 0, 10, False),)),)
     )
 )
+NEWS = News(1, (ImagePart("0/pages-1.img", 3, bytes(DIGEST_BYTES)),), 1, True)
+
 TARGETS = {
     "record_stream": Target(record_stream, [SOUND, LATER, NOTICE, SOUND[:60]]),
     "sound_records": Target(sound_records, [b"\x02\x02" + bytes(6) + struct.pack("<2Q", 2, 3) + b"{}[1]"]),
@@ -449,6 +461,7 @@ TARGETS = {
     "journal_from_elsewhere": Target(journal_from_elsewhere, [LATER, SOUND]),
     "manifest": Target(manifest, [seal(MANIFEST, KEY)]),
     "image_manifest": Target(image_manifest, [b"GPUIMAG\n" + seal(MANIFEST, KEY)[8:]]),
+    "image_on_its_way": Target(image_on_its_way, [msgspec.msgpack.encode(made) for made in (Known(1, 2), NEWS)]),
     "group_record": Target(group_record, [seal_record(GROUP)]),
     "bundle_head": Target(bundle_head, [BUNDLE]),
     "pack_and_index": Target(pack_and_index, [PACK_HEADER, INDEX_HEADER]),

@@ -150,7 +150,7 @@ async def test_rounds_of_memory_come_while_the_cell_runs(criu_with_rounds: None,
         done = await roamer.migrate(via="image")
         assert (done.phase, done.via) == (Phase.DONE, "image"), done.cause
         told = [event.cause for event in await roamer.client.events(session=roamer.id)]
-        assert done.rounds, [cause for cause in told if 'memory' in cause]
+        assert done.rounds, [cause for cause in told if "memory" in cause]
         # As much is written in each as in the one before, so the third is the last, by the rule of portable rounds.
         assert [round(each.sent_bytes / (2 << 20)) for each in done.rounds] == [1, 1, 1]
         told = [event.cause for event in await roamer.client.events(session=roamer.id)]
