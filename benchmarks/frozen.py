@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from arrays import touch
+
 from jupyter_gpuaas.errors import ImageUnavailable
 from jupyter_gpuaas.image.criu import Criu, find_criu
 
@@ -54,6 +56,7 @@ def by_hand(criu: Criu, setup: str, size_mb: int) -> dict[str, Any]:
         try:
             _wait(alive.exists, process)
             common = ["--manage-cgroups=ignore", "-v1"]
+            touch(size_mb * 3_000_000)
             begun_s = time.time()
             _criu(criu, ["dump", "--tree", str(process.pid), "--images-dir", str(images), *common])
             process.wait()

@@ -21,6 +21,8 @@ PINNED: dict[str, tuple[str, ...]] = {
         "typer==0.29.2",
     ),
     "elasticnotebook": ("elastic-notebook==0.0.1",),
+    # The library of ElasticNotebook, packaged by somebody else.
+    "elastic": ("elastic-notebook-slim==0.0.13",),
     "safetensors": ("safetensors==0.8.0",),
 }
 
