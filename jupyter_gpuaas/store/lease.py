@@ -21,8 +21,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..errors import StoreError
+
 #: A lease that was not renewed for so long has been abandoned.
 LEASE_S = 600.0
+#: Who does not get the lock of a folder in this time gives up: whoever has it does not go on.
+LOCK_S = 30.0
+MOST_PAUSE_S = 0.05
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
@@ -35,6 +40,27 @@ def try_lock(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _lock(file: int, how: int) -> None:
+    """Lock a file of which nobody needs the lock for long.
+
+    A process that was stopped just then keeps it: its session is suspended, say. Others must not wait with it, as their
+    captures and in the end their cells would.
+    """
+    end_s, pause_s = time.monotonic() + LOCK_S, 0.001
+    while True:
+        try:
+            fcntl.flock(file, how | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end_s:
+                raise StoreError(
+                    f"another process has had the store locked for {LOCK_S:g} s.",
+                    hint="It may be stopped; it is tried again.",
+                ) from None
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, MOST_PAUSE_S)
 
 
 class Lease:
@@ -119,7 +145,7 @@ class Leases:
     def _locked(self, how: int) -> Iterator[None]:
         file = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
         try:
-            fcntl.flock(file, how)
+            _lock(file, how)
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough while a process forked meanwhile has a copy

@@ -210,6 +210,17 @@ def test_a_lease_that_was_abandoned_is_taken_away(tmp_path: Path, monkeypatch: p
     read(one, old, new)
 
 
+def test_lock_of_a_process_that_does_not_go_on_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session was suspended while it collected: who writes to the same store must not stand still with it."""
+    store, other = FolderStore(tmp_path), lease.Leases(tmp_path)
+    monkeypatch.setattr(lease, "LOCK_S", 0.1)
+    with other.exclusive(), pytest.raises(StoreError, match="locked"):
+        store.missing([b"x" * 32])
+    assert store.missing([b"x" * 32])
+
+
 def test_lease_ends_with_its_process(tmp_path: Path) -> None:
     code = "import os; from jupyter_gpuaas.store import FolderStore as F; f = F('.'); f.missing([]); os._exit(0)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30, cwd=tmp_path)
