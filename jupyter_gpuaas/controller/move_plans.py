@@ -86,7 +86,7 @@ class MovePlans:
         return MigrationPlan(
             source=source.node_id,
             target=node_id,
-            moves=view.names - len(view.lost) if view is not None else 0,
+            moves=view.names if view is not None else 0,
             rebuilt=view.rebuilt if view is not None else {},
             lost=view.lost if view is not None else {},
             bytes_estimate=size,

@@ -111,7 +111,7 @@ async def restored(wanted: NewRestore, controller: TheController, record: TheRec
     live = controller.begin_from(record, wanted.new, view.id)
     report = RestoreReport(
         checkpoint=view,
-        names=view.names - len(view.lost),
+        names=view.names,
         lost=view.lost,
         rebuilt=view.rebuilt,
         session=live.session.id,

@@ -31,7 +31,7 @@ from ..model import (
 )
 from ..state.ahead import Ahead
 from ..state.checkpointer import BaseGone, Checkpoint, Checkpointer, Pending
-from ..state.listing import notes, owners_address, view_of
+from ..state.listing import notes, owners_address, variables, view_of
 from ..state.lost import Lost
 from ..state.recipes import CellRecord
 from ..state.remaking import WORD
@@ -620,7 +620,7 @@ class Checkpoints:
         space.update({each: Lost(each, note) for each, note in lost.items() if type(space.get(each)) is Lost})
         return RestoreReport(
             checkpoint=view_of(checkpoint.manifest),
-            names=sum(not name.startswith("<") and found.outcome != "lost" for name, found in result.report.items()),
+            names=variables(result.report),
             lost=lost,
             rebuilt=notes(result.report, "rebuilt"),
             replayed=notes(result.report, "replayed"),

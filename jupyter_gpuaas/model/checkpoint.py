@@ -62,6 +62,7 @@ class CheckpointView(msgspec.Struct, frozen=True, kw_only=True):
     created_s: float
     parent: str = ""
     epoch: int = 0
+    #: How many variables of the user's it gives back.
     names: int = 0
     #: Size of what it holds.
     host_bytes: int = 0
@@ -118,7 +119,7 @@ class RestoreReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a restore gave."""
 
     checkpoint: CheckpointView
-    #: How many names were restored.
+    #: How many variables of the user's were restored.
     names: int
     #: Names that could not be restored -> why.
     lost: dict[str, str] = msgspec.field(default_factory=dict)

@@ -69,6 +69,10 @@ def taken_line(view: CheckpointView) -> str:
     )
 
 
+def _variables(count: int) -> str:
+    return "1 variable" if count == 1 else f"{count} variables"
+
+
 def lost_lines(lost: dict[str, str], what: str = "not restorable") -> list[str]:
     """One line for each name, but not for more than a screen of them."""
     told = [f"{what}: {name}: {note}" if note else f"{what}: {name}" for name, note in lost.items()]
@@ -81,7 +85,7 @@ def restored_lines(report: RestoreReport) -> list[str]:
     view = report.checkpoint
     named = f" {view.label!r}" if view.label else ""
     return [
-        f"{report.names} variables restored from checkpoint {view.short}{named}, "
+        f"{_variables(report.names)} restored from checkpoint {view.short}{named}, "
         f"taken after cell {view.cell}, in {duration(report.took_s)}",
         *lost_lines(report.lost, "not restored"),
         *lost_lines(report.rebuilt, "made anew"),
@@ -173,7 +177,7 @@ def phase_line(view: MigrationView) -> str:
 def plan_lines(plan: MigrationPlan) -> list[str]:
     """What a migration would do."""
     return [
-        f"from {plan.source} to {plan.target}: {plan.moves} variables, about {amount(plan.bytes_estimate)}, "
+        f"from {plan.source} to {plan.target}: {_variables(plan.moves)}, about {amount(plan.bytes_estimate)}, "
         f"about {duration(plan.total_s_estimate)}, of which it stands still for about "
         f"{duration(plan.downtime_s_estimate)} (estimates)",
         *lost_lines(plan.lost, "would be lost"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from .cell_log import CellLog, is_block, is_whole, unpack
 from .device.training import compiler_names
 from .fence import new_id, of_session
 from .hidden import BEFORE_NAMES, Hidden, kinds, shell_names
+from .listing import is_users
 from .lost import Lost
 from .memory import CopyPool
 from .recipes import CellRecord
@@ -658,10 +658,6 @@ class Checkpointer:
         return validate(self.store.manifest(checkpoint), self._key, expected_id=checkpoint)
 
 
-#: Hidden state, and names in which IPython keeps inputs and outputs.
-_OF_THE_SHELL = re.compile(r"<.*>|_+|_i{1,3}|_i?[0-9]+|__warningregistry__")
-
-
 @contextmanager
 def _unless_it_fails(namespace: dict[str, Any]) -> Iterator[None]:
     """Names that are deleted or bound inside are as they were if that ends with an error, of the store for one."""
@@ -679,7 +675,7 @@ def _not_remembered(record: GroupRecord, values: Any, owners: Any, restoring: Re
 
 
 def _by_name(manifest: Manifest) -> dict[str, Any]:
-    found: dict[str, Any] = dict.fromkeys(sorted(n for n in manifest.names if not _OF_THE_SHELL.fullmatch(n)))
+    found: dict[str, Any] = dict.fromkeys(sorted(filter(is_users, manifest.names)))
     for entry in manifest.groups:
         for name in entry.names:
             if name in found:

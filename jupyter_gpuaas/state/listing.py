@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 
 from ..model import CheckpointView
 from ..store.manifest import Manifest, Verdict
+
+#: Hidden state, and names in which IPython keeps inputs and outputs.
+_OF_THE_SHELL = re.compile(r"<.*>|_+|_i{1,3}|_i?[0-9]+|__warningregistry__")
 
 
 def owners_address(store: str, owner: str) -> str:
@@ -19,9 +23,18 @@ def owners_address(store: str, owner: str) -> str:
     return f"{store.rstrip('/')}/{readable}-{hashlib.sha256(owner.encode()).hexdigest()[:12]}"
 
 
+def is_users(name: str) -> bool:
+    """Whether a name in a manifest is a variable of the user's: neither hidden state nor what IPython keeps of cells."""
+    return _OF_THE_SHELL.fullmatch(name) is None
+
+
+def variables(verdicts: Mapping[str, Verdict]) -> int:
+    """How many variables of the user's there are after a restore: what people are told wherever they are told it."""
+    return sum(verdict.outcome != "lost" and is_users(name) for name, verdict in verdicts.items())
+
+
 def view_of(manifest: Manifest) -> CheckpointView:
     """The checkpoint as it is listed."""
-    names = {name: verdict for name, verdict in manifest.names.items() if not name.startswith("<")}
     costs = manifest.costs
     return CheckpointView(
         id=manifest.id,
@@ -31,7 +44,7 @@ def view_of(manifest: Manifest) -> CheckpointView:
         created_s=manifest.created_s,
         parent=manifest.parent,
         epoch=manifest.epoch,
-        names=len(names),
+        names=variables(manifest.names),
         host_bytes=costs.host_bytes,
         device_bytes=costs.device_bytes,
         looked_bytes=costs.looked_bytes,

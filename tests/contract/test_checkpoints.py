@@ -173,13 +173,14 @@ async def test_a_checkpoint_is_named_later_and_found_and_restored_by_its_name(se
 
 
 async def test_checkpoints_of_an_ended_session_begin_a_new_one(service: Service) -> None:
-    session = await run(service, service.admin, "a", "x = [1, 2]; y = x")
+    session = await run(service, service.admin, "a", "x = [1, 2]; y = x; x")
     (made,) = await taken(service.admin, session, 1)
+    assert made.names == 2  # what IPython keeps of the cell and its output is not the user's
     await service.admin.release(session)
     assert [each.id for each in await service.admin.checkpoints(session)] == [made.id]
     assert [each.id for each in await service.admin.checkpoints("a")] == [made.id]
     report = await service.admin.restore(session, "-1", new="again")
-    assert report.checkpoint.id == made.id
+    assert (report.checkpoint.id, report.names) == (made.id, 2)
     assert await run(service, service.admin, "again", "assert x == [1, 2] and x is y") == report.session
     with pytest.raises(InvalidRequest, match="new"):
         await service.admin.restore(session, "-1", new="again")

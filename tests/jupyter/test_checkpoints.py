@@ -118,7 +118,7 @@ def test_restore_in_place_brings_back_changed_and_deleted_variables_with_their_a
     session.cell("base[:] = 0\ndel view\nn = 2\nnew = 5")
     session.taken(2)
     said = session.cell("space = get_ipython().user_ns\n%remote_gpu restore -2")
-    assert "variables restored" in said
+    assert " restored from checkpoint " in said
     assert session.value("(n, float(base[11]), view.base is base, both[0] is base, both[1] is view)") == (
         1,
         11.0,
@@ -212,7 +212,7 @@ def test_cli_lists_compares_and_removes_while_the_kernel_is_busy(
     assert "'from outside'" in out, err
     session.run.wait_done(busy)
     restored = home.cli("restore", "cli.ipynb", listed[1]["id"])
-    assert "variables restored" in restored.stdout
+    assert " restored from checkpoint " in restored.stdout
     assert session.value("'c' in globals(), b") == (False, 2)
     refused = home.cli("checkpoint", "cli.ipynb", "--name", "-x", check=False)
     assert refused.returncode == 1 and "name" in refused.stderr

@@ -72,6 +72,19 @@ def kernels(tmp_path: Path) -> Iterator[Any]:
         kernel.checkpoints.close(30)
 
 
+def test_variables_are_the_users_own_that_come_back_wherever_they_are_counted(kernels: Any) -> None:
+    kernel = kernels()
+    kernel.space.update(_="shown", _1="shown")  # as IPython does
+    kernel.cell("import socket\nlink = socket.socket()\nx, __private = 1, 2")
+    kernel.written()
+    link = kernel.space["link"]
+    (view,) = kernel.checkpoints.listed()
+    assert list(view.lost) == ["link"]
+    report = kernel.checkpoints.restore("-1")
+    assert (view.names, report.names, report.checkpoint.names) == (3, 3, 3)  # socket, x, __private
+    link.close()
+
+
 def test_unnamed_checkpoints_beyond_the_number_go_and_named_ones_stay(
     kernels: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
