@@ -43,8 +43,8 @@ class CellRuns(msgspec.Struct, frozen=True, kw_only=True):
     last: int
     #: Whether nothing behind that number was dropped before it could be read.
     whole: bool
-    #: Where this host began with the variables as after a cell, because the one before it was lost, or the session
-    #: began with a checkpoint: that cell, and the last record before. Else None and 0.
+    #: Where this host began with the variables as after a cell because the one before it was lost: that cell, and the
+    #: last record before. Else None and 0; also for a session that began with a checkpoint of another.
     restored_cell: int | None = None
     restored_number: int = 0
     cells: tuple[CellRun, ...] = ()

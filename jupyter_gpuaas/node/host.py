@@ -294,7 +294,10 @@ class Host:
                 f"checkpoint {short_id(checkpoint)} cannot be restored: {reply['message']} {reply['hint']}".strip()
             )
         report = msgspec.convert(reply["result"], RestoreReport)
-        session.restored_cell = report.checkpoint.cell
+        spec, view = session.spec, report.checkpoint
+        # One that begins with a checkpoint of another has lost nothing.
+        if view.session == spec.session_id or spec.lease.epoch > 1:
+            session.restored_cell = view.cell
         session.notice("".join(f"[remote GPU] {line}\n" for line in restored_lines(report)))
 
     async def adopt(self, spec: HostSpec, devices: list[Device], folder: Path, machine: str) -> HostReport:

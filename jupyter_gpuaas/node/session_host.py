@@ -95,7 +95,7 @@ class SessionHost:
         self._held = HeldRequests()  # for the kernel
         #: Whether it is known what has come from clients; not after the loss of a host.
         self._whole = True
-        #: The cell that the variables were restored to when this host began; None when they were not.
+        #: The cell that the variables were restored to when this host began, after the loss of another; else None.
         self.restored_cell: int | None = None
         #: Number of the last record before that.
         self.restored_number = 0

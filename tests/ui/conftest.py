@@ -30,6 +30,9 @@ HAS_BROWSER = bool(
     and (shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome"))
 )
 
+#: Whoever starts the service, and however long a test takes while others wait for a device.
+POOL = "nodes = 2\npark_for_waiting_s = 0.0\nturn_s = 0.0\n"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
@@ -57,6 +60,7 @@ def lab(gpuaas_home: GpuaasHome, tmp_path: Path) -> Iterator[Any]:
 def _pool(module_gpuaas_home: GpuaasHome, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from tests.ui.lab import Lab
 
+    (module_gpuaas_home.path / "settings.toml").write_text(POOL)
     lab = Lab(tmp_path_factory.mktemp("pool"), module_gpuaas_home)
     try:
         yield lab

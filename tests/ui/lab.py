@@ -86,9 +86,10 @@ class Lab:
                 process.kill()
                 process.wait(STOP_TIMEOUT_S)
 
-    def notebook(self, name: str, cells: Sequence[str]) -> None:
-        """Put a notebook of these cells there, whose kernel is the remote one."""
-        document = new_notebook(cells=[new_code_cell(source) for source in cells], metadata={"kernelspec": REMOTE})
+    def notebook(self, name: str, cells: Sequence[str], choice: dict[str, Any] | None = None) -> None:
+        """Put a notebook of these cells there, whose kernel is the remote one, on devices that were chosen before."""
+        metadata = {"kernelspec": REMOTE} | ({} if choice is None else {"gpuaas": {"choice": choice}})
+        document = new_notebook(cells=[new_code_cell(source) for source in cells], metadata=metadata)
         nbformat.write(document, self.folder / name)
 
     def ask(self, method: str, path: str) -> Any:

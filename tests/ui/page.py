@@ -24,6 +24,21 @@ PICTURES = os.environ.get("GPUAAS_PICTURES", "")
 COLOURS = 64
 SHOTS = Path(os.environ.get("GPUAAS_SHOTS") or Path(__file__).parent / "shots")
 
+#: Contrast of an element's text with what is behind it, by WCAG's formula.
+CONTRAST = """
+const parse = text => text.match(/[\\d.]+/g).map(Number);
+const luminance = rgb => rgb.slice(0, 3).map(v => v / 255)
+  .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+let behind = arguments[0];
+while (behind && (parse(getComputedStyle(behind).backgroundColor)[3] ?? 1) === 0) behind = behind.parentElement;
+const [one, other] = [
+  luminance(parse(getComputedStyle(arguments[0]).color)),
+  luminance(parse(getComputedStyle(behind ?? document.body).backgroundColor))
+];
+return (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+"""
+
 
 class Page:
     """One tab of the browser."""
@@ -155,6 +170,10 @@ class Page:
         script = "return document.activeElement.closest(arguments[0]) !== null"
         return bool(self.driver.execute_script(script, selector))
 
+    def contrast(self, selector: str) -> float:
+        """Contrast of the text of what the selector finds, 1 to 21."""
+        return float(self.driver.execute_script(CONTRAST, self.element(selector)))
+
     def chord(self, *keys: str) -> None:
         """Press keys together."""
         chain = ActionChains(self.driver)
@@ -172,9 +191,10 @@ class Page:
         self.see(lambda: self.text(".jp-KernelName") == "Python 3 (remote GPU)")
         self.see(lambda: len(self.all(".jp-CodeCell")) == cells)
         self.see(lambda: " · " in self.chip())
-        self.see(self._is_connected)
+        self.see(self.is_connected)
 
-    def _is_connected(self) -> bool:
+    def is_connected(self) -> bool:
+        """Whether what is run now reaches the kernel."""
         # JupyterLab does not know the status of a kernel that was busy when the page came.
         status = self.element(".jp-Notebook-ExecutionIndicator").get_attribute("data-status")
         is_busy = self.element(".jp-gpuaas-chip").get_attribute("data-state") == "busy"
@@ -197,16 +217,18 @@ class Page:
         self.see(lambda: self.prompt(number) == f"[{count}]:")
 
     def run_once_connected(self, number: int) -> None:
-        """Run a cell of a local notebook and wait for its end.
+        """Run a cell and wait for its end, where the notebook has a new kernel.
 
         What is asked for before the kernel's channels are there is marked as running, and then forgotten: it is asked
         for again.
         """
 
+        before = self.see(lambda: self.prompt(number))
+
         def ended() -> bool:
-            if self.prompt(number) == "[ ]:":
+            if self.prompt(number) in (before, "[ ]:"):
                 self.run(number)
-            return self.prompt(number) not in ("[ ]:", "[*]:")
+            return self.prompt(number) not in (before, "[ ]:", "[*]:")
 
         self.see(ended)
 

@@ -9,7 +9,6 @@ import pytest
 pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium.webdriver.support.ui import Select
 
-from tests.conftest import GpuaasHome
 from tests.fault.test_sessions_go_on import sessions, until
 from tests.ui.lab import Lab
 from tests.ui.page import Page
@@ -36,46 +35,6 @@ def test_a_notebook_is_begun_on_chosen_devices_and_remembers_them(pool: Lab, pag
     document = pool.folder / "Untitled.ipynb"
     until(lambda: '"gpuaas"' in document.read_text() and document.read_text().rstrip().endswith("}"))
     assert json.loads(document.read_text())["metadata"]["gpuaas"]["choice"]["node"] == "local-1"
-
-
-def test_a_notebook_that_waits_for_the_only_device_says_its_place(
-    lab: Lab, page: Page, gpuaas_home: GpuaasHome
-) -> None:
-    (gpuaas_home.path / "settings.toml").write_text('devices = "cpu:1"\npark_for_waiting_s = 0.0\n')
-    lab.notebook("first.ipynb", ("x = 1",))
-    lab.notebook("second.ipynb", ("y = 2",))
-    page.open(lab.address("first.ipynb"), 1)
-    page.ran(0, 1)
-
-    page.driver.get(lab.address("second.ipynb"))
-    page.see(lambda: page.chip() == "place 1 in the queue")
-    page.panel()
-    page.see(lambda: "second.ipynb" in page.section("queue").text)
-    assert page.text(".jp-gpuaas-status") == "2 remote sessions, 1 waiting"
-    page.shot("waits")
-    page.press("#jp-gpuaas-sessions button", "Release: first.ipynb")
-    page.press(".jp-Dialog button", "Release")
-
-    page.is_on("local-0")
-    page.see(lambda: not page.all("#jp-gpuaas-queue"))
-    page.ran(0, 1)
-
-
-def test_the_service_goes_away_and_comes_back_without_a_reload(lab: Lab, page: Page, gpuaas_home: GpuaasHome) -> None:
-    from tests.fault.test_sessions_go_on import restart_controller
-
-    lab.notebook("start.ipynb", ("x = 1", "x + 1"))
-    page.open(lab.address("start.ipynb"), 2)
-    page.panel()
-    page.ran(0, 1)
-    page.see(lambda: "On this machine" in page.section("service").text)
-
-    restart_controller(gpuaas_home)
-
-    page.ran(1, 2)
-    assert page.output(1).endswith("2")
-    page.see(lambda: "On this machine" in page.section("service").text)
-    page.see(lambda: any("after cell 2" in each for each in page.texts(".jp-gpuaas-point")))
 
 
 def test_a_choice_in_the_notebook_is_applied_where_it_was_not_made(pool: Lab, page: Page) -> None:

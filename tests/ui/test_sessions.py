@@ -55,7 +55,7 @@ def test_a_notebook_is_attached_to_the_session_of_another(pool: Lab, page: Page)
 
     page.see(lambda: "first.ipynb" in page.text("#jp-gpuaas-sessions [aria-current='true']"))
     page.see(lambda: not page.all(".jp-gpuaas-chip[data-state='none']") and " · " in page.chip())
-    page.see(lambda: page.prompt(1) == "[ ]:" and page._is_connected())
+    page.see(lambda: page.prompt(1) == "[ ]:" and page.is_connected())
     page.run_once_connected(1)
     page.see(lambda: page.output(1).endswith("7"))
     page.shot("attached")
@@ -103,9 +103,11 @@ def test_a_checkpoint_is_restored_into_a_session_beside_the_first_and_one_is_for
     page.press("#jp-gpuaas-sessions button", f"Attach: {title}")
     page.press(".jp-Dialog button", "Attach")
     page.see(lambda: title in page.text("#jp-gpuaas-sessions [aria-current='true']"))
-    page.see(lambda: page.prompt(2) == "[ ]:" and page._is_connected())
+    page.see(page.is_connected)
     page.run_once_connected(2)
-    page.see(lambda: page.output(2).endswith("1"))
+    page.see(lambda: page.prompt(2) == "[2]:" and page.output(2).endswith("1"))
+    assert not page.all(".jp-gpuaas-notice")  # nothing was lost
+    page.shot("attached")
     assert page.complaints() == []
 
 

@@ -3,12 +3,23 @@
 import { Dialog, InputDialog, showDialog } from '@jupyterlab/apputils';
 import { UUID } from '@lumino/coreutils';
 
-import type { IRestoreReport } from '../api/types';
+import { Problem } from '../api/problem';
+import type { IRestoreReport, SessionState } from '../api/types';
+import { isLive } from '../model/select';
 import type { IGpuaas } from '../tokens';
-import type { ICheckpointRef } from '../words/trans';
 import { amount, duration, shortId } from '../words/amounts';
+import { sessionTitle } from '../words/names';
+import type { ICheckpointRef } from '../words/trans';
+import { lengthy } from './lengthy';
 import { titleOf } from './sessions';
 import { telling, trying } from './tell';
+
+/** States of a session that has not begun yet. */
+const BEGINNING: ReadonlySet<SessionState> = new Set<SessionState>([
+  'queued',
+  'starting',
+  'restoring'
+]);
 
 /** Takes a checkpoint, under a name if the user gives one. */
 export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<void> {
@@ -22,10 +33,18 @@ export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<
   if (!button.accept) {
     return;
   }
-  await telling(
-    trans.__('Taking a checkpoint when the cells that run have ended…'),
-    () => gpuaas.client.takeCheckpoint(session, (value ?? '').trim()),
-    taken => {
+  const request = UUID.uuid4();
+  await lengthy(gpuaas, {
+    doing: () =>
+      withProgress(
+        gpuaas,
+        session,
+        isBusy(gpuaas, session)
+          ? trans.__('Taking a checkpoint when the cells that run have ended…')
+          : trans.__('Taking a checkpoint…')
+      ),
+    work: () => gpuaas.client.takeCheckpoint(session, (value ?? '').trim(), request),
+    done: taken => {
       const size = amount(trans, taken.host_bytes + taken.device_bytes);
       const took = duration(trans, taken.capture_s);
       return taken.label === ''
@@ -37,8 +56,14 @@ export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<
             size,
             took
           );
+    },
+    giveUp: {
+      label: trans.__('Cancel'),
+      caption: trans.__('Take no checkpoint'),
+      act: () => gpuaas.client.giveUp(session, request),
+      done: trans.__('No checkpoint was taken.')
     }
-  );
+  });
 }
 
 /** Restores a checkpoint, after asking: into the session itself, or into a new one beside it. */
@@ -67,19 +92,120 @@ export async function restore(
   if (!button.accept) {
     return;
   }
-  const isNew = button.label === beside;
-  const name = gpuaas.store.state.sessions.get(session)?.name ?? session;
-  await telling(
-    trans.__('Restoring %1…', words.checkpoint(checkpoint)),
-    () =>
-      gpuaas.client.restore(
-        session,
-        checkpoint.id,
-        isNew ? `${name} (${shortId(checkpoint.id)} ${UUID.uuid4().slice(0, 4)})` : null
-      ),
-    report => restoredWords(gpuaas, report)
-  );
+  if (button.label === beside) {
+    await restoreBeside(gpuaas, session, checkpoint);
+  } else {
+    await restoreHere(gpuaas, session, checkpoint);
+  }
   await gpuaas.feed.refresh();
+}
+
+async function restoreHere(
+  gpuaas: IGpuaas,
+  session: string,
+  checkpoint: ICheckpointRef
+): Promise<void> {
+  const { words } = gpuaas;
+  const { trans } = words;
+  const request = UUID.uuid4();
+  await lengthy(gpuaas, {
+    doing: () =>
+      withProgress(
+        gpuaas,
+        session,
+        isBusy(gpuaas, session)
+          ? trans.__(
+              'Restoring %1 when the cells that run have ended…',
+              words.checkpoint(checkpoint)
+            )
+          : trans.__('Restoring %1…', words.checkpoint(checkpoint))
+      ),
+    work: () => gpuaas.client.restore(session, checkpoint.id, request),
+    done: report => restoredWords(gpuaas, report),
+    giveUp: {
+      label: trans.__('Cancel'),
+      caption: trans.__('The variables stay as they are'),
+      act: () => gpuaas.client.giveUp(session, request),
+      done: trans.__('Nothing was restored. The variables are as they were.')
+    }
+  });
+}
+
+/** The new session may have to wait for a device first; giving up means that it ends. */
+async function restoreBeside(
+  gpuaas: IGpuaas,
+  session: string,
+  checkpoint: ICheckpointRef
+): Promise<void> {
+  const { client, feed, store, words } = gpuaas;
+  const { trans } = words;
+  const name = store.state.sessions.get(session)?.name ?? session;
+  const newName = `${name} (${shortId(checkpoint.id)} ${UUID.uuid4().slice(0, 4)})`;
+  const title = sessionTitle(newName);
+  let begun = '';
+  await lengthy(gpuaas, {
+    doing: () => {
+      const made = store.state.sessions.get(begun);
+      if (made === undefined) {
+        return trans.__('Beginning the session %1…', title);
+      }
+      if (made.state === 'queued') {
+        return made.queue_place > 0
+          ? trans.__('The session %1 waits for a device: place %2.', title, made.queue_place)
+          : trans.__('The session %1 waits for a device.', title);
+      }
+      return withProgress(
+        gpuaas,
+        begun,
+        trans.__('Restoring %1 into the session %2…', words.checkpoint(checkpoint), title)
+      );
+    },
+    work: async () => {
+      const report = await client.beginFrom(session, checkpoint.id, newName);
+      begun = report.session;
+      await feed.refreshSession(begun);
+      await hasBegun(gpuaas, begun);
+      return report;
+    },
+    done: report => restoredWords(gpuaas, report),
+    giveUp: {
+      label: trans.__('Cancel'),
+      caption: trans.__('End the new session'),
+      act: () => client.release(begun === '' ? newName : begun),
+      done: trans.__('The new session was ended. Its checkpoint stays.')
+    }
+  });
+}
+
+/** Wait until a session runs; raises Problem where it will not. */
+async function hasBegun(gpuaas: IGpuaas, id: string): Promise<void> {
+  const { store, words } = gpuaas;
+  return new Promise((resolve, reject) => {
+    const look = (): void => {
+      const { sessions, gone } = store.state;
+      const session = sessions.get(id);
+      if (gone.has(id) || (session !== undefined && !isLive(session))) {
+        store.changed.disconnect(look);
+        const cause = session?.cause || words.trans.__('The new session has ended.');
+        reject(new Problem(cause, '', 0, 'SessionEnded'));
+      } else if (session !== undefined && !BEGINNING.has(session.state)) {
+        store.changed.disconnect(look);
+        resolve();
+      }
+    };
+    store.changed.connect(look);
+    look();
+  });
+}
+
+function isBusy(gpuaas: IGpuaas, session: string): boolean {
+  return gpuaas.store.state.sessions.get(session)?.state === 'busy';
+}
+
+/** What is being done, with how far the session says that it is. */
+function withProgress(gpuaas: IGpuaas, session: string, doing: string): string {
+  const progress = gpuaas.store.state.checkpoints.get(session)?.progress ?? '';
+  return progress === '' ? doing : gpuaas.words.trans.__('%1 %2.', doing, progress);
 }
 
 function restoredWords(gpuaas: IGpuaas, report: IRestoreReport): string {

@@ -152,13 +152,24 @@ export class Client {
     return this.ask('GET', of('sessions', session, 'checkpoints'));
   }
 
-  takeCheckpoint(session: string, name: string): Promise<ICheckpoint> {
-    return this.ask('POST', of('sessions', session, 'checkpoints'), {}, { name });
+  /** With a name of one's own for the request, it can be given up. */
+  takeCheckpoint(session: string, name: string, request: string): Promise<ICheckpoint> {
+    return this.ask('POST', of('sessions', session, 'checkpoints'), {}, { name, request });
   }
 
-  restore(session: string, checkpoint: string, newName: string | null): Promise<IRestoreReport> {
-    const body = { checkpoint, new: newName };
+  restore(session: string, checkpoint: string, request: string): Promise<IRestoreReport> {
+    return this.ask('POST', of('sessions', session, 'restores'), {}, { checkpoint, request });
+  }
+
+  /** Answers when the new session is there, which then begins with the checkpoint. */
+  beginFrom(session: string, checkpoint: string, name: string): Promise<IRestoreReport> {
+    const body = { checkpoint, new: name };
     return this.ask('POST', of('sessions', session, 'restores'), {}, body);
+  }
+
+  /** Gives up a checkpoint or a restore that was asked for under this name. */
+  giveUp(session: string, request: string): Promise<unknown> {
+    return this.ask('DELETE', of('sessions', session, 'requests', request));
   }
 
   diff(session: string, one: string, other: string): Promise<ICheckpointDiff> {

@@ -27,8 +27,7 @@ export class LossNotice extends ReactWidget {
 
   protected override render(): JSX.Element {
     const { trans } = this.words;
-    const { restored, lost } = this.loss;
-    const numbers = lost.map(count => (count === null ? '*' : String(count))).join(', ');
+    const { restored } = this.loss;
     return (
       <>
         <p>
@@ -37,12 +36,7 @@ export class LossNotice extends ReactWidget {
               'The node of this session was lost. The session is back: its variables are as after cell %1.',
               restored
             ),
-            trans._n(
-              'What %1 cell did after that is lost: [%2].',
-              'What %1 cells did after that is lost: [%2].',
-              lost.length,
-              numbers
-            )
+            this.whatIsLost()
           )}
         </p>
         <div className="jp-gpuaas-acts">
@@ -51,6 +45,34 @@ export class LossNotice extends ReactWidget {
         </div>
       </>
     );
+  }
+
+  private whatIsLost(): string {
+    const { trans } = this.words;
+    const { lost } = this.loss;
+    const counts = lost.filter(count => count !== null);
+    const numbers = counts.map(count => `[${count}]`).join(', ');
+    const cutOff = lost.length - counts.length;
+    if (cutOff === 0) {
+      return trans._n(
+        'What cell %2 did after that is lost.',
+        'What cells %2 did after that is lost.',
+        counts.length,
+        numbers
+      );
+    }
+    return counts.length === 0
+      ? trans._n(
+          'What the cell did that was cut off is lost.',
+          'What the %1 cells did that were cut off is lost.',
+          cutOff
+        )
+      : trans._n(
+          'What cells %2 did after that is lost, and what the cell did that was cut off.',
+          'What cells %2 did after that is lost, and what the %1 cells did that were cut off.',
+          cutOff,
+          numbers
+        );
   }
 
   private answer(again: boolean): void {

@@ -129,12 +129,46 @@ export function ReasonList({
   );
 }
 
+/** Tells the time every so many seconds, to all who ask for it so often: ages that are told side by side agree. */
+class Clock {
+  constructor(private readonly every_s: number) {}
+
+  readonly subscribe = (tell: () => void): (() => void) => {
+    if (this.listeners.size === 0) {
+      this.timer = window.setInterval(() => this.tick(), this.every_s * 1000);
+    }
+    this.listeners.add(tell);
+    return () => {
+      this.listeners.delete(tell);
+      if (this.listeners.size === 0) {
+        window.clearInterval(this.timer);
+      }
+    };
+  };
+
+  /** As of the last tick; the present, where nobody has listened until now. */
+  readonly now = (): number => {
+    if (this.listeners.size === 0 && Date.now() / 1000 - this.time_s >= 1) {
+      this.time_s = Date.now() / 1000;
+    }
+    return this.time_s;
+  };
+
+  private tick(): void {
+    this.time_s = Date.now() / 1000;
+    this.listeners.forEach(tell => tell());
+  }
+
+  private time_s = 0;
+  private timer = 0;
+  private readonly listeners = new Set<() => void>();
+}
+
+const clocks = new Map<number, Clock>();
+
 /** The time, again and again, while what uses it is on the page. */
-export function useNow(every_s = 10): number {
-  const [now, setNow] = React.useState(() => Date.now() / 1000);
-  React.useEffect(() => {
-    const timer = window.setInterval(() => setNow(Date.now() / 1000), every_s * 1000);
-    return () => window.clearInterval(timer);
-  }, [every_s]);
-  return now;
+export function useNow(every_s = 5): number {
+  const clock = clocks.get(every_s) ?? new Clock(every_s);
+  clocks.set(every_s, clock);
+  return React.useSyncExternalStore(clock.subscribe, clock.now);
 }
