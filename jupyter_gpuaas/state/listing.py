@@ -24,7 +24,7 @@ def owners_address(store: str, owner: str) -> str:
 
 
 def is_users(name: str) -> bool:
-    """Whether a name in a manifest is a variable of the user's: neither hidden state nor what IPython keeps of cells."""
+    """Whether a name in a manifest is a variable of the user's: neither hidden state nor what IPython keeps."""
     return _OF_THE_SHELL.fullmatch(name) is None
 
 

@@ -111,6 +111,28 @@ def test_a_checkpoint_is_restored_into_a_session_beside_the_first_and_one_is_for
     assert page.complaints() == []
 
 
+def test_a_session_that_is_to_begin_with_a_checkpoint_says_what_it_waits_for_and_is_given_up(
+    pool: Lab, page: Page
+) -> None:
+    choice = {"devices": 1, "kind": "cpu", "memory_bytes": 0, "node": "local-0", "standby": 0}
+    pool.notebook("start.ipynb", ("x = 1",), choice)
+    page.open(pool.address("start.ipynb"), 1)
+    page.panel()
+    page.ran(0, 1)
+    page.see(lambda: has_point(page, 1))
+
+    act_on_point(page, 1, "Restore")
+    page.press(".jp-Dialog button", "Begin a new session with it")
+    page.see(lambda: "waits for a device: place 1." in page.notices())
+    page.shot("waits")
+    page.press(".jp-toastContainer .jp-toast-button", "Cancel")
+    page.see(lambda: "The new session was ended. Its checkpoint stays." in page.notices())
+    page.see(lambda: len(page.all("#jp-gpuaas-sessions .jp-gpuaas-row")) == 1)
+    page.shot("given-up")
+    assert [each["name"].rsplit("/", 1)[-1] for each in sessions(pool.home)] == ["start.ipynb"]
+    assert has_point(page, 1)
+
+
 def test_a_session_is_parked_after_it_was_said_what_is_lost_and_its_next_cell_brings_it_back(
     pool: Lab, page: Page
 ) -> None:
