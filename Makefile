@@ -7,6 +7,7 @@
 #   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
 #   make chromium        chromium and chromedriver, for the browser tests among them, where apt may install them
 #   make test-labextension  types, format and units of the front end; part of `make test`
+#   make test-browser    the few tests of JupyterLab in a real browser that say most
 #   make test-long       tests of many seconds each, which `make test` leaves out
 #   make test-ui         all tests of JupyterLab and Notebook 7 in a real browser
 #   make pictures        those of the documents anew, from these tests
@@ -66,7 +67,7 @@ LABEXT_BUILT := jupyter_gpuaas/labextension/package.json
 JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm config get registry 2>/dev/null || true)" \
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
-.PHONY: help lab demo labextension check criu chromium test test-labextension test-ui pictures test-matrix test-postgres
+.PHONY: help lab demo labextension check criu chromium test test-labextension test-browser test-ui pictures test-matrix test-postgres
 .PHONY: test-postgres-all test-long test-faults test-trials test-images test-gpu test-ray test-hub test-api soak
 .PHONY: bench bench-state bench-device bench-migrate bench-load clean
 help:
@@ -158,6 +159,10 @@ test: test-labextension $(STAMPS)/test
 
 test-long: $(STAMPS)/test
 	tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile -m 'long and not slow and not fault and not gpu' $(PYTEST_ARGS)
+
+# They share a browser and, but for the first use, a JupyterLab over one service.
+test-browser: $(STAMPS)/test chromium
+	tools/test-again.sh $(BIN)/python -m core tests/ui/test_core.py $(PYTEST_ARGS)
 
 test-ui: $(STAMPS)/test chromium
 	$(PYTEST) -m 'ui and not slow and not matrix' tests/ui $(PYTEST_ARGS)
