@@ -91,8 +91,12 @@ def _browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def page(_browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A blank tab."""
+    """A blank tab. What is shown in it last logs nothing of ours, and asks nothing of the outside."""
     from tests.ui.page import Page
 
-    yield Page(_browser.tab(), request.node.name.removeprefix("test_"))
+    page = Page(_browser.tab(), request.node.name.removeprefix("test_"))
+    yield page
+    complaints, elsewhere = page.complaints(), page.asked_elsewhere()
     _browser.rest()
+    assert complaints == []
+    assert elsewhere == []

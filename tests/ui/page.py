@@ -39,6 +39,11 @@ const [one, other] = [
 return (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
 """
 
+ASKED_ELSEWHERE = """
+return performance.getEntriesByType('resource').map(each => each.name)
+  .filter(name => !name.startsWith(location.origin) && !/^(data|blob|about):/.test(name));
+"""
+
 
 class Page:
     """One tab of the browser."""
@@ -271,5 +276,10 @@ class Page:
         return "\n".join(self.texts(".jp-toastContainer .Toastify__toast"))
 
     def complaints(self) -> list[str]:
-        """What the console of the page says that is about this project."""
-        return [each["message"] for each in self.driver.get_log("browser") if "gpuaas" in each["message"]]
+        """What this project has logged to the console of the page, which is to be nothing."""
+        logged = [each["message"] for each in self.driver.get_log("browser") if each["source"] == "console-api"]
+        return [message for message in logged if "/jupyter-gpuaas/static/" in message]
+
+    def asked_elsewhere(self) -> list[str]:
+        """What the page has asked of any other server than its own."""
+        return list(self.driver.execute_script(ASKED_ELSEWHERE))

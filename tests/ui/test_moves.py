@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed")
 
+from selenium.webdriver.common.keys import Keys
+
 from tests.ui.lab import Lab
 from tests.ui.page import MOVE_BUTTON, Page
 
@@ -28,7 +30,7 @@ def test_a_session_is_moved_in_notebook_7_as_well(pool: Lab, page: Page) -> None
     page.shot("moved")
 
 
-def test_a_session_is_moved_from_the_context_menu_of_its_kernel(pool: Lab, page: Page) -> None:
+def test_a_session_is_moved_from_the_context_menu_of_its_kernel_the_palette_and_the_menu(pool: Lab, page: Page) -> None:
     pool.notebook("start.ipynb", ("x = 1",))
     page.open(pool.address("start.ipynb"), 1)
     page.ran(0, 1)
@@ -37,8 +39,25 @@ def test_a_session_is_moved_from_the_context_menu_of_its_kernel(pool: Lab, page:
 
     page.right_click(kernel)
     page.press(".lm-Menu-item[data-command='gpuaas:migrate-kernel']")
-    page.see(lambda: page.element(".jp-Dialog .jp-gpuaas-plan"))
     page.shot("dialog")
-    page.press(".jp-Dialog button", "Move")
+    move_to(page, "local-1")
 
-    page.is_on("local-1")
+    page.chord(Keys.CONTROL, Keys.SHIFT, "c")
+    page.see(lambda: page.focused_in(".lm-CommandPalette"))
+    page.keys("remote sessions move the session")
+    page.see(lambda: page.text(".lm-CommandPalette-item.lm-mod-active").startswith("Move the Session…"))
+    page.shot("palette")
+    page.keys(Keys.ENTER)
+    move_to(page, "local-0")
+
+    page.menu("Kernel", "gpuaas:migrate")
+    move_to(page, "local-1")
+
+
+def move_to(page: Page, node: str) -> None:
+    """Answer the dialog, which has the only other node chosen."""
+    page.see(lambda: page.element(".jp-Dialog .jp-gpuaas-plan"))
+    assert page.texts(".jp-gpuaas-target-name") == [node]
+    page.press(".jp-Dialog button", "Move")
+    page.is_on(node)
+    page.see(lambda: page.element(MOVE_BUTTON).is_enabled())
