@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("selenium", reason="selenium is not installed")
@@ -32,3 +35,15 @@ def test_a_notebook_says_everywhere_where_it_runs(pool: Lab, page: Page) -> None
 
     page.see(lambda: "start.ipynb was released." in page.notices())
     assert "start.ipynb" not in pool.home.cli("sessions").stdout
+
+
+def test_the_panel_is_where_it_was_after_a_reload(pool: Lab, page: Page) -> None:
+    page.driver.get(pool.address())
+    page.panel()
+    kept = Path(os.environ["JUPYTER_CONFIG_DIR"]) / "lab" / "workspaces"
+    page.see(lambda: any("jp-gpuaas-panel" in each.read_text() for each in kept.glob("*")))
+
+    page.driver.get(pool.address().removesuffix("&reset"))
+    page.see(lambda: page.element(".jp-gpuaas-panel").is_displayed())
+    page.see(lambda: "2 nodes on this machine" in page.section("service").text)
+    page.shot("again")
