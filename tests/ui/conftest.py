@@ -30,6 +30,8 @@ HAS_BROWSER = bool(
     and (shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome"))
 )
 
+#: Of a test with what it finds there; each step has a time of its own (``page.WAIT_S``).
+TIMEOUT_S = 600
 #: Whoever starts the service, and however long a test takes while others wait for a device.
 POOL = "nodes = 2\npark_for_waiting_s = 0.0\nturn_s = 0.0\n"
 
@@ -39,6 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.ui)
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S), append=False)
             if not HAS_BROWSER:
                 item.add_marker(pytest.mark.skip(reason="chromium and chromedriver are not installed"))
 

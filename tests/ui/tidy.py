@@ -13,12 +13,14 @@ from tests.fault.test_sessions_go_on import until
 from tests.ui.lab import Lab
 
 NODES = 2
-DEADLINE_S = 60.0
+#: What a machine with much else to do may take for it.
+DEADLINE_S = 120.0
 
 
 def tidy(lab: Lab) -> None:
     """Bring the server and its service to where they began, starting what does not run."""
-    lab.home.cli("up", "--nodes", str(NODES), "--detach")
+    if not (lab.runs and service_is_ready(lab)):
+        lab.home.cli("up", "--nodes", str(NODES), "--detach")
     if not lab.runs:
         lab.start()
     until(lambda: nothing_runs(lab), DEADLINE_S)
@@ -32,6 +34,12 @@ def tidy(lab: Lab) -> None:
     shutil.rmtree(Path(os.environ["JUPYTER_CONFIG_DIR"]) / "lab" / "workspaces", ignore_errors=True)
     for theme in Path(os.environ["JUPYTER_CONFIG_DIR"]).glob("lab/user-settings/**/themes.jupyterlab-settings"):
         theme.unlink()
+
+
+def service_is_ready(lab: Lab) -> bool:
+    with suppress(httpx.HTTPStatusError):
+        return bool(lab.ask("GET", "jupyter-gpuaas/service")["state"] == "ready")
+    return False
 
 
 def nothing_runs(lab: Lab) -> bool:
