@@ -41,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.ui)
-            item.add_marker(pytest.mark.timeout(TIMEOUT_S), append=False)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TIMEOUT_S))
             if not HAS_BROWSER:
                 item.add_marker(pytest.mark.skip(reason="chromium and chromedriver are not installed"))
 
