@@ -282,7 +282,8 @@ class Commands:
                 self._sessions.tell(live.session, "restored", cause, {"lost": lost})
             await client.op(session_id, lease.epoch, "succeed", {})
             self._sessions.keep(live, incoming=msgspec.structs.replace(incoming, ready=True))
-        return msgspec.convert(await client.op(session_id, lease.epoch, "live", {}), HostReport)
+        policy = {"on_node_loss": live.session.request.on_node_loss}
+        return msgspec.convert(await client.op(session_id, lease.epoch, "live", policy), HostReport)
 
     def way(self, record: SessionRecord, incoming: Incoming) -> dict[str, Any]:
         """What a host that stands by is told of where the session's state is."""

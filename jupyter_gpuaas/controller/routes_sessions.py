@@ -69,6 +69,10 @@ class Wanted(BaseModel):
     memory_bytes: int = Field(default=0, ge=0, le=2**60, description="Least memory of each device.")
     node: Text | None = Field(default=None, description="Id of the one node that will do.")
     standby: int = Field(default=0, ge=0, le=1, description="Standbys on other nodes, which follow its checkpoints.")
+    on_node_loss: Literal["", "ask", "rerun", "restore_only"] = Field(
+        default="",
+        description="What becomes of a cell that is cut off when its host is lost; else as the service has it.",
+    )
     priority: int = Field(
         default=0, ge=-100, le=100, description="Higher ones are served first; lower ones are parked for them."
     )

@@ -271,7 +271,7 @@ class _Room:
         request = asking.request
         if request.share < 1 and (part := self._part(request)) is not None:
             return Placement(asking.session_id, part[0], (part[1],)), ""
-        alike = msgspec.structs.replace(request, priority=0, standby=0)
+        alike = msgspec.structs.replace(request, priority=0, standby=0, on_node_loss="")
         shape = (msgspec.msgpack.encode(alike), owned.id if owned is not None else "")
         kept = self._kept(asking.owner) if self._pool.reservations else []
         if shape in self._hopeless and not kept:

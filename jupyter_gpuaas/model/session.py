@@ -75,6 +75,8 @@ class ResourceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: str | None = None
     #: Standbys on other nodes, which follow its checkpoints: 0 or 1.
     standby: int = 0
+    #: What becomes of a cell that is cut off when its host is lost, as ``lifecycle.node_loss`` has it.
+    on_node_loss: str = ""
     #: Who is served first, and who makes room for whom: the higher one.
     priority: int = 0
     #: Part of one device, where it need not be the whole. An engine that does not share devices gives a whole one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ import pytest
 from jupyter_gpuaas.client.migrations import follow_migration
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import AllocationError, Forbidden, InvalidRequest, MigrationError
-from jupyter_gpuaas.model import HostReport, HostState, Phase, SessionState
+from jupyter_gpuaas.model import HostReport, HostState, Phase, ResourceRequest, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
 from tests.roaming import Outputs, roaming
@@ -341,6 +342,33 @@ async def test_host_that_is_killed_is_followed_by_one_with_the_newest_checkpoint
         assert [state for state in story if state in ("lost", "restoring")] == ["lost", "restoring"]
 
 
+async def test_cell_that_was_cut_off_is_run_again_where_its_session_wants_that(
+    service: Service, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with pytest.raises(InvalidRequest, match="on_node_loss"):
+        await service.admin.create_session("never", request=ResourceRequest(on_node_loss="always"))
+    async with roaming(service, request=ResourceRequest(on_node_loss="rerun")) as roamer:
+        await roamer.said("ran = []")
+
+        async def kept() -> bool:
+            return len(await roamer.client.checkpoints(roamer.id)) == 1
+
+        await eventually(kept)
+        host = int(await roamer.said("import os; print(os.getppid())"))
+        outputs = Outputs()
+        cell = f"print('begun', flush=True); ran.append(open({str(gate)!r}).read())"
+        running = asyncio.ensure_future(roamer.run(cell, outputs))
+        await eventually(lambda: "begun" in outputs.text)
+        os.kill(host, signal.SIGKILL)
+        # The service's own way is to ask.
+        await eventually(lambda: outputs.text.count("begun") == 2, 60.0)
+        await asyncio.to_thread(gate.write_text, "go")
+        assert (await asyncio.wait_for(running, 60.0))["status"] == "ok"
+        assert await roamer.said("print(ran)") == "['go']"
+
+
 # -- nodes ---------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +390,38 @@ async def test_drain_empties_a_node_and_cordons_it(service: Service) -> None:
         assert states[node] == "cordoned"
         await service.admin.cordon(node, cordoned=False)
         assert [(each.state.value, each.drain) for each in await service.admin.nodes()] == [("up", None)] * 2
+
+
+async def test_command_line_moves_drains_and_proposes_moves_that_make_room(
+    gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cli(*arguments: str) -> str:
+        told = ["--url", service.url, *arguments]
+        done = await asyncio.to_thread(gpuaas_home.cli, *told, timeout_s=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    async with running_service(gpuaas_home.path, **{**QUICK, "devices": "cpu:2"}) as service:
+        monkeypatch.setenv("GPUAAS_TOKEN", service.token)
+        async with roaming(service, "one") as roamer, roaming(service, "other"):
+            await roamer.said("x = 6")
+            assert "No move would make room" in await cli("rebalance", "--dry-run")
+            waiting = (await service.admin.create_session("waits", request=ResourceRequest(devices=2))).session
+            assert waiting.state is S.QUEUED
+            (proposed,) = json.loads(await cli("rebalance", "--dry-run", "--json"))
+            assert proposed["session_name"] in ("one", "other") and "waits" in proposed["why"]
+            assert (await service.admin.session(waiting.id)).session.state is S.QUEUED, "it was only proposed"
+            await service.admin.release(waiting.id)
+            source = await roamer.node()
+            done = json.loads(await cli("migrate", "one", "--json"))
+            assert done["phase"] == "done" and done["source"] == source != done["target"]
+            assert {"reserve", "pre_copy", "quiesce", "stop_copy", "restore"} <= done["phases_s"].keys()
+            assert 0 < done["downtime_s"] <= done["total_s"] and done["bytes_sent"] > 0
+            told = await cli("drain", done["target"], "--deadline", "1m")
+            assert done["target"] in told
+            assert await roamer.node() == source
+            assert await roamer.said("print(x)") == "6"
+            assert f"moved from {source} to {done['target']}" in await cli("story", "one")
 
 
 async def test_drain_says_which_sessions_stay_and_why(service: Service) -> None:
