@@ -4,10 +4,10 @@
 #   make demo            the same without a browser: a notebook whose connection is cut on the way
 #   make labextension    the front end for JupyterLab, from labextension/ (Node of the machine, else from PyPI)
 #   make check           lint, format, types, layers
-#   make test            the tests that need no GPU and end soon (PYTEST_ARGS=... for more options)
+#   make test            the tests that need no GPU and end soon, the few in a browser among them (PYTEST_ARGS=... for more options)
 #   make chromium        chromium and chromedriver, for the browser tests among them, where apt may install them
 #   make test-labextension  types, format and units of the front end; part of `make test`
-#   make test-browser    the few tests of JupyterLab in a real browser that say most
+#   make test-browser    these few alone: the tests of JupyterLab in a real browser that say most
 #   make test-long       tests of many seconds each, which `make test` leaves out
 #   make test-ui         all tests of JupyterLab and Notebook 7 in a real browser
 #   make pictures        those of the documents anew, from these tests
@@ -153,9 +153,9 @@ test-labextension: $(LABEXT_BUILT)
 	$(JLPM) test
 
 # In the order of their folders, the units last: they fill the time in which another worker still has a long file.
-test: test-labextension $(STAMPS)/test
+test: test-labextension $(STAMPS)/test chromium
 	tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
-	  -m 'not slow and not long and not gpu and not fault and not images and not ui and not ray and not hub and not api' $(PYTEST_ARGS)
+	  -m 'not slow and not long and not gpu and not fault and not images and (not ui or core) and not ray and not hub and not api' $(PYTEST_ARGS)
 
 test-long: $(STAMPS)/test
 	tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile -m 'long and not slow and not fault and not gpu' $(PYTEST_ARGS)
