@@ -63,7 +63,7 @@ class Controllers:
 
 @pytest.fixture
 def controllers(gpuaas_home: GpuaasHome, postgres: Server) -> Iterator[Controllers]:
-    made = Controllers(gpuaas_home, postgres.new_database())
+    made = Controllers(gpuaas_home, postgres.database_of(str(gpuaas_home.path)))
     yield made
     # The last one ends the nodes, too.
     gpuaas_home.cli("down", check=False)
