@@ -354,6 +354,8 @@ class Channel:
         if link.closed:
             return
         self._link = link
+        # One that was given up before may have told of its end while this one was opened.
+        self._unlinked.clear()
         if self._closed:
             link.close("the client leaves")
 
