@@ -75,7 +75,7 @@ def measure(folder: Path, nodes: int, sessions: int) -> dict[str, Any]:
         page.driver.set_script_timeout(60)
         page.driver.get(lab.address())
         # The status bar counts the sessions as soon as they are there.
-        page.see(lambda: f"{sessions:,}".replace(",", "") in page.text(".jp-gpuaas-status").replace(",", ""))
+        page.see(lambda: page.text(".jp-gpuaas-status").startswith(f"{sessions} "))
         found |= in_page(page, crowd)
     finally:
         browser.end()

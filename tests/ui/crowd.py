@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -46,6 +46,7 @@ from jupyter_gpuaas.model import (
     LeaseGrant,
     Node,
     NodeState,
+    SessionState,
 )
 
 GIB = 1024**3
@@ -163,14 +164,24 @@ def name_of(number: int) -> str:
 
 
 async def populate(client: ServiceClient, count: int) -> None:
-    """Make the sessions, in their order as far as those at a time go."""
-    numbers = iter(range(count))
+    """Make the sessions, in their order as far as those at a time go; anew those that could not begin."""
+    lacking = [name_of(number) for number in range(count)]
+    while lacking:
+        names = iter(lacking)
 
-    async def some() -> None:
-        for number in numbers:
-            await make(client, name_of(number))
+        async def some(names: Iterator[str] = names) -> None:
+            for name in names:
+                await make(client, name)
 
-    await asyncio.gather(*(some() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(some() for _ in range(AT_ONCE)))
+        there = await client.sessions()
+        while any(session.state is SessionState.STARTING for session in there):
+            await asyncio.sleep(PAUSE_S)
+            there = await client.sessions()
+        names_there = {session.name for session in there}
+        lacking = [name for name in lacking if name not in names_there]
+        if lacking:
+            print(f"could not begin: {len(lacking)}, such as {lacking[0]}", file=sys.stderr)
 
 
 async def make(client: ServiceClient, name: str) -> None:
@@ -192,9 +203,11 @@ async def serve(folder: Path, nodes: int, sessions: int) -> None:
     )  # fmt: skip
     agents = MadeUpAgents()
     socket_of_agents = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    # Connections are kept for as long as the controller keeps them, however busy the machine is.
     config = uvicorn.Config(
-        agents.app, loop="asyncio", http="h11", lifespan="off", log_config=None, timeout_graceful_shutdown=0
-    )
+        agents.app, loop="asyncio", http="h11", lifespan="off", log_config=None, timeout_graceful_shutdown=0,
+        timeout_keep_alive=3600,
+    )  # fmt: skip
     agents_url = f"http://127.0.0.1:{socket_of_agents.getsockname()[1]}"
     controller = Controller(settings, MadeUpEngine(folder, nodes, agents_url))
     listener = listen(settings, 0)

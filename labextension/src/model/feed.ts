@@ -11,7 +11,8 @@ import { Poll } from '@lumino/polling';
 import type { Client } from '../api/client';
 import { eventOf, outdated } from '../api/emissions';
 import { Problem } from '../api/problem';
-import type { IEvent } from '../api/types';
+import type { IEvent, ISession } from '../api/types';
+import { InTurn } from './in_turn';
 import { queue } from './select';
 import type { Store } from './store';
 
@@ -65,6 +66,7 @@ export class Feed implements IDisposable {
       window.removeEventListener('online', this.tryAgain);
       window.removeEventListener('offline', this.tryAgain);
       this.poll.dispose();
+      this.inTurn.end();
       window.clearTimeout(this.timer);
       window.clearTimeout(this.trying);
     }
@@ -102,24 +104,29 @@ export class Feed implements IDisposable {
     }
   }
 
-  private async refreshSessions(ids: readonly string[]): Promise<void> {
+  private refreshSessions(ids: readonly string[]): void {
     const { state } = this.store;
     // What only the view of one session tells is asked for where somebody looked at it.
     const one = ids.length > MANY ? ids.filter(id => state.checkpoints.has(id)) : ids;
     for (const id of one) {
-      void this.refreshSession(id);
+      this.inTurn.ask(id, () => this.refreshSession(id));
     }
     if (ids.length > MANY) {
-      await this.client.sessions().then(
-        sessions => {
-          const there = new Set(sessions.map(({ id }) => id));
-          this.store.tell({ of: 'sessions', sessions });
-          ids
-            .filter(id => !there.has(id))
-            .forEach(session => this.store.tell({ of: 'gone', session }));
-        },
-        () => undefined // The next event asks again.
-      );
+      ids.forEach(id => this.toBeListed.add(id));
+      this.inTurn.ask('all sessions', () => this.list());
+    }
+  }
+
+  /** Ask for all sessions; those that there was news of, and that are not there, are gone. */
+  private async list(): Promise<void> {
+    const ids = [...this.toBeListed];
+    this.toBeListed.clear();
+    try {
+      const sessions = await this.askSessions();
+      const there = new Set(sessions.map(({ id }) => id));
+      ids.filter(id => !there.has(id)).forEach(session => this.store.tell({ of: 'gone', session }));
+    } catch {
+      return; // The next event asks again.
     }
   }
 
@@ -129,10 +136,23 @@ export class Feed implements IDisposable {
 
   private async askAll(): Promise<void> {
     const asked = [
-      this.client.sessions().then(sessions => this.store.tell({ of: 'sessions', sessions })),
+      this.askSessions(),
       this.client.nodes().then(nodes => this.store.tell({ of: 'nodes', nodes }))
     ];
     await Promise.allSettled(asked);
+  }
+
+  private async askSessions(): Promise<readonly ISession[]> {
+    const since = this.newest();
+    const sessions = await this.client.sessions();
+    this.store.tell({ of: 'sessions', sessions, since });
+    return sessions;
+  }
+
+  /** Number of the newest event that anything is known of. */
+  private newest(): number {
+    const told = [...this.store.state.sessions.values()].map(session => session.last_event);
+    return told.reduce((one, other) => Math.max(one, other), this.heard);
   }
 
   private async look(): Promise<void> {
@@ -142,17 +162,17 @@ export class Feed implements IDisposable {
     if (this.isReady()) {
       this.store.tell({ of: 'nodes', nodes: await this.client.nodes() });
       await this.makeUp();
-      for (const session of queue(this.store.state).slice(0, FIRST_IN_QUEUE)) {
-        void this.refreshSession(session.id);
-      }
+      this.refreshSessions(
+        queue(this.store.state)
+          .slice(0, FIRST_IN_QUEUE)
+          .map(({ id }) => id)
+      );
     }
   }
 
   /** Hear what the event stream has not brought: it may have been cut for a while, or does not come through at all. */
   private async makeUp(): Promise<void> {
-    const { sessions } = this.store.state;
-    const told = [...sessions.values()].map(session => session.last_event);
-    const after = told.reduce((one, other) => Math.max(one, other), this.heard);
+    const after = this.newest();
     if (after === 0) {
       return;
     }
@@ -221,13 +241,15 @@ export class Feed implements IDisposable {
     if (!this.isReady()) {
       return;
     }
-    void this.refreshSessions(sessions);
+    this.refreshSessions(sessions);
     if (nodes) {
-      void this.look().catch(() => undefined);
+      this.inTurn.ask('nodes', () => this.look().catch(() => undefined));
     }
   }
 
   private readonly poll: Poll;
+  private readonly inTurn = new InTurn();
+  private readonly toBeListed = new Set<string>();
   private readonly sessionsOld = new Set<string>();
   private nodesOld = false;
   private watchers = 0;

@@ -6,6 +6,7 @@
 
 import type { ICheckpointStatus, IEvent, IMigration, INode, IService } from '../api/types';
 import type { ISession, ISessionView, Phase, SessionState } from '../api/types';
+import { isOver, STEPS } from './phases';
 
 export interface IState {
   /** Null until it was asked for. */
@@ -42,7 +43,12 @@ export const NOTHING: IState = {
 
 export type News =
   | { readonly of: 'service'; readonly service: IService }
-  | { readonly of: 'sessions'; readonly sessions: readonly ISession[] }
+  | {
+      readonly of: 'sessions';
+      readonly sessions: readonly ISession[];
+      /** The newest event that was known when they were asked for: sessions of later ones are not listed. */
+      readonly since: number;
+    }
   | { readonly of: 'view'; readonly view: ISessionView }
   | { readonly of: 'gone'; readonly session: string }
   | { readonly of: 'nodes'; readonly nodes: readonly INode[] }
@@ -59,7 +65,7 @@ export function reduce(state: IState, news: News): IState {
     case 'service':
       return same(state.service, news.service) ? state : { ...state, service: news.service };
     case 'sessions':
-      return { ...state, sessions: merged(state.sessions, news.sessions) };
+      return changed(state, { sessions: listed(state, news.sessions, news.since) });
     case 'view':
       return withView(state, news.view);
     case 'gone':
@@ -75,10 +81,7 @@ export function reduce(state: IState, news: News): IState {
         history: grown(state.history, news.nodes)
       };
     case 'migration':
-      return {
-        ...state,
-        migrations: put(state.migrations, news.migration.session_id, news.migration)
-      };
+      return changed(state, { migrations: withMigration(state.migrations, news.migration) });
     case 'event':
       return withEvent(state, news.event);
     case 'away':
@@ -89,13 +92,53 @@ export function reduce(state: IState, news: News): IState {
 }
 
 function withView(state: IState, { session, checkpoints, migration }: ISessionView): IState {
-  return {
-    ...state,
-    sessions: put(state.sessions, session.id, session),
+  return changed(state, {
+    sessions: put(state.sessions, session.id, newest(state, session)),
     checkpoints:
       checkpoints === null ? state.checkpoints : put(state.checkpoints, session.id, checkpoints),
-    migrations: migration === null ? state.migrations : put(state.migrations, session.id, migration)
-  };
+    migrations: migration === null ? state.migrations : withMigration(state.migrations, migration)
+  });
+}
+
+/** The state with these parts; the same object where they are what it has. */
+function changed(state: IState, parts: Partial<IState>): IState {
+  const isSame = (Object.keys(parts) as Array<keyof IState>).every(
+    key => state[key] === parts[key]
+  );
+  return isSame ? state : { ...state, ...parts };
+}
+
+/** A whole list of sessions, without what has ended and with what has begun while it was on its way. */
+function listed(state: IState, sessions: readonly ISession[], since: number): IState['sessions'] {
+  const ids = new Set(sessions.map(({ id }) => id));
+  const younger = [...state.sessions.values()].filter(
+    ({ id, last_event }) => last_event > since && !ids.has(id)
+  );
+  const found = sessions
+    .filter(({ id }) => !state.gone.has(id))
+    .map(session => newest(state, session));
+  return merged(state.sessions, [...found, ...younger]);
+}
+
+/** The session as it is known where an answer was on its way while news overtook it. */
+function newest({ sessions }: IState, session: ISession): ISession {
+  const known = sessions.get(session.id);
+  return known !== undefined && known.last_event > session.last_event ? known : session;
+}
+
+/** A migration does not go back, whatever order its news come in. */
+function withMigration(migrations: IState['migrations'], next: IMigration): IState['migrations'] {
+  const known = migrations.get(next.session_id);
+  const isOld =
+    known?.id === next.id &&
+    (standing(known) > standing(next) ||
+      (known.phase === next.phase && known.bytes_sent > next.bytes_sent));
+  return isOld ? migrations : put(migrations, next.session_id, next);
+}
+
+/** How far it is. */
+function standing(migration: IMigration): number {
+  return isOver(migration) ? STEPS.length : STEPS.indexOf(migration.phase);
 }
 
 /** An event says how a session stands before anybody has asked for the rest. */
@@ -104,12 +147,14 @@ function withEvent(state: IState, event: IEvent): IState {
     const { service } = state; // The Jupyter server's view of the service; not part of anybody's story.
     return service === null ? state : { ...state, service: { ...service, ...served(event) } };
   }
-  const newest = state.events.filter(each => each.seq >= event.seq);
-  if (newest.some(each => each.seq > event.seq || each.kind === event.kind)) {
+  const since = state.events.filter(each => each.seq >= event.seq);
+  if (since.some(each => each.seq > event.seq || each.kind === event.kind)) {
     return state; // Heard before: streams begin again where they are not sure.
   }
   const events = [...state.events.slice(1 - MOST_EVENTS), event];
-  const session = state.sessions.get(event.session_id);
+  const known = state.sessions.get(event.session_id);
+  // An answer may have told of it already.
+  const session = known !== undefined && known.last_event < event.seq ? known : undefined;
   if (event.kind === 'transition' && session !== undefined) {
     const next: ISession = {
       ...session,
@@ -168,7 +213,7 @@ function moved(migrations: IState['migrations'], event: IEvent): IState['migrati
     total_s: number(detail['total_s']),
     lost: known?.lost ?? {}
   };
-  return put(migrations, session_id, next);
+  return withMigration(migrations, next);
 }
 
 function number(value: unknown): number {

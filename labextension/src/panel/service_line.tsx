@@ -33,7 +33,10 @@ export function ServiceLine({ state, words, run }: ISectionProps): JSX.Element {
     case 'unreachable':
       return (
         <p className="jp-gpuaas-problem" role="alert">
-          {trans.__('The service does not answer: %1 %2', service.problem, service.hint)}
+          {words.sentences(
+            trans.__('The service does not answer: %1', service.problem),
+            ...(service.hint === '' ? [] : [service.hint])
+          )}
         </p>
       );
     case 'off':
@@ -56,7 +59,13 @@ export function ServiceLine({ state, words, run }: ISectionProps): JSX.Element {
             ? isCluster(state)
               ? trans.__('%1 nodes on this machine', nodes.size)
               : trans.__('On this machine')
-            : trans.__('%1 nodes at %2, as %3', nodes.size, service.url, service.user)}
+            : trans._n(
+                '%1 node at %2, as %3',
+                '%1 nodes at %2, as %3',
+                nodes.size,
+                service.url,
+                service.user
+              )}
         </p>
       );
   }

@@ -2,7 +2,7 @@ import { event, migration, node, service, session, status } from '../../__tests_
 import { HISTORY, type IState, MOST_EVENTS, NOTHING, reduce, same } from '../state';
 
 function known(...sessions: ReturnType<typeof session>[]): IState {
-  return reduce(NOTHING, { of: 'sessions', sessions });
+  return reduce(NOTHING, { of: 'sessions', sessions, since: 0 });
 }
 
 describe('reduce', () => {
@@ -11,7 +11,8 @@ describe('reduce', () => {
 
     const after = reduce(before, {
       of: 'sessions',
-      sessions: [session({ id: 's1' }), session({ id: 's2', state: 'busy' })]
+      sessions: [session({ id: 's1' }), session({ id: 's2', state: 'busy' })],
+      since: 1
     });
 
     expect(after.sessions.get('s1')).toBe(before.sessions.get('s1'));
@@ -21,18 +22,70 @@ describe('reduce', () => {
   it('keeps the whole list when nothing has changed', () => {
     const before = known(session());
 
-    expect(reduce(before, { of: 'sessions', sessions: [session()] }).sessions).toBe(
-      before.sessions
-    );
+    expect(reduce(before, { of: 'sessions', sessions: [session()], since: 1 })).toBe(before);
   });
 
   it('drops sessions that are not listed any more', () => {
     const after = reduce(known(session({ id: 's1' }), session({ id: 's2' })), {
       of: 'sessions',
-      sessions: [session({ id: 's2' })]
+      sessions: [session({ id: 's2' })],
+      since: 1
     });
 
     expect([...after.sessions.keys()]).toEqual(['s2']);
+  });
+
+  it('keeps what has begun while a list was on its way, and what has ended meanwhile out of it', () => {
+    const before = reduce(known(session({ id: 'ended' }), session({ id: 'new', last_event: 9 })), {
+      of: 'gone',
+      session: 'ended'
+    });
+
+    const after = reduce(before, {
+      of: 'sessions',
+      sessions: [session({ id: 'ended' }), session({ id: 'old' })],
+      since: 5
+    });
+
+    expect([...after.sessions.keys()]).toEqual(['old', 'new']);
+  });
+
+  it('passes over an answer that news have overtaken', () => {
+    const busy = reduce(known(session()), {
+      of: 'event',
+      event: event({ seq: 7, target: 'busy' })
+    });
+    const late = session({ state: 'idle', last_event: 6 });
+
+    const view = { session: late, checkpoints: null, migration: null };
+    expect(reduce(busy, { of: 'view', view })).toBe(busy);
+    expect(reduce(busy, { of: 'sessions', sessions: [late], since: 6 })).toBe(busy);
+  });
+
+  it('passes over news that an answer has told of already, but keeps them for the story', () => {
+    const view = {
+      session: session({ state: 'parked', last_event: 8 }),
+      checkpoints: null,
+      migration: null
+    };
+    const before = reduce(NOTHING, { of: 'view', view });
+
+    const after = reduce(before, { of: 'event', event: event({ seq: 7, target: 'busy' }) });
+
+    expect(after.sessions).toBe(before.sessions);
+    expect(after.events).toHaveLength(1);
+  });
+
+  it('lets no migration go back', () => {
+    const done = reduce(known(session()), {
+      of: 'migration',
+      migration: migration({ phase: 'done' })
+    });
+
+    const late = migration({ phase: 'cutover' });
+    expect(reduce(done, { of: 'migration', migration: late })).toBe(done);
+    const next = reduce(done, { of: 'migration', migration: migration({ id: 'm2' }) });
+    expect(next.migrations.get('s1')?.id).toBe('m2');
   });
 
   it('remembers which session is gone', () => {
@@ -61,7 +114,13 @@ describe('reduce', () => {
 
     const after = reduce(before, {
       of: 'event',
-      event: event({ kind: 'session', source: '', target: '', detail: { queue_place: 2 } })
+      event: event({
+        seq: 2,
+        kind: 'session',
+        source: '',
+        target: '',
+        detail: { queue_place: 2 }
+      })
     });
 
     expect(after.sessions.get('s1')?.queue_place).toBe(2);
@@ -94,6 +153,7 @@ describe('reduce', () => {
     const after = reduce(begun, {
       of: 'event',
       event: event({
+        seq: 2,
         kind: 'migration',
         cause: 'copied',
         detail: {

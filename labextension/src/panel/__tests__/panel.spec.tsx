@@ -61,7 +61,7 @@ function stateOf(...sessions: ReturnType<typeof session>[]): IState {
     of: 'nodes',
     nodes: [node({ leased: ['cuda:0'] }), node({ id: 'node-b' })]
   });
-  return reduce(state, { of: 'sessions', sessions });
+  return reduce(state, { of: 'sessions', sessions, since: 0 });
 }
 
 describe('ThisNotebook', () => {
@@ -162,7 +162,7 @@ describe('Sessions', () => {
 
     const after = reduce(before, {
       of: 'event',
-      event: event({ session_id: 's7', target: 'busy' })
+      event: event({ seq: 2, session_id: 's7', target: 'busy' })
     });
     show(<Sessions state={after} words={words} run={run} current="" />);
 
@@ -264,7 +264,8 @@ describe('Nodes', () => {
 describe('what is small when it is small', () => {
   const alone = reduce(reduce(NOTHING, { of: 'nodes', nodes: [node()] }), {
     of: 'sessions',
-    sessions: [session()]
+    sessions: [session()],
+    since: 0
   });
 
   it('offers no move where there is nowhere to go', () => {
@@ -298,6 +299,20 @@ describe('Queue', () => {
 });
 
 describe('ServiceLine', () => {
+  it('counts the nodes of a service elsewhere, also a single one', () => {
+    const elsewhere = { embedded: false, url: 'https://gpu.example', user: 'ann' };
+    const alone = reduce(reduce(NOTHING, { of: 'nodes', nodes: [node()] }), {
+      of: 'service',
+      service: service(elsewhere)
+    });
+    show(<ServiceLine state={alone} words={words} run={run} />);
+    expect(host.textContent).toBe('1 node at https://gpu.example, as ann');
+
+    const more = reduce(alone, { of: 'nodes', nodes: [node(), node({ id: 'node-b' })] });
+    show(<ServiceLine state={more} words={words} run={run} />);
+    expect(host.textContent).toBe('2 nodes at https://gpu.example, as ann');
+  });
+
   it('offers to start a service that is off', () => {
     const state = reduce(NOTHING, { of: 'service', service: service({ state: 'off' }) });
     show(<ServiceLine state={state} words={words} run={run} />);
