@@ -57,8 +57,11 @@ class Kernels:
 
     async def view(self, kernel_id: str) -> KernelView:
         """A kernel's session; LookupError where there is no such kernel."""
-        self._place(kernel_id)
-        return self._view(kernel_id, await self._epochs())
+        home, kernel = self._place(kernel_id)
+        note = None if home is None else read_note(home, kernel)
+        # Of this one session only: there may be thousands.
+        epochs = {} if note is None or not note.session_id else await self._epochs(note.session_name)
+        return self._view(kernel_id, epochs)
 
     def _view(self, kernel_id: str, epochs: Mapping[str, int]) -> KernelView:
         home, kernel = self._place(kernel_id)
@@ -122,12 +125,12 @@ class Kernels:
         """Whether a note of this service could not say this; the embedded one has another port each time."""
         return bool(self._settings.url) or home != self._settings.folder or not is_loopback(url)
 
-    async def _epochs(self) -> dict[str, int]:
-        """Of all live sessions; none while the service is not there: it is not started for this."""
+    async def _epochs(self, name: str = "") -> dict[str, int]:
+        """Of all live sessions, or those of a name; none while the service is not there: it is not started for this."""
         if self._link.view.state is not LinkState.READY:
             return {}
         try:
-            answer = await self._link.ask("GET", "/sessions", query={})
+            answer = await self._link.ask("GET", "/sessions", query={"name": name} if name else {})
             if answer.status != 200:
                 return {}
             sessions = msgspec.json.decode(answer.content, type=list[GpuSession])

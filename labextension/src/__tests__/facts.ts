@@ -22,7 +22,7 @@ function filled(text: string, values: readonly unknown[]): string {
 }
 
 /** English, as JupyterLab does it without a language pack. */
-const english = {
+export const english = {
   __: (text: string, ...values: unknown[]) => filled(text, values),
   _n: (one: string, many: string, count: number, ...values: unknown[]) =>
     filled(count === 1 ? one : many, [count, ...values])

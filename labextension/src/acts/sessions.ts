@@ -2,10 +2,13 @@
 
 import { Dialog, showDialog } from '@jupyterlab/apputils';
 
-import { Problem } from '../api/problem';
+import { Problem, wordsOf } from '../api/problem';
 import type { IGpuaas } from '../tokens';
 import { sessionTitle } from '../words/names';
 import { telling, trying } from './tell';
+
+/** So many requests to end sessions are under way together. */
+const AT_ONCE = 4;
 
 export function titleOf(gpuaas: IGpuaas, session: string): string {
   const name = gpuaas.store.state.sessions.get(session)?.name;
@@ -37,6 +40,41 @@ export async function releaseNow(gpuaas: IGpuaas, session: string): Promise<void
     () => trans.__('%1 was released.', title)
   );
   await gpuaas.feed.refreshSession(session);
+}
+
+/** Ends all of them, with one notice. */
+export async function releaseAll(gpuaas: IGpuaas, sessions: readonly string[]): Promise<void> {
+  const { words, client, feed } = gpuaas;
+  const { trans } = words;
+  const left = [...sessions];
+  let released = 0;
+  let problem: unknown = null;
+  const some = async (): Promise<void> => {
+    for (let session = left.shift(); session !== undefined; session = left.shift()) {
+      try {
+        await client.release(session);
+        released += 1;
+      } catch (error) {
+        problem ??= error;
+      }
+    }
+  };
+  await telling(
+    trans._n('Releasing %1 session…', 'Releasing %1 sessions…', sessions.length),
+    async () => {
+      await Promise.all(Array.from({ length: AT_ONCE }, some));
+      if (problem !== null) {
+        throw new Error(
+          words.sentences(
+            trans.__('%1 of %2 sessions were released.', released, sessions.length),
+            wordsOf(problem)
+          )
+        );
+      }
+    },
+    () => trans._n('%1 session was released.', '%1 sessions were released.', released)
+  );
+  await feed.refresh();
 }
 
 /** Gives a session's devices back and keeps it; asks where names would be lost. */

@@ -198,18 +198,25 @@ export class Client {
       init.body = JSON.stringify(body);
     }
     let response: Response;
+    let text: string;
     try {
       response = await ServerConnection.makeRequest(url, init, this.settings);
-    } catch (error) {
+      text = await response.text(); // Which can break off as well.
+    } catch {
       this._reached.emit(false);
       const message = this.trans.__('The Jupyter server does not answer.');
       throw new Problem(message, '', 0, 'NetworkError');
     }
     this._reached.emit(true);
-    const text = await response.text();
     const content: unknown = parsed(text);
     if (!response.ok) {
       throw problemOf(response.status, content, this.trans);
+    }
+    if (content === undefined) {
+      // Such as the page of a login, or of what is between browser and Jupyter server.
+      const message = this.trans.__('The Jupyter server gave an answer that makes no sense here.');
+      const hint = this.trans.__('Reload the page; you may have to log in again.');
+      throw new Problem(message, hint, response.status, 'ProtocolError');
     }
     return content as T;
   }
@@ -226,10 +233,11 @@ function queryOf(query: Query): string {
   return pairs.length === 0 ? '' : `?${new URLSearchParams(pairs).toString()}`;
 }
 
+/** Undefined where it is no JSON. */
 function parsed(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    return null;
+    return undefined;
   }
 }

@@ -9,9 +9,7 @@ import { isCluster, queue } from '../model/select';
 import type { IState } from '../model/state';
 import type { IGpuaas } from '../tokens';
 import type { Words } from '../words/trans';
-import { freeFor } from './free';
-
-const GB = 1e9;
+import { bytesOf, countOf, freeFor, GB, MOST_DEVICES } from './free';
 
 export class ChooseBody extends ReactWidget implements Dialog.IBodyWidget<IResourceRequest> {
   constructor(
@@ -83,9 +81,9 @@ export function ChooseForm({ state, request, words, onChange }: IChooseFormProps
         <input
           type="number"
           min={1}
-          max={1024}
+          max={MOST_DEVICES}
           value={request.devices}
-          onChange={event => change({ devices: Math.max(1, Number(event.target.value) || 1) })}
+          onChange={event => change({ devices: countOf(event.target.value) })}
         />
       </label>
       <label>
@@ -94,9 +92,7 @@ export function ChooseForm({ state, request, words, onChange }: IChooseFormProps
           type="number"
           min={0}
           value={request.memory_bytes / GB}
-          onChange={event =>
-            change({ memory_bytes: Math.max(0, Number(event.target.value) || 0) * GB })
-          }
+          onChange={event => change({ memory_bytes: bytesOf(event.target.value) })}
         />
       </label>
       {nodes.size > 1 && (

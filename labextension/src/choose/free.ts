@@ -11,6 +11,19 @@ export const ANY: IResourceRequest = {
   standby: 0
 };
 
+export const GB = 1e9;
+export const MOST_DEVICES = 1024;
+
+/** How many devices somebody means by what was typed: always some whole number of them. */
+export function countOf(typed: string): number {
+  return Math.min(MOST_DEVICES, Math.max(1, Math.trunc(Number(typed)) || 1));
+}
+
+/** How much memory somebody means by what was typed, in GB: always a whole number of bytes. */
+export function bytesOf(typed: string): number {
+  return Math.round(Math.max(0, Number(typed) || 0) * GB);
+}
+
 /** Whether a session has what is wanted, whatever else it was asked for with. */
 export function isAsWanted(has: IResourceRequest, wanted: IResourceRequest): boolean {
   return (Object.keys(wanted) as Array<keyof IResourceRequest>).every(

@@ -48,10 +48,14 @@ export class Attachment implements IDisposable {
   }
 
   private onStatus(): void {
-    // A kernel that was restarted may stand for another session than before.
-    if (this.context.kernelDisplayStatus === 'restarting' || this.isWaiting()) {
+    const status = this.context.kernelDisplayStatus;
+    // A kernel that was restarted may stand for another session than before; while it restarts, it is the former one
+    // that answers for it.
+    this.isRestarting ||= status === 'restarting' || status === 'autorestarting';
+    if (this.isRestarting || this.isWaiting()) {
       this.ask();
     }
+    this.isRestarting &&= status !== 'idle';
   }
 
   private isWaiting(): boolean {
@@ -96,6 +100,7 @@ export class Attachment implements IDisposable {
 
   private timer = 0;
   private pause = AGAIN_MS;
+  private isRestarting = false;
   private _isDisposed = false;
   private _kernel: IKernel | null = null;
   private readonly _changed = new Signal<this, void>(this);

@@ -41,16 +41,33 @@ export class Chip extends ReactWidget {
     this.again();
   }
 
+  protected override onAfterShow(message: Message): void {
+    super.onAfterShow(message);
+    this.again();
+  }
+
+  protected override onAfterHide(message: Message): void {
+    super.onAfterHide(message);
+    this.again();
+  }
+
+  protected override onAfterDetach(message: Message): void {
+    super.onAfterDetach(message);
+    this.again();
+  }
+
   private again(): void {
-    // Devices are looked at for as long as there is one to show.
-    const isRemote = this.attachment.sessionId !== '';
-    if (isRemote && this.watch === null) {
+    // Devices are looked at for as long as there is one to show, and somebody to see it.
+    const isWanted = this.attachment.sessionId !== '' && this.isVisible;
+    if (isWanted && this.watch === null) {
       this.watch = this.gpuaas.feed.watch();
-    } else if (!isRemote) {
+    } else if (!isWanted) {
       this.watch?.dispose();
       this.watch = null;
     }
-    this.update();
+    if (this.isAttached) {
+      this.update();
+    }
   }
 
   private watch: IDisposable | null = null;

@@ -76,7 +76,7 @@ export class LossNotice extends ReactWidget {
   }
 
   private answer(again: boolean): void {
-    this.close();
+    this.dispose();
     this.onAnswer(again);
   }
 }

@@ -23,6 +23,7 @@ export class MissedOutputs {
     this.seen = new Seen(panel);
     attachment.changed.connect(this.onAttached, this);
     panel.sessionContext.connectionStatusChanged.connect(this.onConnection, this);
+    gpuaas.store.changed.connect(this.onNews, this);
     panel.disposed.connect(() => Signal.clearData(this));
     this.onAttached();
   }
@@ -32,7 +33,7 @@ export class MissedOutputs {
     const key = `${this.attachment.sessionId} ${kernel?.id ?? ''}`;
     if (this.attachment.sessionId !== '' && kernel !== null && key !== this.filled) {
       this.filled = key;
-      void this.fill(kernel);
+      void this.fill(kernel, key);
     }
   }
 
@@ -43,15 +44,30 @@ export class MissedOutputs {
     }
   }
 
+  private onNews(): void {
+    if (this.refused !== null && this.refused !== this.lastEvent()) {
+      this.refused = null;
+      this.onAttached();
+    }
+  }
+
+  /** Number of the newest thing that has happened to the session. */
+  private lastEvent(): number {
+    return this.gpuaas.store.state.sessions.get(this.attachment.sessionId)?.last_event ?? 0;
+  }
+
   /** Ask what the document lacks, and put it there. Nothing else in the document is touched. */
-  private async fill(kernel: Kernel.IKernelConnection): Promise<void> {
+  private async fill(kernel: Kernel.IKernelConnection, key: string): Promise<void> {
+    await this.panel.context.ready.then(() => this.panel.revealed).catch(() => undefined);
+    // That may take as long as it likes: nothing is put aside until then.
+    if (this.panel.isDisposed || this.filled !== key) {
+      return;
+    }
     const { messages, hold } = putAside(kernel);
     try {
-      await this.panel.context.ready;
-      await this.panel.revealed;
       const missed = await this.ask();
-      if (this.panel.isDisposed) {
-        return;
+      if (this.panel.isDisposed || this.filled !== key) {
+        return; // Another kernel, or another session, meanwhile: it was asked for as well.
       }
       const cells = this.cells();
       const found = fillings(documentOf(cells), missed.cells);
@@ -64,7 +80,11 @@ export class MissedOutputs {
       this.seen.note(missed.journal, missed.last);
       this.tell(found, missed.whole);
     } catch {
-      this.filled = ''; // No host at the moment: the session's next news asks again.
+      // No host at the moment, maybe: the session's next news asks again.
+      if (this.filled === key) {
+        this.filled = '';
+        this.refused = this.lastEvent();
+      }
     } finally {
       hold.dispose();
     }
@@ -167,6 +187,8 @@ export class MissedOutputs {
 
   private readonly seen: Seen;
   private filled = '';
+  /** What had happened to the session when it could not be asked; null where it could. */
+  private refused: number | null = null;
 }
 
 function documentOf(cells: ReadonlyMap<string, CodeCell>): Map<string, IDocumentCell> {

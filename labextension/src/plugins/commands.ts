@@ -12,6 +12,7 @@ import { trying } from '../acts/tell';
 import { CommandIds } from '../command_ids';
 import { moveIcon } from '../icons';
 import { askAndMove } from '../migrate/ask';
+import { isReversible } from '../model/phases';
 import { hasElsewhere, isMovable } from '../model/select';
 import { IGpuaas } from '../tokens';
 import type { ISession } from '../api/types';
@@ -109,7 +110,10 @@ export const commandsPlugin: JupyterFrontEndPlugin<void> = {
     commands.addCommand(CommandIds.cancelMigration, {
       label: trans.__('Cancel the Move'),
       describedBy: SESSION,
-      isEnabled: args => gpuaas.store.state.migrations.has(meant(args)),
+      isEnabled: args => {
+        const migration = gpuaas.store.state.migrations.get(meant(args));
+        return migration !== undefined && isReversible(migration);
+      },
       execute: args => {
         const session = meant(args);
         const migration = gpuaas.store.state.migrations.get(session)?.id ?? '';

@@ -3,7 +3,7 @@ import { IRunningSessionManagers } from '@jupyterlab/running';
 import { Signal } from '@lumino/signaling';
 
 import type { ISession } from '../api/types';
-import { releaseNow } from '../acts/sessions';
+import { releaseAll, releaseNow } from '../acts/sessions';
 import { CommandIds } from '../command_ids';
 import { gpuIcon } from '../icons';
 import { liveSessions } from '../model/select';
@@ -48,11 +48,11 @@ export const runningPlugin: JupyterFrontEndPlugin<void> = {
       name: trans.__('Remote Sessions'),
       supportsMultipleViews: false,
       running: () => liveSessions(store.state).map(item),
-      shutdownAll: () => {
-        for (const session of liveSessions(store.state)) {
-          void releaseNow(gpuaas, session.id);
-        }
-      },
+      shutdownAll: () =>
+        void releaseAll(
+          gpuaas,
+          liveSessions(store.state).map(({ id }) => id)
+        ),
       refreshRunning: () => void feed.refresh(),
       runningChanged,
       shutdownLabel: trans.__('Release'),

@@ -1,5 +1,5 @@
 import { node } from '../../__tests__/facts';
-import { ANY, freeFor, isAsWanted } from '../free';
+import { bytesOf, countOf, ANY, freeFor, isAsWanted } from '../free';
 
 describe('freeFor', () => {
   const pool = [
@@ -27,5 +27,27 @@ describe('isAsWanted', () => {
 
     expect(isAsWanted(has, { ...ANY, kind: 'cpu' })).toBe(true);
     expect(isAsWanted(has, ANY)).toBe(false);
+  });
+});
+
+describe('what is typed', () => {
+  it.each([
+    ['3', 3],
+    ['1.5', 1],
+    ['', 1],
+    ['-2', 1],
+    ['5000', 1024],
+    ['many', 1]
+  ])('%j is %j devices', (typed, count) => {
+    expect(countOf(typed)).toBe(count);
+  });
+
+  it.each([
+    ['80', 80e9],
+    ['2.3', 2_300_000_000],
+    ['', 0],
+    ['-1', 0]
+  ])('%j GB is %j bytes', (typed, bytes) => {
+    expect(bytesOf(typed)).toBe(bytes);
   });
 });
