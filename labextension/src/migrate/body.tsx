@@ -65,7 +65,15 @@ function Form({ gpuaas, session, onChange }: IFormProps): JSX.Element {
   const { words, client } = gpuaas;
   const { trans } = words;
   const source = session.lease?.node_id ?? '';
-  const others = [...gpuaas.store.state.nodes.values()].filter(node => node.id !== source);
+  const elsewhere = [...gpuaas.store.state.nodes.values()].filter(node => node.id !== source);
+  // Those with room come first, as they were when the dialog came: later on, nothing jumps away under the mouse.
+  const [roomy] = React.useState(
+    () => new Set(elsewhere.filter(node => hasRoom(node, session)).map(({ id }) => id))
+  );
+  const others = [
+    ...elsewhere.filter(({ id }) => roomy.has(id)),
+    ...elsewhere.filter(({ id }) => !roomy.has(id))
+  ];
   const best = others.find(node => hasRoom(node, session))?.id ?? null;
   const [chosen, setChosen] = React.useState(best);
   const [acceptLoss, setAcceptLoss] = React.useState(false);
