@@ -9,6 +9,8 @@ const KEPT = 60;
 const TRIES = 3;
 /** Between two looks at a move that is under way. */
 const STEP_MS = 500;
+/** So many of these in a row may fail. */
+const MISSES = 60;
 const MOVABLE = ['idle', 'busy'];
 const ENDED = ['done', 'failed', 'cancelled'];
 
@@ -254,6 +256,7 @@ class MoveMenu {
     const target = this.select.value;
     const { node } = this.facts;
     this.isMoving = true;
+    this.misses = 0;
     this.ended.textContent = '';
     this.look();
     try {
@@ -264,7 +267,7 @@ class MoveMenu {
         this.said.textContent = phaseWords(trans, view);
         this.cancel.hidden = view.phase === 'cutover';
         await new Promise(resolve => setTimeout(resolve, STEP_MS));
-        view = await ask(this.base, sessionPath(this.facts.id, 'migrations', view.id));
+        view = await this.followed(view);
       }
       this.said.textContent = '';
       this.ended.textContent = ending(trans, view, node, target);
@@ -277,6 +280,21 @@ class MoveMenu {
     this.accept.hidden = true;
     this.asked = this.planned = '';
     this.look();
+  }
+
+  /** How far the move is now. A Jupyter server that is away for a while does not end it. */
+  async followed(view) {
+    try {
+      const next = await ask(this.base, sessionPath(this.facts.id, 'migrations', view.id));
+      this.misses = 0;
+      return next;
+    } catch (error) {
+      this.misses += 1;
+      if (this.misses > MISSES) {
+        throw error;
+      }
+      return view;
+    }
   }
 
   async giveUp() {

@@ -85,3 +85,79 @@ describe('a widget', () => {
     }
   });
 });
+
+describe('the menu of the widget', () => {
+  const NODE = {
+    id: 'node-b',
+    state: 'up',
+    leased: [],
+    samples: [],
+    devices: [{ id: 'cuda:0', kind: 'cuda', label: 'H200', memory_bytes: 141e9 }]
+  };
+  const SESSION = {
+    state: 'idle',
+    cause: '',
+    queue_place: 0,
+    request: { kind: null, memory_bytes: 0, devices: 1 },
+    lease: { node_id: 'node-a', device_ids: ['cuda:0'] }
+  };
+  const PLAN = { moves: 3, bytes_estimate: 1000, downtime_s_estimate: 0.5, lost: {} };
+  const phases = ['pre_copy', null, null, 'restore', 'done'];
+
+  /** What the server answers with; null where it is away. */
+  function answer(url: string, { method = 'GET', body = '' }: RequestInit): unknown {
+    if (url.endsWith('/service')) {
+      return { state: 'ready' };
+    }
+    if (url.endsWith('/nodes')) {
+      return [{ ...NODE, id: 'node-a', leased: ['cuda:0'] }, NODE];
+    }
+    if (url.includes('/migrations')) {
+      if (String(body).includes('dry_run')) {
+        return PLAN;
+      }
+      const phase = method === 'POST' ? 'reserve' : phases.shift();
+      return phase ? { id: 'm', phase, target: 'node-b', downtime_s: 0.4, cause: '' } : null;
+    }
+    return { session: SESSION, device_seconds: 1 };
+  }
+
+  it('follows a move over the time in which the server is away', async () => {
+    document.body.innerHTML =
+      '<script id="jupyter-config-data" type="application/json">{"baseUrl": "/base/"}</script>';
+    Object.assign(globalThis, {
+      fetch: async (url: URL, asked: RequestInit) => {
+        const content = answer(String(url), asked);
+        if (content === null) {
+          throw new TypeError('Failed to fetch');
+        }
+        return { ok: true, status: 200, json: async () => content };
+      },
+      IntersectionObserver: class {
+        constructor(private readonly tell: (entries: object[]) => void) {}
+        observe(): void {
+          this.tell([{ isIntersecting: true }]);
+        }
+        disconnect(): void {}
+      }
+    });
+    const el = document.createElement('div');
+    document.body.append(el);
+    load('allocation.js')({ model: { get: () => structuredClone(ALLOCATION) }, el });
+    await jest.advanceTimersByTimeAsync(0);
+    const menu = el.querySelector('details') as HTMLDetailsElement;
+    expect(menu.hidden).toBe(false);
+    menu.open = true;
+    menu.dispatchEvent(new Event('toggle'));
+    await jest.advanceTimersByTimeAsync(0);
+    expect(menu.textContent).toContain('3 variables move, about 1.0 KB');
+
+    menu.querySelector('button')?.click();
+    await jest.advanceTimersByTimeAsync(1100);
+    expect(menu.textContent).toContain('Copying while you work');
+    await jest.advanceTimersByTimeAsync(2000);
+
+    expect(menu.textContent).toContain('It runs on node-b now. It stood still for 400 ms.');
+    expect(phases).toEqual([]);
+  });
+});
