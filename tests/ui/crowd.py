@@ -244,9 +244,10 @@ async def serve(folder: Path, nodes: int, sessions: int) -> None:
             await end
         making.cancel()
     controller.interrupt_waits()
-    for server in servers:
-        server.should_exit = True
+    service.should_exit = True
     await controller.close(end_sessions=False)
+    for server in servers:  # the agents last: the controller would look for them
+        server.should_exit = True
     await asyncio.gather(*tasks)
 
 
