@@ -34,6 +34,8 @@ class Asked(msgspec.Struct, eq=False):
     #: The kernel has said that it handles it, and that it has done so.
     begun: bool = False
     idle: bool = False
+    #: Its reply has come.
+    answered: bool = False
     #: All of it, until it has begun.
     parts: list[Buffer] = msgspec.field(default_factory=list)
 
@@ -63,6 +65,8 @@ class Dialogue:
         # on its channel only, and the whole header tells a repetition from a namesake.
         self._asked: dict[Key, Asked] = {}
         self._executing: dict[Key, None] = {}
+        #: Answered, and not said to have ended: those who asked wait for that as well.
+        self._ending: dict[Key, Asked] = {}
         #: Parts of the input request that waits for an answer: address, header, parent, metadata, content.
         self.prompt: list[Buffer] | None = None
         self._prompt_parent = ""
@@ -129,7 +133,7 @@ class Dialogue:
             if header.msg_type == "execute_request":
                 self._executing[key] = None
 
-    def answer(self, channel: Channel, parts: list[Buffer]) -> list[Buffer]:
+    def answer(self, channel: Channel, parts: list[Buffer], now_s: float = 0.0) -> list[Buffer]:
         """Put the asker's address before what the kernel said on shell, control or stdin."""
         parent = read_header(parts[1]).msg_id
         key = (Channel.SHELL if channel is Channel.STDIN else channel, parent)
@@ -140,6 +144,9 @@ class Dialogue:
         elif asked is not None:
             del self._asked[key]
             self._executing.pop(key, None)
+            if channel is Channel.SHELL and not asked.idle:
+                asked.answered, asked.since_s, asked.parts = True, now_s, []
+                self._ending[key] = asked
             if channel is Channel.SHELL and self._prompt_parent == parent:
                 self.prompt = None
         return addressed
@@ -149,15 +156,18 @@ class Dialogue:
     @property
     def waits_for_shell(self) -> bool:
         """Whether a shell of the kernel has a request."""
-        return any(channel is Channel.SHELL for channel, _ in self._asked)
+        return bool(self._ending) or any(channel is Channel.SHELL for channel, _ in self._asked)
 
     def status(self, parts: list[Buffer], now_s: float) -> None:
         """The kernel begins a request, or has ended it, as a message of its state tells (header, parent, ...)."""
-        asked = self._asked.get((Channel.SHELL, read_header(parts[1]).msg_id))
+        key = Channel.SHELL, read_header(parts[1]).msg_id
+        asked, idle = self._asked.get(key), b'"idle"' in bytes(parts[3])
         if asked is not None:
             asked.begun, asked.parts = True, []
-            if b'"idle"' in bytes(parts[3]):
+            if idle:
                 asked.idle, asked.since_s = True, now_s
+        elif idle:
+            self._ending.pop(key, None)
 
     def began(self, msg_id: str) -> None:
         """The kernel handles this request now."""
@@ -166,7 +176,7 @@ class Dialogue:
             asked.begun, asked.parts = True, []
 
     def overdue(self, before_s: float) -> list[Asked]:
-        """Requests passed on before this time that no running one holds up; and cells that ended without a reply."""
+        """Requests passed on before this time that no running one holds up; and those that ended by halves."""
         shells = [asked for (channel, _), asked in self._asked.items() if channel is Channel.SHELL]
         running = {asked.shell for asked in shells if asked.begun and not asked.idle}
         found = []
@@ -174,11 +184,19 @@ class Dialogue:
             wants = asked.msg_type == "execute_request" if asked.idle else not asked.begun
             if wants and asked.since_s <= before_s and asked.shell not in running:
                 found.append(asked)
-        return found
+        return found + [
+            each for each in self._ending.values() if each.since_s <= before_s and each.shell not in running
+        ]
 
     def still(self, suspects: Iterable[Asked]) -> list[Asked]:
-        """Those that are where they were: not begun, or ended without a reply."""
-        return [each for each in suspects if self._asked.get(each.key) is each and each.begun is each.idle]
+        """Those that are where they were: not begun, or ended without a reply, or answered without an end."""
+        found = [each for each in suspects if self._asked.get(each.key) is each and each.begun is each.idle]
+        return found + [each for each in suspects if self._ending.get(each.key) is each]
+
+    def end(self, asked: Asked) -> list[tuple[Channel, list[Buffer]]]:
+        """What to tell whoever waits for the end of a request that was answered."""
+        del self._ending[asked.key]
+        return [_idle(asked)]
 
     def take_back(self, asked: Asked) -> tuple[Header, list[Buffer]]:
         """The kernel has lost this request, which is to be passed on again: its header and parts."""
@@ -212,7 +230,9 @@ class Dialogue:
         told: list[tuple[Channel, list[Buffer]]] = []
         for key, asked in self._asked.items():
             told += _failed(asked, "KernelDied", why, executes=key in self._executing)
+        told += map(_idle, self._ending.values())
         self._asked.clear()
+        self._ending.clear()
         self._executing.clear()
         self.prompt = None
         return told
@@ -228,8 +248,12 @@ def _failed(asked: Asked, name: str, why: str, *, executes: bool) -> list[tuple[
         content |= {"execution_count": 0, "user_expressions": {}, "payload": []}
     reply = asked.msg_type.replace("_request", "_reply")
     told.append((asked.channel, make_parts(asked.address, reply, asked.header, content)))
-    told.append((Channel.IOPUB, make_parts(b"status", "status", asked.header, {"execution_state": "idle"})))
+    told.append(_idle(asked))
     return told
+
+
+def _idle(asked: Asked) -> tuple[Channel, list[Buffer]]:
+    return Channel.IOPUB, make_parts(b"status", "status", asked.header, {"execution_state": "idle"})
 
 
 def unanswerable(reply: list[Buffer], why: str) -> list[Buffer]:

@@ -10,7 +10,8 @@ A cell that never gets an answer is the worst that can happen to a user, so nobo
    will ever say of the request: if it has not begun by then, it is lost. It has not run, so it is passed on again.
    A second time it is answered with an error.
 
-A cell that has ended, and whose reply does not come, is answered with an error as well.
+A cell that has ended, and whose reply does not come, is answered with an error as well; and of one whose reply has
+come, and nothing more, it is said that it has ended.
 """
 
 from __future__ import annotations
@@ -164,8 +165,12 @@ class Overdue:
     def _lost(self, asked: Asked, found: dict[str, Any]) -> None:
         """Nothing more is heard of this one."""
         session, key = self._session, asked.key
-        log.error("%s %s was not answered by a kernel that is idle: %s", asked.msg_type, key[1], found["threads"])
-        if asked.idle:
+        log.error(
+            "%s %s did not come to its end in a kernel that is idle: %s", asked.msg_type, key[1], found["threads"]
+        )
+        if asked.answered:
+            session.tell(session.dialogue.end(asked))
+        elif asked.idle:
             session.tell(session.dialogue.give_up(asked, ENAME, "the kernel has run it, and its reply was lost"))
         elif asked.parts and key not in self._again:
             self._again.add(key)
@@ -179,7 +184,8 @@ class Overdue:
 
     def _explain(self, why: str) -> None:
         """Tell the user why a request waits, when it has waited for long."""
-        suspects = self._session.dialogue.overdue(time.monotonic() - WAITS * self._after_s)
+        late = self._session.dialogue.overdue(time.monotonic() - WAITS * self._after_s)
+        suspects = [each for each in late if not each.answered and not each.idle]
         if suspects and not self._told:
             self._told = True
             waited_s = time.monotonic() - suspects[0].since_s

@@ -418,7 +418,7 @@ class SessionHost:
         elif channel is Channel.SHELL and read_header(parts[0]).msg_type == RETURNED:
             self._returned(parts[4:])
         else:
-            addressed = self.dialogue.answer(channel, parts)
+            addressed = self.dialogue.answer(channel, parts, time.monotonic())
             if addressed[0] or channel is Channel.STDIN:
                 self._append(kind, addressed)
 

@@ -30,6 +30,17 @@ stream = get_ipython().kernel.shell_channel_thread.manager._shell_channel_to_mai
 stream.io_loop.remove_handler(stream.socket)
 ran = []
 """
+#: The next cell is answered, and that it has ended is not said.
+ENDLESS = """
+kernel = get_ipython().kernel
+ended = []
+def publish(state, channel, parent=None, said=kernel._publish_status):
+    if (state, channel) == ("idle", "shell"):
+        ended.append(state)
+    if len(ended) != 2 or state != "idle":
+        said(state, channel, parent)
+kernel._publish_status = publish
+"""
 #: Something that is no message, and what the cell itself says, arrive together.
 BABBLES = """
 kernel = get_ipython().kernel
@@ -62,6 +73,12 @@ async def test_cell_of_whose_coming_the_kernel_was_not_told_runs_once(notebook: 
     await notebook.run("ran.append(1)")
     assert await notebook.value("ran") == "[1]"
     assert not notebook.notices, "it was not lost, and is not sent again"
+
+
+async def test_cell_that_was_answered_and_whose_end_is_lost_ends_all_the_same(notebook: Notebook) -> None:
+    await notebook.run(ENDLESS)
+    await notebook.run("1")
+    assert await notebook.value("len(ended) > 1") == "True"
 
 
 async def test_cell_that_sends_what_is_no_message_gets_its_answer(notebook: Notebook) -> None:

@@ -106,6 +106,7 @@ def test_death_tells_everybody_who_waits_and_nobody_twice() -> None:
     for one in (cell, completion, done):
         request(dialogue, Channel.SHELL, one)
     dialogue.answer(Channel.SHELL, said("execute_reply", done))
+    dialogue.status(make_parts(b"", "status", done[1], {"execution_state": "idle"})[1:], 0.0)
     told = dialogue.kernel_died("out of memory")
     kinds = [(channel, read_header(parts[1]).msg_type, bytes(parts[2])) for channel, parts in told]
     assert kinds == [
@@ -152,3 +153,16 @@ def test_reply_to_what_was_asked_at_the_former_host_finds_its_asker() -> None:
     assert here.answer(Channel.SHELL, said("execute_reply", cell))[0] == b"client-a"
     assert not here.busy
     assert here.prompt is None
+
+
+def test_cell_that_was_answered_before_its_kernel_died_is_said_to_have_ended() -> None:
+    """Its reply came, and the kernel was killed before it said that it was idle."""
+    dialogue, ended, cell = Dialogue(10), ask(), ask()
+    for each in (ended, cell):
+        request(dialogue, Channel.SHELL, each)
+        dialogue.answer(Channel.SHELL, said("execute_reply", each))
+    dialogue.status(make_parts(b"", "status", ended[1], {"execution_state": "idle"})[1:], 0.0)
+    ((channel, idle),) = dialogue.kernel_died("it was killed")
+    assert (channel, read_header(idle[2])) == (Channel.IOPUB, read_header(cell[1]))
+    assert msgspec.json.decode(idle[4]) == {"execution_state": "idle"}
+    assert not dialogue.kernel_died("again")

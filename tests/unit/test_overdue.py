@@ -33,7 +33,7 @@ class Kernel:
         self.busy: list[str] = []
         self.loses = 1
         self.looks = self.marks = 0
-        self.answers = True
+        self.answers = self.ends = True
 
     async def ask(self, channel: Channel, msg_type: str, content: dict[str, Any], *, subshell: str = "") -> Any:
         if not self.answers:
@@ -59,6 +59,8 @@ class Kernel:
             self.session.dialogue.answer(
                 Channel.SHELL, make_parts(b"", "execute_reply", parts[1], {"status": "ok"})[1:]
             )
+            if self.ends:
+                self.session.dialogue.status(status(parts, "idle"), 0.0)
 
 
 class Session:
@@ -129,6 +131,17 @@ async def test_cell_that_has_ended_and_whose_reply_does_not_come_is_answered_and
     await eventually(lambda: not session.dialogue.busy)
     assert len(session.kernel.sent) == 1
     assert "reply was lost" in session.error()["evalue"]
+
+
+async def test_cell_that_was_answered_and_whose_end_is_not_told_has_ended(session: Session) -> None:
+    session.kernel.loses, session.kernel.ends = 0, False
+    parts = session.send()
+    assert not session.dialogue.busy
+    await eventually(lambda: session.told)
+    ((channel, told),) = session.told
+    assert (channel, read_header(told[2])) == (Channel.IOPUB, read_header(parts[1]))
+    assert msgspec.json.decode(told[4]) == {"execution_state": "idle"}
+    await eventually(lambda: not session.dialogue.waits_for_shell)
 
 
 async def test_cell_that_runs_is_left_alone_and_so_are_those_behind_it(session: Session) -> None:

@@ -262,7 +262,7 @@ async def test_each_cell_is_answered_once_whatever_comes_in_which_order(tmp_path
         where = f"order {number}: {play.told}"
         assert play.host.standstill.goes_on, where
         assert play.answers() == Counter(play.sent), where
-        assert not play.host.dialogue.busy and not play.host.dialogue.asked, where
+        assert not play.host.dialogue.busy and not play.host.dialogue.waits_for_shell, where
         # In their order, and none twice; those that were not run wait behind one that failed or was interrupted.
         assert play.kernel.ran == sorted(set(play.kernel.ran), key=play.sent.index), where
         await play.host.close("the test is over")
