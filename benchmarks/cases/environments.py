@@ -21,8 +21,8 @@ PINNED: dict[str, tuple[str, ...]] = {
         "typer==0.29.2",
     ),
     "elasticnotebook": ("elastic-notebook==0.0.1",),
-    # The library of ElasticNotebook, packaged by somebody else.
-    "elastic": ("elastic-notebook-slim==0.0.13",),
+    # The library of ElasticNotebook, packaged by somebody else; the newest version cannot load what it stores.
+    "elastic": ("elastic-notebook-slim==0.0.6",),
     "safetensors": ("safetensors==0.8.0",),
 }
 
