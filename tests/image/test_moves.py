@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -172,7 +173,7 @@ for step in range(60):
     difference = weights @ sample - sample
     losses.append(float((difference ** 2).mean()))
     weights -= 0.01 * difference @ sample.T / 40
-    if step in (20, 40):
+    if step in MOMENTS:
         print("step", step, flush=True)
         while not os.path.exists(f"go{step}"):
             pass
@@ -183,18 +184,22 @@ print(hashlib.sha256(weights.tobytes() + repr(losses).encode()).hexdigest())
 
 async def test_training_in_one_cell_that_is_moved_twice_ends_with_the_same_bits(service: Service) -> None:
     async with roaming(service, "moved") as roamer:
-        await roamer.said("import random; random.seed(3); open('go20', 'w').close(); open('go40', 'w').close()")
+        moments = sorted(random.sample(range(1, 59), 2))
+        gates = [f"go{step}" for step in moments]
+        await roamer.said(
+            f"import random; random.seed(3); MOMENTS = {moments}; [open(g, 'w').close() for g in {gates}]"
+        )
         expected = await roamer.said(STEPS)
-        await roamer.said("random.seed(3); os.unlink('go20'); os.unlink('go40')")
-        running, outputs = await running_cell(roamer, STEPS, "step 20")
-        for step, mark in ((20, "step 40"), (40, "")):
+        await roamer.said(f"random.seed(3); [os.unlink(gate) for gate in {gates}]")
+        running, outputs = await running_cell(roamer, STEPS, f"step {moments[0]}\n")
+        for step, mark in ((moments[0], f"step {moments[1]}\n"), (moments[1], "")):
             done = await roamer.migrate(via="image")
-            assert done.phase is Phase.DONE, done.cause
+            assert done.phase is Phase.DONE, (moments, done.cause)
             (work(service, done.target, roamer.id) / f"go{step}").touch()
             await nothing_left(service, done.source, roamer.id)
             await eventually(lambda mark=mark: mark in outputs.text, 60.0)  # type: ignore[misc]
         assert (await asyncio.wait_for(running, 60.0))["status"] == "ok"
-        assert outputs.text.split()[-1] == expected.split()[-1]
+        assert outputs.text.split()[-1] == expected.split()[-1], moments
         # What the moved process checkpoints is of its new epoch: its variables can go on by themselves.
         await roamer.said("losses.append(0)")
         done = await roamer.migrate(via="portable")
