@@ -87,7 +87,8 @@ class ServiceClient:
                 base_url=self.url,
                 # Without TLS there is nothing to verify, and making its context takes tens of milliseconds.
                 verify=self._tls or False,
-                headers={"Authorization": f"Bearer {token}"},
+                # Without one, the service says what it wants.
+                headers={"Authorization": f"Bearer {token}"} if token else {},
                 timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT_S)),
                 # A proxy that the environment names is for other machines, never for this one.
                 trust_env=not is_loopback(self.url),

@@ -402,6 +402,8 @@ async def test_command_line_moves_drains_and_proposes_moves_that_make_room(
         return done.stdout
 
     async with running_service(gpuaas_home.path, **{**QUICK, "devices": "cpu:2"}) as service:
+        refused = await asyncio.to_thread(gpuaas_home.cli, "--url", service.url, "sessions", check=False)
+        assert refused.returncode == 1 and "token: missing" in refused.stderr
         monkeypatch.setenv("GPUAAS_TOKEN", service.token)
         async with roaming(service, "one") as roamer, roaming(service, "other"):
             await roamer.said("x = 6")
