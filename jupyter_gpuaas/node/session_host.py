@@ -502,8 +502,8 @@ class SessionHost:
             attachment.close(reason, 1001)
 
     def release_held(self) -> None:
-        """Give the kernel what waits, unless it has to wait on."""
-        if self._holds:
+        """Give the kernel what waits, unless it has to wait on, or there is no kernel yet that could take it."""
+        if self._holds or not self.takes_requests:
             return
         for held in self._held.take():
             self.pass_on(held.channel, held.header, held.parts)

@@ -19,6 +19,7 @@ from websockets.uri import parse_uri
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import JournalError
 from jupyter_gpuaas.model import Channel, HostSpec, Lease
+from jupyter_gpuaas.node.held import Held
 from jupyter_gpuaas.node.host import Host
 from jupyter_gpuaas.node.kernel_process import Kernel
 from jupyter_gpuaas.node.session_host import LARGE_BYTES, SessionHost
@@ -162,6 +163,22 @@ async def test_client_that_has_heard_more_than_its_host_knows_of_begins_anew_wit
     assert (told["behind"], told["after"], told["received"]) == (True, host.journal.last - 1, 0)
     assert b"after" in answer.partition(welcome)[2] and b"before" not in answer
     await close(host, (near, far))
+
+
+async def test_cell_that_waits_when_devices_come_before_the_next_kernel_is_given_to_that(tmp_path: Path) -> None:
+    """A session that stands still is restarted, and its turn comes: the kernel was gone, and the cell with it."""
+    host = make_host(tmp_path)
+    host._suspended.holds = True
+    parts = make_parts(b"client", "execute_request", b"{}", {"code": "1"})
+    host._held.add(Held(Channel.SHELL, read_header(parts[1]), list(parts)))
+    await host.go_on(("d",))
+    assert len(list(host._held)) == 1
+    sent: list[Channel] = []
+    kernel = SimpleNamespace(send=lambda channel, parts: sent.append(channel), alive=False)
+    host.kernel_ready(cast(Kernel, kernel))
+    assert sent == [Channel.SHELL] and not list(host._held)
+    host.kernel = None
+    await close(host)
 
 
 async def test_host_answers_a_command_that_it_fails_at_whatever_it_raises(tmp_path: Path) -> None:
