@@ -210,7 +210,7 @@ soak: $(STAMPS)/test
 
 # The tests share a cluster where they can.
 test-ray: $(STAMPS)/ray
-	$(PYTEST) -m ray tests/contract/test_engine.py tests/contract/test_ray.py tests/fault/test_ray.py $(PYTEST_ARGS)
+	$(PYTEST) -m ray $(addprefix tests/contract/test_,engine.py ray.py ray_start.py) tests/fault/test_ray.py $(PYTEST_ARGS)
 
 test-api: $(STAMPS)/api
 	$(PYTEST) -m api tests/api $(PYTEST_ARGS)

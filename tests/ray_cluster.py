@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import secrets
+import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -38,11 +41,16 @@ def need_ray() -> None:
     """Skip, loudly, where Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("RAY IS NOT INSTALLED HERE, SO ITS ENGINE IS NOT TESTED (`make test-ray` installs it)")
+    use_token()
 
 
-def use_token(folder: Path) -> None:
-    """A token for the cluster and for who connects; before Ray is imported, which reads it then."""
-    path = folder / "ray-token"
+def use_token() -> None:
+    """A token for all clusters of this process; before Ray is imported, which reads it then."""
+    if "ray" in sys.modules:
+        return
+    folder = tempfile.mkdtemp(prefix="gpuaas-ray-token-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = Path(folder) / "ray-token"
     with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32))
     os.environ |= {
@@ -64,14 +72,25 @@ def _patiently(start: Callable[[], Any]) -> Any:
     return start()
 
 
+def settings_of(address: str, home: Path, **changes: Any) -> Settings:
+    """Settings of a service on a cluster of this machine."""
+    given: dict[str, Any] = {
+        "engine": "ray",
+        "ray_address": address,
+        "ray_agent_host": "127.0.0.1",
+        "ray_node_folder": str(home / "nodes"),
+        "ray_poll_s": 0.25,
+        # Here nobody else uses it, and to start an actor may take long.
+        "ray_grant_s": 60.0,
+    }
+    return quick_settings(home, **(given | changes))
+
+
 class RayCluster:
     """The processes of a cluster; its nodes come and go."""
 
     def __init__(self, names: tuple[str, ...] = ("node-0", "node-1")) -> None:
         need_ray()
-        self.folder = Path(tempfile.mkdtemp(prefix="gpuaas-ray-"))
-        if "ray" not in __import__("sys").modules:
-            use_token(self.folder)
         from ray.cluster_utils import Cluster
 
         self._cluster = _patiently(
@@ -109,16 +128,7 @@ class RayCluster:
 
     def settings(self, home: Path, **changes: Any) -> Settings:
         """Settings of a service on it."""
-        given: dict[str, Any] = {
-            "engine": "ray",
-            "ray_address": self.address,
-            "ray_agent_host": "127.0.0.1",
-            "ray_node_folder": str(home / "nodes"),
-            "ray_poll_s": 0.25,
-            # Here nobody else uses it, and to start an actor may take long.
-            "ray_grant_s": 60.0,
-        }
-        return quick_settings(home, **(given | changes))
+        return settings_of(self.address, home, **changes)
 
     def close(self) -> None:
         """End all its processes."""

@@ -127,3 +127,31 @@ def test_what_is_wrong_is_found() -> None:
         ({"spec": {"selector": []}}, "is no dict"),
     ):
         assert any(why in each for each in troubles(broken, "V1Service", "Service")), broken
+
+
+def test_ray_on_kubernetes_is_started_as_everywhere_else() -> None:
+    """What docs/deploy/ray.md says is to be set, in the words of KubeRay."""
+    pool = {each["kind"]: each for each in yaml.safe_load_all((FOLDER / "kuberay.yaml").read_text())}
+    cluster = pool["RayCluster"]
+    spec = cluster["spec"]
+    head, *workers = spec["headGroupSpec"], *spec["workerGroupSpecs"]
+    assert spec["authOptions"]["mode"] == "token"
+    assert head["rayStartParams"]["num-gpus"] == "0"
+    for group in (head, *workers):
+        # Ray's container is the first one of its pod.
+        ray = group["template"]["spec"]["containers"][0]
+        environ = {each["name"]: each.get("value") for each in ray["env"]}
+        assert float(environ["RAY_gcs_rpc_server_reconnect_timeout_s"]) >= 600
+        assert environ["RAY_USAGE_STATS_ENABLED"] == "0"
+        assert environ["RAY_health_check_timeout_ms"] == "3000"
+        assert group["rayStartParams"]["num-cpus"] == "0"
+        assert int(group["rayStartParams"]["object-store-memory"]) <= 2**30
+        # The operator reads from these how many GPUs there are.
+        limits = ray["resources"]["limits"]
+        assert ("nvidia.com/gpu" in limits) is (group is not head)
+        assert all(worker["minReplicas"] <= worker["replicas"] <= worker["maxReplicas"] for worker in workers)
+    # The service finds the operator's token: its secret is called as the cluster, with this key.
+    service = head["template"]["spec"]["containers"][1]
+    token = next(each for each in service["env"] if each["name"] == "RAY_AUTH_TOKEN")
+    assert token["valueFrom"]["secretKeyRef"] == {"name": cluster["metadata"]["name"], "key": "auth_token"}
+    assert {"name": "RAY_AUTH_MODE", "value": "token"} in service["env"]

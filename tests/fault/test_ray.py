@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from jupyter_gpuaas.client.embedded import read_service_file
-from jupyter_gpuaas.client.service import ServiceClient
-from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.model import NodeState, Phase, SessionState
 from tests.conftest import GpuaasHome
 from tests.ray_cluster import RAY_WARNINGS, RayCluster
-from tests.roaming import Roamer
-from tests.service import eventually, quick_settings
+from tests.service import eventually
 
 from .nodes import agent_pid, lives, records
+from .ray_service import Up, attached
 
 pytestmark = [pytest.mark.ray, *RAY_WARNINGS]
 
 S = SessionState
-LEASE_S = 2.0
-NO_MORE = {"ping_s": 0.5, "silence_s": 2.0}
 
 
 @pytest.fixture
@@ -41,62 +33,6 @@ def cluster() -> Iterator[RayCluster]:
 def home(cluster: RayCluster, gpuaas_home: GpuaasHome) -> GpuaasHome:
     """After the cluster, whose processes are not to have the folder in their environment."""
     return gpuaas_home
-
-
-class Up:
-    """`jupyter gpuaas up --engine ray`, in a process of its own."""
-
-    def __init__(self, home: GpuaasHome, cluster: RayCluster) -> None:
-        settings = cluster.settings(home.path, lease_s=LEASE_S, checkpoint_share=1e6, workdir="session", **NO_MORE)
-        environ = home.env | settings.environment()
-        for name in ("GPUAAS_ENGINE", "GPUAAS_RAY_ADDRESS"):
-            environ.pop(name)
-        self._log = (home.path / "up.log").open("ab")
-        command = [sys.executable, "-m", "jupyter_gpuaas", "up", "--engine", "ray", "--ray-address", cluster.address]
-        self.process = subprocess.Popen(command, env=environ, stdout=self._log, stderr=subprocess.STDOUT)
-        self.home = home
-
-    async def client(self) -> ServiceClient:
-        """A client of it, once it answers."""
-
-        async def there() -> ServiceClient | None:
-            assert self.process.poll() is None, (self.home.path / "up.log").read_text()
-            written = read_service_file(self.home.path)
-            if written is None or written.pid != self.process.pid:
-                return None
-            client = ServiceClient(written.url, (self.home.path / "token").read_text().strip())
-            with contextlib.suppress(GpuaasError):
-                await client.health()
-                return client
-            await client.close()
-            return None
-
-        found: ServiceClient = await eventually(there, 90.0)
-        return found
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._log.close()
-
-    def end(self) -> None:
-        """As Ctrl-C does, with its sessions."""
-        self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(90) == 0
-        self._log.close()
-
-
-@contextlib.asynccontextmanager
-async def attached(client: ServiceClient, home: Path, name: str) -> AsyncIterator[Roamer]:
-    from jupyter_gpuaas.client.session import RemoteSession
-
-    view = await client.create_session(name, wait_s=60)
-    remote = RemoteSession(client, view.session.id, quick_settings(home, **NO_MORE))
-    await remote.open(view.channel)
-    try:
-        yield Roamer(client, view.session.id, remote)
-    finally:
-        await remote.close()
 
 
 def kill_node(cluster: RayCluster, home: Path, node: str) -> None:
