@@ -35,6 +35,7 @@ from hardware import describe
 
 from jupyter_gpuaas.lifecycle.fairness import Asking, Holding, Outlook, Pool, Standing, push_out, serve
 from jupyter_gpuaas.lifecycle.placement import Idle, Placement, Waiting, place, whom_to_park
+from jupyter_gpuaas.lifecycle.room import Used, free, hold, used_of
 from jupyter_gpuaas.model import Device, Lease, Node, NodeState, ResourceRequest
 
 #: Devices of the nodes, by turns.
@@ -253,14 +254,20 @@ class Simulation:
             for each in self.holding.values()
             if each.idles and each.lease is not None
         }
+        taken = self.taken()
         for session_id in self.order[:PARKS_A_TICK]:
             request = self.waiting[session_id].request
-            found = whom_to_park([request], list(idle.values()), self.nodes, idle_s=0.0, waiting_s=PARK_FOR_WAITING_S)
+            found = whom_to_park(
+                [request], list(idle.values()), self.nodes, taken, idle_s=0.0, waiting_s=PARK_FOR_WAITING_S
+            )
             if not found and self._lower(request.priority):
                 out = push_out(_asking(self.waiting[session_id]), self.pool())
                 found = [each for each in out if each[0] in self.holding]
             for each, _ in found:
                 idle.pop(each, None)
+                lease = self.holding[each].lease
+                assert lease is not None
+                free(taken[lease.node_id], lease)
                 self._park(self.holding[each])
                 parked = True
         return parked
@@ -297,13 +304,9 @@ class Simulation:
             standings[owner] = Standing(remembered_s=used_s * 0.5 ** ((self.now_s - at_s) / HALF_LIFE_S))
         return Pool(nodes=self.nodes, holdings=holdings, standings=standings)
 
-    def taken(self) -> dict[str, frozenset[str]]:
+    def taken(self) -> Used:
         """Devices that are held, by node."""
-        found: dict[str, frozenset[str]] = {}
-        for each in self.holding.values():
-            assert each.lease is not None
-            found[each.lease.node_id] = found.get(each.lease.node_id, frozenset()) | set(each.lease.device_ids)
-        return found
+        return used_of(each.lease for each in self.holding.values() if each.lease is not None)
 
     def close(self) -> None:
         """Count what is held at the end."""
@@ -331,7 +334,7 @@ def first_fit(simulation: Simulation) -> Outlook:
         lines.setdefault(each.request.devices, []).append(Waiting(each.id, each.request))
     for _, line in sorted(lines.items()):
         for placed in place(line, simulation.nodes, taken):
-            taken[placed.node_id] = taken.get(placed.node_id, frozenset()) | set(placed.device_ids)
+            hold(taken.setdefault(placed.node_id, {}), placed)
             found.append(placed)
     return Outlook(placements=tuple(found), waiting=())
 

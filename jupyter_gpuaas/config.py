@@ -365,6 +365,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "they need root and CRIU, see docs/process-images.md)."
         ),
     ] = "off"
+    want_devices: Annotated[
+        Annotated[float, Meta(gt=0)],
+        about("Devices of a new session of this client: a whole number, or a part of one device, as `0.5`."),
+    ] = 1.0
     priority: Annotated[
         int,
         about(
@@ -505,6 +509,10 @@ def load(environ: Mapping[str, str] | None = None, **command_line: Any) -> Setti
     for name, choices in CHOICES.items():
         if getattr(settings, name) not in choices:
             raise SettingError(f"setting {name}: {getattr(settings, name)!r} is none of {', '.join(choices)}")
+    if settings.want_devices > 1 and not settings.want_devices.is_integer():
+        raise SettingError(
+            f"setting want_devices: {settings.want_devices:g} is neither a whole number nor a part of one"
+        )
     return settings
 
 

@@ -35,6 +35,7 @@ HELP = """\
     --on NODE  run it in a session on this node
 
 %remote_gpu connect [--session NAME] [--on NODE] [--devices N] [--kind cuda|cpu] [--memory GIB] [--standby 0|1]
+    --devices 0.5 is a part of one device; others may have the rest
 %remote_gpu status                     the session: node, devices, memory, checkpoints and their cost
 %remote_gpu nodes                      the nodes of the pool
 %remote_gpu sync [PATHS]               send files of this folder (all but those in .gpuaasignore) that have changed
@@ -60,13 +61,20 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"%remote_gpu: {message}. `%remote_gpu --help` tells what there is.")
 
 
+def _devices(value: str) -> float:
+    from jupyter_gpuaas.model.session import parts
+
+    parts(float(value))
+    return float(value)
+
+
 def _line_parser() -> _Parser:
     parser = _Parser(prog="%remote_gpu", add_help=False)
     commands = parser.add_subparsers(dest="command", parser_class=_Parser)
     connect = commands.add_parser("connect", add_help=False)
     connect.add_argument("--session", default="")
     connect.add_argument("--on", default="")
-    connect.add_argument("--devices", type=int, default=1)
+    connect.add_argument("--devices", type=_devices)
     connect.add_argument("--kind", choices=("cuda", "cpu"))
     connect.add_argument("--memory", type=float, default=0.0)
     connect.add_argument("--standby", type=int, choices=(0, 1), nargs="?", const=1)
@@ -187,12 +195,15 @@ class RemoteGpuMagics(Magics):
 
     def _connect(self, arguments: argparse.Namespace) -> None:
         from jupyter_gpuaas.model import ResourceRequest
+        from jupyter_gpuaas.model.session import parts
 
         settings, standby = load(), arguments.standby
+        devices, share = parts(arguments.devices or settings.want_devices)
         if standby is None and not arguments.on:
             standby = settings.standby
         request = ResourceRequest(
-            devices=arguments.devices,
+            devices=devices,
+            share=share,
             kind=arguments.kind,
             memory_bytes=int(arguments.memory * 1024**3),
             node=arguments.on or None,
@@ -222,7 +233,7 @@ class RemoteGpuMagics(Magics):
             print("there are no checkpoints of this session yet")
 
     def _status(self, arguments: argparse.Namespace) -> None:
-        from jupyter_gpuaas.model.words import standby_lines, status_lines
+        from jupyter_gpuaas.model.words import held, standby_lines, status_lines
         from jupyter_gpuaas.widgets import can_show, show_allocation
 
         if not self._connections:
@@ -232,9 +243,7 @@ class RemoteGpuMagics(Magics):
             view = connection.view()
             session = view.session
             lease = session.lease
-            where = (
-                f"on {lease.node_id} with {', '.join(lease.device_ids) or 'no device'}" if lease else "without a node"
-            )
+            where = f"on {lease.node_id} with {held(lease)}" if lease else "without a node"
             place = f", place {session.queue_place} in the queue" if session.queue_place else ""
             nodes = connection.nodes() if lease else []
             lines = [f"session {session.name!r}: {session.state}{place}, {where} ({session.id})"]
@@ -285,11 +294,14 @@ class RemoteGpuMagics(Magics):
 
     def _connection(self, node: str) -> Connection:
         from jupyter_gpuaas.model import ResourceRequest
+        from jupyter_gpuaas.model.session import parts
 
         if node in self._connections:
             return self._connections[node]
         settings = load()
-        request = ResourceRequest(node=node or None, standby=0 if node else settings.standby)
+        devices, share = parts(settings.want_devices)
+        standby = 0 if node else settings.standby
+        request = ResourceRequest(devices=devices, share=share, node=node or None, standby=standby)
         return self._open(node, settings, request)
 
     def _open(self, node: str, settings: Settings, request: Any, session: str = "") -> Connection:
@@ -365,6 +377,7 @@ def _checkpoint_status(shell: Any) -> None:
 
 def _device_lines(nodes: Sequence[Any], node_id: str, device_ids: Sequence[str]) -> list[str]:
     from jupyter_gpuaas.cell.remote_variable import size
+    from jupyter_gpuaas.model.words import in_use
 
     lines = []
     for node in nodes:
@@ -375,7 +388,7 @@ def _device_lines(nodes: Sequence[Any], node_id: str, device_ids: Sequence[str])
             if device.id in device_ids:
                 sample = used.get(device.id)
                 memory = f"{size(sample.used_bytes)} of " if sample else ""
-                taken = ", in use" if device.id in node.leased else ", free"
+                taken = f", {in_use(node.used.get(device.id, 0.0))}"
                 lines.append(f"    {device.id}  {device.label}, {memory}{size(device.memory_bytes)}{taken}")
     return lines
 

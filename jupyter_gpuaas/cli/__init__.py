@@ -237,7 +237,7 @@ def status(given: dict[str, Any], as_json: bool) -> None:
             "version": health["version"],
             "nodes": len(nodes),
             "devices": sum(len(node.devices) for node in nodes),
-            "devices_leased": sum(len(node.leased) for node in nodes),
+            "devices_leased": sum(part for node in nodes for part in node.used.values()),
             "sessions": len(sessions),
         }
 
@@ -252,10 +252,8 @@ def status(given: dict[str, Any], as_json: bool) -> None:
         print_json(told)
         return
     click.echo(f"The service runs at {told['url']} (version {told['version']}).")
-    click.echo(
-        f"{count_of(told['nodes'], 'node')}, {told['devices_leased']} of {count_of(told['devices'], 'device')} leased, "
-        f"{count_of(told['sessions'], 'live session')}."
-    )
+    devices = f"{told['devices_leased']:g} of {count_of(told['devices'], 'device')}"
+    click.echo(f"{count_of(told['nodes'], 'node')}, {devices} leased, {count_of(told['sessions'], 'live session')}.")
 
 
 @main.command()
@@ -263,6 +261,8 @@ def status(given: dict[str, Any], as_json: bool) -> None:
 @click.pass_obj
 def nodes(given: dict[str, Any], as_json: bool) -> None:
     """List the nodes and what their devices do."""
+    from jupyter_gpuaas.model.words import in_use
+
     found = ask_service(given, lambda client: client.nodes())
     if as_json:
         print_json([plain(node) for node in found])
@@ -282,7 +282,7 @@ def nodes(given: dict[str, Any], as_json: bool) -> None:
                     gib(device.memory_bytes),
                     gib(sample.used_bytes) if sample else "?",
                     f"{sample.utilisation:.0%}" if sample and busy else "?",
-                    "leased" if device.id in node.leased else "free",
+                    in_use(node.used.get(device.id, 0.0), "leased"),
                 )
             )
     print_table(("NODE", "STATE", "DEVICE", "LABEL", "MEMORY", "USED", "LOAD", "LEASE"), rows)
@@ -297,6 +297,8 @@ def nodes(given: dict[str, Any], as_json: bool) -> None:
 @click.pass_obj
 def sessions(given: dict[str, Any], all_: bool, as_json: bool) -> None:
     """List the sessions."""
+    from jupyter_gpuaas.model.words import held
+
     found = ask_service(given, lambda client: client.sessions(all=all_))
 
     def row(session: GpuSession) -> tuple[object, ...]:
@@ -305,7 +307,7 @@ def sessions(given: dict[str, Any], all_: bool, as_json: bool) -> None:
             session.id[:SHORT_ID_CHARS],
             session.name,
             f"{session.state} (place {place})" if place else session.state,
-            f"{lease.node_id} {','.join(lease.device_ids)}" if lease else "-",
+            f"{lease.node_id} {held(lease)}" if lease else "-",
             session.clients,
             age(time.time() - session.created_s),
             session.cause,

@@ -44,6 +44,8 @@ def check_choice(choice: Choice) -> Choice:
         raise InvalidRequest(f"request.kind: {request.kind!r} is none of {CPU}, {CUDA}, null.")
     if not 0 <= request.memory_bytes <= MOST_MEMORY_BYTES:
         raise InvalidRequest(f"request.memory_bytes: {request.memory_bytes} is not between 0 and {MOST_MEMORY_BYTES}.")
+    if not 0 < request.share <= 1 or (request.share < 1 and request.devices != 1):
+        raise InvalidRequest(f"request.share: {request.share:g} of {request.devices} is not a part of one device.")
     if request.node is not None and not 0 < len(request.node) <= MOST_NODE_CHARS:
         raise InvalidRequest("request.node: is no id of a node.")
     if request.standby not in (0, 1) or (request.standby and request.node is not None):

@@ -83,7 +83,13 @@ class FairUse:
         pool = self.pool(waiting)
         given = {each.session_id for each in pool.holdings}
         more = [
-            Holding(session_id=each.session_id, owner=owner, node_id=each.node_id, device_ids=each.device_ids)
+            Holding(
+                session_id=each.session_id,
+                owner=owner,
+                node_id=each.node_id,
+                device_ids=each.device_ids,
+                share=each.share,
+            )
             for owner, each in coming
             if each.session_id not in given
         ]

@@ -14,6 +14,7 @@ from jupyter_gpuaas.controller.standbys import Standbys
 from jupyter_gpuaas.errors import AllocationError, GpuaasError, InvalidRequest, MigrationError
 from jupyter_gpuaas.lifecycle.migration import Asked, way
 from jupyter_gpuaas.lifecycle.placement import targets
+from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.model import (
     CPU,
     CheckpointView,
@@ -131,10 +132,7 @@ class MovePlans:
             raise InvalidRequest(f"target: the session is on {target} already.")
         # What standbys hold is given back for it, and so is what the session has just left.
         free = self._standbys.leases() | self._commands.giving_back()
-        taken: dict[str, frozenset[str]] = {}
-        for held in leases:
-            if held not in free:
-                taken[held.node_id] = taken.get(held.node_id, frozenset()) | set(held.device_ids)
+        taken = used_of(held for held in leases if held not in free)
         request = msgspec.structs.replace(session.request, node=target)
         found = [node_id for node_id in targets(request, nodes, taken) if node_id != lease.node_id]
         found.sort(key=lambda node_id: self._standbys.take(live, node_id) is None)

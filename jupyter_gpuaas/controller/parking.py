@@ -15,6 +15,7 @@ from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import GpuaasError, ImageError, MigrationError, NoSuchSession, StaleEpoch
 from jupyter_gpuaas.lifecycle.placement import Idle, whom_to_park
+from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.lifecycle.turns import keeps_process
 from jupyter_gpuaas.model import Lease, Quiet, ResourceRequest, SessionState
@@ -238,6 +239,7 @@ class Parking:
             [] if room_comes else self.waiting(),
             idle,
             self._engine.nodes(),
+            used_of(self._engine.leases()),
             idle_s=settings.park_idle_s,
             waiting_s=settings.park_for_waiting_s,
         ):

@@ -9,6 +9,7 @@ import psutil
 from jupyter_gpuaas import __version__
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.http_figures import Figures
+from jupyter_gpuaas.lifecycle.room import amount
 from jupyter_gpuaas.model import NodeState, SessionState
 
 
@@ -38,7 +39,10 @@ def _pool(controller: Controller) -> Iterator[str]:
     devices = sum(len(node.devices) for node in nodes)
     yield from one("devices", "gauge", "Devices of all nodes.", devices)
     yield from one(
-        "devices_leased", "gauge", "Devices that sessions hold.", sum(len(each.device_ids) for each in leases)
+        "devices_leased",
+        "gauge",
+        "Devices that sessions hold.",
+        sum(len(each.device_ids) * each.share for each in leases),
     )
     waiting = [
         live.session.request
@@ -46,7 +50,7 @@ def _pool(controller: Controller) -> Iterator[str]:
         if live.session.state in (SessionState.QUEUED, SessionState.RESTORING)
     ]
     yield from one("sessions_waiting", "gauge", "Sessions that wait for devices.", len(waiting))
-    yield from one("devices_wanted", "gauge", "Devices that they wait for.", sum(each.devices for each in waiting))
+    yield from one("devices_wanted", "gauge", "Devices that they wait for.", sum(map(amount, waiting)))
     attached = sum(live.session.clients for live in controller.sessions.all())
     yield from one("clients", "gauge", "Clients that are attached to sessions.", attached)
 

@@ -13,6 +13,7 @@ from jupyter_gpuaas.controller.auth import User
 from jupyter_gpuaas.controller.callers import Caller, TheController
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.model import DeviceSample, DrainView, Lease, Node, NodeState, NodeView
 
 router = APIRouter(tags=["pool"])
@@ -31,13 +32,14 @@ async def nodes(controller: TheController, user: Caller) -> Response:
     """The pool, with what its devices do now."""
     pool = controller.engine.nodes()
     samples = await asyncio.gather(*(_samples(controller, node) for node in pool))
-    leases = controller.engine.leases()
+    used = used_of(controller.engine.leases())
     return Facts(
         [
             NodeView(
                 **msgspec.structs.asdict(node),
                 samples=tuple(measured),
-                leased=tuple(device for lease in leases if lease.node_id == node.id for device in lease.device_ids),
+                leased=tuple(used.get(node.id, ())),
+                used={device_id: min(1.0, round(part, 6)) for device_id, part in used.get(node.id, {}).items()},
                 drain=_drain(controller, node, user),
             )
             for node, measured in zip(pool, samples, strict=True)

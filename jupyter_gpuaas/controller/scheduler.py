@@ -16,9 +16,11 @@ from jupyter_gpuaas.engine.base import Engine, LeaseMeta
 from jupyter_gpuaas.errors import AllocationError, CatalogueError, GpuaasError, NoCapacity
 from jupyter_gpuaas.lifecycle.fairness import Outlook
 from jupyter_gpuaas.lifecycle.placement import Placement, Waiting, place
+from jupyter_gpuaas.lifecycle.room import Held, used_of
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.lifecycle.turns import Waits, place_words
 from jupyter_gpuaas.model import Lease, NodeState, ResourceRequest, SessionState
+from jupyter_gpuaas.model.words import held
 
 log = logging.getLogger(__name__)
 
@@ -165,12 +167,8 @@ class Scheduler:
         back = [live for live in self._order if live.kept is not None and live.kept.node_id in there]
         if not back:
             return []
-        taken: dict[str, frozenset[str]] = {}
-        given = [(lease.node_id, lease.device_ids) for lease in self._engine.leases()]
-        given += [(placement.node_id, placement.device_ids) for placement, _ in self._placing.values()]
-        for node_id, device_ids in given:
-            taken[node_id] = taken.get(node_id, frozenset()) | set(device_ids)
-        return place([Waiting(live.session.id, asked_for(live), live.kept) for live in back], nodes, taken)
+        given: list[Held] = [*self._engine.leases(), *(placement for placement, _ in self._placing.values())]
+        return place([Waiting(live.session.id, asked_for(live), live.kept) for live in back], nodes, used_of(given))
 
     async def _place(self, live: LiveSession, placement: Placement) -> None:
         session_id = live.session.id
@@ -180,7 +178,7 @@ class Scheduler:
             kept = live.kept
             meta = LeaseMeta(session_id, kept.epoch if kept is not None else live.next_epoch, kept)
             lease = await self._engine.acquire(request, meta, timeout=GIVE_S)
-            where = f"on {lease.node_id} with {', '.join(lease.device_ids)}"
+            where = f"on {lease.node_id} with {held(lease)}"
             if kept is not None:
                 told, gone = f"its turn {where}", {"kept": None}
                 self._sessions.advance(live, SessionEvent.ITS_TURN, told, record=gone, lease=lease)

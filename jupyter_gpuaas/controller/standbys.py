@@ -23,6 +23,7 @@ from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.base import LeaseMeta
 from jupyter_gpuaas.errors import AllocationError, GpuaasError, InvalidRequest, NoSuchSession, StaleEpoch
 from jupyter_gpuaas.lifecycle.migration import SLOWEST_BYTES_S
+from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.lifecycle.standby import Facts, Step, decide, where, who_gives_way
 from jupyter_gpuaas.model import (
     CheckpointView,
@@ -284,9 +285,7 @@ class Standbys:
 
     async def _lease(self, live: LiveSession, own: Lease) -> tuple[Lease | None, str]:
         """Devices on another node than that of ``own``, which are the session's from now on; None, and why."""
-        taken: dict[str, frozenset[str]] = {}
-        for held in self._engine.leases():
-            taken[held.node_id] = taken.get(held.node_id, frozenset()) | set(held.device_ids)
+        taken = used_of(self._engine.leases())
         node_id, why = where(live.session.request, own.node_id, self._engine.nodes(), taken, self._waiting)
         if node_id is None:
             return None, why

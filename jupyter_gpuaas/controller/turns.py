@@ -19,6 +19,7 @@ from jupyter_gpuaas.controller.parking import Parking
 from jupyter_gpuaas.controller.scheduler import Scheduler
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import GpuaasError, InvalidTransition, MigrationError, NoSuchSession
+from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
 from jupyter_gpuaas.lifecycle.turns import Holds, Limits, Over, over
 from jupyter_gpuaas.model import Lease, SessionState
@@ -113,10 +114,8 @@ class Turns:
         busy = self._under_way | self._parking.under_way
         holding = self._holding(now_s, busy)
         leaving = {lease.id for lease in self.leaving()}
-        taken: dict[str, frozenset[str]] = {}
-        for lease in self._engine.leases():
-            if lease.id not in leaving and lease.session_id not in busy:
-                taken[lease.node_id] = taken.get(lease.node_id, frozenset()) | set(lease.device_ids)
+        stays = (each for each in self._engine.leases() if each.id not in leaving and each.session_id not in busy)
+        taken = used_of(stays)
         settings = self._settings
         # Those that rest for long, ``parking`` parks by itself.
         limits = Limits(settings.turn_s, 0.0)

@@ -67,7 +67,7 @@ class Engine(Protocol):
         """News of nodes from the call on; one that reads slowly misses none."""
 
     async def acquire(self, request: ResourceRequest, meta: LeaseMeta, timeout: float | None = None) -> Lease:
-        """Exclusive devices; callers are served in the order of their calls.
+        """Devices that nobody else has, or a part of one; callers are served in the order of their calls.
 
         The lease is durable when this returns. A cancelled call leaves no lease.
 

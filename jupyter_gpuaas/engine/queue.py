@@ -14,6 +14,7 @@ import msgspec
 from jupyter_gpuaas.engine.base import LeaseMeta
 from jupyter_gpuaas.errors import AllocationError, LeaseError, NoCapacity
 from jupyter_gpuaas.lifecycle.placement import Waiting, place, why_never
+from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.model import Lease, Node, ResourceRequest
 
 
@@ -86,12 +87,9 @@ class LeaseQueue:
         """Give what is free to those who wait, in their order."""
         if not self._waiting:
             return
-        taken: dict[str, frozenset[str]] = {}
-        for lease in self._held.values():
-            taken[lease.node_id] = taken.get(lease.node_id, frozenset()) | set(lease.device_ids)
         queue = [Waiting(waiter.id, waiter.request, waiter.meta.kept) for waiter in self._waiting]
         by_id = {waiter.id: waiter for waiter in self._waiting}
-        placements = place(queue, self._nodes(), taken)
+        placements = place(queue, self._nodes(), used_of(self._held.values()))
         if not placements:
             return
         served: list[tuple[_Waiter, Lease]] = []
@@ -103,6 +101,7 @@ class LeaseQueue:
                 node_id=placement.node_id,
                 device_ids=placement.device_ids,
                 epoch=waiter.meta.epoch,
+                share=placement.share,
             )
             served.append((waiter, lease))
             self._held[lease.id] = lease

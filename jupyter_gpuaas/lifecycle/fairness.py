@@ -10,25 +10,26 @@ In this order:
 
 A session that would take its owner beyond a quota waits aside and keeps nobody else waiting. Nobody is overtaken for
 the devices that he waits for: one who wants several devices of a node claims the node that will soonest have them, and
-those behind him get what is free on the others.
+those behind him get what is free on the others. Nor does anybody behind him get the rest of a device of which he could
+have had the whole, or a larger part, in time.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from ..model import Device, Limits, Node, NodeState, Reservation, ResourceRequest
 from .placement import Placement, fitting
+from .room import ATOM, amount, used_of, who_goes
 
 #: For how long what is held now is expected to be held.
 HORIZON_S = 3600.0
 #: Nodes that are kept free for those who want several devices of one node.
 CLAIMS = 16
-#: Slack for sums of parts.
-ATOM = 1e-6
 #: What counts as priority of a session that has a reservation: above all that can be asked for.
 RESERVED = 1000
 
@@ -90,11 +91,11 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     why: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-def beyond_quota(owner: str, standing: Standing, *, held: int, more: int) -> str:
+def beyond_quota(owner: str, standing: Standing, *, held: float, more: float) -> str:
     """The quota beyond which more devices would take an owner who holds so many, and its use; else empty."""
     limits = standing.limits
-    if limits.devices is not None and held + more > limits.devices:
-        return f"quota devices: {owner} holds {held} of {limits.devices}, and {more} more are wanted"
+    if limits.devices is not None and held + more > limits.devices + ATOM:
+        return f"quota devices: {owner} holds {held:g} of {limits.devices}, and {more:g} more are wanted"
     if limits.device_hours is not None and standing.used_s >= limits.device_hours * 3600.0:
         return f"quota device_hours: {owner} has used {standing.used_s / 3600:.2f} of {limits.device_hours:g}"
     return ""
@@ -108,26 +109,26 @@ def serve(asking: Iterable[Asking], pool: Pool) -> Outlook:
     asking
         In the order in which they came.
     """
-    room = _Room(pool)
-    queue = _Queue(asking, pool, room)
+    space = _Room(pool)
+    queue = _Queue(asking, pool, space)
     placements: list[Placement] = []
     waiting: list[str] = []
     why: dict[str, str] = {}
     aside: list[str] = []
     while (each := queue.next()) is not None:
         request, standing = each.request, pool.standings.get(each.owner, Standing())
-        beyond = beyond_quota(each.owner, standing, held=room.held(each.owner), more=request.devices)
+        beyond = beyond_quota(each.owner, standing, held=space.held(each.owner), more=amount(request))
         if beyond:
             why[each.session_id] = beyond
             aside.append(each.session_id)
             continue
-        found, reason = room.find(each)
+        found, reason = space.find(each)
         if found is None:
             waiting.append(each.session_id)
             if reason:
                 why[each.session_id] = reason
             continue
-        room.take(each.owner, found, request.share)
+        space.take(each.owner, found)
         queue.served(each)
         placements.append(found)
     return Outlook(placements=tuple(placements), waiting=(*waiting, *aside), why=why)
@@ -138,9 +139,9 @@ def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:
 
     Only those of lower priority, the lowest first, of these the longest idle, and those that run a cell last.
     """
-    room = _Room(pool)
-    mine = room.priority(first)
-    ranks = room.ranks()
+    space = _Room(pool)
+    mine = space.priority(first)
+    ranks = space.ranks()
     best: list[Holding] = []
     best_cost: tuple[int, int, int, float] | None = None
     by_node: dict[str, list[Holding]] = {}
@@ -150,19 +151,10 @@ def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:
     for node in pool.nodes:
         if node.state is not NodeState.UP or node.id not in by_node:
             continue
-        fits = {device.id for device in fitting(first.request, node)}
-        missing = first.request.devices - len(fits & room.free_ids(node))
-        if len(fits) < first.request.devices or missing <= 0:
-            continue
-        lower = [each for each in by_node[node.id] if fits & set(each.device_ids)]
+        lower = by_node[node.id]
         lower.sort(key=lambda each: (each.priority, each.idle_s == 0.0, -each.idle_s, each.session_id))
-        chosen: list[Holding] = []
-        for each in lower:
-            if missing <= 0:
-                break
-            chosen.append(each)
-            missing -= len(fits & set(each.device_ids))
-        if missing > 0:
+        chosen = who_goes(first.request, fitting(first.request, node), space.used(node), lower, lambda each: each)
+        if not chosen:
             continue
         busy = sum(each.idle_s == 0.0 for each in chosen)
         idle_s = min(each.idle_s for each in chosen)
@@ -178,36 +170,36 @@ class _Room:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        used: dict[str, dict[str, float]] = {}
-        self._held: dict[str, int] = {}
+        self._used = used_of(pool.holdings)
+        self._held: dict[str, float] = {}
         for each in pool.holdings:
-            on_node = used.setdefault(each.node_id, {})
-            for device_id in each.device_ids:
-                on_node[device_id] = on_node.get(device_id, 0.0) + each.share
-            self._held[each.owner] = self._held.get(each.owner, 0) + len(each.device_ids)
+            self._held[each.owner] = self._held.get(each.owner, 0.0) + len(each.device_ids) * each.share
         nothing: dict[str, float] = {}
         #: Devices of which a part is held, and how much.
         self._parts: dict[str, dict[str, float]] = {}
         self._free: dict[str, list[Device]] = {}
         for node in pool.nodes:
             if node.state is NodeState.UP:
-                taken = used.get(node.id, nothing)
+                taken = self._used.get(node.id, nothing)
                 self._free[node.id] = [device for device in node.devices if device.id not in taken]
-                self._parts[node.id] = {device_id: part for device_id, part in taken.items() if part < 1}
+                parts = {device_id: part for device_id, part in taken.items() if part < 1 - ATOM}
+                if parts:
+                    self._parts[node.id] = parts
         self._nodes = {node.id: node for node in pool.nodes}
         #: Nodes that somebody further to the front waits for.
         self._claimed: set[str] = set()
         #: Requests that nothing was found for; what is free only becomes less.
         self._hopeless: set[tuple[bytes, str]] = set()
         #: What of each reservation is not in use yet.
-        self._unused = {each.id: each.devices for each in pool.reservations}
+        self._unused = {each.id: float(each.devices) for each in pool.reservations}
         self._ranks = [self._rank(each) for each in pool.holdings] if pool.reservations else []
 
-    def held(self, owner: str) -> int:
-        return self._held.get(owner, 0)
+    def held(self, owner: str) -> float:
+        return self._held.get(owner, 0.0)
 
-    def free_ids(self, node: Node) -> set[str]:
-        return {device.id for device in self._free.get(node.id, ())}
+    def used(self, node: Node) -> Mapping[str, float]:
+        """What was held of a node's devices at first."""
+        return self._used.get(node.id, {})
 
     # -- reservations ----------------------------------------------------------------------------------------
 
@@ -216,10 +208,10 @@ class _Room:
         node = self._nodes.get(holding.node_id)
         for each in self._pool.reservations:
             left = self._unused[each.id]
-            if each.user == holding.owner and left > 0 and node is not None:
+            if each.user == holding.owner and left > ATOM and node is not None:
                 count = sum(device.id in holding.device_ids for device in fitting(_request(each), node))
                 if count:
-                    self._unused[each.id] = max(0, left - count)
+                    self._unused[each.id] = max(0.0, left - count * holding.share)
                     return RESERVED
         return holding.priority
 
@@ -235,7 +227,7 @@ class _Room:
         for each in self._pool.reservations:
             if (
                 each.user == asking.owner
-                and self._unused[each.id] >= request.devices
+                and self._unused[each.id] >= amount(request) - ATOM
                 and (each.kind is None or request.kind in (None, each.kind))
                 and (each.node is None or request.node in (None, each.node))
             ):
@@ -246,7 +238,7 @@ class _Room:
         """What others have reserved, do not use yet, and how many more than that are free."""
         found = []
         for each in self._pool.reservations:
-            unused = self._unused[each.id]
+            unused = math.ceil(self._unused[each.id] - ATOM)
             if each.user != owner and unused:
                 free = sum(len(self._fits(_request(each), node_id)) for node_id in self._free)
                 found.append((each, free - unused))
@@ -270,7 +262,7 @@ class _Room:
         owned = self._reservation(asking)
         request = asking.request
         if request.share < 1 and (part := self._part(request)) is not None:
-            return Placement(asking.session_id, part[0], (part[1],)), ""
+            return Placement(asking.session_id, part[0], (part[1],), request.share), ""
         alike = msgspec.structs.replace(request, priority=0, standby=0, on_node_loss="")
         shape = (msgspec.msgpack.encode(alike), owned.id if owned is not None else "")
         kept = self._kept(asking.owner) if self._pool.reservations else []
@@ -300,16 +292,27 @@ class _Room:
         if best is None:
             self._hopeless.add(shape)
             self._claim(request)
+            self._close_parts(request)
             return None, reason
-        return Placement(asking.session_id, best[1], tuple(device.id for device in chosen)), ""
+        return Placement(asking.session_id, best[1], tuple(device.id for device in chosen), request.share), ""
 
     def _part(self, request: ResourceRequest) -> tuple[str, str] | None:
-        """A device that is held in part already, with room for a part more."""
+        """A device that is held in part already, with room for a part more: the fullest one."""
+        best: tuple[float, str, str] | None = None
         for node_id, parts in self._parts.items():
-            for device in fitting(request, self._nodes[node_id]) if parts and node_id not in self._claimed else ():
-                if device.id in parts and parts[device.id] + request.share <= 1 + ATOM:
-                    return node_id, device.id
-        return None
+            if request.node not in (None, node_id) or node_id in self._claimed:
+                continue
+            for device in fitting(request, self._nodes[node_id]):
+                part = parts.get(device.id, 1.0)
+                if part + request.share <= 1 + ATOM and (best is None or (-part, node_id, device.id) < best):
+                    best = -part, node_id, device.id
+        return None if best is None else best[1:]
+
+    def _close_parts(self, request: ResourceRequest) -> None:
+        """What is left of devices that one waits for goes to nobody behind him."""
+        for node_id, parts in self._parts.items():
+            for device in fitting(request, self._nodes[node_id]):
+                parts.pop(device.id, None)
 
     def _claim(self, request: ResourceRequest) -> None:
         if request.devices < 2 or len(self._claimed) >= CLAIMS:
@@ -323,17 +326,17 @@ class _Room:
         if best is not None:
             self._claimed.add(best[1])
 
-    def take(self, owner: str, placement: Placement, share: float) -> None:
-        ids = set(placement.device_ids)
+    def take(self, owner: str, placement: Placement) -> None:
+        ids, share = set(placement.device_ids), placement.share
         if share < 1:
-            parts = self._parts[placement.node_id]
+            parts = self._parts.setdefault(placement.node_id, {})
             for device_id in ids:
                 parts[device_id] = parts.get(device_id, 0.0) + share
         self._free[placement.node_id] = [each for each in self._free[placement.node_id] if each.id not in ids]
-        self._held[owner] = self.held(owner) + len(ids)
+        self._held[owner] = self.held(owner) + len(ids) * share
         for each in self._pool.reservations:
-            if each.user == owner and self._unused[each.id] and each.node in (None, placement.node_id):
-                self._unused[each.id] = max(0, self._unused[each.id] - len(ids))
+            if each.user == owner and self._unused[each.id] > ATOM and each.node in (None, placement.node_id):
+                self._unused[each.id] = max(0.0, self._unused[each.id] - len(ids) * share)
                 break
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from ..model import GpuSession, Lease, Node, SessionState
 from .placement import Waiting, place
+from .room import free, hold, used_of
 
 #: In these a session waits for devices.
 WAITING = frozenset({SessionState.QUEUED, SessionState.RESTORING})
@@ -63,9 +64,7 @@ def starts_s(
     leases
         All that keep a device from them; what a standby holds does not.
     """
-    taken: dict[str, frozenset[str]] = {}
-    for lease in leases:
-        taken[lease.node_id] = taken.get(lease.node_id, frozenset()) | set(lease.device_ids)
+    taken = used_of(leases)
     times = [(_frees_s(each, rules, now_s), each.lease) for each in holding if each.lease is not None]
     coming = sorted(((at_s, lease) for at_s, lease in times if at_s), key=lambda each: each[0])
     found: dict[str, float] = {}
@@ -74,11 +73,11 @@ def starts_s(
         placed = place([Waiting(session.id, session.request)], nodes, taken)
         while not placed and coming:
             time_s, lease = coming.pop(0)
-            taken[lease.node_id] = taken.get(lease.node_id, frozenset()) - set(lease.device_ids)
+            free(taken.setdefault(lease.node_id, {}), lease)
             placed = place([Waiting(session.id, session.request)], nodes, taken)
         if not placed:
             break  # nobody is overtaken, so nothing can be said of those behind it either
         (got,) = placed
-        taken[got.node_id] = taken.get(got.node_id, frozenset()) | set(got.device_ids)
+        hold(taken.setdefault(got.node_id, {}), got)
         found[session.id] = time_s
     return found

@@ -1,4 +1,4 @@
-"""Who gets which devices next: first come, first served, devices exclusive. Pure."""
+"""Who gets which devices next: first come, first served. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 
 from ..model import CUDA, Device, GpuSession, Lease, Node, NodeState, Proposal, ResourceRequest
 from .labels import selects
+from .room import hold, opens, room, used_of, who_goes
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -25,9 +26,11 @@ class Placement(msgspec.Struct, frozen=True):
     session_id: str
     node_id: str
     device_ids: tuple[str, ...]
+    #: How much of each.
+    share: float = 1.0
 
 
-Taken = Mapping[str, frozenset[str]]  # node id -> ids of its leased devices
+Taken = Mapping[str, Mapping[str, float]]  # node id -> device id -> how much of it is held
 
 
 def fitting(request: ResourceRequest, node: Node) -> list[Device]:
@@ -62,12 +65,19 @@ def can_go_to(request: ResourceRequest, kept: Lease | None, node: Node) -> bool:
     return (node.state is NodeState.UP or there) and len(suitable(request, kept, node)) >= request.devices
 
 
-def why_never(request: ResourceRequest, nodes: Sequence[Node]) -> str:
-    """Reason why no node of the pool could ever serve the request; empty where one could."""
+def why_odd(request: ResourceRequest) -> str:
+    """Reason why no node at all could serve the request; empty where one could."""
     if request.devices < 1:
         return f"request.devices: {request.devices} is not at least 1"
     if not 0 < request.share <= 1 or (request.share < 1 and request.devices != 1):
         return f"request.share: {request.share:g} of {request.devices} devices is not a part of one device"
+    return ""
+
+
+def why_never(request: ResourceRequest, nodes: Sequence[Node]) -> str:
+    """Reason why no node of the pool could ever serve the request; empty where one could."""
+    if odd := why_odd(request):
+        return odd
     if request.node is not None and all(node.id != request.node for node in nodes):
         known = ", ".join(node.id for node in nodes) or "none"
         return f"request.node: there is no node {request.node!r} (nodes: {known})"
@@ -84,43 +94,44 @@ def why_never(request: ResourceRequest, nodes: Sequence[Node]) -> str:
 
 
 def targets(request: ResourceRequest, nodes: Sequence[Node], taken: Taken) -> list[str]:
-    """Ids of the nodes that could serve the request now, best first: the emptiest, as ``place`` has it."""
-    found: list[tuple[int, str]] = []
+    """Ids of the nodes that could serve the request now, best first, as ``place`` has it."""
+    found: list[tuple[bool, float, str]] = []
     for node in nodes:
-        used = taken.get(node.id, frozenset())
-        free = [device for device in fitting(request, node) if device.id not in used]
-        if node.state is NodeState.UP and len(free) >= request.devices:
-            found.append((len(used), node.id))
-    return [node_id for _, node_id in sorted(found)]
+        used = taken.get(node.id, {})
+        devices = room(request, fitting(request, node), used) if node.state is NodeState.UP else None
+        if devices is not None:
+            found.append((opens(request, devices, used), sum(used.values()), node.id))
+    return [node_id for _, _, node_id in sorted(found)]
 
 
 def place(queue: Iterable[Waiting], nodes: Sequence[Node], taken: Taken) -> list[Placement]:
     """Serve the queue in order. Where one must wait, nobody behind it gets what is free on a node that it could go to,
     so that nobody is overtaken.
 
-    The emptiest node is taken first, so that sessions spread over the pool.
+    The emptiest node is taken first, so that sessions spread over the pool; a part of a device, where others are held
+    in part already.
     """
-    used = {node.id: set(taken.get(node.id, ())) for node in nodes}
+    used = {node.id: dict(taken.get(node.id, {})) for node in nodes}
     placements: list[Placement] = []
     closed: set[str] = set()
     for waiting in queue:
-        best: tuple[bool, int, str, tuple[str, ...]] | None = None
-        rooms = [node for node in nodes if node.id not in closed and can_go_to(waiting.request, waiting.kept, node)]
+        request = waiting.request
+        best: tuple[bool, bool, float, str, tuple[str, ...]] | None = None
+        rooms = [node for node in nodes if node.id not in closed and can_go_to(request, waiting.kept, node)]
         for node in rooms:
             there = waiting.kept is not None and waiting.kept.node_id == node.id
-            found = suitable(waiting.request, waiting.kept, node)
-            free = [device for device in found if device.id not in used[node.id]]
-            if len(free) < waiting.request.devices:
+            on_node = used[node.id]
+            chosen = room(request, suitable(request, waiting.kept, node), on_node)
+            if chosen is None:
                 continue
-            chosen = tuple(device.id for device in free[: waiting.request.devices])
-            candidate = (not there, len(used[node.id]), node.id, chosen)
+            candidate = (not there, opens(request, chosen, on_node), sum(on_node.values()), node.id, chosen)
             best = candidate if best is None else min(best, candidate)
         if best is None:
             closed |= {node.id for node in rooms}
             continue
-        _, _, node_id, device_ids = best
-        used[node_id].update(device_ids)
-        placements.append(Placement(waiting.session_id, node_id, device_ids))
+        placed = Placement(waiting.session_id, best[3], best[4], request.share)
+        hold(used[placed.node_id], placed)
+        placements.append(placed)
     return placements
 
 
@@ -136,6 +147,7 @@ def whom_to_park(
     waiting: Sequence[ResourceRequest],
     idle: Sequence[Idle],
     nodes: Sequence[Node],
+    taken: Taken,
     *,
     idle_s: float,
     waiting_s: float,
@@ -158,16 +170,13 @@ def whom_to_park(
         for each in rested:
             by_node.setdefault(each.lease.node_id, []).append(each)
         for node in nodes:
-            if node.id not in by_node:
+            here = by_node.get(node.id)
+            if not here:
                 continue
-            fits = {device.id for device in fitting(request, node)}
-            chosen: list[Idle] = []
-            freed: set[str] = set()
-            for each in by_node[node.id]:
-                if len(freed) < request.devices and fits & set(each.lease.device_ids):
-                    chosen.append(each)
-                    freed |= fits & set(each.lease.device_ids)
-            if freed and len(freed) >= request.devices and (not best or len(chosen) < len(best)):
+            theirs = {device_id for each in here for device_id in each.lease.device_ids}
+            fits = [device for device in fitting(request, node) if device.id in theirs]
+            chosen = who_goes(request, fits, taken.get(node.id, {}), here, lambda each: each.lease)
+            if chosen and (not best or len(chosen) < len(best)):
                 best = chosen
         for each in best:
             parked[each.session_id] = (
@@ -197,43 +206,56 @@ def room_for(
     if not waiting:
         return []
     first = waiting[0]
-    taken: dict[str, frozenset[str]] = {}
-    for lease in leases:
-        taken[lease.node_id] = taken.get(lease.node_id, frozenset()) | set(lease.device_ids)
+    taken = used_of(leases)
     best: list[Proposal] | None = None
     for node in nodes:
-        fits = {device.id for device in fitting(first.request, node)}
+        fits = fitting(first.request, node)
         if node.state is not NodeState.UP or len(fits) < first.request.devices:
             continue
-        free = fits - taken.get(node.id, frozenset())
-        moves: list[Proposal] = []
-        then = dict(taken)
-        # Who frees most first, so that few have to move.
+        ids = {device.id for device in fits}
         here = [each for each in held if each.lease is not None and each.lease.node_id == node.id]
-        for session in sorted(here, key=lambda each: -len(fits & set(each.lease.device_ids if each.lease else ()))):
-            if len(free) >= first.request.devices:
-                break
-            assert session.lease is not None
-            request = msgspec.structs.replace(session.request, node=None)
-            others = [other for other in nodes if other.id != node.id]
-            found = targets(request, others, then)
-            if not found or not fits & set(session.lease.device_ids):
+        # Who frees most first, so that few have to move.
+        here.sort(key=lambda each: -len(ids & set(_lease(each).device_ids)))
+        others = [other for other in nodes if other.id != node.id]
+        while (going := who_goes(first.request, fits, taken.get(node.id, {}), here, _lease)) is not None:
+            homes, stays = _homes(going, others, taken)
+            if stays is not None:
+                here.remove(stays)
                 continue
-            target = next(other for other in others if other.id == found[0])
-            used = then.get(target.id, frozenset())
-            chosen = [device.id for device in fitting(request, target) if device.id not in used][: request.devices]
-            then[target.id] = used | set(chosen)
-            free |= fits & set(session.lease.device_ids)
-            moves.append(
+            moves = [
                 Proposal(
-                    session_id=session.id,
-                    session_name=session.name,
+                    session_id=each.id,
+                    session_name=each.name,
                     source=node.id,
-                    target=target.id,
+                    target=target,
                     makes_room_for=first.id,
-                    why=f"frees {', '.join(session.lease.device_ids)} of {node.id} for {first.name!r}, which waits",
+                    why=f"frees {', '.join(_lease(each).device_ids)} of {node.id} for {first.name!r}, which waits",
                 )
-            )
-        if len(free) >= first.request.devices and moves and (best is None or len(moves) < len(best)):
-            best = moves
+                for each, target in zip(going, homes, strict=True)
+            ]
+            if moves and (best is None or len(moves) < len(best)):
+                best = moves
+            break
     return best or []
+
+
+def _lease(session: GpuSession) -> Lease:
+    assert session.lease is not None
+    return session.lease
+
+
+def _homes(going: Sequence[GpuSession], nodes: Sequence[Node], taken: Taken) -> tuple[list[str], GpuSession | None]:
+    """Where these could go, all of them together; and who could not."""
+    then = {node.id: dict(taken.get(node.id, {})) for node in nodes}
+    homes = []
+    for session in going:
+        request = msgspec.structs.replace(session.request, node=None)
+        found = targets(request, nodes, then)
+        if not found:
+            return [], session
+        target = next(node for node in nodes if node.id == found[0])
+        chosen = room(request, fitting(request, target), then[target.id])
+        assert chosen is not None
+        hold(then[target.id], Placement(session.id, target.id, chosen, request.share))
+        homes.append(target.id)
+    return homes, None

@@ -13,6 +13,7 @@ import msgspec
 from ..model import Lease, Node, NodeState, ResourceRequest, SessionState
 from ..model._compat import StrEnum
 from .placement import Taken, Waiting, fitting, place, targets
+from .room import used_of
 
 S = SessionState
 
@@ -122,10 +123,7 @@ def who_gives_way(
 
 def _place(request: ResourceRequest, nodes: Sequence[Node], leases: Sequence[Lease]) -> list[Lease]:
     """The lease that the request would have; none where there is no room."""
-    taken: dict[str, frozenset[str]] = {}
-    for lease in leases:
-        taken[lease.node_id] = taken.get(lease.node_id, frozenset()) | set(lease.device_ids)
     return [
-        Lease(f"for {len(leases)}", placed.session_id, placed.node_id, placed.device_ids, 0)
-        for placed in place([Waiting("", request)], nodes, taken)
+        Lease(f"for {len(leases)}", placed.session_id, placed.node_id, placed.device_ids, 0, placed.share)
+        for placed in place([Waiting("", request)], nodes, used_of(leases))
     ]

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import msgspec
 
 from ..model import Lease, Node, ResourceRequest
-from .placement import Taken, can_go_to, suitable
+from .placement import Placement, Taken, can_go_to, suitable
+from .room import free, hold, room, who_goes
 
 #: A session that computes nothing for this long gives way to one that was suspended in the middle of its cell.
 SHORT_REST_S = 2.0
@@ -74,36 +75,33 @@ def over(
     waiting
         In the order in which they are served.
     taken
-        Devices that are leased, those of ``holding`` included; not those that are about to be given back.
+        What is leased, that of ``holding`` included; not what is about to be given back.
     """
-    used = {node.id: set(taken.get(node.id, ())) for node in nodes}
+    used = {node.id: dict(taken.get(node.id, {})) for node in nodes}
     left = list(holding)
     given: list[Over] = []
     closed: set[str] = set()
     for wait in waiting:
         rooms = [node for node in nodes if node.id not in closed and can_go_to(wait.request, wait.kept, node)]
-        best: tuple[int, str, list[Holds], list[str]] | None = None
+        best: tuple[int, Node, list[Holds]] | None = None
         for node in rooms:
-            fits = [device.id for device in suitable(wait.request, wait.kept, node)]
-            chosen: list[Holds] = []
-            free = [device_id for device_id in fits if device_id not in used[node.id]]
-            for holder in _first_to_go(left, node.id, wait, limits):
-                gain = [device_id for device_id in holder.lease.device_ids if device_id in fits]
-                if gain and len(free) < wait.request.devices:
-                    chosen.append(holder)
-                    free += gain
-            if len(free) >= wait.request.devices and (best is None or len(chosen) < best[0]):
-                best = len(chosen), node.id, chosen, free[: wait.request.devices]
+            fits, order = suitable(wait.request, wait.kept, node), _first_to_go(left, node.id, wait, limits)
+            chosen = who_goes(wait.request, fits, used[node.id], order, lambda holder: holder.lease)
+            if chosen is not None and (best is None or len(chosen) < best[0]):
+                best = len(chosen), node, chosen
         if best is None:
             # Whatever becomes free where it could go is for it, and for nobody behind it.
             closed |= {node.id for node in rooms}
             continue
-        _, node_id, chosen, devices = best
+        _, node, chosen = best
+        on_node = used[node.id]
         for holder in chosen:
-            used[node_id] -= set(holder.lease.device_ids)
+            free(on_node, holder.lease)
             left.remove(holder)
             given.append(Over(holder.session_id, _why(holder, wait, limits), holder.idle_s is None))
-        used[node_id] |= set(devices)
+        devices = room(wait.request, suitable(wait.request, wait.kept, node), on_node)
+        assert devices is not None
+        hold(on_node, Placement(wait.session_id, node.id, devices, wait.request.share))
     return given
 
 

@@ -64,7 +64,9 @@ class NodeView(Node, frozen=True):
     """A node as the service answers with it: with what its devices do now."""
 
     samples: tuple[DeviceSample, ...] = ()
-    #: Ids of the devices that sessions hold.
+    #: Ids of the devices that sessions hold,
     leased: tuple[str, ...] = ()
+    #: and how much of each of these; 1 is all, less leaves room for sessions that ask for a part.
+    used: dict[str, float] = msgspec.field(default_factory=dict)
     #: How far it is with being emptied; None where it is not. Which sessions are left, only an admin is told.
     drain: DrainView | None = None

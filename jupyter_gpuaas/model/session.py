@@ -79,12 +79,27 @@ class ResourceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     on_node_loss: str = ""
     #: Who is served first, and who makes room for whom: the higher one.
     priority: int = 0
-    #: Part of one device, where it need not be the whole. An engine that does not share devices gives a whole one.
+    #: Part of one device, where it need not be the whole. Others may have the rest.
     share: float = 1.0
     #: Selectors of the node's labels; see ``lifecycle.labels``.
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     #: Ids of nodes that will not do.
     avoid: tuple[str, ...] = ()
+
+
+def parts(devices: float) -> tuple[int, float]:
+    """How many devices, and how much of each, somebody means who says a number: 2, or 0.5.
+
+    Raises
+    ------
+    ValueError
+        It is neither a whole number nor a part of one.
+    """
+    if 0 < devices <= 1:
+        return 1, devices
+    if not devices >= 1 or not float(devices).is_integer():
+        raise ValueError(f"{devices:g} is neither a number of devices nor a part of one")
+    return int(devices), 1.0
 
 
 class Lease(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from .checkpoint import CheckpointDiff, CheckpointStatus, CheckpointView, RestoreReport, short_id
 from .event import Event
 from .migration import MigrationPlan, MigrationView, Phase, StandbyView
-from .session import GpuSession, SessionState
+from .session import GpuSession, Lease, SessionState
 
 #: Names that are told one by one.
 NAMES_TOLD = 20
@@ -31,6 +31,17 @@ def duration(seconds: float) -> str:
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.1f} ms"
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def held(lease: Lease) -> str:
+    """The devices of a lease."""
+    devices = ", ".join(lease.device_ids) or "no device"
+    return devices if lease.share == 1 or not lease.device_ids else f"{lease.share:g} of {devices}"
+
+
+def in_use(part: float, word: str = "in use") -> str:
+    """How much of a device is held."""
+    return "free" if not part else word if part >= 1 else f"{part:g} {word}"
 
 
 def rows(views: Sequence[CheckpointView]) -> list[tuple[str, ...]]:

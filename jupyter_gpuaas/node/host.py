@@ -532,7 +532,8 @@ class Host:
 
     @property
     def _memory_cap(self) -> int:
-        return sum(device.memory_bytes for device in self._devices if device.kind == CPU)
+        share = self.session.spec.lease.share if self.session is not None else 1.0
+        return int(share * sum(device.memory_bytes for device in self._devices if device.kind == CPU))
 
     async def _measure(self) -> None:
         """Watch the memory of the session's processes; what passes the cap is ended, and said."""

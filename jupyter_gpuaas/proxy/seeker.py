@@ -16,6 +16,7 @@ from ..client.service import ServiceClient
 from ..config import Settings
 from ..errors import NoSuchSession, ServiceUnreachable, SessionEnded
 from ..model import ChannelInfo, GpuSession, ResourceRequest, SessionView
+from ..model.session import parts
 from ..wire.machine import machine_id
 
 #: How long an end of the session waits for one that is being asked for.
@@ -129,7 +130,8 @@ class Seeker:
                 pass  # then the notebook's own
         env = {key: os.environ[key] for key in FORWARDED if key in os.environ}
         # Known before it is waited for, so that a client that changes its mind can end it.
-        request = choice.request or ResourceRequest()
+        devices, share = parts(self._settings.want_devices)
+        request = choice.request or ResourceRequest(devices=devices, share=share)
         if not request.standby and request.node is None:
             request = msgspec.structs.replace(request, standby=self._settings.standby)
         if not request.on_node_loss and self._settings.on_node_loss != Settings().on_node_loss:

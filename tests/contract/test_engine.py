@@ -65,22 +65,22 @@ class RayKit(Kit):
         return RayEngine(self.cluster.settings(self.home))
 
 
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[RayCluster]:
-    cluster = RayCluster(RayKit.nodes)
-    yield cluster
-    cluster.close()
+RAY = [pytest.param(kind, marks=[pytest.mark.ray, *RAY_WARNINGS], id=name) for name, kind in (("ray", RayCluster),)]
 
 
-RAY = pytest.param("ray", marks=[pytest.mark.ray, *RAY_WARNINGS])
+@pytest.fixture(scope="module", params=[pytest.param(None, id="local"), *RAY])
+def cluster(request: pytest.FixtureRequest) -> Iterator[RayCluster | None]:
+    """One after the other; None for the local engine, which needs none."""
+    made = request.param(RayKit.nodes) if request.param is not None else None
+    yield made
+    if made is not None:
+        made.close()
 
 
-@pytest.fixture(params=["local", RAY])
-def kit(request: pytest.FixtureRequest) -> Kit:
-    # The cluster first: its processes are not to have the test's folder in their environment.
-    cluster = request.getfixturevalue("ray_cluster") if request.param == "ray" else None
-    home: GpuaasHome = request.getfixturevalue("gpuaas_home")
-    return LocalKit(home.path) if cluster is None else RayKit(home.path, cluster)
+@pytest.fixture
+def kit(cluster: RayCluster | None, gpuaas_home: GpuaasHome) -> Kit:
+    """After the cluster: its processes are not to have the test's folder in their environment."""
+    return LocalKit(gpuaas_home.path) if cluster is None else RayKit(gpuaas_home.path, cluster)
 
 
 @pytest.fixture
@@ -132,6 +132,34 @@ async def test_acquire_devices_are_exclusive_and_the_lease_says_for_whom(engine:
 async def test_acquire_impossible_request_is_refused_at_once(engine: Engine) -> None:
     with pytest.raises(NoCapacity, match=r"request\.devices"):
         await engine.acquire(ResourceRequest(devices=2), meta("a"))
+
+
+async def test_acquire_parts_of_a_device_are_its_whole_together(engine: Engine, kit: Kit) -> None:
+    half = ResourceRequest(share=0.5)
+    first = await engine.acquire(half, meta("a"), timeout=0)
+    second = await engine.acquire(half, meta("b"), timeout=0)  # beside the first, not on the other node
+    assert (second.node_id, second.device_ids, second.share) == (first.node_id, first.device_ids, 0.5)
+    with pytest.raises(AllocationError):
+        await engine.acquire(ResourceRequest(share=0.1, node=first.node_id), meta("c"), timeout=0.05)
+    whole = asyncio.create_task(engine.acquire(ResourceRequest(node=first.node_id), meta("d")))
+    await asyncio.sleep(0)
+    await engine.release(first.id)
+    # One who wants the whole is not passed by who wants no more than what is left.
+    with pytest.raises(AllocationError):
+        await engine.acquire(ResourceRequest(share=0.5, node=first.node_id), meta("e"), timeout=0.05)
+    await engine.release(second.id)
+    assert (await whole).device_ids == first.device_ids
+    with pytest.raises(NoCapacity, match=r"request\.share"):
+        await engine.acquire(ResourceRequest(devices=2, share=0.5), meta("f"))
+
+
+async def test_acquire_again_where_its_host_is_though_the_node_takes_no_others(engine: Engine, kit: Kit) -> None:
+    kept = await engine.acquire(ResourceRequest(node=kit.nodes[1]), meta("a"), timeout=0)
+    await engine.release(kept.id)
+    engine.cordon(kit.nodes[1], cordoned=True)
+    back = await engine.acquire(ONE, LeaseMeta("a", 1, kept), timeout=0)
+    assert (back.node_id, back.device_ids) == (kept.node_id, kept.device_ids)
+    engine.cordon(kit.nodes[1], cordoned=False)
 
 
 async def test_acquire_waiters_are_served_in_their_order(engine: Engine) -> None:

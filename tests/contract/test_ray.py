@@ -16,7 +16,7 @@ import pytest
 from jupyter_gpuaas.engine import LeaseMeta
 from jupyter_gpuaas.engine.process import AgentFile, alive
 from jupyter_gpuaas.errors import AllocationError, NoCapacity
-from jupyter_gpuaas.model import Lease, NodeState, ResourceRequest
+from jupyter_gpuaas.model import CUDA, Device, Lease, NodeState, ResourceRequest
 from tests.conftest import GpuaasHome
 from tests.ray_cluster import RAY_WARNINGS, RayCluster
 from tests.service import eventually
@@ -135,6 +135,20 @@ async def test_lease_that_loses_its_actor_is_held_again_with_the_same_devices(en
     assert [f"cpu:{each.ids[0]}" for each in said] == [lease.device_ids[0] for lease in held]
 
 
+async def test_service_with_another_token_than_the_cluster_does_not_start_and_says_why(
+    cluster: RayCluster, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("f" * 64)
+    settings = cluster.settings(home, ray_token_file=str(tmp_path / "token")).environment()
+    environ = {name: value for name, value in (os.environ | settings).items() if not name.startswith("RAY_AUTH_TOKEN")}
+    up = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "jupyter_gpuaas", "up"), env=environ, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await asyncio.wait_for(up.communicate(), 120)
+    assert up.returncode == 1
+    assert b"Ray" in said and b"oken" in said and b"Traceback" not in said, said.decode()
+
+
 ORPHAN = """
 import asyncio, sys
 from pathlib import Path
@@ -221,6 +235,32 @@ async def test_agent_has_nothing_of_ray_in_its_environment_and_no_parent_of_ray(
     found = process.environ()
     assert not [name for name in found if name.startswith("RAY_") or name in ("OMP_NUM_THREADS", "RAYLET_PID")]
     assert "raylet" not in {parent.name() for parent in process.parents()}
+
+
+async def test_slices_are_handed_out_by_their_uuids_as_the_node_was_started_with(
+    cluster: RayCluster, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jupyter_gpuaas.engine.ray import plan
+    from jupyter_gpuaas.engine.ray.cluster import Cluster
+
+    uuids = ("MIG-4aa8cfd1-0000-5000-8000-000000000001", "MIG-4aa8cfd1-0000-5000-8000-000000000002")
+    with monkeypatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", ",".join(uuids))
+        cluster.add("slices", gpus=2)
+    connection = Cluster(cluster.settings(home), "slices")
+    await connection.connect()
+    try:
+        (node,) = [each for each in await connection.nodes() if each.alive and each.name == "slices"]
+        holders = [await connection.hold(f"l{n}", {}, 1.0, [node.ray_id]) for n in range(2)]
+        told = [await asyncio.wait_for(each.first, 60) for each in holders]
+        assert {each.ids for each in told} == {(uuid,) for uuid in uuids}
+        slices = [Device(f"cuda:{uuid}", CUDA, "slice", 1, uuid) for uuid in uuids]
+        assert plan.devices_of(told[0].ids, slices) == (f"cuda:{told[0].ids[0]}",)
+        for each in holders:
+            await connection.free(each.actor)
+    finally:
+        await connection.close()
+        cluster.lose("slices")
 
 
 def agent_pid(home: Path, node: str) -> int:

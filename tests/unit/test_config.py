@@ -58,6 +58,8 @@ def test_load_home_of_the_command_line_chooses_the_file(tmp_path: Path) -> None:
         ("relay", "sometimes"),
         ("on_shutdown", "explode"),
         ("workdir", "/tmp"),
+        ("want_devices", "1.5"),
+        ("want_devices", "0"),
     ],
 )
 def test_load_bad_value_is_refused_by_name(tmp_path: Path, name: str, value: str) -> None:

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_gpuaas.lifecycle.fairness import Asking, Holding, Outlook, Pool, Standing, push_out, serve
+from jupyter_gpuaas.lifecycle.room import ATOM, amount, hold, used_of
 from jupyter_gpuaas.model import Device, Limits, Node, NodeState, Reservation, ResourceRequest
+from jupyter_gpuaas.model.session import parts
 
 
 def node(name: str, devices: int = 1, state: NodeState = NodeState.UP, kind: str = "cuda") -> Node:
@@ -32,6 +34,7 @@ def holds(session: str, on: str, *devices: int, priority: int = 0, idle_s: float
         priority=priority,
         idle_s=idle_s,
         parkable=more.get("parkable", True),
+        share=more.get("share", 1.0),
     )
 
 
@@ -136,12 +139,49 @@ def test_labels_and_nodes_to_avoid_are_heeded() -> None:
 
 
 def test_parts_of_a_device_are_given_until_it_is_whole() -> None:
-    half = msgspec.structs.replace(holds("x", "n", 0), share=0.5)
+    half = holds("x", "n", 0, share=0.5)
     outlook = serve(
         [asks("a1", share=0.25), asks("b1", share=0.25), asks("c1", share=0.25)], pool([node("n", 2)], half)
     )
     assert [each.device_ids for each in outlook.placements] == [("cuda:0",), ("cuda:0",), ("cuda:1",)]
     assert not serve([asks("a1"), asks("b1", share=0.6)], pool([node("n")], half)).placements
+
+
+def test_the_fullest_device_is_filled_first_wherever_it_is() -> None:
+    held = [holds("x", "m", 0, share=0.25), holds("y", "n", 1, share=0.5)]
+    (found,) = serve([asks("a1", share=0.5)], pool([node("m", 2), node("n", 2)], *held)).placements
+    assert (found.node_id, found.device_ids, found.share) == ("n", ("cuda:1",), 0.5)
+
+
+def test_who_wants_the_whole_is_not_starved_by_who_wants_parts() -> None:
+    half, waiting = holds("x", "n", 0, share=0.5), [asks("a1"), asks("b1", share=0.25)]
+    assert not serve(waiting, pool([node("n")], half)).placements
+    # What he could not have had anyway, others may have.
+    elsewhere = [asks("a1", node="m"), asks("b1", share=0.25)]
+    held = [half, holds("y", "m", 0)]
+    assert placed(serve(elsewhere, pool([node("m"), node("n")], *held))) == ["b1"]
+
+
+def test_part_counts_as_a_part_of_quota_and_reservation() -> None:
+    standings = {"a": Standing(limits=Limits(devices=1))}
+    waiting = [asks("a1", share=0.5), asks("a2", share=0.5), asks("a3", share=0.5)]
+    outlook = serve(waiting, pool([node("n", 3)], standings=standings))
+    assert placed(outlook) == ["a1", "a2"]
+    assert outlook.why["a3"] == "quota devices: a holds 1 of 1, and 0.5 more are wanted"
+    # Of two devices one is reserved: its user's first half is there; the second is before everybody.
+    running = {"reservations": [reserved("a", 1)]}
+    held = holds("a0", "n", 0, share=0.5)
+    asking = [asks("b1"), asks("b2", share=0.75), asks("a1", share=0.5)]
+    assert placed(serve(asking, pool([node("n", 2)], held, **running))) == ["a1", "b1"]
+
+
+def test_holders_of_parts_make_room_together_or_not_at_all() -> None:
+    held = [holds(f"x{number}", "n", number // 2, priority=-1, share=0.5, idle_s=number) for number in range(4)]
+    found = [session for session, _ in push_out(asks("a1"), pool([node("n", 2)], *held))]
+    assert found in (["x3", "x2"], ["x2", "x3"])
+    assert [session for session, _ in push_out(asks("a1", share=0.5), pool([node("n", 2)], *held))] == ["x3"]
+    held[3] = holds("y", "n", 1, share=0.5)  # of no lower priority
+    assert {session for session, _ in push_out(asks("a1"), pool([node("n", 2)], *held))} == {"x0", "x1"}
 
 
 def test_nodes_that_are_not_up_get_nobody() -> None:
@@ -182,8 +222,8 @@ def test_reservation_pushes_out_and_is_not_pushed_out() -> None:
 
 names = st.sampled_from(["a", "b", "c"])
 requests = st.builds(
-    ResourceRequest,
-    devices=st.integers(1, 3),
+    lambda count, **more: ResourceRequest(devices=parts(count)[0], share=parts(count)[1], **more),
+    st.sampled_from([0.25, 0.5, 1, 2, 3]),
     kind=st.sampled_from([None, "cuda", "cpu"]),
     node=st.sampled_from([None, "n0", "n9"]),
     priority=st.integers(-1, 1),
@@ -219,6 +259,7 @@ def pools(draw: st.DrawFn) -> Pool:
                     priority=draw(st.integers(-2, 1)),
                     parkable=draw(st.booleans()),
                     idle_s=draw(st.sampled_from([0.0, 5.0])),
+                    share=draw(st.sampled_from([0.5, 1.0])),
                 )
             )
     limits = st.builds(Limits, devices=st.sampled_from([None, 1, 2]), share=st.sampled_from([None, 2.0]))
@@ -237,8 +278,8 @@ def test_served_is_free_fits_and_is_nobody_elses(queue: list[Asking], drawn: Poo
     outlook = serve(queue, drawn)
     by_id = {each.session_id: each for each in queue}
     assert sorted([*placed(outlook), *outlook.waiting]) == sorted(by_id)
-    taken = {(each.node_id, device) for each in drawn.holdings for device in each.device_ids}
-    held = {name: sum(len(each.device_ids) for each in drawn.holdings if each.owner == name) for name in "abc"}
+    taken = used_of(drawn.holdings)
+    held = {name: sum(len(e.device_ids) * e.share for e in drawn.holdings if e.owner == name) for name in "abc"}
     nodes = {each.id: each for each in drawn.nodes}
     for each in outlook.placements:
         request, owner = by_id[each.session_id].request, by_id[each.session_id].owner
@@ -247,12 +288,11 @@ def test_served_is_free_fits_and_is_nobody_elses(queue: list[Asking], drawn: Poo
         assert len(set(each.device_ids)) == request.devices
         kinds = {device.kind for device in nodes[each.node_id].devices if device.id in each.device_ids}
         assert request.kind is None or kinds == {request.kind}
-        those = {(each.node_id, device) for device in each.device_ids}
-        assert not those & taken
-        taken |= those
-        held[owner] += request.devices
+        hold(taken.setdefault(each.node_id, {}), each)
+        assert all(part <= 1 + ATOM for part in taken[each.node_id].values())
+        held[owner] += amount(request)
         limit = drawn.standings[owner].limits.devices
-        assert limit is None or held[owner] <= limit
+        assert limit is None or held[owner] <= limit + ATOM
 
 
 @given(queues, pools())

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_gpuaas.lifecycle.placement import Waiting, place
+from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.lifecycle.standby import Facts, Step, decide, where, who_gives_way
 from jupyter_gpuaas.model import Device, Lease, Node, NodeState, ResourceRequest, SessionState
 
@@ -69,10 +70,10 @@ def test_standby_follows_goes_or_rests(changes: dict[str, Any], step: Step) -> N
 def test_place_of_a_standby() -> None:
     request = ResourceRequest(standby=1)
     nodes = [node("one"), node("two"), node("three", 2)]
-    taken = {"one": frozenset({"cpu:0"})}
+    taken = {"one": {"cpu:0": 1.0}}
     assert where(request, "one", nodes, taken, []) == ("three", "")
     assert where(request, "one", nodes, taken, [ResourceRequest()])[0] is None
-    full = taken | {"two": frozenset({"cpu:0"}), "three": frozenset({"cpu:0", "cpu:1"})}
+    full = taken | {"two": {"cpu:0": 1.0}, "three": {"cpu:0": 1.0, "cpu:1": 1.0}}
     assert where(request, "one", nodes, full, []) == (None, "no other node has a device to spare")
     assert where(request, "two", [node("one", state=N.CORDONED), node("two")], {}, [])[0] is None
     assert where(ResourceRequest(standby=1, node="two"), "two", nodes, taken, [])[0] is None
@@ -110,14 +111,8 @@ def test_whoever_waits_first_is_served_if_standbys_alone_keep_it_from_that(
     standbys = {f"s{index}": lease(f"s{index}", f"n{at}", device) for index, (at, device) in enumerate(fits)}
     request = ResourceRequest(devices=wanted)
     given_way = who_gives_way([request], standbys, nodes, list(standbys.values()))
-    left: dict[str, frozenset[str]] = {}
-    for session, each in standbys.items():
-        if session not in given_way:
-            left[each.node_id] = left.get(each.node_id, frozenset()) | set(each.device_ids)
+    left = used_of(each for session, each in standbys.items() if session not in given_way)
     assert bool(place([Waiting("", request)], nodes, left)) is (max(sizes) >= wanted)
     if given_way:
-        fewer: dict[str, frozenset[str]] = {}
-        for session, each in standbys.items():
-            if session not in given_way[1:]:
-                fewer[each.node_id] = fewer.get(each.node_id, frozenset()) | set(each.device_ids)
+        fewer = used_of(each for session, each in standbys.items() if session not in given_way[1:])
         assert not place([Waiting("", request)], [n for n in nodes if n.id == standbys[given_way[0]].node_id], fewer)

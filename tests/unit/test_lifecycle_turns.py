@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jupyter_gpuaas.lifecycle.placement import Waiting, place
+from jupyter_gpuaas.lifecycle.room import Used, used_of
 from jupyter_gpuaas.lifecycle.turns import (
     SHORT_REST_S,
     Holds,
@@ -48,11 +49,7 @@ def waits(session: str, waited_s: float, **more: object) -> Waits:
 
 
 def ask(waiting: list[Waits], holding: list[Holds], nodes: list[Node], limits: Limits = LIMITS) -> list[Over]:
-    taken: dict[str, frozenset[str]] = {}
-    for each in holding:
-        name = each.lease.node_id
-        taken[name] = taken.get(name, frozenset()) | set(each.lease.device_ids)
-    return over(waiting, holding, nodes, taken, limits)
+    return over(waiting, holding, nodes, used_of(each.lease for each in holding), limits)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +89,9 @@ def test_turn_settings_of_zero_mean_never() -> None:
 
 def test_turn_what_is_free_or_about_to_be_is_enough() -> None:
     busy = holds("h", 1e9, None, "cpu:0")
-    assert over([waits("w", 1e9)], [busy], [node("a", 2)], {"a": frozenset({"cpu:0"})}, LIMITS) == []
+    assert over([waits("w", 1e9)], [busy], [node("a", 2)], {"a": {"cpu:0": 1.0}}, LIMITS) == []
     # One device is free: the second one that waits needs that of the holder.
-    (given_up,) = over([waits("w", 1e9), waits("x", 1e9)], [busy], [node("a", 2)], {"a": frozenset({"cpu:0"})}, LIMITS)
+    (given_up,) = over([waits("w", 1e9), waits("x", 1e9)], [busy], [node("a", 2)], {"a": {"cpu:0": 1.0}}, LIMITS)
     assert given_up.session_id == "h"
 
 
@@ -144,8 +141,8 @@ def test_turn_memory_of_an_accelerator_goes_back_to_that_one_only() -> None:
     )
     present = [holds("g", 40, None, "cuda:0"), holds("h", 90, None, "cuda:1")]
     assert [each.session_id for each in ask([kept], present, nodes)] == ["g"]
-    assert place([Waiting("w", kept.request, kept.kept)], nodes, {"a": frozenset({"cuda:0"})}) == []
-    (placed,) = place([Waiting("w", kept.request, kept.kept)], nodes, {"a": frozenset({"cuda:1"})})
+    assert place([Waiting("w", kept.request, kept.kept)], nodes, {"a": {"cuda:0": 1.0}}) == []
+    (placed,) = place([Waiting("w", kept.request, kept.kept)], nodes, {"a": {"cuda:1": 1.0}})
     assert placed.device_ids == ("cuda:0",)
 
 
@@ -223,12 +220,9 @@ class Pool:
         each.since_s = self.now_s
         self.queue.append(each)
 
-    def _taken(self) -> dict[str, frozenset[str]]:
-        found: dict[str, frozenset[str]] = {}
-        for each in self.sessions:
-            if each.node:
-                assert each.device not in found.get(each.node, frozenset()), "two on one device"
-                found[each.node] = found.get(each.node, frozenset()) | {each.device}
+    def _taken(self) -> Used:
+        found = used_of(Lease("", each.name, each.node, (each.device,), 1) for each in self.sessions if each.node)
+        assert all(part == 1 for used in found.values() for part in used.values()), "two on one device"
         return found
 
     def _serve(self) -> None:

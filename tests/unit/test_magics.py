@@ -9,10 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from IPython.core.error import UsageError
 
 from jupyter_gpuaas.cell.connection import Connection
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.magics import SESSION_ID, Interrupted, RemoteGpuMagics
+from jupyter_gpuaas.model import ResourceRequest
 
 Magic = Callable[[str], None]
 
@@ -80,3 +82,29 @@ def test_command_that_only_looks_starts_no_session(
     monkeypatch.setattr(RemoteGpuMagics, "_open", lambda *_: pytest.fail("a session was asked for"))
     local(line)
     assert "not connected to a session" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("said", "setting", "asked"),
+    [
+        ("--devices 0.5", "", (1, 0.5)),
+        ("--devices 2", "0.25", (2, 1.0)),
+        ("", "0.25", (1, 0.25)),
+        ("", "", (1, 1.0)),
+    ],
+)
+def test_connect_asks_for_whole_devices_or_a_part_of_one(
+    said: str, setting: str, asked: tuple[int, float], local: Magic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ResourceRequest] = []
+    monkeypatch.setenv("GPUAAS_WANT_DEVICES", setting)
+    monkeypatch.setattr(RemoteGpuMagics, "_open", lambda self, node, settings, request, name: seen.append(request))
+    monkeypatch.setattr(RemoteGpuMagics, "_status", lambda self, arguments: None)
+    local(f"connect {said}")
+    assert [(each.devices, each.share) for each in seen] == [asked]
+
+
+@pytest.mark.parametrize("said", ["0", "1.5", "-1", "half"])
+def test_connect_refuses_what_is_no_number_of_devices(said: str, local: Magic) -> None:
+    with pytest.raises(UsageError, match="devices"):
+        local(f"connect --devices={said}")

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_gpuaas.lifecycle.placement import Waiting, can_go_to, fitting, place, why_never
+from jupyter_gpuaas.lifecycle.room import ATOM, Used, hold
 from jupyter_gpuaas.model import CPU, CUDA, Device, Lease, Node, NodeState, ResourceRequest
+from jupyter_gpuaas.model.session import parts
 
 GIB = 1024**3
 
@@ -33,8 +35,8 @@ nodes = st.lists(
     unique_by=lambda each: each.id,
 )
 requests = st.builds(
-    ResourceRequest,
-    devices=st.integers(1, 3),
+    lambda amount, **more: ResourceRequest(*parts(amount)[:1], share=parts(amount)[1], **more),
+    st.sampled_from([0.25, 0.5, 1, 2, 3]),
     kind=st.sampled_from([None, CPU, CUDA]),
     memory_bytes=st.sampled_from([0, 2 * GIB]),
     node=st.sampled_from([None, "n0", "n9"]),
@@ -45,16 +47,16 @@ queues = st.lists(requests, max_size=6).map(
 
 
 @st.composite
-def pools(draw: st.DrawFn) -> tuple[list[Node], dict[str, frozenset[str]]]:
-    pool = draw(nodes)
+def pools(draw: st.DrawFn) -> tuple[list[Node], Used]:
+    pool, parts = draw(nodes), st.sampled_from([0.25, 0.5, 1.0])
     taken = {
-        each.id: frozenset(draw(st.sets(st.sampled_from([device.id for device in each.devices])))) for each in pool
+        each.id: draw(st.dictionaries(st.sampled_from([device.id for device in each.devices]), parts)) for each in pool
     }
     return pool, taken
 
 
 @given(queues, pools())
-def test_place_nobody_is_overtaken(queue: list[Waiting], drawn: tuple[list[Node], dict[str, frozenset[str]]]) -> None:
+def test_place_nobody_is_overtaken(queue: list[Waiting], drawn: tuple[list[Node], Used]) -> None:
     """Whoever waits could not have had more if those that were placed behind it had not been there."""
     pool, taken = drawn
     placements = place(queue, pool, taken)
@@ -69,11 +71,11 @@ def test_place_nobody_is_overtaken(queue: list[Waiting], drawn: tuple[list[Node]
 
 
 @given(queues, pools())
-def test_place_never_two_on_a_device_and_only_what_was_asked_for(
-    queue: list[Waiting], drawn: tuple[list[Node], dict[str, frozenset[str]]]
+def test_place_never_more_than_a_device_and_only_what_was_asked_for(
+    queue: list[Waiting], drawn: tuple[list[Node], Used]
 ) -> None:
     pool, taken = drawn
-    used = {(name, device) for name, devices in taken.items() for device in devices}
+    used = {name: dict(parts) for name, parts in taken.items()}
     by_id = {each.id: each for each in pool}
     requests_of = {each.session_id: each.request for each in queue}
     for placement in place(queue, pool, taken):
@@ -83,15 +85,16 @@ def test_place_never_two_on_a_device_and_only_what_was_asked_for(
         assert len(placement.device_ids) == request.devices
         known = {device.id: device for device in target.devices}
         for device_id in placement.device_ids:
-            assert (target.id, device_id) not in used
-            used.add((target.id, device_id))
+            on_node = used[target.id]
+            on_node[device_id] = on_node.get(device_id, 0.0) + request.share
+            assert on_node[device_id] <= 1 + ATOM
             assert request.kind in (None, known[device_id].kind)
             assert known[device_id].memory_bytes >= request.memory_bytes
 
 
 @given(queues, pools())
 def test_place_stops_only_at_one_that_really_cannot_be_served(
-    queue: list[Waiting], drawn: tuple[list[Node], dict[str, frozenset[str]]]
+    queue: list[Waiting], drawn: tuple[list[Node], Used]
 ) -> None:
     pool, taken = drawn
     placements = place(queue, pool, taken)
@@ -99,12 +102,16 @@ def test_place_stops_only_at_one_that_really_cannot_be_served(
     first = next((each for each in queue if each.session_id not in placed), None)
     if first is None:
         return
-    used = {name: set(devices) for name, devices in taken.items()}
+    used = {name: dict(parts) for name, parts in taken.items()}
     for placement in placements:
-        used[placement.node_id].update(placement.device_ids)
+        hold(used[placement.node_id], placement)
     for each in pool:
-        free = [device for device in fitting(first.request, each) if device.id not in used[each.id]]
-        assert each.state is not NodeState.UP or len(free) < first.request.devices
+        left = [
+            device
+            for device in fitting(first.request, each)
+            if used[each.id].get(device.id, 0.0) + first.request.share <= 1 + ATOM
+        ]
+        assert each.state is not NodeState.UP or len(left) < first.request.devices
 
 
 @given(requests, nodes)
@@ -148,15 +155,15 @@ def test_place_cordoned_node_takes_nothing_but_does_not_make_it_impossible() -> 
 
 def test_place_one_that_waits_for_its_node_holds_nobody_up_elsewhere() -> None:
     pool = [node("n0", CPU), node("n1", CPU)]
-    (placed,) = place([waiting("bound", node="n0"), waiting("free")], pool, {"n0": frozenset({"cpu:0"})})
+    (placed,) = place([waiting("bound", node="n0"), waiting("free")], pool, {"n0": {"cpu:0": 1.0}})
     assert (placed.session_id, placed.node_id) == ("free", "n1")
-    assert place([waiting("any"), waiting("bound", node="n1")], [node("n1", CPU)], {"n1": frozenset({"cpu:0"})}) == []
+    assert place([waiting("any"), waiting("bound", node="n1")], [node("n1", CPU)], {"n1": {"cpu:0": 1.0}}) == []
 
 
 def test_place_one_whose_host_is_there_goes_back_to_it_though_another_node_is_emptier() -> None:
     pool = [node("n0", CPU, CPU, state=NodeState.CORDONED), node("n1", CPU)]
     kept = Lease("l", "a", "n0", ("cpu:1",), 3)
-    taken = {"n0": frozenset({"cpu:1"})}
+    taken = {"n0": {"cpu:1": 1.0}}
     assert place([Waiting("a", ResourceRequest(), kept)], pool, taken)[0].node_id == "n0"
-    taken = {"n0": frozenset({"cpu:0", "cpu:1"})}
+    taken = {"n0": {"cpu:0": 1.0, "cpu:1": 1.0}}
     assert place([Waiting("a", ResourceRequest(), kept)], pool, taken)[0].node_id == "n1"

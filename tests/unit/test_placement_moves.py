@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jupyter_gpuaas.lifecycle.placement import Idle, Leaving, leaving_order, room_for, targets, whom_to_park
+from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.model import Device, GpuSession, Lease, Node, NodeState, ResourceRequest, SessionState
 
 GIB = 1024**3
@@ -41,40 +42,44 @@ NODES = [node("a"), node("b", 2)]
 
 def test_targets_full_cordoned_and_lost_nodes_are_none() -> None:
     nodes = [node("a"), node("b", 2), node("c", state=NodeState.CORDONED), node("d", state=NodeState.LOST), node("e")]
-    taken = {"a": frozenset({"cpu:0"}), "b": frozenset({"cpu:0"})}
+    taken = {"a": {"cpu:0": 1.0}, "b": {"cpu:0": 1.0}}
     assert targets(ResourceRequest(), nodes, taken) == ["e", "b"]
     assert targets(ResourceRequest(node="b"), nodes, taken) == ["b"]
     assert targets(ResourceRequest(devices=2), nodes, taken) == []
 
 
 def test_park_nobody_waits_only_the_long_idle_ones() -> None:
-    found = whom_to_park([], [idle("x", "a", 50), idle("y", "b", 5)], NODES, idle_s=10, waiting_s=1)
+    found = park([], [idle("x", "a", 50), idle("y", "b", 5)], idle_s=10, waiting_s=1)
     assert [each for each, _ in found] == ["x"]
     assert "park_idle_s" in found[0][1]
 
 
 def test_park_zero_means_never() -> None:
-    assert whom_to_park([ResourceRequest()], [idle("x", "a", 1e9)], NODES, idle_s=0, waiting_s=0) == []
+    assert park([ResourceRequest()], [idle("x", "a", 1e9)], idle_s=0, waiting_s=0) == []
+
+
+def park(waiting: list[ResourceRequest], present: list[Idle], **more: float) -> list[tuple[str, str]]:
+    return whom_to_park(waiting, present, NODES, used_of(each.lease for each in present), **more)
 
 
 def test_park_for_who_waits_the_longest_idle_one_and_no_more() -> None:
     present = [idle("x", "a", 40), idle("y", "b", 90, "cpu:0"), idle("z", "b", 60, "cpu:1")]
-    found = whom_to_park([ResourceRequest()], present, NODES, idle_s=0, waiting_s=30)
+    found = park([ResourceRequest()], present, idle_s=0, waiting_s=30)
     assert len(found) == 1
     assert "park_for_waiting_s" in found[0][1]
 
 
 def test_park_for_who_waits_as_many_as_it_needs_on_one_node() -> None:
     present = [idle("x", "a", 40), idle("y", "b", 90, "cpu:0"), idle("z", "b", 60, "cpu:1")]
-    found = whom_to_park([ResourceRequest(devices=2)], present, NODES, idle_s=0, waiting_s=30)
+    found = park([ResourceRequest(devices=2)], present, idle_s=0, waiting_s=30)
     assert sorted(each for each, _ in found) == ["y", "z"]
 
 
 def test_park_who_would_not_help_is_left_alone() -> None:
     present = [idle("x", "a", 40)]
-    assert whom_to_park([ResourceRequest(node="b")], present, NODES, idle_s=0, waiting_s=30) == []
-    assert whom_to_park([ResourceRequest(devices=2)], present, NODES, idle_s=0, waiting_s=30) == []
-    assert whom_to_park([ResourceRequest()], [idle("x", "a", 20)], NODES, idle_s=0, waiting_s=30) == []
+    assert park([ResourceRequest(node="b")], present, idle_s=0, waiting_s=30) == []
+    assert park([ResourceRequest(devices=2)], present, idle_s=0, waiting_s=30) == []
+    assert park([ResourceRequest()], [idle("x", "a", 20)], idle_s=0, waiting_s=30) == []
 
 
 def test_leaving_large_ones_first_and_of_these_idle_ones() -> None:

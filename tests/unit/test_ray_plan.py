@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_gpuaas.engine.ray import plan
+from jupyter_gpuaas.engine.ray.detached import clean, visible_devices
 from jupyter_gpuaas.lifecycle.labels import parse, selects
-from jupyter_gpuaas.lifecycle.placement import why_never
+from jupyter_gpuaas.lifecycle.placement import Waiting, why_never
+from jupyter_gpuaas.lifecycle.room import ATOM, room, used_of
 from jupyter_gpuaas.model import CUDA, Device, Lease, Node, NodeState, ResourceRequest
 
 GIB = 1024**3
@@ -148,7 +150,7 @@ def test_usable_is_what_ray_can_hand_out() -> None:
 
 def test_candidates_emptiest_first_and_only_nodes_that_are_up() -> None:
     pool = [node("a"), node("b"), node("c", state=NodeState.CORDONED), node("d")]
-    used = plan.used_of([lease("1", "a", "cuda:0"), lease("2", "d", "cuda:0"), lease("3", "d", "cuda:1")])
+    used = used_of([lease("1", "a", "cuda:0"), lease("2", "d", "cuda:0"), lease("3", "d", "cuda:1")])
     assert plan.candidates(ResourceRequest(), pool, used) == ["b", "a"]
     assert plan.candidates(ResourceRequest(devices=2), pool, used) == ["b"]
     assert plan.candidates(ResourceRequest(), pool, used, frozenset({"b"})) == ["a"]
@@ -159,18 +161,33 @@ def test_candidates_emptiest_first_and_only_nodes_that_are_up() -> None:
 def test_candidates_shares_fill_a_device_before_the_next() -> None:
     pool = [node("a", 2)]
     half = ResourceRequest(share=0.5)
-    assert plan.room(half, pool[0], {"cuda:1": 0.5}) == ("cuda:1",)
-    assert plan.room(half, pool[0], {"cuda:0": 1.0, "cuda:1": 0.75}) is None
-    assert plan.room(ResourceRequest(), pool[0], {"cuda:0": 0.5, "cuda:1": 0.5}) is None
+    assert room(half, pool[0].devices, {"cuda:1": 0.5}) == ("cuda:1",)
+    assert room(half, pool[0].devices, {"cuda:0": 1.0, "cuda:1": 0.75}) is None
+    assert room(ResourceRequest(), pool[0].devices, {"cuda:0": 0.5, "cuda:1": 0.5}) is None
+
+
+def waiting(*requests: ResourceRequest) -> list[Waiting]:
+    return [Waiting(f"s{number}", request) for number, request in enumerate(requests)]
+
+
+def test_candidates_of_one_whose_host_is_there() -> None:
+    pool = [msgspec.structs.replace(node("a"), state=NodeState.CORDONED), node("b")]
+    kept = lease("1", "a", "cuda:1")
+    assert plan.candidates(ResourceRequest(), pool, {}, kept=kept) == ["a", "b"]
+    assert plan.candidates(ResourceRequest(), pool, {"a": {"cuda:1": 0.5}}, kept=kept) == ["b"]
+    # Its memory goes back to the device that it was on, and Ray does not know which that is.
+    assert plan.does(ResourceRequest(), kept, lease("2", "a", "cuda:1"), pool)
+    assert not plan.does(ResourceRequest(), kept, lease("2", "a", "cuda:0"), pool)
+    assert plan.does(ResourceRequest(), kept, lease("2", "b", "cuda:0"), pool)
 
 
 def test_is_served_counts_who_stands_before() -> None:
     pool = [node("a", 1), node("b", 1)]
-    queue = [ResourceRequest(), ResourceRequest(node="a"), ResourceRequest()]
+    queue = waiting(ResourceRequest(), ResourceRequest(node="a"), ResourceRequest())
     assert plan.is_served(0, queue, pool, [])
     assert not plan.is_served(1, queue, pool, [])  # the first takes a
     assert not plan.is_served(2, queue, pool, [])  # behind one that waits
-    assert plan.is_served(1, [ResourceRequest(), ResourceRequest()], pool, [])
+    assert plan.is_served(1, waiting(ResourceRequest(), ResourceRequest()), pool, [])
     assert not plan.is_served(0, queue, pool, [lease("1", "a", "cuda:0"), lease("2", "b", "cuda:0")])
 
 
@@ -190,16 +207,16 @@ def test_nothing_is_ever_given_twice(requests: list[ResourceRequest]) -> None:
     pool = [node("a"), node("b")]
     held: list[Lease] = []
     for number, request in enumerate(requests):
-        found = plan.candidates(request, pool, plan.used_of(held))
-        assert plan.is_served(0, [request], pool, held) == bool(found)
+        found = plan.candidates(request, pool, used_of(held))
+        assert plan.is_served(0, waiting(request), pool, held) == bool(found)
         if found:
             where = next(each for each in pool if each.id == found[0])
-            devices = plan.room(request, where, plan.used_of(held).get(where.id, {}))
+            devices = room(request, where.devices, used_of(held).get(where.id, {}))
             assert devices is not None
             mine = lease(str(number), where.id, *devices, share=request.share)
             assert not plan.clashes(mine, held)
             held.append(mine)
-    assert all(total <= 1 + plan.ATOM for on in plan.used_of(held).values() for total in on.values())
+    assert all(total <= 1 + ATOM for on in used_of(held).values() for total in on.values())
 
 
 def test_clashes_tells_what_ray_did_not_know() -> None:
@@ -262,3 +279,19 @@ def test_why_never_names_labels_and_shares() -> None:
     assert "accelerator-type H100" in why_never(ResourceRequest(labels={"ray.io/accelerator-type": "H100"}), pool)
     assert "request.share" in why_never(ResourceRequest(devices=2, share=0.5), pool)
     assert "request.share" in why_never(ResourceRequest(share=0.0), pool)
+
+
+# -- what an agent is started with ---------------------------------------------------------------------------
+
+
+def test_agent_takes_over_nothing_of_ray_and_no_secret() -> None:
+    worker = {"PATH": "/bin", "RAY_AUTH_TOKEN": "x", "RAYLET_PID": "7", "OMP_NUM_THREADS": "1", "PGPASSWORD": "x"}
+    assert clean(worker | {"CUDA_VISIBLE_DEVICES": "0"}) == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "devices"),
+    [("", ""), ("0,2", "cuda:0,2"), ("MIG-7,GPU-a", "cuda:MIG-7,GPU-a"), ("-1", ""), ("NoDevFiles", "")],
+)
+def test_agent_offers_what_its_raylet_may_hand_out(listed: str, devices: str) -> None:
+    assert visible_devices({"CUDA_VISIBLE_DEVICES": listed}) == devices

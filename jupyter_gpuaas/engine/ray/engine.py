@@ -15,7 +15,7 @@ from jupyter_gpuaas.engine.ray.cluster import Cluster
 from jupyter_gpuaas.engine.ray.leases import RayLeases
 from jupyter_gpuaas.engine.ray.members import Members
 from jupyter_gpuaas.errors import GpuaasError, NoCapacity
-from jupyter_gpuaas.lifecycle.placement import why_never
+from jupyter_gpuaas.lifecycle.placement import why_never, why_odd
 from jupyter_gpuaas.model import Lease, Node, ResourceRequest
 from jupyter_gpuaas.wire.machine import machine_id
 
@@ -137,7 +137,7 @@ class RayEngine:
     def why_never(self, request: ResourceRequest) -> str:
         """See ``Engine.why_never``; where nodes may come, only what no node at all could serve."""
         if self.grows and request.node is None:
-            return "" if request.devices >= 1 and 0 < request.share <= 1 else why_never(request, [])
+            return why_odd(request)
         return why_never(request, self.nodes())
 
     def want(self, requests: Sequence[ResourceRequest]) -> None:

@@ -23,6 +23,8 @@ from jupyter_gpuaas.engine.base import LeaseMeta
 from jupyter_gpuaas.engine.ray import plan
 from jupyter_gpuaas.engine.ray.cluster import Cluster, Held, Holder
 from jupyter_gpuaas.errors import AllocationError, GpuaasError, LeaseError, TransportError
+from jupyter_gpuaas.lifecycle.placement import Waiting
+from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.model import Lease, Node, ResourceRequest
 
 log = logging.getLogger(__name__)
@@ -153,7 +155,7 @@ class RayLeases:
         return list(self._held.values())
 
     def waiting(self) -> list[ResourceRequest]:
-        """Who waits, in order."""
+        """What those who wait ask for, in order."""
         return [waiter.request for waiter in self._waiting]
 
     def get(self, lease_id: str) -> Lease:
@@ -175,10 +177,14 @@ class RayLeases:
         self.kick()
         try:
             await asyncio.wait([waiter.granted], timeout=timeout)
+            until_s = asyncio.get_running_loop().time() + self._grant_s
             while not waiter.granted.done() and self._is_next(waiter):
-                # There is room, and Ray is about to say so, or not.
+                # There is room, and Ray is about to say so, or not. With its head away, it says nothing at all.
+                left_s = until_s - asyncio.get_running_loop().time()
+                if left_s <= 0:
+                    break
                 either: list[asyncio.Future[Any]] = [waiter.granted, self._changes.next()]
-                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(either, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             if waiter.granted.done() and waiter.granted.exception() is None:
                 # Nobody who could give it back knows of it.
@@ -197,7 +203,8 @@ class RayLeases:
         if waiter not in self._waiting or any(each.stuck for each in self._waiting):
             return False
         place = self._waiting.index(waiter)
-        return plan.is_served(place, self.waiting(), self._pool.nodes(), self.held(), self._unsettled())
+        queue = [Waiting(each.id, each.request, each.meta.kept) for each in self._waiting]
+        return plan.is_served(place, queue, self._pool.nodes(), self.held(), self._unsettled())
 
     def release(self, lease_id: str) -> asyncio.Task[None] | None:
         """Give a lease back; what is returned ends when Ray knows, too.
@@ -254,10 +261,11 @@ class RayLeases:
         """Bring the first in the queue to devices; False when there is nothing for it now."""
         holder: Holder | None = None
         chosen: tuple[str, ...] = ()
+        others: list[Holder] = []
         try:
             while not waiter.left:
                 changed = self._changes.next()
-                targets = tuple(self._targets(waiter.request))
+                targets = tuple(self._targets(waiter))
                 if not targets:
                     return False
                 wanted = targets if waiter.stuck else targets[:1]
@@ -266,11 +274,11 @@ class RayLeases:
                     holder = None
                 if holder is None:
                     chosen = wanted
-                    meta = {**msgspec.structs.asdict(waiter.meta), "share": waiter.request.share}
+                    meta = _told(waiter.meta, waiter.request.share)
                     ray_ids = [ray_id for ray_id in map(self._pool.ray_id, chosen) if ray_id]
                     gpus = plan.gpus_of(waiter.request)
                     holder = await self._cluster.hold(waiter.id, meta, gpus, ray_ids, suffix=_suffix())
-                limit_s = None if waiter.stuck else self._grant_s
+                limit_s = None if waiter.stuck and not others else self._grant_s
                 either: list[asyncio.Future[Any]] = [holder.first, changed]
                 done, _ = await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
                 if not done:
@@ -280,21 +288,33 @@ class RayLeases:
                     held, mine = await holder.first, holder
                     if waiter not in self._waiting:  # it has left meanwhile
                         return True
-                    self._grant(waiter, held, mine)
-                    holder = None
+                    lease, holder = self._lease(waiter.id, held), None
+                    if lease is not None and not self._does(waiter, lease):
+                        # Not those that it can use. These are kept from Ray until it gives others.
+                        others.append(mine)
+                        continue
+                    self._grant(waiter, lease, held, mine)
                     return True
+                if not done and others:
+                    # What it can use is not free in Ray. Others may want what was kept meanwhile.
+                    for other in others:
+                        self._free(other.actor)
+                    others.clear()
             return True
         finally:
-            if holder is not None:
-                self._free(holder.actor)
+            for each in (*others, *([holder] if holder is not None else [])):
+                self._free(each.actor)
 
-    def _targets(self, request: ResourceRequest) -> list[str]:
-        found = plan.candidates(request, self._pool.nodes(), plan.used_of(self.held()), self._unsettled())
+    def _does(self, waiter: _Waiter, lease: Lease) -> bool:
+        return plan.does(waiter.request, waiter.meta.kept, lease, self._pool.nodes())
+
+    def _targets(self, waiter: _Waiter) -> list[str]:
+        used, kept = used_of(self.held()), waiter.meta.kept
+        found = plan.candidates(waiter.request, self._pool.nodes(), used, self._unsettled(), kept)
         return [node_id for node_id in found if self._pool.ray_id(node_id)]
 
-    def _grant(self, waiter: _Waiter, held: Held, holder: Holder) -> None:
+    def _grant(self, waiter: _Waiter, lease: Lease | None, held: Held, holder: Holder) -> None:
         self._waiting.remove(waiter)
-        lease = self._lease(waiter.id, held)
         if lease is None or plan.clashes(lease, self.held()):
             self._free(holder.actor)
             why = "Ray has handed out devices that are not free" if lease else "Ray has handed out devices of no node"
@@ -378,7 +398,7 @@ class RayLeases:
 
     async def _hold_one(self, lease: Lease) -> None:
         """Get exactly the devices of a lease. Ray gives which it likes, so others are taken until these come."""
-        meta = {"session_id": lease.session_id, "epoch": lease.epoch, "share": lease.share}
+        meta = _told(lease, lease.share)
         gpus = lease.share if lease.share < 1 else float(len(lease.device_ids))
         others: list[Holder] = []
         mine: Holder | None = None
@@ -412,6 +432,11 @@ class RayLeases:
         with open(fd, "wb") as file:
             file.write(msgspec.json.encode(list(held.values())))
         draft.replace(self._file)
+
+
+def _told(whose: LeaseMeta | Lease, share: float) -> dict[str, Any]:
+    """What an actor says of its lease to who adopts it."""
+    return {"session_id": whose.session_id, "epoch": whose.epoch, "share": share}
 
 
 def _suffix() -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from jupyter_gpuaas.lifecycle.placement import fitting
+from jupyter_gpuaas.lifecycle.placement import Placement, Waiting, can_go_to, suitable
+from jupyter_gpuaas.lifecycle.room import ATOM, Used, hold, opens, room, used_of
 from jupyter_gpuaas.model import Device, Lease, Node, NodeState, ResourceRequest
 
 #: Label with which an operator names a node: `ray start --labels gpuaas.io/node=a`.
@@ -16,8 +17,6 @@ NAME_LABEL = "gpuaas.io/node"
 #: Ray's own label of each node, by which a lease is brought to it.
 RAY_NODE_LABEL = "ray.io/node-id"
 LEASE_PREFIX = "lease-"
-#: Slack for sums of shares.
-ATOM = 1e-6
 
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -129,69 +128,61 @@ def devices_of(ids: Sequence[str], devices: Sequence[Device]) -> tuple[str, ...]
     return tuple(found)
 
 
-Used = dict[str, dict[str, float]]  # node id -> device id -> how much of it is held
-
-
-def used_of(held: Iterable[Lease]) -> Used:
-    """What leases hold."""
-    used: Used = {}
-    for lease in held:
-        on_node = used.setdefault(lease.node_id, {})
-        for device_id in lease.device_ids:
-            on_node[device_id] = on_node.get(device_id, 0.0) + lease.share
-    return used
-
-
-def room(request: ResourceRequest, node: Node, used: Mapping[str, float]) -> tuple[str, ...] | None:
-    """Devices of a node that could serve the request now; shares go where others are already."""
-    fits = fitting(request, node)
-    if request.share < 1:
-        shared = [d for d in fits if used.get(d.id, 0.0) + request.share <= 1 + ATOM]
-        shared.sort(key=lambda device: -used.get(device.id, 0.0))
-        return (shared[0].id,) if shared else None
-    free = [device.id for device in fits if used.get(device.id, 0.0) < ATOM]
-    return tuple(free[: request.devices]) if len(free) >= request.devices else None
-
-
 def candidates(
-    request: ResourceRequest, nodes: Sequence[Node], used: Used, unsettled: frozenset[str] = frozenset()
+    request: ResourceRequest,
+    nodes: Sequence[Node],
+    used: Used,
+    unsettled: frozenset[str] = frozenset(),
+    kept: Lease | None = None,
 ) -> list[str]:
-    """Ids of the nodes that have room, as far as we know, the emptiest first.
+    """Ids of the nodes that have room, as far as we know, the best first: as ``place`` has it.
 
     Parameters
     ----------
     unsettled
         Nodes where Ray does not know yet of all that is held.
+    kept
+        See ``LeaseMeta``.
     """
     found = []
     for node in nodes:
-        if node.state is NodeState.UP and node.id not in unsettled:
-            on_node = used.get(node.id, {})
-            if room(request, node, on_node) is not None:
-                found.append((sum(on_node.values()), node.id))
-    return [node_id for _, node_id in sorted(found)]
+        if node.id in unsettled or not can_go_to(request, kept, node):
+            continue
+        on_node = used.get(node.id, {})
+        devices = room(request, suitable(request, kept, node), on_node)
+        if devices is not None:
+            there = kept is not None and kept.node_id == node.id
+            found.append((not there, opens(request, devices, on_node), sum(on_node.values()), node.id))
+    return [each[-1] for each in sorted(found)]
 
 
 def is_served(
     place: int,
-    queue: Sequence[ResourceRequest],
+    queue: Sequence[Waiting],
     nodes: Sequence[Node],
     held: Iterable[Lease],
     unsettled: frozenset[str] = frozenset(),
 ) -> bool:
     """Whether there is room for the request at this place of the queue, behind all before it."""
     used = used_of(held)
-    for number, request in enumerate(queue[: place + 1]):
-        found = candidates(request, nodes, used, unsettled)
+    for number, each in enumerate(queue[: place + 1]):
+        found = candidates(each.request, nodes, used, unsettled, each.kept)
         if not found:
             return False
         if number == place:
             return True
-        node = next(each for each in nodes if each.id == found[0])
+        node = next(one for one in nodes if one.id == found[0])
         on_node = used.setdefault(node.id, {})
-        for device_id in room(request, node, on_node) or ():
-            on_node[device_id] = on_node.get(device_id, 0.0) + request.share
+        chosen = room(each.request, suitable(each.request, each.kept, node), on_node)
+        assert chosen is not None
+        hold(on_node, Placement(each.session_id, node.id, chosen, each.request.share))
     return False
+
+
+def does(request: ResourceRequest, kept: Lease | None, lease: Lease, nodes: Sequence[Node]) -> bool:
+    """Whether what Ray has given are devices that the request is for: Ray knows only how many."""
+    node = next((each for each in nodes if each.id == lease.node_id), None)
+    return node is not None and {each.id for each in suitable(request, kept, node)}.issuperset(lease.device_ids)
 
 
 def clashes(lease: Lease, held: Iterable[Lease]) -> bool:
