@@ -9,7 +9,7 @@ import { isLive } from '../model/select';
 import type { IGpuaas } from '../tokens';
 import { amount, duration, shortId } from '../words/amounts';
 import { sessionTitle } from '../words/names';
-import type { ICheckpointRef } from '../words/trans';
+import type { ICheckpointRef, Words } from '../words/trans';
 import { lengthy } from './lengthy';
 import { titleOf } from './sessions';
 import { telling, trying } from './tell';
@@ -21,16 +21,30 @@ const BEGINNING: ReadonlySet<SessionState> = new Set<SessionState>([
   'restoring'
 ]);
 
-/** Takes a checkpoint, under a name if the user gives one. */
-export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<void> {
-  const { trans } = gpuaas.words;
+/** What the user calls a checkpoint; empty for no name, null where they have thought better of it. */
+async function askName(
+  { trans }: Words,
+  title: string,
+  okLabel: string,
+  before = ''
+): Promise<string | null> {
   const { button, value } = await InputDialog.getText({
-    title: trans.__('Checkpoint of %1', titleOf(gpuaas, session)),
+    title,
     label: trans.__('Name (may be empty)'),
     placeholder: trans.__('before the long run'),
-    okLabel: trans.__('Take')
+    text: before,
+    okLabel
   });
-  if (!button.accept) {
+  return button.accept ? (value ?? '').trim() : null;
+}
+
+/** Takes a checkpoint, under a name if the user gives one. */
+export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<void> {
+  const { words } = gpuaas;
+  const { trans } = words;
+  const title = trans.__('Checkpoint of %1', titleOf(gpuaas, session));
+  const name = await askName(words, title, trans.__('Take'));
+  if (name === null) {
     return;
   }
   const request = UUID.uuid4();
@@ -43,7 +57,7 @@ export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<
           ? trans.__('Taking a checkpoint when the cells that run have ended…')
           : trans.__('Taking a checkpoint…')
       ),
-    work: () => gpuaas.client.takeCheckpoint(session, (value ?? '').trim(), request),
+    work: () => gpuaas.client.takeCheckpoint(session, name, request),
     done: taken => {
       const size = amount(trans, taken.host_bytes + taken.device_bytes);
       const took = duration(trans, taken.capture_s);
@@ -233,23 +247,15 @@ function restoredWords(gpuaas: IGpuaas, report: IRestoreReport): string {
 
 /** Gives a checkpoint a name, another one, or none. Named ones are kept whatever their age and number. */
 export async function nameCheckpoint(
-  gpuaas: IGpuaas,
+  { words, client }: IGpuaas,
   session: string,
   checkpoint: ICheckpointRef
 ): Promise<void> {
-  const { words } = gpuaas;
   const { trans } = words;
-  const before = checkpoint.name;
-  const { button, value } = await InputDialog.getText({
-    title: trans.__('A name for %1', words.checkpoint(checkpoint)),
-    label: trans.__('Name (may be empty)'),
-    placeholder: trans.__('before the long run'),
-    text: before,
-    okLabel: trans.__('Name it')
-  });
-  const name = (value ?? '').trim();
-  if (button.accept && name !== before) {
-    await trying(() => gpuaas.client.name(session, checkpoint.id, name));
+  const title = trans.__('A name for %1', words.checkpoint(checkpoint));
+  const name = await askName(words, title, trans.__('Name it'), checkpoint.name);
+  if (name !== null && name !== checkpoint.name) {
+    await trying(() => client.name(session, checkpoint.id, name));
   }
 }
 
