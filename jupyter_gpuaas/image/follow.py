@@ -113,8 +113,10 @@ class Follower:
 
     def _start(self) -> None:
         if self._thread is None or (self._error is not None and not self._thread.is_alive()):
-            self._error = None
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # From the beginning: a file may have been written in part.
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir(mode=0o700, parents=True)
+            self._error, self._attempt, self._parts, self._sizes = None, 0, [], {}
             self._thread = threading.Thread(target=self._run, name="image follower", daemon=True)
             self._thread.start()
 
@@ -125,8 +127,9 @@ class Follower:
                 asked = _asked(Known(self._attempt, len(self._parts)))
                 self._take(read_news(self._store.news(self._image, asked, _NEWS_BYTES)), memory)
         except Exception as error:
+            told = f"the image cannot be written to this node's disk: {error}."
             with self._changed:
-                self._error = error
+                self._error = ImageError(told) if isinstance(error, OSError) else error
                 self._changed.notify_all()
         finally:
             self._store.close()

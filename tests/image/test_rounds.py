@@ -4,6 +4,7 @@ Linux that marks written pages."""
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -232,6 +233,32 @@ async def test_what_did_not_come_as_it_was_sealed_is_not_used(
     finally:
         follower.close()
     await dump.close()
+
+
+async def test_disk_that_is_full_is_told_and_does_not_end_it(
+    tree: Tree, shelf: Shelf, source: Source, tmp_path: Path
+) -> None:
+    follower = Follower(source.peer, "image", tmp_path / "coming")
+    real, full = follower._write, [True]
+
+    def write(name: str, views: list[memoryview]) -> None:
+        real(name, [views[0][:1000]] if full else views)
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    follower._write = write  # type: ignore[method-assign]
+    try:
+        dump = tree.dump(shelf)
+        manifest = await tree.finish(dump)
+        with pytest.raises(ImageError, match="No space left"):
+            await asyncio.to_thread(follower.caught_up)
+        full.clear()
+        await asyncio.to_thread(follower.caught_up)
+        await asyncio.to_thread(follower.bring, manifest, tmp_path / "target")
+        assert tree.restored(tmp_path / "target", 1) == tree.memory
+        await dump.close()
+    finally:
+        follower.close()
 
 
 def test_who_knows_nothing_of_an_image_is_answered_at_once_when_in_a_hurry(shelf: Shelf) -> None:
