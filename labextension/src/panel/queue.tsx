@@ -24,7 +24,7 @@ export function Queue({ state, words, run, current }: IOneSessionProps): JSX.Ele
         <QueueRow
           session={session}
           isCurrent={session.id === current}
-          minute={Math.floor(now / 10)}
+          moment={now}
           words={words}
           run={run}
         />
@@ -40,7 +40,7 @@ interface IQueueRowProps {
   readonly session: ISession;
   readonly isCurrent: boolean;
   /** Rises when ages have to be told anew. */
-  readonly minute: number;
+  readonly moment: number;
   readonly words: Words;
   readonly run: Run;
 }

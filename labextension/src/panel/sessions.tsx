@@ -26,7 +26,7 @@ export function Sessions({ state, words, run, current }: IOneSessionProps): JSX.
           node={session.lease === null ? undefined : state.nodes.get(session.lease.node_id)}
           isCurrent={session.id === current}
           canMove={hasElsewhere(state)}
-          minute={Math.floor(now / 10)}
+          moment={now}
           words={words}
           run={run}
         />
@@ -45,7 +45,7 @@ interface ISessionRowProps {
   /** Whether there is anywhere to move to. */
   readonly canMove: boolean;
   /** Rises when ages have to be told anew. */
-  readonly minute: number;
+  readonly moment: number;
   readonly words: Words;
   readonly run: Run;
 }

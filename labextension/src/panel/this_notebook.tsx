@@ -20,7 +20,8 @@ export interface IThisNotebookProps extends IOneSessionProps {
 
 export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
   const { state, words, run, current, otherwise } = props;
-  const now = useNow();
+  useNow();
+  const now = Date.now() / 1000; // as rows of other sections, which are painted again when something in them changes
   const session = state.sessions.get(current);
   if (session === undefined) {
     return <p className="jp-gpuaas-hint">{otherwise}</p>;

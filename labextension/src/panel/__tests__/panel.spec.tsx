@@ -277,15 +277,15 @@ describe('what is small when it is small', () => {
 });
 
 describe('Queue', () => {
-  const now = Date.now() / 1000;
-  const waiting = (facts: Partial<ISession>): IState =>
-    stateOf(session({ state: 'queued', lease: null, queue_place: 1, since_s: now, ...facts }));
+  const waiting = (facts: Partial<ISession>): IState => {
+    const since_s = Date.now() / 1000;
+    return stateOf(session({ state: 'queued', lease: null, queue_place: 1, since_s, ...facts }));
+  };
 
   it('says how long it is likely to take, and what the session wants', () => {
     const request = { devices: 2, kind: 'cuda', memory_bytes: 8e10, node: null, standby: 0 };
-    show(
-      <Queue state={waiting({ starts_s: now + 25, request })} words={words} run={run} current="" />
-    );
+    const starts_s = Date.now() / 1000 + 25;
+    show(<Queue state={waiting({ starts_s, request })} words={words} run={run} current="" />);
 
     expect(host.textContent).toContain('2 GPUs, with 80 GB or more');
     expect(host.textContent).toMatch(/In about 2\d s, if no cell is run there until then\./);
