@@ -125,7 +125,7 @@ def test_a_session_that_is_to_begin_with_a_checkpoint_says_what_it_waits_for_and
     page.see(lambda: "waits for a device: place 1." in page.notices())
     page.shot("waits")
     page.press(".jp-toastContainer .jp-toast-button", "Cancel")
-    page.see(lambda: "The new session was ended. Its checkpoint stays." in page.notices())
+    page.see(lambda: page.notices() == "The new session was ended. Its checkpoint stays.")
     page.see(lambda: len(page.all("#jp-gpuaas-sessions .jp-gpuaas-row")) == 1)
     page.shot("given-up")
     assert [each["name"].rsplit("/", 1)[-1] for each in sessions(pool.home)] == ["start.ipynb"]

@@ -45,7 +45,7 @@ export async function lengthy<T>(gpuaas: IGpuaas, what: ILengthy<T>): Promise<T 
   const id = Notification.emit(said, 'in-progress', { autoClose: false, actions });
   const tell = (): void => {
     const message = what.doing();
-    if (message !== said) {
+    if (message !== said && !isGivenUp) {
       said = message;
       Notification.update({ id, message, actions });
     }
