@@ -135,7 +135,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get(postgres_server.VARIABLE) == "postgresql":
         for item in items:
             if item.get_closest_marker("sqlite"):
-                item.add_marker(pytest.mark.skip(reason="looks into the file of SQLite"))
+                item.add_marker(pytest.mark.skip(reason="is about a service in SQLite"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -250,6 +250,7 @@ async def count_to(remote: RemoteSession, last: int) -> None:
         _COUNTS[remote.id] = number
 
 
+@pytest.mark.sqlite
 def test_standby_without_a_common_database_is_refused(gpuaas_home: GpuaasHome) -> None:
     done = gpuaas_home.cli("up", "--standby", check=False)
     assert done.returncode == 1
