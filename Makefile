@@ -13,8 +13,8 @@
 #   make pictures        those of the documents anew, from these tests
 #   make test-matrix     the wheel in JupyterLab 4.4, Notebook 7.4 and the newest of both, each in an environment of its own
 #   make criu            a CRIU that works here, for process images (root, Debian; docs/process-images.md)
-#   make test-postgres   services in PostgreSQL instead of SQLite: of the same tests those of databases, controllers that
-#                        take over, users, and controllers that are killed (apt-get install postgresql)
+#   make test-postgres   services in PostgreSQL instead of SQLite: of the same tests those of databases, of fair use, of
+#                        controllers that are killed and that take over; installs it where apt may
 #   make test-postgres-all  the same with all contract tests of a service, all wrong callers and all faults
 #   make test-faults     processes killed and networks cut, and what is tried at random moments, many times
 #   make test-trials     the trials of test-faults in their hundreds, which takes hours
@@ -180,8 +180,8 @@ POSTGRES = tools/install-by-apt.sh PostgreSQL 'compgen -G "/usr/lib/postgresql/*
   || { echo "*** NO POSTGRESQL HERE: NOTHING IS TESTED WITH IT ***" >&2; exit 0; }; GPUAAS_TEST_DATABASE=postgresql
 test-postgres: $(STAMPS)/test
 	@$(POSTGRES) tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu' \
-	  $(addprefix tests/,contract/test_takeover.py contract/test_controller.py fault/test_controller_restart.py \
-	  contract/test_fair_use.py contract/test_database.py contract/test_usage.py) $(PYTEST_ARGS)
+	  $(addprefix tests/,contract/test_takeover.py fault/test_controller_restart.py contract/test_fair_use.py \
+	  contract/test_database.py contract/test_usage.py) $(PYTEST_ARGS)
 
 test-postgres-all: $(STAMPS)/test
 	@$(POSTGRES) tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
