@@ -65,7 +65,7 @@ class Crowd:
 OPEN = """
 const done = arguments[arguments.length - 1];
 const began = performance.now();
-document.querySelector("[data-id='jp-gpuaas-panel']").click();
+document.querySelector('.jp-gpuaas-status').click();
 const look = () => document.querySelector('#jp-gpuaas-sessions [role=listitem]')
   ? requestAnimationFrame(() => setTimeout(() => done(performance.now() - began)))
   : requestAnimationFrame(look);

@@ -46,7 +46,7 @@ def test_one_machine_and_one_session_have_no_parts_of_a_cluster(lab: Lab, page: 
         page.keys(Keys.ARROW_RIGHT)
     assert page.focused_in(".jp-gpuaas-chip")
     assert page.element(".jp-gpuaas-chip").get_attribute("tabindex") == "0"
-    page.driver.execute_script("document.querySelector('[data-id=\"jp-gpuaas-panel\"]').click()")  # closes the panel
+    page.element("[data-id='jp-gpuaas-panel']").click()  # closes the panel
     page.see(lambda: not page.element(".jp-gpuaas-panel").is_displayed())
     page.driver.execute_script("document.querySelector('.jp-gpuaas-chip').focus()")
     page.keys(Keys.ENTER)
