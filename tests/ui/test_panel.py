@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def test_the_panel_is_where_it_was_after_a_reload(pool: Lab, page: Page) -> None
     page.driver.get(pool.address())
     page.panel()
     kept = Path(os.environ["JUPYTER_CONFIG_DIR"]) / "lab" / "workspaces"
-    page.see(lambda: any("jp-gpuaas-panel" in each.read_text() for each in kept.glob("*")))
+    in_front = re.compile(r'"current": ?"jp-gpuaas-panel"')
+    page.see(lambda: any(in_front.search(each.read_text()) for each in kept.glob("*")))
 
     page.driver.get(pool.address().removesuffix("&reset"))
     page.see(lambda: page.element(".jp-gpuaas-panel").is_displayed())
