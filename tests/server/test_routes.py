@@ -346,7 +346,7 @@ def test_a_choice_is_kept_for_a_notebook_and_its_next_kernel_asks_for_it(
     }
     request = {"devices": 2, "kind": "cpu", "memory_bytes": 1, "node": None, "standby": 0, "priority": 0}
     kept = server.ask("PUT", "choices", {"request": request}, **where)
-    whole = {**request, "share": 1.0, "labels": {}, "avoid": []}
+    whole = {**request, "on_node_loss": "", "share": 1.0, "labels": {}, "avoid": []}
     assert kept.json() == {**none, "choice": {"request": whole, "session": None}}
     kernel_id = server.start_kernel("folder/chosen.ipynb")
     session = server.session_of(kernel_id)
