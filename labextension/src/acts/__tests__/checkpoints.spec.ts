@@ -8,25 +8,21 @@ const showDialog = jest.fn();
 const emit = jest.fn<string, [string, string]>(() => 'notice');
 const changed = { connect: () => undefined, disconnect: () => undefined };
 
-jest.mock(
-  '@jupyterlab/apputils',
-  () => ({
-    Dialog: {
-      cancelButton: () => ({ label: 'Cancel', accept: false }),
-      okButton: (options: object) => ({ accept: true, ...options }),
-      warnButton: (options: object) => ({ accept: true, ...options }),
-      translator: { load: () => ({ __: (text: string) => text }) }
-    },
-    InputDialog: { getText: (options: object) => getText(options) },
-    Notification: {
-      emit: (message: string, type: string) => emit(message, type),
-      update: () => undefined,
-      dismiss: () => undefined
-    },
-    showDialog: (options: object) => showDialog(options)
-  }),
-  { virtual: true }
-);
+jest.mock('@jupyterlab/apputils', () => ({
+  Dialog: {
+    cancelButton: () => ({ label: 'Cancel', accept: false }),
+    okButton: (options: object) => ({ accept: true, ...options }),
+    warnButton: (options: object) => ({ accept: true, ...options }),
+    translator: { load: () => ({ __: (text: string) => text }) }
+  },
+  InputDialog: { getText: (options: object) => getText(options) },
+  Notification: {
+    emit: (message: string, type: string) => emit(message, type),
+    update: () => undefined,
+    dismiss: () => undefined
+  },
+  showDialog: (options: object) => showDialog(options)
+}));
 
 const client = {
   takeCheckpoint: jest.fn(async (_: string, label: string) => checkpoint({ label })),

@@ -5,17 +5,13 @@ import { releaseAll } from '../sessions';
 
 const emit = jest.fn<string, [string, string]>(() => 'notice');
 
-jest.mock(
-  '@jupyterlab/apputils',
-  () => ({
-    Dialog: { translator: { load: () => ({ __: (text: string) => text }) } },
-    Notification: {
-      emit: (message: string, type: string) => emit(message, type),
-      dismiss: () => undefined
-    }
-  }),
-  { virtual: true }
-);
+jest.mock('@jupyterlab/apputils', () => ({
+  Dialog: { translator: { load: () => ({ __: (text: string) => text }) } },
+  Notification: {
+    emit: (message: string, type: string) => emit(message, type),
+    dismiss: () => undefined
+  }
+}));
 
 const release = jest.fn<Promise<unknown>, [string]>(async () => ({}));
 const refresh = jest.fn(async () => undefined);

@@ -3,18 +3,12 @@ import { Client } from '../client';
 
 const makeRequest = jest.fn();
 
-jest.mock(
-  '@jupyterlab/services',
-  () => ({ ServerConnection: { makeRequest: (...given: unknown[]) => makeRequest(...given) } }),
-  { virtual: true }
-);
-jest.mock(
-  '@jupyterlab/coreutils',
-  () => ({
-    URLExt: { join: (...parts: string[]) => parts.join('/').replace(/([^:])\/+/g, '$1/') }
-  }),
-  { virtual: true }
-);
+jest.mock('@jupyterlab/services', () => ({
+  ServerConnection: { makeRequest: (...given: unknown[]) => makeRequest(...given) }
+}));
+jest.mock('@jupyterlab/coreutils', () => ({
+  URLExt: { join: (...parts: string[]) => parts.join('/').replace(/([^:])\/+/g, '$1/') }
+}));
 
 const answer = (body: string, status = 200): object => ({
   ok: status < 400,
