@@ -442,6 +442,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Address of the service's database, or its file."""
         return self.database_url or self.folder / "controller.db"
 
+    @property
+    def asked_on_node_loss(self) -> str:
+        """What sessions of this client ask for; empty where it is the default, so that the service's choice counts."""
+        return "" if self.on_node_loss == Settings().on_node_loss else self.on_node_loss
+
     def environment(self, *, secrets: bool = True) -> dict[str, str]:
         """The settings that differ from their defaults, as environment variables for a child process.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class
 
-from jupyter_gpuaas.config import Settings, load
+from jupyter_gpuaas.config import CHOICES, Settings, load
 from jupyter_gpuaas.errors import CheckpointError, GpuaasError
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ HELP = """\
     --on NODE  run it in a session on this node
 
 %remote_gpu connect [--session NAME] [--on NODE] [--devices N] [--kind cuda|cpu] [--memory GIB] [--standby 0|1]
+%remote_gpu connect [--on-node-loss ask|rerun|restore_only]
     --devices 0.5 is a part of one device; others may have the rest
+    --on-node-loss says what becomes of a cell that runs when its node is lost: an error that asks to run it again, it
+    runs again by itself, or an error that asks for nothing
 %remote_gpu status                     the session: node, devices, memory, checkpoints and their cost
 %remote_gpu nodes                      the nodes of the pool
 %remote_gpu sync [PATHS]               send files of this folder (all but those in .gpuaasignore) that have changed
@@ -78,6 +81,7 @@ def _line_parser() -> _Parser:
     connect.add_argument("--kind", choices=("cuda", "cpu"))
     connect.add_argument("--memory", type=float, default=0.0)
     connect.add_argument("--standby", type=int, choices=(0, 1), nargs="?", const=1)
+    connect.add_argument("--on-node-loss", choices=CHOICES["on_node_loss"])
     for name in ("status", "nodes", "release", "detach"):
         commands.add_parser(name, add_help=False)
     logs = commands.add_parser("logs", add_help=False)
@@ -208,6 +212,7 @@ class RemoteGpuMagics(Magics):
             memory_bytes=int(arguments.memory * 1024**3),
             node=arguments.on or None,
             standby=standby or 0,
+            on_node_loss=arguments.on_node_loss or settings.asked_on_node_loss,
         )
         former = self._connections.get(arguments.on)
         if former is not None and former.is_ours:
@@ -301,7 +306,8 @@ class RemoteGpuMagics(Magics):
         settings = load()
         devices, share = parts(settings.want_devices)
         standby = 0 if node else settings.standby
-        request = ResourceRequest(devices=devices, share=share, node=node or None, standby=standby)
+        policy = settings.asked_on_node_loss
+        request = ResourceRequest(devices=devices, share=share, node=node or None, standby=standby, on_node_loss=policy)
         return self._open(node, settings, request)
 
     def _open(self, node: str, settings: Settings, request: Any, session: str = "") -> Connection:

@@ -134,8 +134,8 @@ class Seeker:
         request = choice.request or ResourceRequest(devices=devices, share=share)
         if not request.standby and request.node is None:
             request = msgspec.structs.replace(request, standby=self._settings.standby)
-        if not request.on_node_loss and self._settings.on_node_loss != Settings().on_node_loss:
-            request = msgspec.structs.replace(request, on_node_loss=self._settings.on_node_loss)
+        if not request.on_node_loss:
+            request = msgspec.structs.replace(request, on_node_loss=self._settings.asked_on_node_loss)
         if not request.priority:
             request = msgspec.structs.replace(request, priority=self._settings.priority)
         view = await service.create_session(name, request=request, cwd=os.getcwd(), machine=machine_id(), env=env)

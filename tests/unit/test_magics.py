@@ -104,6 +104,36 @@ def test_connect_asks_for_whole_devices_or_a_part_of_one(
     assert [(each.devices, each.share) for each in seen] == [asked]
 
 
+@pytest.mark.parametrize(
+    ("said", "setting", "asked"),
+    [
+        ("--on-node-loss rerun", "", "rerun"),
+        ("--on-node-loss ask", "rerun", "ask"),
+        ("", "restore_only", "restore_only"),
+        ("", "", ""),
+    ],
+)
+def test_connect_says_what_becomes_of_a_cell_that_is_cut_off(
+    said: str, setting: str, asked: str, local: Magic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[ResourceRequest] = []
+    if setting:
+        monkeypatch.setenv("GPUAAS_ON_NODE_LOSS", setting)
+    monkeypatch.setattr(RemoteGpuMagics, "_open", lambda self, node, settings, request, name: seen.append(request))
+    monkeypatch.setattr(RemoteGpuMagics, "_status", lambda self, arguments: None)
+    local(f"connect {said}")
+    assert [each.on_node_loss for each in seen] == [asked]
+
+
+def test_connect_names_what_can_become_of_a_cell_that_is_cut_off(
+    local: Magic, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match=r"on-node-loss.*'always'.*ask.*rerun.*restore_only"):
+        local("connect --on-node-loss always")
+    local("connect --help")
+    assert "--on-node-loss ask|rerun|restore_only" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("said", ["0", "1.5", "-1", "half"])
 def test_connect_refuses_what_is_no_number_of_devices(said: str, local: Magic) -> None:
     with pytest.raises(UsageError, match="devices"):
