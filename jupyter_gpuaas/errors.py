@@ -32,6 +32,7 @@
     │   │   └─ ChunkCorrupt     its bytes are not those of its digest
     │   └─ ManifestError        a manifest that must not be used; one class a defect, in ``store/manifest.py``
     ├─ MigrationError           a session could not be moved; it goes on where it was
+    │   ├─ NamesLost            some of its names would not survive it, and nobody has said that they may go
     │   ├─ QuiesceTimeout       the cell that runs did not end in time
     │   └─ Diverged             it changes faster than it can be sent
     ├─ ImageError               a process image could not be taken or restored
@@ -259,6 +260,10 @@ class MigrationError(GpuaasError):
     """A session could not be moved; it goes on where it was."""
 
     status = 409
+
+
+class NamesLost(MigrationError):
+    """Some names of the session would not survive it, and nobody has said that they may go."""
 
 
 class QuiesceTimeout(MigrationError):

@@ -36,6 +36,7 @@ class GpuaasHome:
         return subprocess.run(
             [sys.executable, "-m", "jupyter_gpuaas", *arguments],
             env=self.env,
+            stdin=subprocess.DEVNULL,  # nobody to ask
             timeout=timeout_s,
             check=check,
             capture_output=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import PurePath
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from jupyter_gpuaas.errors import NoSuchSession, SessionEnded, SettingError
+from jupyter_gpuaas.errors import MigrationError, NamesLost, NoSuchSession, SessionEnded, SettingError
 
 if TYPE_CHECKING:
     from jupyter_gpuaas.client.service import ServiceClient
@@ -40,6 +41,24 @@ def ask_service(given: dict[str, Any], work: Callable[[ServiceClient], Coroutine
             return await work(client)
 
     return asyncio.run(run())
+
+
+def with_consent(work: Callable[[bool], T], accept_loss: bool, as_json: bool, question: str) -> T:
+    """Do what may lose names. Where it would, and somebody sits at the terminal, ask, and do it all the same on a yes.
+
+    Parameters
+    ----------
+    work
+        Does it; told whether names may be lost.
+    """
+    try:
+        return work(accept_loss)
+    except NamesLost as error:
+        if as_json or sys.stdin is None or not sys.stdin.isatty():
+            raise
+        if not click.confirm(f"{one_line(error.message)} {question}", err=True):
+            raise MigrationError("The session stays as it is.") from None
+    return work(True)
 
 
 async def resolve(client: ServiceClient, session: str, *, ended: bool = False) -> str:

@@ -21,6 +21,7 @@ from jupyter_gpuaas.cli.asking import (
     resolve,
     say,
     when,
+    with_consent,
 )
 from jupyter_gpuaas.errors import GpuaasError, MigrationError, SettingError
 
@@ -60,24 +61,29 @@ def migrate(
 ) -> None:
     """Move a session to NODE, or to the best other node with room, while it is used.
 
-    Waits until it is done; Ctrl-C gives the move up as long as the session is not on its new node.
+    Waits until it is done; Ctrl-C gives the move up as long as the session is not on its new node. Where names would be
+    lost it asks, at a terminal; else it needs --accept-loss.
     """
     from jupyter_gpuaas.client.migrations import follow_migration
     from jupyter_gpuaas.model import Phase
     from jupyter_gpuaas.model.words import plan_lines
 
-    async def ask(client: ServiceClient) -> Any:
+    async def ask(client: ServiceClient, accepted: bool) -> Any:
         session_id = await resolve(client, session)
-        plan = await client.plan_migration(session_id, node)
-        if dry_run:
-            return plan
-        if not as_json:
-            for line in plan_lines(plan):
-                say(one_line(line))
-        view = await client.migrate(session_id, node, via=via, accept_loss=accept_loss, wait=not no_wait)
+        if accepted == accept_loss:  # else it has been asked, after the plan had been told
+            plan = await client.plan_migration(session_id, node)
+            if dry_run:
+                return plan
+            if not as_json:
+                for line in plan_lines(plan):
+                    say(one_line(line))
+        view = await client.migrate(session_id, node, via=via, accept_loss=accepted, wait=not no_wait)
         return await follow_migration(client, view, (lambda text: None) if as_json else say)
 
-    found = ask_service(given, ask)
+    def move(accepted: bool) -> Any:
+        return ask_service(given, lambda client: ask(client, accepted))
+
+    found = with_consent(move, accept_loss, as_json, "Move it all the same?")
     if as_json:
         print_json(plain(found))
     elif dry_run:
@@ -95,13 +101,19 @@ def migrate(
 @as_json
 @click.pass_obj
 def park(given: dict[str, Any], session: str, accept_loss: bool, as_json: bool) -> None:
-    """Give a session's devices back and keep what it has; its next cell brings it back."""
+    """Give a session's devices back and keep what it has; its next cell brings it back.
 
-    async def ask(client: ServiceClient) -> Any:
-        return (await client.park(await resolve(client, session), accept_loss=accept_loss)).session
+    Where names would be lost it asks, at a terminal; else it needs --accept-loss.
+    """
+
+    async def ask(client: ServiceClient, accepted: bool) -> Any:
+        return (await client.park(await resolve(client, session), accept_loss=accepted)).session
+
+    def put_away(accepted: bool) -> Any:
+        return ask_service(given, lambda client: ask(client, accepted))
 
     print_fact(
-        ask_service(given, ask),
+        with_consent(put_away, accept_loss, as_json, "Park it all the same?"),
         as_json,
         lambda each: f"Session {each.id[:SHORT_ID_CHARS]} ({each.name}) is {each.state}: {one_line(each.cause)}",
     )

@@ -11,7 +11,7 @@ import msgspec
 from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.controller.standbys import Standbys
-from jupyter_gpuaas.errors import AllocationError, GpuaasError, InvalidRequest, MigrationError
+from jupyter_gpuaas.errors import AllocationError, GpuaasError, InvalidRequest, MigrationError, NamesLost
 from jupyter_gpuaas.lifecycle.migration import Asked, way
 from jupyter_gpuaas.lifecycle.placement import targets
 from jupyter_gpuaas.lifecycle.room import used_of
@@ -181,7 +181,7 @@ class MovePlans:
         if asked.busy and not asked.wait:
             told = f"; as a process image it cannot move: {asked.no_image}" if asked.via == "auto" else ""
             raise MigrationError(f"{why_not}{told}.", hint="Without --no-wait the move waits for its end.")
-        raise MigrationError(
+        raise NamesLost(
             f"{why_not}: {'; '.join(f'{k}: {v}' for k, v in plan.lost.items())}.",
             hint="--accept-loss moves the session without.",
         )

@@ -13,7 +13,7 @@ import msgspec
 from jupyter_gpuaas.controller.catalogue.records import Incoming
 from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.sessions import LiveSession
-from jupyter_gpuaas.errors import GpuaasError, ImageError, MigrationError, NoSuchSession, StaleEpoch
+from jupyter_gpuaas.errors import GpuaasError, ImageError, MigrationError, NamesLost, NoSuchSession, StaleEpoch
 from jupyter_gpuaas.lifecycle.placement import Idle, whom_to_park
 from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.lifecycle.session import SessionEvent
@@ -135,7 +135,7 @@ class Parking:
             view = quiet.checkpoint
             if view.lost and not accept_loss:
                 told = "; ".join(f"{name}: {why}" for name, why in view.lost.items())
-                raise MigrationError(
+                raise NamesLost(
                     f"{', '.join(view.lost)} would be lost: {told}.", hint="--accept-loss parks the session without."
                 )
             self._sessions.advance(live, SessionEvent.MOVING, cause)

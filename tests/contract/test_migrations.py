@@ -14,7 +14,7 @@ import pytest
 
 from jupyter_gpuaas.client.migrations import follow_migration
 from jupyter_gpuaas.controller.sessions import LiveSession
-from jupyter_gpuaas.errors import AllocationError, Forbidden, InvalidRequest, MigrationError
+from jupyter_gpuaas.errors import AllocationError, Forbidden, InvalidRequest, MigrationError, NamesLost
 from jupyter_gpuaas.model import HostReport, HostState, Phase, ResourceRequest, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
@@ -195,10 +195,12 @@ async def test_move_that_would_lose_names_is_refused_and_names_them(service: Ser
             return "t" in (await roamer.client.plan_migration(roamer.id)).lost
 
         await eventually(plan_names_it)
-        with pytest.raises(MigrationError, match=r"\bt\b.*would be lost"):
+        with pytest.raises(NamesLost, match=r"\bt\b.*would be lost"):
             await roamer.client.migrate(roamer.id)
         with pytest.raises(MigrationError, match=r"via.*images are switched off"):
             await roamer.client.migrate(roamer.id, via="image")
+        with pytest.raises(NamesLost, match=r"\bt\b.*would be lost"):
+            await roamer.client.park(roamer.id)
         assert await roamer.said("print(t.is_alive()); x = 5") == "True"
         done = await roamer.migrate(accept_loss=True)
         assert done.phase is Phase.DONE, done.cause

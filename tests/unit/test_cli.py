@@ -19,10 +19,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jupyter_gpuaas import cli
+from jupyter_gpuaas.cli.asking import with_consent
 from jupyter_gpuaas.client.blocking import Blocking
 from jupyter_gpuaas.client.embedded import find_service, read_service_file, start_service
 from jupyter_gpuaas.config import Settings, load
-from jupyter_gpuaas.errors import ServiceUnreachable
+from jupyter_gpuaas.errors import MigrationError, NamesLost, ServiceUnreachable
 from tests.conftest import GpuaasHome
 
 
@@ -123,6 +124,74 @@ def test_bad_setting_is_named(quick_home: GpuaasHome) -> None:
 @pytest.mark.parametrize("arguments", ["up --nodes 0", "up --port 70000", "up --engine moon", "release", "nothing"])
 def test_bad_usage_is_refused_by_the_parser(arguments: str) -> None:
     assert run(*arguments.split()).exit_code == 2
+
+
+class Losing:
+    """What would lose a name, and how often it was done so."""
+
+    def __init__(self) -> None:
+        self.told: list[bool] = []
+
+    def __call__(self, accepted: bool) -> str:
+        self.told.append(accepted)
+        if not accepted:
+            raise NamesLost("g would be lost: g: a generator.", hint="--accept-loss moves the session without.")
+        return "moved"
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Standard input is a terminal; what is written into the descriptor is typed there."""
+    keys, screen = os.openpty()
+    with open(screen, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield keys
+    os.close(keys)
+
+
+def test_what_would_lose_names_is_done_when_its_user_says_yes(
+    terminal: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = Losing()
+    os.write(terminal, b"y\n")
+    assert with_consent(work, False, False, "Move it all the same?") == "moved"
+    assert work.told == [False, True]
+    assert "g would be lost: g: a generator. Move it all the same? [y/N]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["n", ""])
+def test_what_would_lose_names_is_not_done_when_its_user_does_not_say_yes(terminal: int, typed: str) -> None:
+    work = Losing()
+    os.write(terminal, f"{typed}\n".encode())
+    with pytest.raises(MigrationError, match="stays as it is"):
+        with_consent(work, False, False, "Move it all the same?")
+    assert work.told == [False]
+
+
+def test_what_would_lose_names_is_not_asked_about_where_that_is_said_already_or_json_is_wanted(
+    terminal: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    work = Losing()
+    assert with_consent(work, True, False, "Move it all the same?") == "moved"
+    with pytest.raises(NamesLost):
+        with_consent(work, False, True, "Move it all the same?")
+    assert work.told == [True, False]
+    assert capsys.readouterr().err == ""
+
+
+def test_what_would_lose_names_is_refused_where_nobody_can_be_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    work = Losing()
+    (tmp_path / "answers").write_text("y\n")
+    with open(tmp_path / "answers", encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with pytest.raises(NamesLost):
+            with_consent(work, False, False, "Move it all the same?")
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(NamesLost):
+        with_consent(work, False, False, "Move it all the same?")
+    assert work.told == [False, False]
 
 
 def test_down_without_a_service_is_no_error(quick_home: GpuaasHome) -> None:
