@@ -27,6 +27,7 @@ def allocation(view: SessionView, nodes: Sequence[NodeView]) -> dict[str, Any]:
                     "memory_bytes": device.memory_bytes,
                     "used_bytes": sample.used_bytes if sample else 0,
                     "utilisation": sample.utilisation if sample else -1.0,
+                    "share": lease.share,
                 }
             )
     return {
@@ -71,7 +72,8 @@ def allocation_html(facts: Facts) -> str:
     lines = [f"<p><b>{escape(facts['name'])}</b>: {escape(state + where)}</p>"]
     for device in facts["devices"]:
         used, whole = device["used_bytes"], device["memory_bytes"]
-        said = f"{device['id']} {device['label']}: {amount(used)} of {amount(whole)}"
+        part = f"{device['share']:g} of " if device["share"] < 1 else ""
+        said = f"{part}{device['id']} {device['label']}: {amount(used)} of {amount(whole)}"
         meter = f'<meter min="0" max="{max(1, whole)}" value="{used}" aria-label="{escape(said)}"></meter>'
         lines.append(f"<p>{meter} {escape(said)}</p>")
     return "".join(lines)

@@ -18,19 +18,20 @@ def test_a_notebook_is_begun_on_chosen_devices_and_remembers_them(pool: Lab, pag
     page.driver.get(pool.address())
     page.press(".jp-LauncherCard", "Remote GPU…")
     page.see(lambda: "Free now on 2 nodes." in page.text(".jp-Dialog [role=status]"))
-    kind, node = (Select(each) for each in page.all(".jp-Dialog select"))
+    kind, share, node = (Select(each) for each in page.all(".jp-Dialog select"))
 
     kind.select_by_visible_text("GPU")
     page.see(lambda: "No node has such devices" in page.text(".jp-Dialog [role=status]"))
     kind.select_by_visible_text("CPU")
+    share.select_by_value("0.5")
     node.select_by_visible_text("local-1")
     page.see(lambda: "Free now on 1 node." in page.text(".jp-Dialog [role=status]"))
     page.shot("dialog")
     page.press(".jp-Dialog button", "Create")
 
-    page.see(lambda: page.chip().startswith("local-1 · CPU"))
+    page.see(lambda: page.chip().startswith("local-1 · 0.5 of CPU"))
     (session,) = sessions(pool.home)
-    assert (session["request"]["kind"], session["request"]["node"]) == ("cpu", "local-1")
+    assert [session["request"][name] for name in ("kind", "share", "node")] == ["cpu", 0.5, "local-1"]
     page.element("[data-jp-item-name='save'] jp-button").click()
     document = pool.folder / "Untitled.ipynb"
     until(lambda: '"gpuaas"' in document.read_text() and document.read_text().rstrip().endswith("}"))

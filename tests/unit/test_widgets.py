@@ -7,6 +7,7 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from jupyter_gpuaas import widgets
@@ -74,6 +75,17 @@ def test_an_allocation_is_the_sessions_own_devices_with_what_they_do() -> None:
     assert "script" not in page.tags and EVIL in page.text
     assert page.tags.count("meter") == 1
     assert "2.1 GB of 86 GB" in page.text
+
+
+def test_an_allocation_of_a_part_says_how_much_of_the_device_it_is() -> None:
+    whole = view()
+    assert whole.session.lease is not None
+    lease = msgspec.structs.replace(whole.session.lease, share=0.5)
+    part = msgspec.structs.replace(whole, session=msgspec.structs.replace(whole.session, lease=lease))
+    facts = allocation(part, nodes())
+    assert [each["share"] for each in facts["devices"]] == [0.5]
+    assert "0.5 of cuda:1 NVIDIA" in Text(allocation_html(facts)).text
+    assert "of cuda:1" not in Text(allocation_html(allocation(whole, nodes()))).text
 
 
 def test_an_allocation_without_devices_or_node_says_where_the_session_waits() -> None:

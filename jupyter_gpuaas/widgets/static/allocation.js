@@ -81,7 +81,9 @@ function draw(root, facts, history, trans) {
   }
   for (const device of facts.devices) {
     const row = element(root, 'div', 'gpuaas-device');
-    element(row, 'span', '', trans.__('%1 %2', device.id, device.label));
+    const name = trans.__('%1 %2', device.id, device.label);
+    const part = Number(device.share.toPrecision(2));
+    element(row, 'span', '', device.share < 1 ? trans.__('%1 of %2', part, name) : name);
     const share = device.memory_bytes > 0 ? Math.min(1, device.used_bytes / device.memory_bytes) : 0;
     const words = trans.__('%1 of %2', amount(trans, device.used_bytes), amount(trans, device.memory_bytes));
     const meter = element(row, 'div', 'gpuaas-meter');
@@ -126,7 +128,8 @@ async function news(base, facts) {
       label: each.label,
       memory_bytes: each.memory_bytes,
       used_bytes: samples.get(each.id)?.used_bytes ?? 0,
-      utilisation: samples.get(each.id)?.utilisation ?? -1
+      utilisation: samples.get(each.id)?.utilisation ?? -1,
+      share: session.lease.share
     }));
   const { state, cause, queue_place, request, parks_s, ends_s } = session;
   const account = { since_s: session.devices_since_s, device_s: view.device_seconds, parks_s, ends_s };
@@ -134,15 +137,26 @@ async function news(base, facts) {
   return { facts: { ...facts, state, cause, queue_place, request, ...account, ...place }, nodes };
 }
 
-/** Devices of a node that are free and would do for the session. */
-function room(node, { kind, memory_bytes, devices }) {
+/** Slack for sums of parts, as the service has it. */
+const ATOM = 1e-6;
+
+/** Devices of a node that would do for the session, and have room for it: all of each, or the part that it wants. */
+function room(node, { kind, memory_bytes, devices, share }) {
   const free = node.devices.filter(
     each =>
-      !node.leased.includes(each.id) &&
+      (node.used[each.id] ?? 0) + share <= 1 + ATOM &&
       (kind === null || each.kind === kind) &&
       each.memory_bytes >= memory_bytes
   );
   return node.state === 'up' && free.length >= devices ? free : [];
+}
+
+/** What there is for the session on a node. */
+function roomWords(trans, node, request) {
+  const { length } = room(node, request);
+  return request.share < 1
+    ? trans._n('%2: room on %1 device', '%2: room on %1 devices', length, node.id)
+    : trans._n('%2: %1 device free', '%2: %1 devices free', length, node.id);
 }
 
 /** The menu that moves the session; it stays as it is while what is above it is drawn again. */
@@ -189,9 +203,7 @@ class MoveMenu {
       const before = this.select.value;
       this.select.replaceChildren();
       for (const node of targets) {
-        const devices = room(node, facts.request);
-        const words = this.trans._n('%2: %1 device free', '%2: %1 devices free', devices.length, node.id);
-        const option = element(this.select, 'option', '', words);
+        const option = element(this.select, 'option', '', roomWords(this.trans, node, facts.request));
         option.value = node.id;
         option.selected = node.id === before;
       }

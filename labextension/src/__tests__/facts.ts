@@ -37,10 +37,17 @@ export function session(facts: Partial<ISession> = {}): ISession {
     owner: 'ann',
     state: 'idle',
     epoch: 1,
-    request: { devices: 1, kind: null, memory_bytes: 0, node: null, standby: 0 },
+    request: { devices: 1, kind: null, memory_bytes: 0, node: null, standby: 0, share: 1 },
     created_s: 1000,
     cause: '',
-    lease: { id: 'l1', session_id: 's1', node_id: 'node-a', device_ids: ['cuda:0'], epoch: 1 },
+    lease: {
+      id: 'l1',
+      session_id: 's1',
+      node_id: 'node-a',
+      device_ids: ['cuda:0'],
+      epoch: 1,
+      share: 1
+    },
     queue_place: 0,
     clients: 1,
     unattended_since_s: 0,
@@ -61,7 +68,7 @@ export function node(facts: Partial<INode> = {}): INode {
     state: 'up',
     devices: [{ id: 'cuda:0', kind: 'cuda', label: 'NVIDIA H200', memory_bytes: 141e9 }],
     samples: [{ device_id: 'cuda:0', used_bytes: 34e9, utilisation: 0.5 }],
-    leased: [],
+    used: {},
     drain: null,
     no_images: '',
     ...facts

@@ -25,7 +25,14 @@ const ALLOCATION = {
   parks_s: 0,
   ends_s: 0,
   devices: [
-    { id: 'cuda:0', label: 'H200', memory_bytes: 141e9, used_bytes: 34e9, utilisation: 0.5 }
+    {
+      id: 'cuda:0',
+      label: 'H200',
+      memory_bytes: 141e9,
+      used_bytes: 34e9,
+      utilisation: 0.5,
+      share: 1
+    }
   ]
 };
 const CHECKPOINT = {
@@ -90,7 +97,7 @@ describe('the menu of the widget', () => {
   const NODE = {
     id: 'node-b',
     state: 'up',
-    leased: [],
+    used: { 'cuda:0': 0.5 },
     samples: [],
     devices: [{ id: 'cuda:0', kind: 'cuda', label: 'H200', memory_bytes: 141e9 }]
   };
@@ -98,8 +105,8 @@ describe('the menu of the widget', () => {
     state: 'idle',
     cause: '',
     queue_place: 0,
-    request: { kind: null, memory_bytes: 0, devices: 1 },
-    lease: { node_id: 'node-a', device_ids: ['cuda:0'] }
+    request: { kind: null, memory_bytes: 0, devices: 1, share: 0.5 },
+    lease: { node_id: 'node-a', device_ids: ['cuda:0'], share: 0.5 }
   };
   const PLAN = { moves: 3, bytes_estimate: 1000, downtime_s_estimate: 0.5, lost: {} };
   const phases = ['pre_copy', null, null, 'restore', 'done'];
@@ -110,7 +117,8 @@ describe('the menu of the widget', () => {
       return { state: 'ready' };
     }
     if (url.endsWith('/nodes')) {
-      return [{ ...NODE, id: 'node-a', leased: ['cuda:0'] }, NODE];
+      const [own, full] = [{ 'cuda:0': 1 }, { 'cuda:0': 0.75 }];
+      return [{ ...NODE, id: 'node-a', used: own }, NODE, { ...NODE, id: 'node-c', used: full }];
     }
     if (url.includes('/migrations')) {
       if (String(body).includes('dry_run')) {
@@ -147,6 +155,9 @@ describe('the menu of the widget', () => {
     await jest.advanceTimersByTimeAsync(0);
     const menu = el.querySelector('details') as HTMLDetailsElement;
     expect(menu.hidden).toBe(false);
+    const targets = [...menu.querySelectorAll('option')].map(each => each.textContent);
+    expect(targets).toEqual(['node-b: room on 1 device']);
+    expect(el.textContent).toContain('0.5 of cuda:0 H200');
     menu.open = true;
     menu.dispatchEvent(new Event('toggle'));
     await jest.advanceTimersByTimeAsync(0);

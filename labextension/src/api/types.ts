@@ -37,6 +37,8 @@ export interface IResourceRequest {
   readonly node: string | null;
   /** Standbys on other nodes: 0 or 1. */
   readonly standby: number;
+  /** Part of the one device; 1 is all of it, or of each of several. */
+  readonly share: number;
 }
 
 export interface ILease {
@@ -45,6 +47,8 @@ export interface ILease {
   readonly node_id: string;
   readonly device_ids: readonly string[];
   readonly epoch: number;
+  /** How much of each device is held; others may hold the rest. */
+  readonly share: number;
 }
 
 export interface ISession {
@@ -168,8 +172,8 @@ export interface INode {
   readonly state: 'up' | 'cordoned' | 'lost';
   readonly devices: readonly IDevice[];
   readonly samples: readonly IDeviceSample[];
-  /** Devices that sessions hold. */
-  readonly leased: readonly string[];
+  /** How much of each device sessions hold; 1 is all of it. What is not here, nobody holds. */
+  readonly used: { readonly [device: string]: number };
   /** How far it is with being emptied; null where it is not. */
   readonly drain: IDrain | null;
   /** Why sessions cannot come or go in the middle of a cell; empty where they can. */

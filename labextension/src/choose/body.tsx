@@ -8,8 +8,9 @@ import type { IResourceRequest } from '../api/types';
 import { isCluster, queue } from '../model/select';
 import type { IState } from '../model/state';
 import type { IGpuaas } from '../tokens';
+import { part } from '../words/amounts';
 import type { Words } from '../words/trans';
-import { bytesOf, countOf, freeFor, GB, MOST_DEVICES } from './free';
+import { bytesOf, changed, countOf, freeFor, GB, MOST_DEVICES, partsWith } from './free';
 
 export class ChooseBody extends ReactWidget implements Dialog.IBodyWidget<IResourceRequest> {
   constructor(
@@ -53,11 +54,7 @@ export interface IChooseFormProps {
 
 export function ChooseForm({ state, request, words, onChange }: IChooseFormProps): JSX.Element {
   const { trans } = words;
-  const change = (part: Partial<IResourceRequest>): void => {
-    const next = { ...request, ...part };
-    // A standby is on another node, so there is none for a session that wants a certain one.
-    onChange(next.node === null ? next : { ...next, standby: 0 });
-  };
+  const change = (by: Partial<IResourceRequest>): void => onChange(changed(request, by));
   // One that was chosen when there was another pool can still be seen, and given up.
   const nodes = new Set(state.nodes.keys());
   if (request.node !== null) {
@@ -85,6 +82,20 @@ export function ChooseForm({ state, request, words, onChange }: IChooseFormProps
           value={request.devices}
           onChange={event => change({ devices: countOf(event.target.value) })}
         />
+      </label>
+      <label>
+        {trans.__('How much of it (others may have the rest)')}
+        <select
+          value={request.share}
+          disabled={request.devices > 1}
+          onChange={event => change({ share: Number(event.target.value) })}
+        >
+          {partsWith(request.share).map(each => (
+            <option key={each} value={each}>
+              {each < 1 ? trans.__('%1 of it', part(each)) : trans.__('all of it')}
+            </option>
+          ))}
+        </select>
       </label>
       <label>
         {trans.__('Memory of each, GB (0: any)')}

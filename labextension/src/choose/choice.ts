@@ -20,8 +20,14 @@ export function choiceOf(panel: NotebookPanel): IResourceRequest | null {
     kind: typeof choice.kind === 'string' ? choice.kind : null,
     memory_bytes: typeof choice.memory_bytes === 'number' ? choice.memory_bytes : 0,
     node: typeof choice.node === 'string' ? choice.node : null,
-    standby: choice.standby === 1 ? 1 : 0
+    standby: choice.standby === 1 ? 1 : 0,
+    share: shareOf(choice)
   };
+}
+
+/** All of a device, unless a part of one makes sense. */
+function shareOf({ devices, share }: Partial<IResourceRequest>): number {
+  return devices === 1 && typeof share === 'number' && share > 0 && share < 1 ? share : 1;
 }
 
 export function keepChoice(panel: NotebookPanel, request: IResourceRequest): void {

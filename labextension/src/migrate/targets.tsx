@@ -35,7 +35,7 @@ export function Targets({ session, nodes, chosen, onChoose, words }: ITargetsPro
               onChange={() => onChoose(node.id)}
             />
             <span className="jp-gpuaas-target-name">{node.id}</span>
-            <span className="jp-gpuaas-target-room">{room(node, isOpen, words)}</span>
+            <span className="jp-gpuaas-target-room">{room(node, session, isOpen, words)}</span>
           </label>
         );
       })}
@@ -44,12 +44,12 @@ export function Targets({ session, nodes, chosen, onChoose, words }: ITargetsPro
 }
 
 /** What there is on a node, or why the session cannot go there. */
-function room(node: INode, isOpen: boolean, words: Words): string {
+function room(node: INode, { request }: ISession, isOpen: boolean, words: Words): string {
   const { trans } = words;
   if (node.state !== 'up') {
     return words.nodeState(node);
   }
-  const devices = isOpen ? free(node) : node.devices;
+  const devices = isOpen ? free(node, request.share) : node.devices;
   const [first] = held(
     node,
     devices.map(device => device.id)
@@ -58,7 +58,10 @@ function room(node: INode, isOpen: boolean, words: Words): string {
     return trans.__('no device');
   }
   const what = `${deviceName(first.device)} · ${fullness(first, words)}`;
-  return isOpen
-    ? trans._n('%2, %1 device free', '%2, %1 devices free', devices.length, what)
-    : trans.__('%1, in use', what);
+  if (!isOpen) {
+    return trans.__('%1, in use', what);
+  }
+  return request.share < 1
+    ? trans._n('%2, room on %1 device', '%2, room on %1 devices', devices.length, what)
+    : trans._n('%2, %1 device free', '%2, %1 devices free', devices.length, what);
 }

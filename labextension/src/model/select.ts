@@ -38,9 +38,9 @@ export function mayManage(state: IState): boolean {
 /** Seconds times devices that a session has used up to now. */
 export function usedSeconds(session: ISession, now_s: number): number {
   const { lease, device_s, devices_since_s } = session;
-  const goesOn = lease !== null && devices_since_s > 0;
-  const since_s = goesOn ? Math.max(0, now_s - devices_since_s) * lease.device_ids.length : 0;
-  return device_s + since_s;
+  const devices = lease === null ? 0 : lease.device_ids.length * lease.share;
+  const since_s = devices_since_s > 0 ? Math.max(0, now_s - devices_since_s) : 0;
+  return device_s + since_s * devices;
 }
 
 /** Sessions that can be moved, and those that cannot now. */

@@ -5,7 +5,7 @@ import * as React from 'react';
 import type { IDevice, INode } from '../api/types';
 import { mayManage } from '../model/select';
 import { deviceKey, HISTORY } from '../model/state';
-import { deviceName, fullness, held } from '../words/devices';
+import { deviceName, fullness, held, inUse } from '../words/devices';
 import type { Words } from '../words/trans';
 import { Act, Meter, Sparkline, State } from './parts';
 import type { ISectionProps, Run } from './props';
@@ -156,12 +156,9 @@ function DeviceLine({ node, device, values, words }: IDeviceLineProps): JSX.Elem
   const [now] = held(node, [device.id]);
   const sample = now?.sample ?? null;
   const used = sample?.used_bytes ?? 0;
-  const taken = node.leased.includes(device.id);
   return (
     <div className="jp-gpuaas-device">
-      <div className="jp-gpuaas-device-name">
-        {taken ? trans.__('%1 (in use)', name) : trans.__('%1 (free)', name)}
-      </div>
+      <div className="jp-gpuaas-device-name">{inUse(device, node, words)}</div>
       <Meter
         label={trans.__('Memory of %1 on %2', name, node.id)}
         value={device.memory_bytes > 0 ? used / device.memory_bytes : 0}

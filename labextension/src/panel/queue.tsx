@@ -2,9 +2,9 @@
 
 import * as React from 'react';
 
-import type { ISession } from '../api/types';
+import type { IResourceRequest, ISession } from '../api/types';
 import { queue } from '../model/select';
-import { age, amount } from '../words/amounts';
+import { age, amount, part } from '../words/amounts';
 import { sessionTitle } from '../words/names';
 import type { Words } from '../words/trans';
 import { Act, useNow } from './parts';
@@ -79,13 +79,8 @@ const QueueRow = React.memo(function QueueRow(props: IQueueRowProps): JSX.Elemen
 
 /** What a session asks for, in words. */
 export function wanted({ request }: ISession, { trans }: Words): string {
-  const { devices, kind, memory_bytes, node } = request;
-  const what =
-    kind === 'cpu'
-      ? trans._n('%1 CPU device', '%1 CPU devices', devices)
-      : kind === 'cuda'
-        ? trans._n('%1 GPU', '%1 GPUs', devices)
-        : trans._n('%1 device of any kind', '%1 devices of any kind', devices);
+  const { memory_bytes, node } = request;
+  const what = request.share < 1 ? wantedPart(request, trans) : wantedDevices(request, trans);
   const memory = amount(trans, memory_bytes);
   if (memory_bytes > 0 && node !== null) {
     return trans.__('%1, with %2 or more, on %3', what, memory, node);
@@ -94,4 +89,26 @@ export function wanted({ request }: ISession, { trans }: Words): string {
     return trans.__('%1, with %2 or more', what, memory);
   }
   return node === null ? what : trans.__('%1, on %2', what, node);
+}
+
+function wantedDevices({ devices, kind }: IResourceRequest, trans: Words['trans']): string {
+  switch (kind) {
+    case 'cpu':
+      return trans._n('%1 CPU device', '%1 CPU devices', devices);
+    case 'cuda':
+      return trans._n('%1 GPU', '%1 GPUs', devices);
+    default:
+      return trans._n('%1 device of any kind', '%1 devices of any kind', devices);
+  }
+}
+
+function wantedPart({ kind, share }: IResourceRequest, trans: Words['trans']): string {
+  switch (kind) {
+    case 'cpu':
+      return trans.__('%1 of a CPU device', part(share));
+    case 'cuda':
+      return trans.__('%1 of a GPU', part(share));
+    default:
+      return trans.__('%1 of a device of any kind', part(share));
+  }
 }

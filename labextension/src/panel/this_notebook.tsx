@@ -7,7 +7,7 @@ import { isOver } from '../model/phases';
 import { hasElsewhere, isMovable } from '../model/select';
 import { deviceKey, HISTORY } from '../model/state';
 import { age, amount, when } from '../words/amounts';
-import { deviceName, fullness, held } from '../words/devices';
+import { deviceName, fullness, held, heldName } from '../words/devices';
 import { sessionTitle } from '../words/names';
 import { MoveProgress } from './move_progress';
 import { Act, Facts, Meter, ReasonList, Sparkline, State, useNow } from './parts';
@@ -116,7 +116,7 @@ function Devices({
         const used = sample === null ? 0 : sample.used_bytes / device.memory_bytes;
         return (
           <div key={device.id} className="jp-gpuaas-device">
-            <div className="jp-gpuaas-device-name">{name}</div>
+            <div className="jp-gpuaas-device-name">{heldName(device, lease, words)}</div>
             <Meter
               label={trans.__('Memory of %1', name)}
               value={used}

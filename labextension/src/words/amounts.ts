@@ -29,6 +29,11 @@ export function share(trans: Trans, used: number, whole: number): string {
     : trans.__('%1/%2 MB', told(used), told(whole));
 }
 
+/** A part of something as people say it: `0.5`, `0.33`. */
+export function part(count: number): string {
+  return String(Number(count.toPrecision(2)));
+}
+
 export function duration(trans: Trans, seconds: number): string {
   if (seconds < 0.9995) {
     return trans.__('%1 ms', (seconds * 1000).toFixed(seconds >= 0.01 ? 0 : 1));

@@ -1,8 +1,8 @@
 /** Devices in words: where a session runs, and how full it is there. */
 
-import type { IDevice, IDeviceSample, INode, ISession } from '../api/types';
+import type { IDevice, IDeviceSample, ILease, INode, ISession } from '../api/types';
 import type { Words } from './trans';
-import { share } from './amounts';
+import { part, share } from './amounts';
 
 export interface IHeld {
   readonly device: IDevice;
@@ -28,6 +28,22 @@ export function deviceName(device: IDevice): string {
   return `${model} ${device.id.slice(device.id.indexOf(':') + 1)}`;
 }
 
+/** A device as a session has it: `H200 0`, or `0.5 of H200 0`. */
+export function heldName(device: IDevice, lease: ILease, { trans }: Words): string {
+  const name = deviceName(device);
+  return lease.share < 1 ? trans.__('%1 of %2', part(lease.share), name) : name;
+}
+
+/** A device, and how much of it sessions hold. */
+export function inUse(device: IDevice, node: INode, { trans }: Words): string {
+  const name = deviceName(device);
+  const used = node.used[device.id] ?? 0;
+  if (used === 0) {
+    return trans.__('%1 (free)', name);
+  }
+  return used < 1 ? trans.__('%1 (%2 in use)', name, part(used)) : trans.__('%1 (in use)', name);
+}
+
 /** `34/141 GB`; the size alone where the use is not known. */
 export function fullness({ device, sample }: IHeld, words: Words): string {
   return share(words.trans, sample?.used_bytes ?? 0, device.memory_bytes);
@@ -50,19 +66,22 @@ export function place(
     return lease.node_id;
   }
   const more = devices.length > 1 ? ` +${devices.length - 1}` : '';
-  const where = `${lease.node_id} · ${deviceName(first.device)}${more}`;
+  const where = `${lease.node_id} · ${heldName(first.device, lease, words)}${more}`;
   return withMemory ? `${where} · ${fullness(first, words)}` : where;
 }
 
-/** Devices of a node that no session holds. */
-export function free(node: INode): IDevice[] {
-  return node.devices.filter(device => !node.leased.includes(device.id));
+/** Slack for sums of parts, as the service has it. */
+const ATOM = 1e-6;
+
+/** Devices of a node that have room for such a part of one; where it is 1, those that no session holds. */
+export function free(node: INode, wanted: number): IDevice[] {
+  return node.devices.filter(device => (node.used[device.id] ?? 0) + wanted <= 1 + ATOM);
 }
 
 /** Whether a node has what a session asks for. */
 export function hasRoom(node: INode, session: ISession): boolean {
-  const { kind, memory_bytes, devices } = session.request;
-  const fit = free(node).filter(
+  const { kind, memory_bytes, devices, share: wanted } = session.request;
+  const fit = free(node, wanted).filter(
     device => (kind === null || device.kind === kind) && device.memory_bytes >= memory_bytes
   );
   return node.state === 'up' && fit.length >= devices;

@@ -1,15 +1,20 @@
 import { node } from '../../__tests__/facts';
-import { bytesOf, countOf, ANY, freeFor, isAsWanted } from '../free';
+import { ANY, bytesOf, changed, countOf, freeFor, isAsWanted, partsWith } from '../free';
 
 describe('freeFor', () => {
   const pool = [
-    node({ id: 'a', leased: ['cuda:0'] }),
+    node({ id: 'a', used: { 'cuda:0': 0.5 } }),
     node({ id: 'b' }),
     node({ id: 'c', state: 'lost' })
   ];
 
   it('counts nodes that could take it now, and those that could if they were empty', () => {
     expect(freeFor(pool, ANY)).toEqual({ now: 1, ever: 2 });
+  });
+
+  it('counts a device of which a part is free for a part only', () => {
+    expect(freeFor(pool, { ...ANY, share: 0.5 })).toEqual({ now: 2, ever: 2 });
+    expect(freeFor(pool, { ...ANY, share: 0.75 })).toEqual({ now: 1, ever: 2 });
   });
 
   it('minds node, kind, number and memory', () => {
@@ -27,6 +32,23 @@ describe('isAsWanted', () => {
 
     expect(isAsWanted(has, { ...ANY, kind: 'cpu' })).toBe(true);
     expect(isAsWanted(has, ANY)).toBe(false);
+  });
+});
+
+describe('a change of a wish', () => {
+  it('gives up what does not go with it, and nothing else', () => {
+    const wish = { ...ANY, standby: 1, share: 0.5 };
+
+    expect(changed(wish, { kind: 'cuda' })).toEqual({ ...wish, kind: 'cuda' });
+    expect(changed(wish, { node: 'a' })).toEqual({ ...wish, node: 'a', standby: 0 });
+    expect(changed(wish, { devices: 2 })).toEqual({ ...wish, devices: 2, share: 1 });
+  });
+});
+
+describe('the parts to choose from', () => {
+  it('have what was asked for already', () => {
+    expect(partsWith(1)).toEqual([1, 0.5, 0.25]);
+    expect(partsWith(0.3)).toEqual([1, 0.5, 0.3, 0.25]);
   });
 });
 

@@ -59,7 +59,7 @@ function button(label: string): HTMLButtonElement {
 function stateOf(...sessions: ReturnType<typeof session>[]): IState {
   const state = reduce(NOTHING, {
     of: 'nodes',
-    nodes: [node({ leased: ['cuda:0'] }), node({ id: 'node-b' })]
+    nodes: [node({ used: { 'cuda:0': 1 } }), node({ id: 'node-b' })]
   });
   return reduce(state, { of: 'sessions', sessions, since: 0 });
 }
@@ -75,6 +75,21 @@ describe('ThisNotebook', () => {
     expect(meter?.getAttribute('aria-label')).toBe('Memory of H200 0');
     expect(meter?.getAttribute('aria-valuetext')).toBe('34/141 GB');
     expect(meter?.getAttribute('aria-valuenow')).toBe('24');
+  });
+
+  it('says of which device it has a part', () => {
+    const lease = { ...session().lease!, share: 0.5 };
+    show(
+      <ThisNotebook
+        state={stateOf(session({ lease }))}
+        words={words}
+        run={run}
+        current="s1"
+        otherwise=""
+      />
+    );
+
+    expect(host.querySelector('.jp-gpuaas-device-name')?.textContent).toBe('0.5 of H200 0');
   });
 
   it('names what cannot be restored, with the reason', () => {
@@ -211,6 +226,13 @@ describe('Nodes', () => {
     expect(host.textContent).toContain('H200 0 (free)');
   });
 
+  it('says how much of a device is in use of which the rest is free', () => {
+    const state = reduce(NOTHING, { of: 'nodes', nodes: [node({ used: { 'cuda:0': 1 / 3 } })] });
+    show(<Nodes state={state} words={words} run={run} />);
+
+    expect(host.textContent).toContain('H200 0 (0.33 in use)');
+  });
+
   it('measures memory and use of each device', () => {
     show(<Nodes state={stateOf()} words={words} run={run} />);
 
@@ -283,12 +305,27 @@ describe('Queue', () => {
   };
 
   it('says how long it is likely to take, and what the session wants', () => {
-    const request = { devices: 2, kind: 'cuda', memory_bytes: 8e10, node: null, standby: 0 };
+    const wanted = { kind: 'cuda', memory_bytes: 8e10, node: null, standby: 0 };
+    const request = { ...wanted, devices: 2, share: 1 };
     const starts_s = Date.now() / 1000 + 25;
     show(<Queue state={waiting({ starts_s, request })} words={words} run={run} current="" />);
 
     expect(host.textContent).toContain('2 GPUs, with 80 GB or more');
     expect(host.textContent).toMatch(/In about 2\d s, if no cell is run there until then\./);
+  });
+
+  it('says of which device a session wants a part', () => {
+    const wanted = { devices: 1, memory_bytes: 0, node: 'node-a', standby: 0, share: 0.5 };
+    show(
+      <Queue
+        state={waiting({ request: { ...wanted, kind: 'cuda' } })}
+        words={words}
+        run={run}
+        current=""
+      />
+    );
+
+    expect(host.textContent).toContain('0.5 of a GPU, on node-a');
   });
 
   it('admits that nobody can tell', () => {

@@ -38,6 +38,12 @@ describe('place', () => {
     expect(place(session(), node(), words)).toBe('node-a · H200 0 · 34/141 GB');
   });
 
+  it('says how much of the device it is', () => {
+    const lease = { ...session().lease!, share: 0.5 };
+
+    expect(place(session({ lease }), node(), words)).toBe('node-a · 0.5 of H200 0 · 34/141 GB');
+  });
+
   it('says CPU plainly', () => {
     const device = { id: 'cpu:0', kind: 'cpu', label: 'CPU (8 GiB)', memory_bytes: 8e9 };
     const samples = [{ device_id: 'cpu:0', used_bytes: 2e9, utilisation: 0.1 }];
@@ -46,7 +52,8 @@ describe('place', () => {
       session_id: 's1',
       node_id: 'local-0',
       device_ids: ['cpu:0'],
-      epoch: 1
+      epoch: 1,
+      share: 1
     };
 
     expect(
@@ -74,7 +81,8 @@ describe('place', () => {
       session_id: 's1',
       node_id: 'node-a',
       device_ids: ['cuda:0', 'cuda:1'],
-      epoch: 1
+      epoch: 1,
+      share: 1
     };
 
     expect(place(session({ lease }), two, words)).toBe('node-a · A100-SXM4-80GB 0 +1 · 0.0/80 GB');
@@ -85,13 +93,16 @@ describe('place', () => {
 describe('room', () => {
   it.each([
     ['is free', node(), {}, true],
-    ['is taken', node({ leased: ['cuda:0'] }), {}, false],
+    ['is taken', node({ used: { 'cuda:0': 1 } }), {}, false],
+    ['is held in part, where all of it is wanted', node({ used: { 'cuda:0': 0.5 } }), {}, false],
+    ['has the part left', node({ used: { 'cuda:0': 0.666667 } }), { share: 1 / 3 }, true],
+    ['has less than the part left', node({ used: { 'cuda:0': 0.6 } }), { share: 0.5 }, false],
     ['takes nothing new', node({ state: 'cordoned' }), {}, false],
     ['is of another kind', node(), { kind: 'cpu' }, false],
     ['is too small', node(), { memory_bytes: 200e9 }, false],
     ['is one of two wanted', node(), { devices: 2 }, false]
   ])('a device that %s', (_, where, wanted, expected) => {
-    const request = { devices: 1, kind: null, memory_bytes: 0, node: null, standby: 0, ...wanted };
+    const request = { ...session().request, ...wanted };
 
     expect(hasRoom(where, session({ request }))).toBe(expected);
   });
@@ -127,6 +138,12 @@ describe('what a session has used', () => {
     const lease = { ...held.lease!, device_ids: ['cuda:0', 'cuda:1'] };
 
     expect(words.used({ ...held, lease }, node(), 1000 + 1800)).toBe('2.00 GPU-hours');
+  });
+
+  it('grows slower while it holds a part of one', () => {
+    const lease = { ...held.lease!, share: 0.5 };
+
+    expect(words.used({ ...held, lease }, node(), 1000 + 3600)).toBe('1.50 GPU-hours');
   });
 
   it('stands still while it holds none', () => {
