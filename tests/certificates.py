@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import socket
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -44,9 +45,16 @@ def strict_server(credentials: Credentials) -> Iterator[int]:
         def serve() -> None:
             with contextlib.suppress(OSError):
                 connection, _ = listener.accept()
-                with connection, context.wrap_socket(connection, server_side=True) as tls:
-                    tls.recv(1)
-                    tls.sendall(ANSWER)
+                with connection.dup() as kept:
+                    try:
+                        with context.wrap_socket(connection, server_side=True) as tls:
+                            tls.recv(1)
+                            tls.sendall(ANSWER)
+                    except ssl.SSLError:
+                        # Closed with something unread it would be reset, and what was said last lost on its way.
+                        kept.shutdown(socket.SHUT_WR)
+                        while kept.recv(65536):
+                            pass
 
         thread = threading.Thread(target=serve)
         thread.start()

@@ -112,6 +112,8 @@ class Follower:
         return self._attempt > now.attempt or (self._attempt == now.attempt and len(self._parts) >= now.total)
 
     def _start(self) -> None:
+        if self._thread is not None and self._error is not None:
+            self._thread.join(CLOSE_S)  # it has told of its error, and is about to end
         if self._thread is None or (self._error is not None and not self._thread.is_alive()):
             # From the beginning: a file may have been written in part.
             shutil.rmtree(self._folder, ignore_errors=True)
