@@ -38,7 +38,7 @@ from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import load
 from jupyter_gpuaas.model import MigrationView, Phase, SessionState, Via
 
-SIZES_MB = (10, 1000)
+SIZES_MB = (10, 1000, 4000)
 #: Instead of a share: nothing runs, and 1 % was changed by the last cell.
 IDLE = -1.0
 CHANGES = (IDLE, 0.0, 1.0, 100.0)
@@ -60,6 +60,15 @@ def step():
         at = turn * count % max(1, len(part) - count)
         part[at:at + count] += 1
     return sum(i * i for i in range(20_000))
+"""
+
+COPIER = """
+import os
+import numpy as np
+os.nice(19)
+taken, other = np.ones(8_000_000), np.zeros(8_000_000)
+while True:
+    other[:] = taken
 """
 
 
@@ -140,10 +149,9 @@ class User(threading.Thread):
         self._over.set()
         self.join()
 
-    def median_s(self, since_s: float, until_s: float) -> float:
-        """Median of the cells that were sent within this time."""
-        found = [took_s for sent_s, took_s in self.cells if since_s <= sent_s < until_s]
-        return statistics.median(found) if found else float("nan")
+    def took_s(self, since_s: float, until_s: float) -> list[float]:
+        """How long the cells took that were sent within this time."""
+        return [took_s for sent_s, took_s in self.cells if since_s <= sent_s < until_s]
 
 
 @contextlib.contextmanager
@@ -191,7 +199,10 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
     """One row: a session of this size of which so many percent change in a second, moved some times."""
     setup = setup_of(size_mb, 0.01 if change == IDLE else change / 100 / CELLS_PER_S)
     views: list[MigrationView] = []
-    slowdowns: list[float] = []
+    # Of all moves together: in the pre-copy of one small session there are two cells or three.
+    calm: list[float] = []
+    during: list[float] = []
+    beside: list[float] = []
     waits: list[float] = []
     fresh: list[float] = []
     with session(service, setup) as (kernel, name):
@@ -212,8 +223,11 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
             user.stop()
             views.append(view)
             copied_s = view.started_s + view.phases_s["reserve"] + view.phases_s["pre_copy"]
-            slowdowns.append(user.median_s(view.started_s, copied_s) / user.median_s(begun_s - CALM_S, begun_s))
+            calm += user.took_s(begun_s - CALM_S, begun_s)
+            during += user.took_s(view.started_s, copied_s)
             waits.append(max(took_s for sent_s, took_s in user.cells if sent_s + took_s >= begun_s))
+        if change != IDLE:
+            beside = beside_a_copier(kernel)
     return {
         "what": f"remote_gpu, {size_mb} MB, " + ("idle" if change == IDLE else f"{change:g} % a second"),
         "downtime_s": median([view.downtime_s for view in views]),
@@ -223,10 +237,36 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
         "bytes_sent": statistics.median([view.bytes_sent for view in views]),
         "last_round_bytes": statistics.median([view.rounds[-1].sent_bytes for view in views]),
         "rounds_bytes": [[each.sent_bytes for each in view.rounds] for view in views],
-        "cells_during_pre_copy": f"{median(slowdowns)} x" if slowdowns else None,
+        "cells_during_pre_copy": slowdown(during, calm),
+        "cells_beside_a_copier": slowdown(beside, calm),
+        "cells_before_ms": round(1000 * statistics.median(calm), 2) if calm else None,
         "phases_s": {name: median([view.phases_s.get(name, 0.0) for view in views]) for name in views[0].phases_s},
         "rounds": rounds,
     }
+
+
+def slowdown(took_s: list[float], calm_s: list[float]) -> str | None:
+    """How long cells took, by those of a calm time."""
+    return f"{statistics.median(took_s) / statistics.median(calm_s):.2f} x" if took_s and calm_s else None
+
+
+def beside_a_copier(kernel: ZmqKernel) -> list[float]:
+    """How long the cells take beside a process of the lowest priority that does nothing but copy memory.
+
+    Whatever a pre-copy does, it copies: this is what the machine itself takes from a user for that.
+    """
+    copier = subprocess.Popen([sys.executable, "-c", COPIER])
+    user = User(kernel)
+    try:
+        time.sleep(CALM_S)
+        begun_s = time.time()
+        user.start()
+        time.sleep(CALM_S)
+        user.stop()
+    finally:
+        copier.kill()
+        copier.wait()
+    return user.took_s(begun_s, time.time())
 
 
 def touched_s(size_mb: int) -> float:

@@ -13,6 +13,8 @@ from ..model import CPU, CUDA, Device, DeviceSample
 
 GIB = 1024**3
 SHARE_OF_MEMORY = 0.8
+#: Of a node. Each has a session, which takes tens of megabytes at least.
+MOST_CPU_DEVICES = 512
 
 
 def find_devices(choice: str, cpu_memory_bytes: int, nodes: int = 1, number: int = 0) -> tuple[Device, ...]:
@@ -33,8 +35,10 @@ def find_devices(choice: str, cpu_memory_bytes: int, nodes: int = 1, number: int
     kind, _, count = choice.partition(":")
     if kind == CUDA and count:
         return _these_cuda_devices(list(dict.fromkeys(each.strip() for each in count.split(","))))
-    if kind != CPU or not (count or "1").isdecimal() or not 1 <= int(count or "1") <= 64:
+    if kind != CPU or not (count or "1").isdecimal():
         raise SettingError(f"setting devices: {choice!r} is neither 'auto' nor like 'cuda:0,1' or 'cpu:2'.")
+    if not 1 <= int(count or "1") <= MOST_CPU_DEVICES:
+        raise SettingError(f"setting devices: {choice!r}: a node has 1 to {MOST_CPU_DEVICES} cpu devices.")
     return _cpu_devices(int(count or "1"), cpu_memory_bytes, nodes)
 
 
