@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from jupyter_gpuaas.client.kernel_notes import ask_to_detach, read_note
-from jupyter_gpuaas.client.service import is_loopback
+from jupyter_gpuaas.client.rest import is_loopback
 from jupyter_gpuaas.config import Settings, load
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest
 from jupyter_gpuaas.model import GpuSession

@@ -14,7 +14,8 @@ import psutil
 
 from jupyter_gpuaas import __version__
 from jupyter_gpuaas.client.embedded import Endpoint, find_running, read_service_file, start_service
-from jupyter_gpuaas.client.service import Answer, ServiceClient
+from jupyter_gpuaas.client.rest import Answer
+from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, ServiceUnreachable
 from jupyter_gpuaas.model._compat import StrEnum

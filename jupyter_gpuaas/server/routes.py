@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from jupyter_gpuaas.client.service import Answer
+from jupyter_gpuaas.client.rest import Answer
 
 #: A browser, and what is between it and the Jupyter server, gives up after a minute or so.
 LONGEST_WAIT_S = 30.0

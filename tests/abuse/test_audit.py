@@ -10,7 +10,8 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from jupyter_gpuaas.client.service import ServiceClient, websocket_url
+from jupyter_gpuaas.client.rest import websocket_url
+from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.errors import Forbidden, InvalidRequest, Unauthorized
 from tests.conftest import GpuaasHome

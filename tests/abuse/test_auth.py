@@ -11,7 +11,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from jupyter_gpuaas.client.service import ServiceClient, websocket_url
+from jupyter_gpuaas.client.rest import websocket_url
+from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.controller.app import make_app
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.gate import OPEN_PATHS

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 from websockets.asyncio.client import connect
 
-from jupyter_gpuaas.client.service import ServiceClient, websocket_url
+from jupyter_gpuaas.client.rest import websocket_url
+from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.gate import OPEN_PATHS

@@ -12,7 +12,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from jupyter_gpuaas.client.embedded import read_service_file
-from jupyter_gpuaas.client.service import ServiceClient, websocket_url
+from jupyter_gpuaas.client.rest import websocket_url
+from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.errors import Forbidden, Unauthorized
 from tests.conftest import GpuaasHome
 from tests.hub.running import WAIT_S, Hub, log_in, why_not

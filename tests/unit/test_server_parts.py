@@ -24,7 +24,7 @@ from jupyter_gpuaas.client.kernel_notes import (
     read_note,
     write_note,
 )
-from jupyter_gpuaas.client.service import Answer
+from jupyter_gpuaas.client.rest import Answer
 from jupyter_gpuaas.model import Event, ResourceRequest
 from jupyter_gpuaas.server.news import SERVICE, of_link, told
 from jupyter_gpuaas.server.routes import LONG_S, LONGEST_WAIT_S, ROUTES, NotAllowed, for_browsers, query_of, way_of
