@@ -213,7 +213,8 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
             else:
                 user.start()
             time.sleep(BEFORE_S - CALM_S)
-            fresh.append(touched_s(size_mb))
+            # The target's memory, and the chunks of what changes until the stop.
+            fresh.append(touched_s(round(size_mb * (1 + max(0.0, change) / 100))))
             time.sleep(CALM_S)
             begun_s = time.time()
             view = move(service, name)
