@@ -191,6 +191,7 @@ def _cells(clients: Sequence[LightClient], faults: Sequence[tuple[float, Fault]]
         "cells a second": sent / lasts_s,
         "messages": sum(sum(client.records.values()) for client in clients),
         "cells without an answer": sent - len(cells),
+        "notices of the service": sum(client.notices.total() for client in clients),
         "faults": {kind: sum(fault.kind == kind for _, fault in faults) for kind in met if kind != "none"},
         "added latency, ms": {"all": _times([cell.added_s for cell in cells])}
         | {f"fault: {kind}": _times([cell.added_s for cell in found]) for kind, found in met.items() if found},

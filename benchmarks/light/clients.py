@@ -50,10 +50,16 @@ class LightClient(RemoteSession):
         self.cells: list[Cell] = []
         self.problems: list[str] = []
         self.records: Counter[Kind] = Counter()
+        #: What the service itself says in the notebook.
+        self.notices: Counter[str] = Counter()
         self._asking: set[asyncio.Task[None]] = set()
 
     def record_received(self, record: Record) -> None:
-        self.records[record.kind] += 1
+        content = record.parts[4] if record.kind is Kind.IOPUB else b""
+        if b"[remote GPU]" in bytes(content):
+            self.notices[msgspec.json.decode(content)["text"].strip()] += 1
+        else:
+            self.records[record.kind] += 1
         super().record_received(record)
 
     async def work(self, first_s: float, until_s: float, every_s: float) -> None:

@@ -111,8 +111,10 @@ class NodeLeases:
                 contact = failed(contact, began_s, time.monotonic(), given_s)
                 log.debug("node %s: lease not renewed: %s", node_id, error)
             else:
+                # One that runs by the renewal of a controller before this one may be about to end.
+                runs = grant.runs and agent == grant.agent
                 agent, beat_s = grant.agent, grant.beat_s
-                contact = heard(contact, time.monotonic(), ttl_s=ttl_s, runs=grant.runs)
+                contact = heard(contact, time.monotonic(), ttl_s=ttl_s, runs=runs)
             try:
                 if contact.lost:
                     self._is_lost(node_id, contact)

@@ -33,7 +33,7 @@ class Contact(msgspec.Struct, frozen=True):
     beat_s: float | None = None
     #: How long the lease is that runs from it; 0: it does not run out.
     ttl_s: float = 0.0
-    #: The node said that the lease runs.
+    #: The node said that the lease runs, by a beat that this controller has sent back to it.
     runs: bool = False
     #: When the first of the tries began that were not answered; None while there is an answer.
     silent_s: float | None = None
