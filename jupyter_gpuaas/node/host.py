@@ -295,8 +295,9 @@ class Host:
             )
         report = msgspec.convert(reply["result"], RestoreReport)
         spec, view = session.spec, report.checkpoint
-        # One that begins with a checkpoint of another has lost nothing.
-        if view.session == spec.session_id or spec.lease.epoch > 1:
+        # One that begins with a checkpoint of another has lost nothing, however often its start is tried: what is
+        # restored after a loss is a session's own.
+        if view.session == spec.session_id:
             session.restored_cell = view.cell
         session.notice("".join(f"[remote GPU] {line}\n" for line in restored_lines(report)))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.errors import (
     CheckpointError,
     Forbidden,
+    GpuaasError,
     InvalidRequest,
     ManifestError,
     NoSuchCheckpoint,
@@ -24,6 +28,7 @@ from jupyter_gpuaas.state import Checkpointer
 from jupyter_gpuaas.state.listing import owners_address
 from jupyter_gpuaas.store import open_store
 from tests.conftest import GpuaasHome
+from tests.fault.nodes import agent_pid, records, stopped
 from tests.service import Service, eventually, quick_settings, running_service
 
 
@@ -186,6 +191,33 @@ async def test_checkpoints_of_an_ended_session_begin_a_new_one(service: Service)
         await service.admin.restore(session, "-1", new="again")
     await service.admin.forget_checkpoint(session, "-1")
     assert await service.admin.checkpoints(session) == []
+
+
+async def test_session_that_begins_with_a_checkpoint_has_lost_nothing_until_its_host_is_lost(
+    service: Service, gpuaas_home: GpuaasHome
+) -> None:
+    session = await run(service, service.admin, "a", "x = 1", "x = 2")
+    await taken(service.admin, session, 2)
+    with stopped(agent_pid(gpuaas_home.path, "local-0")):  # the first order to start goes nowhere
+        new = (await service.admin.restore(session, "-1", new="again")).session
+
+        async def starts() -> bool:
+            return (await service.admin.session(new)).session.state is SessionState.STARTING
+
+        await eventually(starts)
+    await run(service, service.admin, "again", "assert x == 2")
+    assert (await service.admin.cells(new)).restored_cell is None
+    (own,) = await taken(service.admin, new, 1)
+
+    (host,) = records(gpuaas_home.path, session=new)
+    os.kill(host.pid, signal.SIGKILL)
+
+    async def restored() -> int | None:
+        with contextlib.suppress(GpuaasError):  # no host at the moment
+            return (await service.admin.cells(new)).restored_cell
+        return None
+
+    assert await eventually(restored) == own.cell == 3
 
 
 async def test_checkpoint_is_forgotten_while_another_is_being_written(service: Service) -> None:

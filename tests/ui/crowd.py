@@ -4,15 +4,17 @@ Run as ``python -m tests.ui.crowd FOLDER --nodes 200 --sessions 2000``: the cont
 engine whose nodes are made up and whose agents all answer from this process. All sessions are made through the REST;
 those that find no device wait in the queue. When they are there, one line of JSON with the service's ``url`` and
 ``token`` is printed. From then on, a line ``{"session": id, "state": "busy"}`` to its input makes the session's node
-report that.
+report that. It ends when its input does, and with the process that has started it, however that ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import json
 import math
+import os
 import resource
 import signal
 import socket
@@ -55,6 +57,7 @@ DEVICES = 8
 AT_ONCE = 8
 TRIES, PAUSE_S = 20, 0.2
 ALIVE_S = 5.0
+PR_SET_PDEATHSIG = 1
 
 
 def made_up_node(number: int) -> Node:
@@ -251,7 +254,17 @@ async def serve(folder: Path, nodes: int, sessions: int) -> None:
     await asyncio.gather(*tasks)
 
 
+def end_with_parent() -> None:
+    """Not by way of the event loop, which may be at something else for long."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before prctl took effect
+            os._exit(1)
+
+
 def main() -> None:
+    end_with_parent()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--nodes", type=int, default=200)

@@ -63,19 +63,25 @@ def no_node(python: Path) -> dict[str, str]:
 
 
 def install(front_end: FrontEnd, wheel: Path) -> Path:
-    """The Python of an environment with this wheel. What an earlier run has installed is brought up to date."""
+    """The Python of an environment with this wheel.
+
+    What an earlier run has installed is brought up to date. What one that was cut off has left is made anew: it may
+    lack anything, pip itself included.
+    """
     folder = FOLDER / front_end.name
     python = folder / "bin" / "python"
     stamp = folder / "wheel"
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if not python.exists():
-        venv.create(folder, with_pip=True, symlinks=True)
+    before = stamp.read_text() if stamp.exists() else ""
+    stamp.unlink(missing_ok=True)
+    if not before:
+        venv.create(folder, clear=True, with_pip=True, symlinks=True)
     wanted = [*front_end.requires, "anywidget>=0.9", "ipywidgets>=8.1"]
     env = no_node(python)
     run(python, *PIP, "install", "--quiet", "--upgrade", "--upgrade-strategy", "only-if-needed", *wanted, env=env)
-    if not stamp.exists() or stamp.read_text() != digest:
+    if before != digest:
         # Its dependencies first, in versions that suit what is there; then itself, whatever its version is.
         run(python, *PIP, "install", "--quiet", wheel, env=env)
         run(python, *PIP, "install", "--quiet", "--force-reinstall", "--no-deps", wheel, env=env)
-        stamp.write_text(digest)
+    stamp.write_text(digest)
     return python

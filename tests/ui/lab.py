@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,9 +16,10 @@ import psutil
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tests.conftest import GpuaasHome
-from tests.fault.test_sessions_go_on import until
+from tests.fault.nodes import agent_pid, records
+from tests.fault.test_sessions_go_on import sessions, until
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20
 REMOTE = {"name": "remote_gpu", "display_name": "Python 3 (remote GPU)", "language": "python"}
 
@@ -100,6 +102,13 @@ class Lab:
             answer = client.request(method, f"http://127.0.0.1:{self.port}/{path}", headers=headers)
             answer.raise_for_status()
             return answer.json() if answer.content else None
+
+    def lose_node(self) -> None:
+        """Kill the node of the one session that there is, with all that runs there."""
+        (session,) = sessions(self.home)
+        node = session["lease"]["node_id"]
+        for pid in (agent_pid(self.home.path, node), *(each.pid for each in records(self.home.path, node))):
+            os.kill(pid, signal.SIGKILL)
 
     def address(self, notebook: str = "") -> str:
         return f"http://127.0.0.1:{self.port}/lab{f'/tree/{notebook}' if notebook else ''}?token=t&reset"

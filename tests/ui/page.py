@@ -21,7 +21,7 @@ WAIT_S = 60.0
 MOVE_BUTTON = ".jp-NotebookPanel-toolbar [data-jp-item-name='gpuaas-migrate'] jp-button"
 #: Where pictures of the documents are made anew, if they are to be.
 PICTURES = os.environ.get("GPUAAS_PICTURES", "")
-COLOURS = 64
+COLOURS = 128
 SHOTS = Path(os.environ.get("GPUAAS_SHOTS") or Path(__file__).parent / "shots")
 
 #: Contrast of an element's text with what is behind it, by WCAG's formula.

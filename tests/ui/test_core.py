@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import psutil
@@ -13,13 +11,17 @@ pytest.importorskip("selenium", reason="selenium is not installed")
 from selenium.webdriver.common.keys import Keys
 
 from jupyter_gpuaas.client.embedded import read_service_file
-from tests.fault.nodes import agent_pid, records
 from tests.fault.test_sessions_go_on import sessions, until
 from tests.ui.cells import ASK, SLIDER, waiting_cell
 from tests.ui.lab import Lab
 from tests.ui.page import MOVE_BUTTON, Page
 
 pytestmark = pytest.mark.core
+
+PREPARE = "import time\nfrom pathlib import Path\n\nepoch = 1"
+TRAIN = (
+    "epoch += 1\nprint('epoch', epoch, flush=True)\nwhile not Path('trained').exists():\n    time.sleep(0.05)\nepoch"
+)
 
 
 def state_of_session(lab: Lab) -> str:
@@ -119,29 +121,22 @@ def test_outputs_are_there_after_the_jupyter_server_was_restarted_in_the_middle_
     page.shot("filled")
 
 
-def test_the_loss_of_its_node_is_told_in_the_notebook_and_cells_run_again(
-    pool: Lab, page: Page, tmp_path: Path
-) -> None:
-    sign = tmp_path / "sign"
-    pool.notebook("start.ipynb", ("x = 1", f"x += 1\n{waiting_cell(sign)}\nx"))
-    page.open(pool.address("start.ipynb"), 2)
+def test_the_loss_of_its_node_is_told_in_the_notebook_and_cells_run_again(pool: Lab, page: Page) -> None:
+    pool.notebook("train.ipynb", (PREPARE, TRAIN))
+    page.open(pool.address("train.ipynb"), 2)
     page.ran(0, 1)
     page.panel()
     page.see(lambda: any("after cell 1" in each for each in page.texts(".jp-gpuaas-point")))
     page.run(1)
-    page.see(lambda: page.output(1) == "begun")
+    page.see(lambda: page.output(1) == "epoch 2")
 
-    (session,) = sessions(pool.home)
-    node = session["lease"]["node_id"]
-    for pid in (agent_pid(pool.home.path, node), *(each.pid for each in records(pool.home.path, node))):
-        os.kill(pid, signal.SIGKILL)
-
+    pool.lose_node()
     page.see(lambda: "its variables are as after cell 1" in page.text(".jp-gpuaas-notice"))
     page.shot("lost")
-    page.picture("lost", ".jp-NotebookPanel", (1080, 380))
-    sign.touch()
+    page.picture("lost", ".jp-NotebookPanel", (1080, 360))
+    (pool.folder / "trained").touch()
     page.press(".jp-gpuaas-notice button", "Rerun these cells")
-    page.see(lambda: page.output(1).split()[-1:] == ["2"])
+    page.see(lambda: page.output(1).split() == ["epoch", "2", "[2]:", "2"])
     assert not page.all(".jp-gpuaas-notice")
     page.shot("rerun")
 
@@ -160,7 +155,7 @@ def test_a_move_that_waits_for_a_cell_shows_its_steps_and_can_be_cancelled(pool:
 
     steps = page.see(lambda: page.texts("#jp-gpuaas-notebook .jp-gpuaas-steps li"))
     assert steps[0] == "Making room on local-1"
-    page.see(lambda: "Letting the cell that runs come to its end" in page.chip())
+    page.see(lambda: "waiting for the cell" in page.chip())
     page.see(lambda: "start.ipynb moves to local-1" in page.notices())
     page.shot("under-way")
     page.picture("moving")
@@ -176,8 +171,8 @@ def test_a_move_that_waits_for_a_cell_shows_its_steps_and_can_be_cancelled(pool:
 
 
 def test_a_checkpoint_is_compared_and_restored_from_the_timeline(pool: Lab, page: Page) -> None:
-    pool.notebook("start.ipynb", ("x = 1", "x = 2\ny = 3", "x"))
-    page.open(pool.address("start.ipynb"), 3)
+    pool.notebook("train.ipynb", ("loss = 4.2", "best = loss / 2\nloss = best", "loss"))
+    page.open(pool.address("train.ipynb"), 3)
     page.panel()
     page.ran(0, 1)
     page.see(lambda: any("after cell 1" in each for each in page.texts(".jp-gpuaas-point")))
@@ -186,14 +181,15 @@ def test_a_checkpoint_is_compared_and_restored_from_the_timeline(pool: Lab, page
 
     first = ".jp-gpuaas-point:first-child button"
     page.press_until(first, "Changes", lambda: "Hide changes" in page.text(".jp-gpuaas-point:first-child"))
-    page.see(lambda: page.text(".jp-gpuaas-point .jp-gpuaas-reasons").split("\n") == ["added y", "changed x"])
+    page.see(lambda: page.text(".jp-gpuaas-point .jp-gpuaas-reasons").split("\n") == ["added best", "changed loss"])
     page.shot("timeline")
+    page.picture("panel")
     page.all(".jp-gpuaas-point")[1].find_element("xpath", ".//button[contains(., 'Restore')]").click()
     page.press(".jp-Dialog button", "Restore here")
 
     page.see(lambda: "restored, as after cell 1" in page.notices())
     page.ran(2, 2)  # the count goes on from the checkpoint as well
-    assert page.output(2).endswith("1")
+    assert page.output(2).endswith("4.2")
     page.shot("restored")
 
 

@@ -59,7 +59,6 @@ def test_a_notebook_is_attached_to_the_session_of_another(pool: Lab, page: Page)
     page.run_once_connected(1)
     page.see(lambda: page.output(1).endswith("7"))
     page.shot("attached")
-    page.picture("panel", size=(900, 857))
     states = {each["name"].rsplit("/", 1)[-1]: each["state"] for each in sessions(pool.home)}
     assert states == {"first.ipynb": "idle", "second.ipynb": "idle"}  # the one that it had goes on
 

@@ -82,13 +82,13 @@ def test_the_widget_moves_the_session_while_a_cell_of_the_notebook_runs(pool: La
     page.run(2)
     page.see(lambda: "begun" in page.output(2))  # from now on the kernel hears nobody
 
-    page.driver.execute_script("arguments[0].scrollIntoView()", page.cell(0, ".gpuaas-widget"))
+    page.driver.execute_script("arguments[0].scrollIntoView()", page.all(".jp-CodeCell")[0])
     page.see(lambda: page.cell(0, ".gpuaas-menu summary").is_displayed())
     assert "until it is parked or released" in page.cell(0, ".gpuaas-widget").text
     page.cell(0, ".gpuaas-menu summary").click()
     page.see(lambda: "it stands still for about" in page.cell(0, ".gpuaas-said").text)
     page.shot("menu")
-    page.picture("widget", ".jp-NotebookPanel", (1080, 240))
+    page.picture("widget", ".jp-NotebookPanel", (1080, 320))
     page.press(".gpuaas-menu button", "Move")
 
     page.see(lambda: "It runs on local-1 now." in page.cell(0, ".gpuaas-ended").text)

@@ -81,7 +81,8 @@ function draw(root, facts, history, trans) {
   }
   for (const device of facts.devices) {
     const row = element(root, 'div', 'gpuaas-device');
-    const name = trans.__('%1 %2', device.id, device.label);
+    // Its size is told beside the meter.
+    const name = trans.__('%1 %2', device.id, device.label.replace(/\s+\(.*\)$/, ''));
     const part = Number(device.share.toPrecision(2));
     element(row, 'span', '', device.share < 1 ? trans.__('%1 of %2', part, name) : name);
     const share = device.memory_bytes > 0 ? Math.min(1, device.used_bytes / device.memory_bytes) : 0;

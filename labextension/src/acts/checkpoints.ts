@@ -10,7 +10,7 @@ import type { IGpuaas } from '../tokens';
 import { amount, duration, shortId } from '../words/amounts';
 import { sessionTitle } from '../words/names';
 import type { ICheckpointRef, Words } from '../words/trans';
-import { lengthy } from './lengthy';
+import { type ILengthy, lengthy } from './lengthy';
 import { titleOf } from './sessions';
 import { telling, trying } from './tell';
 
@@ -20,6 +20,31 @@ const BEGINNING: ReadonlySet<SessionState> = new Set<SessionState>([
   'starting',
   'restoring'
 ]);
+
+/** What the kernel of a session does between its cells, in words. */
+interface IInSession<T> {
+  /** Said while cells run that are waited for. */
+  readonly waiting: string;
+  readonly doing: string;
+  readonly work: (request: string) => Promise<T>;
+  readonly done: (result: T) => string;
+  readonly givenUp: Pick<ILengthy<T>['giveUp'], 'caption' | 'done'>;
+}
+
+/** Let a session do it: says how far it is, and can be given up. */
+async function inSession<T>(
+  gpuaas: IGpuaas,
+  session: string,
+  { waiting, doing, work, done, givenUp }: IInSession<T>
+): Promise<void> {
+  const request = UUID.uuid4();
+  await lengthy(gpuaas, {
+    doing: () => withProgress(gpuaas, session, isBusy(gpuaas, session) ? waiting : doing),
+    work: () => work(request),
+    done,
+    giveUp: { ...givenUp, act: () => gpuaas.client.giveUp(session, request) }
+  });
+}
 
 /** What the user calls a checkpoint; empty for no name, null where they have thought better of it. */
 async function askName(
@@ -47,17 +72,10 @@ export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<
   if (name === null) {
     return;
   }
-  const request = UUID.uuid4();
-  await lengthy(gpuaas, {
-    doing: () =>
-      withProgress(
-        gpuaas,
-        session,
-        isBusy(gpuaas, session)
-          ? trans.__('Taking a checkpoint when the cells that run have ended…')
-          : trans.__('Taking a checkpoint…')
-      ),
-    work: () => gpuaas.client.takeCheckpoint(session, name, request),
+  await inSession(gpuaas, session, {
+    waiting: trans.__('Taking a checkpoint when the cells that run have ended…'),
+    doing: trans.__('Taking a checkpoint…'),
+    work: request => gpuaas.client.takeCheckpoint(session, name, request),
     done: taken => {
       const size = amount(trans, taken.host_bytes + taken.device_bytes);
       const took = duration(trans, taken.capture_s);
@@ -71,10 +89,8 @@ export async function takeCheckpoint(gpuaas: IGpuaas, session: string): Promise<
             took
           );
     },
-    giveUp: {
-      label: trans.__('Cancel'),
+    givenUp: {
       caption: trans.__('Take no checkpoint'),
-      act: () => gpuaas.client.giveUp(session, request),
       done: trans.__('No checkpoint was taken.')
     }
   });
@@ -121,25 +137,14 @@ async function restoreHere(
 ): Promise<void> {
   const { words } = gpuaas;
   const { trans } = words;
-  const request = UUID.uuid4();
-  await lengthy(gpuaas, {
-    doing: () =>
-      withProgress(
-        gpuaas,
-        session,
-        isBusy(gpuaas, session)
-          ? trans.__(
-              'Restoring %1 when the cells that run have ended…',
-              words.checkpoint(checkpoint)
-            )
-          : trans.__('Restoring %1…', words.checkpoint(checkpoint))
-      ),
-    work: () => gpuaas.client.restore(session, checkpoint.id, request),
+  const named = words.checkpoint(checkpoint);
+  await inSession(gpuaas, session, {
+    waiting: trans.__('Restoring %1 when the cells that run have ended…', named),
+    doing: trans.__('Restoring %1…', named),
+    work: request => gpuaas.client.restore(session, checkpoint.id, request),
     done: report => restoredWords(gpuaas, report),
-    giveUp: {
-      label: trans.__('Cancel'),
+    givenUp: {
       caption: trans.__('The variables stay as they are'),
-      act: () => gpuaas.client.giveUp(session, request),
       done: trans.__('Nothing was restored. The variables are as they were.')
     }
   });
@@ -183,7 +188,6 @@ async function restoreBeside(
     },
     done: report => restoredWords(gpuaas, report),
     giveUp: {
-      label: trans.__('Cancel'),
       caption: trans.__('End the new session'),
       act: () => client.release(begun === '' ? newName : begun),
       done: trans.__('The new session was ended. Its checkpoint stays.')

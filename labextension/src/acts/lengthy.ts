@@ -15,7 +15,6 @@ export interface ILengthy<T> {
   readonly work: () => Promise<T>;
   readonly done: (result: T) => string;
   readonly giveUp: {
-    readonly label: string;
     readonly caption: string;
     readonly act: () => Promise<unknown>;
     /** What is said when it was given up, and the work has ended for that. */
@@ -28,7 +27,7 @@ export async function lengthy<T>(gpuaas: IGpuaas, what: ILengthy<T>): Promise<T 
   let isGivenUp = false;
   const actions: Notification.IAction[] = [
     {
-      label: what.giveUp.label,
+      label: gpuaas.words.trans.__('Cancel'),
       caption: what.giveUp.caption,
       callback: event => {
         event.preventDefault(); // The notice stays: it says what became of it.

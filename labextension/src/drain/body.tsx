@@ -37,7 +37,7 @@ export class DrainBody extends ReactWidget implements Dialog.IBodyWidget<IDrainW
           )}
         </p>
         <label>
-          {trans.__('Until then, in minutes')}
+          {trans.__('Minutes that it may take')}
           <input
             type="number"
             min={1}
@@ -48,7 +48,7 @@ export class DrainBody extends ReactWidget implements Dialog.IBodyWidget<IDrainW
           />
         </label>
         <label>
-          {trans.__('Move also those that lose names')}
+          {trans.__('Also move sessions that lose variables by it')}
           <input
             type="checkbox"
             onChange={event => this.change({ acceptLoss: event.target.checked })}

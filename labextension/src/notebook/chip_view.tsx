@@ -48,11 +48,11 @@ export function chipFacts(
   const migration = state.migrations.get(sessionId);
   const name = words.state(session);
   if (migration !== undefined && !isOver(migration)) {
-    const doing = words.phase(migration.phase, migration.target);
+    const doing = words.phaseShort(migration.phase);
     return {
       text: trans.__('%1 → %2: %3', migration.source, migration.target, doing),
       state: 'migrating',
-      spoken: doing,
+      spoken: words.phase(migration.phase, migration.target),
       title: trans.__(
         'The session of this notebook moves from %1 to %2.',
         migration.source,

@@ -20,8 +20,10 @@ import { Story } from './story';
 import { ThisNotebook } from './this_notebook';
 import { otherwise } from './otherwise';
 
-/** Of the height, for each section in its order. */
-const SHARES = [3, 2, 3, 2];
+/** Of the height, for each section in its order: where a session runs with what can be done, one row, one checkpoint. */
+const SHARES = [7, 5, 4];
+/** Of those behind them. */
+const SHARE = 3;
 
 export const PANEL_ID = 'jp-gpuaas-panel';
 
@@ -111,7 +113,7 @@ export class GpuaasPanel extends SidePanel {
   /** Give each section a height by what is usually in it, until the user sets another one. */
   private share(): void {
     const accordion = this.content as AccordionPanel;
-    accordion.setRelativeSizes(accordion.widgets.map((_, index) => SHARES[index] ?? 2));
+    accordion.setRelativeSizes(accordion.widgets.map((_, index) => SHARES[index] ?? SHARE));
   }
 
   private readonly nodes: Section;

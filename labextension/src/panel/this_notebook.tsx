@@ -33,6 +33,14 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
   const node = session.lease === null ? undefined : state.nodes.get(session.lease.node_id);
   return (
     <div>
+      {migration !== undefined && (!isOver(migration) || migration.phase === 'failed') && (
+        <MoveProgress
+          migration={migration}
+          words={words}
+          run={run}
+          name={sessionTitle(session.name)}
+        />
+      )}
       <Facts
         facts={[
           [
@@ -43,23 +51,11 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
               text={words.lasting(session, now) ?? words.state(session)}
             />
           ],
-          [trans.__('Node'), session.lease?.node_id ?? null],
-          [trans.__('Begun'), trans.__('%1 ago', age(trans, now - session.created_s))],
-          [trans.__('Used'), words.used(session, node, now)],
-          [trans.__('Held'), session.lease === null ? null : words.until(session, now)],
-          [trans.__('Checkpoint'), lastCheckpoint(status, now, words)]
+          [trans.__('Node'), session.lease?.node_id ?? null]
         ]}
       />
       {session.cause !== '' && session.lease === null && (
         <p className="jp-gpuaas-hint">{session.cause}</p>
-      )}
-      {migration !== undefined && (!isOver(migration) || migration.phase === 'failed') && (
-        <MoveProgress
-          migration={migration}
-          words={words}
-          run={run}
-          name={sessionTitle(session.name)}
-        />
       )}
       <Devices session={session} {...props} />
       <div className="jp-gpuaas-acts">
@@ -87,6 +83,14 @@ export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
         )}
         <Act label={trans.__('Release')} onClick={() => run('gpuaas:release', about)} />
       </div>
+      <Facts
+        facts={[
+          [trans.__('Begun'), trans.__('%1 ago', age(trans, now - session.created_s))],
+          [trans.__('Used'), words.used(session, node, now)],
+          [trans.__('Held'), session.lease === null ? null : words.until(session, now)],
+          [trans.__('Checkpoint'), lastCheckpoint(status, now, words)]
+        ]}
+      />
       {status?.problem && (
         <p role="alert" className="jp-gpuaas-problem">
           {trans.__('The newest checkpoint could not be taken: %1', status.problem)}

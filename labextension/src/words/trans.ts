@@ -166,6 +166,24 @@ export class Words {
     return steps[phase];
   }
 
+  /** The same in few words, for the chip in a toolbar. */
+  phaseShort(phase: Phase): string {
+    const { trans } = this;
+    const steps: Record<Phase, string> = {
+      reserve: trans.__('making room'),
+      pre_copy: trans.__('copying'),
+      quiesce: trans.__('waiting for the cell'),
+      stop_copy: trans.__('copying the rest'),
+      restore: trans.__('making variables'),
+      verify: trans.__('handing over'),
+      cutover: trans.__('beginning there'),
+      done: trans.__('done'),
+      failed: trans.__('failed'),
+      cancelled: trans.__('cancelled')
+    };
+    return steps[phase];
+  }
+
   /** How a migration ended, and where the session is now. */
   ending(migration: IMigration, session: string): string {
     const { trans } = this;

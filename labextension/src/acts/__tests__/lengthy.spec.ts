@@ -44,7 +44,7 @@ function notice(): INotice {
 
 function begin(work: Promise<string>, act: () => Promise<unknown>, doing = () => 'working') {
   const done = (result: string): string => `got ${result}`;
-  const giveUp = { label: 'Cancel', caption: '', act, done: 'given up' };
+  const giveUp = { caption: '', act, done: 'given up' };
   return lengthy(gpuaas, { doing, work: () => work, done, giveUp });
 }
 

@@ -410,7 +410,10 @@ describe('the chip', () => {
   it('follows a move', () => {
     const state = reduce(stateOf(session()), { of: 'migration', migration: migration() });
 
-    expect(chipFacts(state, words, kernel).text).toBe('node-a → node-b: Copying while you work');
+    expect(chipFacts(state, words, kernel)).toMatchObject({
+      text: 'node-a → node-b: copying',
+      spoken: 'Copying while you work'
+    });
   });
 });
 
