@@ -85,7 +85,9 @@ class Page:
         image = Image.open(io.BytesIO(taken)).convert("RGB")
         if size is not None:
             image = image.crop((0, 0, *size))
-        image.quantize(COLOURS).save(Path(PICTURES) / f"{name}.png", optimize=True)
+        # The default gives few pixels of a colour that of others: marks are small, and say what they say by it.
+        few = image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
+        few.save(Path(PICTURES) / f"{name}.png", optimize=True)
 
     def all(self, selector: str) -> list[WebElement]:
         return list(self.driver.find_elements(By.CSS_SELECTOR, selector))

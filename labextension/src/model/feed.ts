@@ -219,8 +219,8 @@ export class Feed implements IDisposable {
     this.heard = Math.max(this.heard, event.seq);
     this.store.tell({ of: 'event', event });
     if (event.kind === 'state') {
-      if (this.isReady() && before !== 'ready') {
-        void this.refresh();
+      if (this.store.state.service?.state !== before) {
+        void this.refresh(); // also for what may be done about it
       }
       return;
     }

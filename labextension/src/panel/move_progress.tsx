@@ -45,17 +45,6 @@ export function MoveProgress({ migration, words, run, name }: IMoveProgressProps
       >
         <div className="jp-gpuaas-progress-fill" style={{ width: `${percent}%` }} />
       </div>
-      <ol className="jp-gpuaas-steps">
-        {STEPS.map(step => (
-          <li
-            key={step}
-            data-step={standing(step, migration)}
-            aria-current={step === migration.phase ? 'step' : undefined}
-          >
-            {words.phase(step, migration.target)}
-          </li>
-        ))}
-      </ol>
       <p className="jp-gpuaas-hint" aria-live="polite">
         {migration.bytes_sent > 0
           ? trans.__('%1: %2 sent', doing, amount(trans, migration.bytes_sent))
@@ -68,6 +57,17 @@ export function MoveProgress({ migration, words, run, name }: IMoveProgressProps
           run('gpuaas:cancel-migration', { session: migration.session_id, migration: migration.id })
         }
       />
+      <ol className="jp-gpuaas-steps">
+        {STEPS.map(step => (
+          <li
+            key={step}
+            data-step={standing(step, migration)}
+            aria-current={step === migration.phase ? 'step' : undefined}
+          >
+            {words.phase(step, migration.target)}
+          </li>
+        ))}
+      </ol>
     </section>
   );
 }

@@ -2,7 +2,7 @@
 
 import * as React from 'react';
 
-import { isCluster } from '../model/select';
+import { isCluster, liveSessions } from '../model/select';
 import { when } from '../words/amounts';
 import { Act } from './parts';
 import type { ISectionProps } from './props';
@@ -43,9 +43,13 @@ export function ServiceLine({ state, words, run }: ISectionProps): JSX.Element {
       return (
         <div className="jp-gpuaas-hint">
           <p>
-            {trans.__(
-              'Open a notebook with the kernel "Python 3 (remote GPU)": a service for this machine is started then, and the session outlives this page.'
-            )}
+            {liveSessions(state).length > 0
+              ? trans.__(
+                  'The service on this machine does not run any more. What is shown here is from before.'
+                )
+              : trans.__(
+                  'Open a notebook with the kernel "Python 3 (remote GPU)": a service for this machine is started then, and the session outlives this page.'
+                )}
           </p>
           {service.may_start && (
             <Act label={trans.__('Start it now')} onClick={() => run('gpuaas:start-service')} />

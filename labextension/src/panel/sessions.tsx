@@ -44,23 +44,22 @@ interface ISessionRowProps {
   readonly isCurrent: boolean;
   /** Whether there is anywhere to move to. */
   readonly canMove: boolean;
-  /** Rises when ages have to be told anew. */
+  /** Up to which ages are told, in seconds since the epoch. */
   readonly moment: number;
   readonly words: Words;
   readonly run: Run;
 }
 
 const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.Element {
-  const { session, node, isCurrent, canMove, words, run } = props;
+  const { session, node, isCurrent, canMove, moment, words, run } = props;
   const { trans } = words;
-  const now = Date.now() / 1000;
   const title = sessionTitle(session.name);
   const about = { session: session.id };
-  const lasting = words.lasting(session, now);
+  const lasting = words.lasting(session, moment);
   const alone =
     session.clients > 0 || session.unattended_since_s === 0
       ? null
-      : trans.__('nobody attached for %1', age(trans, now - session.unattended_since_s));
+      : trans.__('nobody attached for %1', age(trans, moment - session.unattended_since_s));
   return (
     <div className="jp-gpuaas-row" aria-current={isCurrent ? 'true' : undefined}>
       <div className="jp-gpuaas-row-head">
@@ -71,10 +70,10 @@ const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.
       </div>
       <div className="jp-gpuaas-row-line">
         {session.lease !== null && <span>{place(session, node, words)}</span>}
-        <span>{trans.__('%1 old', age(trans, now - session.created_s))}</span>
+        <span>{trans.__('%1 old', age(trans, moment - session.created_s))}</span>
         {lasting !== null && <span>{lasting}</span>}
         {alone !== null && <span>{alone}</span>}
-        <span>{trans.__('%1 used', words.used(session, node, now))}</span>
+        <span>{trans.__('%1 used', words.used(session, node, moment))}</span>
       </div>
       <div className="jp-gpuaas-acts">
         <Act

@@ -20,8 +20,7 @@ export interface IThisNotebookProps extends IOneSessionProps {
 
 export function ThisNotebook(props: IThisNotebookProps): JSX.Element {
   const { state, words, run, current, otherwise } = props;
-  useNow();
-  const now = Date.now() / 1000; // as rows of other sections, which are painted again when something in them changes
+  const now = useNow();
   const session = state.sessions.get(current);
   if (session === undefined) {
     return <p className="jp-gpuaas-hint">{otherwise}</p>;

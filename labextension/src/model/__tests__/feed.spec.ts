@@ -32,7 +32,7 @@ async function begun() {
   /** Let Jupyter's event stream bring something. */
   const say = (facts: { readonly session: string; readonly seq: number }): void =>
     stream.emit({ schema_id: 'urn:jupyter-gpuaas:session:v1', kind: 'note', ...facts } as never);
-  return { client, store, feed, say };
+  return { client, store, feed, say, stream };
 }
 
 async function passed(ms: number): Promise<void> {
@@ -51,6 +51,22 @@ describe('Feed', () => {
 
     expect(client.session.mock.calls).toEqual([['s1']]);
     expect(store.state.sessions.get('s1')?.last_event).toBe(99);
+    feed.dispose();
+  });
+
+  it('asks what may be done about a service that has ended, and nothing that would start it', async () => {
+    const { client, store, feed, stream } = await begun();
+    client.nodes.mockClear();
+    client.sessions.mockClear();
+    client.service.mockResolvedValue(service({ state: 'off', may_start: false }));
+
+    const facts = { seq: 0, time_s: 1, cause: '', state: 'off', problem: '', nodes: 0 };
+    stream.emit({ schema_id: 'urn:jupyter-gpuaas:service:v1', kind: 'state', ...facts } as never);
+    await passed(0);
+
+    expect(store.state.service).toMatchObject({ state: 'off', may_start: false });
+    expect(client.nodes).not.toHaveBeenCalled();
+    expect(client.sessions).not.toHaveBeenCalled();
     feed.dispose();
   });
 

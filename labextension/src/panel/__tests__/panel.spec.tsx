@@ -358,6 +358,15 @@ describe('ServiceLine', () => {
     expect(run).toHaveBeenCalledWith('gpuaas:start-service');
   });
 
+  it('says of a service that has ended that what is shown is from before', () => {
+    const off = { of: 'service', service: service({ state: 'off' }) } as const;
+    show(<ServiceLine state={reduce(stateOf(session()), off)} words={words} run={run} />);
+
+    expect(host.textContent).toContain('does not run any more');
+    act(() => button('Start it now').click());
+    expect(run).toHaveBeenCalledWith('gpuaas:start-service');
+  });
+
   it('says as an alert why the service cannot be reached', () => {
     const unreachable = service({ state: 'unreachable', problem: 'connection refused.' });
     show(<ServiceLine state={{ ...NOTHING, service: unreachable }} words={words} run={run} />);
