@@ -70,7 +70,7 @@ class Scheduler:
         """Raise NoCapacity where no node could ever serve the request."""
         never = self._engine.why_never(request)
         if never:
-            raise NoCapacity(never, hint="`jupyter gpuaas nodes` shows what there is.")
+            raise NoCapacity(f"{never}.", hint="`jupyter gpuaas nodes` shows what there is.")
 
     def submit(self, live: LiveSession) -> None:
         """Put a session into the queue; on a free pool it is placed in this turn of the loop."""

@@ -58,7 +58,7 @@ class LeaseQueue:
         """See ``Engine.acquire``."""
         never = why_never(request, self._nodes())
         if never:
-            raise NoCapacity(never, hint="`jupyter gpuaas nodes` shows what there is.")
+            raise NoCapacity(f"{never}.", hint="`jupyter gpuaas nodes` shows what there is.")
         waiter = _Waiter(request, meta)
         self._waiting.append(waiter)
         try:

@@ -84,7 +84,7 @@ class Page:
         taken = self.element(selector).screenshot_as_png if selector else self.driver.get_screenshot_as_png()
         image = Image.open(io.BytesIO(taken)).convert("RGB")
         if size is not None:
-            image = image.crop((0, 0, *size))
+            image = image.crop((0, 0, min(size[0], image.width), min(size[1], image.height)))
         # The default gives few pixels of a colour that of others: marks are small, and say what they say by it.
         few = image.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, kmeans=2)
         few.save(Path(PICTURES) / f"{name}.png", optimize=True)

@@ -133,7 +133,7 @@ def test_the_loss_of_its_node_is_told_in_the_notebook_and_cells_run_again(pool: 
     pool.lose_node()
     page.see(lambda: "its variables are as after cell 1" in page.text(".jp-gpuaas-notice"))
     page.shot("lost")
-    page.picture("lost", ".jp-NotebookPanel", (1080, 400))
+    page.picture("lost", ".jp-NotebookPanel", (1080, 380))
     (pool.folder / "trained").touch()
     page.press(".jp-gpuaas-notice button", "Rerun these cells")
     page.see(lambda: page.output(1).split() == ["epoch", "2", "[2]:", "2"])

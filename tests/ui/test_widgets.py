@@ -13,6 +13,7 @@ pytest.importorskip("anywidget", reason="anywidget is not installed")
 
 from selenium.webdriver.common.keys import Keys
 
+from tests.fault.test_sessions_go_on import until
 from tests.ui.cells import waiting_cell
 from tests.ui.lab import Lab
 from tests.ui.page import Page
@@ -79,6 +80,8 @@ def test_the_widget_moves_the_session_while_a_cell_of_the_notebook_runs(pool: La
     page.run_once_connected(0)
     page.see(lambda: page.prompt(0) == "[1]:")
     page.ran(1, 2)
+    (session,) = pool.ask("GET", "jupyter-gpuaas/v1/sessions")
+    until(lambda: pool.ask("GET", f"jupyter-gpuaas/v1/sessions/{session['id']}/checkpoints"), 60)
     page.run(2)
     page.see(lambda: "begun" in page.output(2))  # from now on the kernel hears nobody
 

@@ -105,7 +105,7 @@ class RayEngine:
         """See ``Engine.acquire``."""
         never = self.why_never(request)
         if never:
-            raise NoCapacity(never, hint="`jupyter gpuaas nodes` shows what there is.")
+            raise NoCapacity(f"{never}.", hint="`jupyter gpuaas nodes` shows what there is.")
         return await self._leases.acquire(request, meta, timeout)
 
     async def release(self, lease_id: str) -> None:

@@ -48,7 +48,7 @@ export class DrainBody extends ReactWidget implements Dialog.IBodyWidget<IDrainW
           />
         </label>
         <label>
-          {trans.__('Also move sessions that lose variables by it')}
+          {trans.__('Move also those that lose variables')}
           <input
             type="checkbox"
             onChange={event => this.change({ acceptLoss: event.target.checked })}
