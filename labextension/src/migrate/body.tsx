@@ -88,8 +88,17 @@ function Form({ gpuaas, session, onChange }: IFormProps): JSX.Element {
     onChange(isReady && target !== null ? { target, acceptLoss } : null);
   }, [isReady, target, acceptLoss]);
 
+  const form = React.useRef<HTMLDivElement>(null);
+  React.useEffect(() => {
+    // The dialog gives the focus to a choice if there is one when it comes. This one came later.
+    const dialog = form.current?.closest('.jp-Dialog');
+    if (dialog && target !== null && !dialog.contains(document.activeElement)) {
+      form.current?.querySelector<HTMLInputElement>('input:checked')?.focus();
+    }
+  }, [target]);
+
   return (
-    <div>
+    <div ref={form}>
       <p>{trans.__('%1 runs on %2.', sessionTitle(session.name), source)}</p>
       {others.length === 0 ? (
         <p className="jp-gpuaas-hint">

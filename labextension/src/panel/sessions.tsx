@@ -35,8 +35,8 @@ export function Sessions({ state, words, run, current }: IOneSessionProps): JSX.
   );
 }
 
-/** In a narrow panel, where the buttons take two lines. */
-const ROW_PX = 152;
+/** In a narrow panel, where the buttons take two lines, and what is said of the session takes four. */
+const ROW_PX = 164;
 
 interface ISessionRowProps {
   readonly session: ISession;
@@ -55,6 +55,7 @@ const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.
   const { trans } = words;
   const title = sessionTitle(session.name);
   const about = { session: session.id };
+  const where = session.lease === null ? null : place(session, node, words);
   const lasting = words.lasting(session, moment);
   const alone =
     session.clients > 0 || session.unattended_since_s === 0
@@ -69,7 +70,7 @@ const SessionRow = React.memo(function SessionRow(props: ISessionRowProps): JSX.
         <State state={session.state} text={words.state(session)} />
       </div>
       <div className="jp-gpuaas-row-line">
-        {session.lease !== null && <span>{place(session, node, words)}</span>}
+        {where !== null && <span title={where}>{where}</span>}
         <span>{trans.__('%1 old', age(trans, moment - session.created_s))}</span>
         {lasting !== null && <span>{lasting}</span>}
         {alone !== null && <span>{alone}</span>}
