@@ -208,9 +208,10 @@ test-trials: $(STAMPS)/test
 soak: $(STAMPS)/test
 	GPUAAS_SOAK_S=$(SOAK_S) $(PYTEST) -s -m soak tests/fault/test_soak.py $(PYTEST_ARGS)
 
-# The tests share a cluster where they can.
+# The tests share a cluster where they can. Those on nodes with networks of their own need root and iproute2.
 test-ray: $(STAMPS)/ray
-	$(PYTEST) -m ray $(addprefix tests/contract/test_,engine.py ray.py ray_start.py) tests/fault/test_ray.py $(PYTEST_ARGS)
+	$(PYTEST) -m ray $(addprefix tests/contract/test_,engine.py ray.py ray_start.py ray_autoscaler.py) \
+	  tests/fault/test_ray.py tests/fault/test_ray_namespaces.py $(PYTEST_ARGS)
 
 test-api: $(STAMPS)/api
 	$(PYTEST) -m api tests/api $(PYTEST_ARGS)

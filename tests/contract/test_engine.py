@@ -21,6 +21,7 @@ from jupyter_gpuaas.errors import AllocationError, LeaseError, NoCapacity, Trans
 from jupyter_gpuaas.model import HostSpec, NodeState, ResourceRequest
 from tests.conftest import GpuaasHome, processes_with
 from tests.ray_cluster import RAY_WARNINGS, RayCluster
+from tests.ray_namespaces import NamespaceCluster
 from tests.service import eventually, quick_settings
 
 ONE = ResourceRequest()
@@ -55,7 +56,7 @@ class LocalKit(Kit):
 class RayKit(Kit):
     nodes = ("node-0", "node-1")
 
-    def __init__(self, home: Path, cluster: RayCluster) -> None:
+    def __init__(self, home: Path, cluster: RayCluster | NamespaceCluster) -> None:
         super().__init__(home)
         self.cluster = cluster
 
@@ -65,11 +66,14 @@ class RayKit(Kit):
         return RayEngine(self.cluster.settings(self.home))
 
 
-RAY = [pytest.param(kind, marks=[pytest.mark.ray, *RAY_WARNINGS], id=name) for name, kind in (("ray", RayCluster),)]
+RAY = [
+    pytest.param(kind, marks=[pytest.mark.ray, *RAY_WARNINGS], id=name)
+    for name, kind in (("ray", RayCluster), ("ray-namespaces", NamespaceCluster))
+]
 
 
 @pytest.fixture(scope="module", params=[pytest.param(None, id="local"), *RAY])
-def cluster(request: pytest.FixtureRequest) -> Iterator[RayCluster | None]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[RayCluster | NamespaceCluster | None]:
     """One after the other; None for the local engine, which needs none."""
     made = request.param(RayKit.nodes) if request.param is not None else None
     yield made
@@ -78,7 +82,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[RayCluster | None]:
 
 
 @pytest.fixture
-def kit(cluster: RayCluster | None, gpuaas_home: GpuaasHome) -> Kit:
+def kit(cluster: RayCluster | NamespaceCluster | None, gpuaas_home: GpuaasHome) -> Kit:
     """After the cluster: its processes are not to have the test's folder in their environment."""
     return LocalKit(gpuaas_home.path) if cluster is None else RayKit(gpuaas_home.path, cluster)
 

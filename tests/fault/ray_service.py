@@ -16,6 +16,7 @@ from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.errors import GpuaasError
 from tests.conftest import GpuaasHome
 from tests.ray_cluster import RayCluster
+from tests.ray_namespaces import NamespaceCluster
 from tests.roaming import Roamer
 from tests.service import eventually, quick_settings
 
@@ -47,7 +48,7 @@ async def client_of(home: Path, lives: Callable[[], bool], log: Path, pid: int =
 class Up:
     """`jupyter gpuaas up --engine ray`, in a process of its own."""
 
-    def __init__(self, home: GpuaasHome, cluster: RayCluster, **changes: Any) -> None:
+    def __init__(self, home: GpuaasHome, cluster: RayCluster | NamespaceCluster, **changes: Any) -> None:
         given = {"lease_s": LEASE_S, "checkpoint_share": 1e6, "workdir": "session", **NO_MORE}
         settings = cluster.settings(home.path, **(given | changes))
         environ = home.env | settings.environment()

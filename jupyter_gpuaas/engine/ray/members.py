@@ -86,7 +86,8 @@ class Members:
         #: Ray's ids of raylets in whose place others are.
         self._replaced: set[str] = set()
         self._polling: asyncio.Task[None] | None = None
-        self._cause = ""
+        #: Why Ray does not tell of its nodes, while it does not.
+        self._failing = ""
         self.cordons = Cordons(settings.folder / "cordons.json")
         self.news = News()
         #: Something is new that matters to who waits.
@@ -137,9 +138,14 @@ class Members:
 
     async def _stop(self, member: Member) -> None:
         limit_s = self._settings.stop_timeout_s + 30.0
-        if member.ray is not None:
-            await self._cluster.stop_agent(member.id, member.ray.ray_id, self._arguments(member.ray), limit_s)
-        elif member.endpoint is not None and member.answers:
+        if member.ray is not None and not self._failing:
+            try:
+                await self._cluster.stop_agent(member.id, member.ray.ray_id, self._arguments(member.ray), limit_s)
+                return
+            except GpuaasError as error:
+                log.warning("node %s: Ray does not end its agent: %s", member.id, error)
+        # Its keeper could see to it that it is gone; without Ray, it is told and trusted.
+        if member.endpoint is not None and member.answers:
             client = AgentClient(member.endpoint)
             try:
                 await client.stop()
@@ -188,18 +194,17 @@ class Members:
     # -- what Ray says -----------------------------------------------------------------------------------------
 
     async def _poll(self) -> None:
-        failing = ""
         while True:
             await asyncio.sleep(self._settings.ray_poll_s)
             try:
                 listed = await self._cluster.nodes()
             except GpuaasError as error:
                 # The head is away. What runs goes on; only nothing new comes.
-                if str(error) != failing:
+                if str(error) != self._failing:
                     log.warning("Ray does not tell of its nodes now: %s", error)
-                failing = str(error)
+                self._failing = str(error)
                 continue
-            failing = ""
+            self._failing = ""
             try:
                 self._found(listed)
                 self._forget()
