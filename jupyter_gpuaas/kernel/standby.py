@@ -24,7 +24,7 @@ from ..errors import CheckpointError, MigrationError
 from ..model import Loaded, Peer
 from ..state.ahead import Ahead, is_large
 from ..state.cell_log import is_block
-from ..state.hidden import Hidden, kinds
+from ..state.hidden import Hidden, called, kinds
 from ..state.restore import read_records, restore_names
 from ..state.rules.registry import Restoring, find_rule
 from ..state.world import check, relocated, world_of
@@ -185,7 +185,7 @@ class Standby:
         shell = self._checkpoints.shell
         world = Hidden(namespace=shell.user_ns, shell=shell, full=True, here=relocated(manifest.world))
         for kind in kinds():
-            name = f"<{kind.kind}>"
+            name = called(kind.kind)
             mine = [record for record in records if record.names == (name,)]
             if kind.kind in _BEFORE_IMPORTS and mine:
                 found: dict[str, Any] = {}

@@ -2,112 +2,42 @@
 
 from __future__ import annotations
 
-import builtins
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import msgspec
 
 from ..errors import CheckpointError, NoSuchCheckpoint
 from ..model import Replay, short_id
-from ..store.base import Freed, Store
-from ..store.blob import TOGETHER_BYTES, chunk_digests, chunk_sizes, read_blobs
-from ..store.manifest import Blob, Costs, GroupEntry, GroupRecord, Manifest, Verdict
-from ..store.seal import seal, validate, validate_record
-from ..wire.unreadable import is_count
+from ..store.base import Store
 from .ahead import Ahead
-from .arguments import check_number, check_replay, check_text, devices_of, key_of, names_of, namespace_of
+from .archive import Archive, Checkpoint, Diff
+from .arguments import check_number, check_replay, check_text, devices_of, names_of, namespace_of
 from .capture import NOT_STATE, Draft, Tracker
-from .cell_log import CellLog, is_block, is_whole, unpack
+from .cell_log import CellLog
 from .device.training import compiler_names
-from .fence import new_id, of_session
-from .hidden import BEFORE_NAMES, Hidden, kinds, shell_names
-from .listing import is_users
-from .lost import Lost
+from .fence import new_id
+from .hidden import Hidden, called, kinds, shell_names
 from .memory import CopyPool
 from .recipes import CellRecord
-from .remaking import definitions_of, make_again
-from .remembered import Remembered
-from .replay import ReplayFailed
-from .restore import only, read_records, restore_names
-from .rules.registry import NotRestorable, Restoring
+from .restoration import Restoration, RestoreResult
 from .touched import Touch, touched
-from .world import check, relocated
-from .writing import Progress, write
+from .writing import Progress, no_progress, write
+
+__all__ = ["BaseGone", "Checkpoint", "Checkpointer", "Diff", "Pending", "RestoreResult"]
 
 #: Warm memory that is kept for the copies of the next capture.
 POOL_BYTES = 256 * 1024**2
-#: How hidden state is called among the names: no name of Python's looks so.
-HIDDEN = "<{}>"
 
 #: The cells of the session until now, in order; or what gives them from the names that have changed since the last
 #: capture.
 Cells = Sequence[CellRecord] | Callable[[frozenset[str]], Sequence[CellRecord]]
 
 
-def _no_progress(done: int, total: int) -> None:
-    pass
-
-
-class Checkpoint(msgspec.Struct, frozen=True):
-    """One checkpoint that is committed."""
-
-    manifest: Manifest
-
-    @property
-    def id(self) -> str:
-        return self.manifest.id
-
-    @property
-    def parent(self) -> str:
-        return self.manifest.parent
-
-    @property
-    def label(self) -> str:
-        return self.manifest.label
-
-    @property
-    def costs(self) -> Costs:
-        return self.manifest.costs
-
-    @property
-    def report(self) -> dict[str, Verdict]:
-        """What became of each name at capture."""
-        return dict(self.manifest.names)
-
-
 class BaseGone(CheckpointError):
     """The checkpoint that a capture builds on was removed before it was written."""
 
     retryable = True
-
-
-class RestoreResult(msgspec.Struct, frozen=True):
-    """What a restore gave.
-
-    Attributes
-    ----------
-    namespace
-        The names and their objects. A name that could not be restored is bound to an object that raises the reason
-        when it is touched.
-    report
-        For each name, ``outcome`` (``stored``, ``rebuilt``, ``replayed``, ``lost``) and ``note``: how, or why not.
-    """
-
-    namespace: dict[str, Any]
-    report: dict[str, Verdict]
-    remarks: list[str]
-
-
-class Diff(msgspec.Struct, frozen=True):
-    """What differs between two checkpoints, by name."""
-
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
-    changed: tuple[str, ...]
 
 
 class Pending:
@@ -123,12 +53,12 @@ class Pending:
         self.nbytes = nbytes
         self._finish = finish
 
-    def write(self, progress: Progress = _no_progress) -> Checkpoint:
+    def write(self, progress: Progress = no_progress) -> Checkpoint:
         """Write and commit; in any thread, once, in the order of the captures."""
         return self._finish(progress)
 
 
-class Checkpointer:
+class Checkpointer(Archive):
     """Captures one namespace after another state of it into a store, and restores them.
 
     Parameters
@@ -157,9 +87,8 @@ class Checkpointer:
         skip: frozenset[str] = frozenset(),
         hidden: bool = True,
     ) -> None:
-        self.store = store
-        self._key = key_of(key)
-        self._owner, self._session = owner, session
+        super().__init__(store, key=key, session=session)
+        self._owner = owner
         self._shell, self._skip, self._hidden = shell, skip, hidden
         self._tracker: Tracker | None = None
         self._pool = CopyPool(POOL_BYTES)
@@ -183,7 +112,7 @@ class Checkpointer:
         touched: frozenset[str] | None = None,
         source: str | None = None,
         cells: Cells = (),
-        progress: Progress = _no_progress,
+        progress: Progress = no_progress,
     ) -> Checkpoint:
         """Capture, write and commit; returns when the checkpoint is durable.
 
@@ -294,10 +223,14 @@ class Checkpointer:
         }
         before = {name for group in self._tracker.groups for name in group.names}
         draft = self._tracker.look(touched, extra, skip=self._not_the_users(namespace))
-        if callable(cells):
-            changed = {name for group in draft.changed for name in group.names} | (before - namespace.keys())
-            cells = cells(frozenset(name for name in changed if not name.startswith("<")))
-        self._tracker.add(draft, self._cells.pack(cells))
+        try:
+            if callable(cells):
+                changed = {name for group in draft.changed for name in group.names} | (before - namespace.keys())
+                cells = cells(frozenset(name for name in changed if not name.startswith("<")))
+            self._tracker.add(draft, self._cells.pack(cells))
+        except BaseException:
+            self.forget_changes()  # or what was looked at would count as copied
+            raise
         return draft, head
 
     def _not_the_users(self, namespace: dict[str, Any]) -> frozenset[str]:
@@ -312,7 +245,7 @@ class Checkpointer:
         for kind in kinds():
             value = kind.capture(world)
             if value is not None:
-                extra[HIDDEN.format(kind.kind)] = value
+                extra[called(kind.kind)] = value
         return extra
 
     def _write(
@@ -372,7 +305,7 @@ class Checkpointer:
         exact: bool = True,
         replay: Replay = "safe",
         running: Callable[[CellRecord], None] = lambda cell: None,
-        progress: Progress = _no_progress,
+        progress: Progress = no_progress,
         ahead: Ahead | None = None,
     ) -> RestoreResult:
         """Bring back the state of a checkpoint.
@@ -407,281 +340,19 @@ class Checkpointer:
         if into is not None:
             namespace_of("into", into)
         manifest = self._manifest(checkpoint)
-        remarks = check(manifest.world, exact=exact)
-        records = read_records(manifest, self.store)
-        if names is not None:
-            names = names_of("names", names)
-            unknown = sorted(names - manifest.names.keys())
-            if unknown:
-                raise CheckpointError(f"names: {', '.join(unknown)} not in checkpoint {manifest.id}.")
-            records = only(records, names)
-        # As in a notebook: restored functions import by way of their globals, and may ask for their name.
-        target: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins} if into is None else into
-        restoring = Restoring(target, devices, relocated(manifest.world))
-        restoring.remarks = remarks
-        world = Hidden(namespace=target, shell=self._shell, cell=None, full=True, here=restoring.here)
-        hidden: dict[str, Any] = {}
-        wanted = None if names is None else names.union(*(record.names for record in records))
-
-        def bind(name: str, value: Any) -> None:
-            if name.startswith("<"):
-                hidden[name] = value
-            elif wanted is None or name in wanted:
-                target[name] = value
-
-        self._tracker, self._base = None, ""
-        remembered = Remembered(manifest, {} if ahead is None else ahead.cache.fast)
-        with _unless_it_fails(target):
-            if into is not None and names is None:
-                keep = manifest.names.keys() | self._not_the_users(target)
-                for name in [name for name in target if name not in keep]:
-                    del target[name]
-            early = {HIDDEN.format(kind) for kind in BEFORE_NAMES}
-            first = [record for record in records if early.issuperset(record.names)]
-            restored = _not_remembered if ahead is None else remembered.group
-            verdicts = restore_names(manifest, self.store, restoring, records=first, bind=bind, restored=restored)
-            self._restore_hidden(hidden, early, world, verdicts)
-            rest = [record for record in records if record not in first]
-            verdicts |= {
-                name: verdict
-                for name, verdict in restore_names(
-                    manifest,
-                    self.store,
-                    restoring,
-                    records=rest,
-                    bind=bind,
-                    progress=progress,
-                    restored=restored,
-                    ahead=ahead,
-                ).items()
-                if name not in early
-            }
-            if names is None:
-                self._restore_hidden(hidden, set(hidden) - early, world, verdicts)
-                lost = {
-                    name: found.note for name, found in verdicts.items() if found.outcome == "lost" and name[:1] != "<"
-                }
-                if lost and replay != "never" and is_whole(verdicts):
-                    stored = {name for name in verdicts if name not in lost and name[:1] != "<"}
-                    load = self._copies(manifest, records, restoring)
-                    made = make_again(lost, unpack(hidden), stored, target, load, how=replay, running=running)
-                    target.update(
-                        {name: Lost(name, found.note) for name, found in made.items() if found.outcome == "lost"}
-                    )
-                    verdicts |= made
-            else:
-                verdicts = {name: verdicts[name] for name in names}
-        if ahead is not None and into is not None and names is None:
-            self._tracker, self._base = remembered.tracker(target), manifest.id
-        return RestoreResult(target, verdicts, restoring.remarks)
-
-    def _copies(
-        self, manifest: Manifest, records: list[GroupRecord], restoring: Restoring
-    ) -> Callable[[Collection[str], Mapping[str, Any]], dict[str, Any]]:
-        """What gives copies of stored variables, made of the store anew each time; see ``replay.Load``."""
-        namespace = restoring.namespace
-
-        def load(names: Collection[str], aside: Mapping[str, Any]) -> dict[str, Any]:
-            live = definitions_of(aside, manifest.names)
-            wanted = only([each for each in records if not set(each.names) <= live.keys()], set(names) - live.keys())
-            needed = {name for each in wanted for name in each.names}
-            found = dict(live)
-
-            def bind(name: str, value: Any) -> None:
-                if name in needed:
-                    found.setdefault(name, value)
-                    namespace[name] = found[name]
-
-            # Functions refer to the namespace that they are restored into, so that is what they are restored into.
-            before = dict(namespace)
-            namespace.update(live)
-            try:
-                verdicts = restore_names(
-                    manifest,
-                    self.store,
-                    Restoring(namespace, restoring.device_map, restoring.here),
-                    records=wanted,
-                    bind=bind,
-                )
-            finally:
-                namespace.clear()
-                namespace.update(before)
-            for name in names:
-                if name not in live and verdicts[name].outcome == "lost":
-                    raise ReplayFailed(f"it starts from {name}, which {verdicts[name].note}")
-            return {name: found[name] for name in names}
-
-        return load
-
-    def _restore_hidden(
-        self, values: Mapping[str, Any], which: set[str], world: Hidden, verdicts: dict[str, Verdict]
-    ) -> None:
-        for kind in kinds():
-            name = HIDDEN.format(kind.kind)
-            if name not in which or name not in values or verdicts[name].outcome == "lost":
-                continue
-            try:
-                kind.restore(values[name], world)
-            except NotRestorable as error:
-                verdicts[name] = Verdict("lost", str(error))
-            except Exception as error:
-                verdicts[name] = Verdict("lost", f"cannot be restored: {type(error).__name__}: {error}")
-
-    # -- what there is -----------------------------------------------------------------------------------------
-
-    def checkpoints(self) -> list[Checkpoint]:
-        """All checkpoints of this owner's key in the store, oldest first; those of others are passed over."""
-        found = []
-        for checkpoint_id in self.store.manifests():
-            try:
-                found.append(Checkpoint(validate(self.store.manifest(checkpoint_id), self._key)))
-            except CheckpointError:
-                continue
-        if self._session:
-            found = [checkpoint for checkpoint in found if checkpoint.manifest.session == self._session]
-        return found
-
-    def newest(self) -> Checkpoint | None:
-        """The last of ``checkpoints``; only that one is read, where ids tell their sessions."""
-        ids = self.store.manifests()
-        for checkpoint_id in reversed(of_session(self._session, ids) if self._session else ids):
-            try:
-                found = Checkpoint(validate(self.store.manifest(checkpoint_id), self._key))
-            except CheckpointError:
-                continue
-            if self._session in ("", found.manifest.session):
-                return found
-        return None
-
-    def find(self, name: str) -> Checkpoint:
-        """A checkpoint by id, by the end or beginning of its id, by label (the newest of it), or as ``-1``, ``-2`` ….
-
-        Raises NoSuchCheckpoint.
-        """
-        known = self.checkpoints()
-        if name.startswith("-") and is_count(name[1:]) and 0 < int(name[1:]) <= len(known):
-            return known[-int(name[1:])]
-        for matches in (
-            [checkpoint for checkpoint in known if checkpoint.id == name],
-            [checkpoint for checkpoint in known if name and checkpoint.label == name][-1:],
-            # The end tells two of them apart; the beginning is the time.
-            [checkpoint for checkpoint in known if len(name) >= 4 and checkpoint.id.endswith(name)],
-            [checkpoint for checkpoint in known if len(name) >= 4 and checkpoint.id.startswith(name)],
-        ):
-            if len(matches) == 1:
-                return matches[0]
-        raise NoSuchCheckpoint(f"there is no checkpoint {name!r}.", hint="`checkpoints` lists them.")
-
-    def cells(self, checkpoint: Checkpoint | str) -> list[CellRecord]:
-        """The cells that were given with a checkpoint."""
-        manifest = self._manifest(checkpoint)
-        found: dict[str, Any] = {}
-        blocks = tuple(entry for entry in manifest.groups if is_block(entry.names[0]))
-        records = read_records(msgspec.structs.replace(manifest, groups=blocks), self.store)
-        restore_names(manifest, self.store, Restoring({}), records=records, bind=found.__setitem__)
-        return unpack(found)
-
-    def load(self, checkpoint_id: str) -> Checkpoint:
-        """A checkpoint by its id, its seal checked."""
-        return Checkpoint(self._manifest(checkpoint_id))
-
-    def diff(self, one: Checkpoint | str, other: Checkpoint | str) -> Diff:
-        """Names that differ from one checkpoint to the other."""
-        before, after = self._manifest(one), self._manifest(other)
-        old, new = _by_name(before), _by_name(after)
-        return Diff(
-            tuple(name for name in new if name not in old),
-            tuple(name for name in old if name not in new),
-            tuple(name for name in new if name in old and new[name] != old[name]),
+        restoration = Restoration(
+            manifest,
+            self.store,
+            into=into,
+            names=None if names is None else names_of("names", names),
+            device_map=devices,
+            shell=self._shell,
+            exact=exact,
+            ahead=ahead,
         )
-
-    def verify(self, checkpoint: Checkpoint | str, *, progress: Progress = _no_progress) -> int:
-        """Read everything that a checkpoint needs and check every digest; returns the bytes read.
-
-        Raises ManifestError, ChunkMissing or ChunkCorrupt.
-        """
-        manifest = self._manifest(checkpoint)
-        done = 0
-        blobs = [blob for record in self._records(manifest.groups) for blob in _blobs(record)]
-        total = sum(blob.size for blob in blobs)
-        memory = memoryview(bytearray(TOGETHER_BYTES))
-        wanted: list[tuple[bytes, memoryview]] = []
-        room = memory
-        for digest, size in (chunk for blob in blobs for chunk in chunk_sizes(blob)):
-            if size > len(room):
-                self.store.fetch(wanted)
-                progress(done, total)
-                wanted, room = [], memory
-            wanted.append((digest, room[:size]))
-            room = room[size:]
-            done += size
-        self.store.fetch(wanted)
-        progress(done, total)
-        return done
-
-    def name(self, checkpoint: Checkpoint | str, label: str) -> Checkpoint:
-        """Call a checkpoint so from now on; an empty label takes its name away.
-
-        Raises CheckpointError where another one is called so.
-        """
-        manifest = self._manifest(checkpoint)
-        for other in self.checkpoints() if label else ():
-            if other.label == label and other.id != manifest.id:
-                raise CheckpointError(f"name: {label!r} is the name of {short_id(other.id)} already.")
-        named = msgspec.structs.replace(manifest, label=label)
-        self.store.rewrite(named.id, seal(named, self._key))
-        return Checkpoint(named)
-
-    def forget(self, checkpoint: Checkpoint | str) -> None:
-        """Remove a checkpoint; ``collect`` then frees what nobody needs any more."""
-        self.store.forget(self._manifest(checkpoint).id)
-
-    def collect(self) -> Freed:
-        """Free the chunks that no checkpoint needs."""
-        return self.store.collect(self._references)
-
-    def _references(self, data: bytes) -> Iterator[bytes]:
-        manifest = validate(data, self._key)
-        entries = (*manifest.groups, *manifest.hidden)
-        for entry, record in zip(entries, self._records(entries), strict=True):
-            for blob in (entry.record, *_blobs(record)):
-                yield from chunk_digests(blob)
-
-    def _records(self, entries: Sequence[GroupEntry]) -> Iterator[GroupRecord]:
-        return map(validate_record, read_blobs(self.store, [entry.record for entry in entries]))
-
-    def _manifest(self, checkpoint: Checkpoint | str) -> Manifest:
-        if isinstance(checkpoint, Checkpoint):
-            checkpoint = checkpoint.id
-        if not isinstance(checkpoint, str):
-            raise TypeError(f"checkpoint: is of type {type(checkpoint).__name__}; it must be a Checkpoint or its id")
-        return validate(self.store.manifest(checkpoint), self._key, expected_id=checkpoint)
-
-
-@contextmanager
-def _unless_it_fails(namespace: dict[str, Any]) -> Iterator[None]:
-    """Names that are deleted or bound inside are as they were if that ends with an error, of the store for one."""
-    before = dict(namespace)
-    try:
-        yield
-    except BaseException:
-        namespace.clear()
-        namespace.update(before)
-        raise
-
-
-def _not_remembered(record: GroupRecord, values: Any, owners: Any, restoring: Restoring) -> None:
-    pass
-
-
-def _by_name(manifest: Manifest) -> dict[str, Any]:
-    found: dict[str, Any] = dict.fromkeys(sorted(filter(is_users, manifest.names)))
-    for entry in manifest.groups:
-        for name in entry.names:
-            if name in found:
-                found[name] = entry
-    return found
-
-
-def _blobs(record: GroupRecord) -> list[Blob]:
-    return [record.stream, *(region.content for region in record.regions)]
+        self._tracker, self._base = None, ""
+        keep = self._not_the_users(restoration.namespace)
+        result = restoration.run(keep=keep, replay=replay, running=running, progress=progress)
+        if ahead is not None and into is not None and names is None:
+            self._tracker, self._base = restoration.tracker(), manifest.id
+        return result

@@ -26,6 +26,10 @@ BATCH = 32
 Progress = Callable[[int, int], None]
 
 
+def no_progress(done: int, total: int) -> None:
+    """For whom it does not interest."""
+
+
 def write(
     draft: Draft,
     store: Store,
@@ -35,7 +39,7 @@ def write(
     stall_s: float | None,
     started_s: float,
     pool: CopyPool,
-    progress: Progress = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> Manifest:
     """Bring a draft into a store and commit it.
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jupyter_gpuaas.errors import CheckpointError, ManifestError, NoSuchCheckpoint, WorldMismatch
-from jupyter_gpuaas.state import Checkpointer, NameLost
+from jupyter_gpuaas.state import CellRecord, Checkpointer, NameLost
 from jupyter_gpuaas.store import FolderStore, MemoryStore
 
 KEY = b"a key that nobody else has"
@@ -77,6 +77,19 @@ def test_what_is_written_is_the_state_at_the_capture() -> None:
     space["t"].zero_()
     restored = checkpointer.restore(pending.write()).namespace
     assert (restored["a"] == 1).all() and restored["l"] == [1] and (restored["t"] == 1).all()
+
+
+def test_what_is_written_is_the_state_at_the_capture_after_one_that_failed() -> None:
+    def fail(changed: frozenset[str]) -> list[CellRecord]:
+        raise KeyboardInterrupt
+
+    space = notebook("import numpy as np\na = np.ones(1 << 19)")
+    checkpointer = make()
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.begin(space, cells=fail)
+    pending = checkpointer.begin(space)
+    space["a"][:] = 2
+    assert (checkpointer.restore(pending.write()).namespace["a"] == 1).all()
 
 
 def test_captures_that_wait_to_be_written_build_on_each_other() -> None:

@@ -27,7 +27,7 @@ from .user_modules import UserModules
 from .warning_filters import WarningFilters
 from .world import Hidden, HiddenState, Kind
 
-__all__ = ["BEFORE_NAMES", "Hidden", "HiddenState", "kinds", "mark_baseline", "shell_names", "shell_of"]
+__all__ = ["BEFORE_NAMES", "Hidden", "HiddenState", "called", "kinds", "mark_baseline", "shell_names", "shell_of"]
 
 _KINDS: tuple[Kind, ...] = (
     Environment(),
@@ -58,6 +58,11 @@ _KINDS: tuple[Kind, ...] = (
 )
 #: Kinds whose values are plain and must be restored before names are unpickled.
 BEFORE_NAMES = frozenset({"environment", "cwd", "sys.path", "imports"})
+
+
+def called(kind: str) -> str:
+    """What the value of this kind is called among the names: no name of Python's looks so."""
+    return f"<{kind}>"
 
 
 def kinds() -> list[HiddenState]:
