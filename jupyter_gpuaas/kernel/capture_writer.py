@@ -7,6 +7,7 @@ up as well, and the generation rises: a capture that was begun under a former ge
 from __future__ import annotations
 
 import logging
+import resource
 import threading
 import time
 from collections import deque
@@ -158,6 +159,13 @@ class CaptureWriter:
             act()
         except Exception:
             log.warning("after a checkpoint:", exc_info=True)
+
+
+def most_waiting(setting_bytes: int) -> int:
+    """What may wait in memory: the setting (0 for any), and of a process with a cap no more than a quarter."""
+    most = setting_bytes or 2**62
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return most if limit == resource.RLIM_INFINITY else min(most, limit // 4)
 
 
 def wait(job: Job, told: Callable[[int, int], None], *, every_s: float = 0.5) -> Any:

@@ -8,10 +8,7 @@ the user asked for it.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -31,18 +28,18 @@ from ..model import (
 )
 from ..state.ahead import Ahead
 from ..state.checkpointer import BaseGone, Checkpoint, Checkpointer, Pending
-from ..state.listing import notes, owners_address, variables, view_of
-from ..state.lost import Lost
+from ..state.listing import owners_address, view_of
 from ..state.recipes import CellRecord
-from ..state.remaking import WORD
 from ..store.base import Store
 from ..store.opening import open_store
-from .beside import Beside
+from .bringing_back import bring_back
 from .burst import Burst
-from .capture_writer import CaptureWriter, GivenUp, Job, wait
+from .capture_writer import CaptureWriter, GivenUp, Job, most_waiting, wait
 from .cells_run import CellsRun, Run
 from .giving_up import GivingUp
 from .pace import Pace
+from .since import Since
+from .standing import Standing
 from .tidying import Tidying
 
 #: After a failure, how long no capture is tried; it doubles with each in a row.
@@ -52,10 +49,6 @@ MOST_PAUSE_S = 300.0
 QUIET_S = 1.0
 #: How long who asks for the newest ones waits for those that are being written.
 WRITING_S = 60.0
-#: Names that a report tells, so that it stays small.
-NAMES_TOLD = 50
-#: Cells between two captures that are analysed one by one; after more, everything is looked at.
-MOST_SOURCES = 200
 
 Told = Callable[[int, int], None]
 
@@ -78,31 +71,20 @@ class Checkpoints:
         self._plan = plan
         self._session = session
         self._epoch = epoch
-        self._tell = tell
+        self._standing = Standing(plan.every, tell)
         self._checkpointer: Checkpointer | None = None
-        self._writer = CaptureWriter(_waiting_bytes(plan), self._ended, self._between)
+        self._writer = CaptureWriter(most_waiting(plan.waiting_bytes), self._ended, self._between)
         self._pace = Pace(plan.share)
         self._burst = Burst(plan.together_s)
-        self._status = CheckpointStatus(every=plan.every)
-        self._lock = threading.Lock()
+        self._since = Since(shell)
         self._run = CellsRun(shell)
         #: Names that the code of variables reads, as of the last capture.
         self._reads: dict[str, frozenset[str]] = {}
         #: Whether the capture that is being taken has one before it to compare with.
         self._compares = False
-        #: Sources of the cells that ran since the last capture, and how many of them count as cells.
-        self._sources: list[str] = []
-        #: The same sources without magics.
-        self._plain: dict[str, str] = {}
-        self._cells = 0
-        #: Something may have changed variables that no source tells of.
-        self._background = True
-        self._aside = False
         #: Whether a cell has run since the pace was last asked.
         self._fresh = False
         self._warm = False
-        self._beside = Beside()
-        self._number = 0
         self._parent: Pending | Checkpoint | None = None
         self._parent_generation = 0
         self._committed: Checkpoint | None = None
@@ -112,7 +94,6 @@ class Checkpoints:
         self._pause_s = PAUSE_S
         self._rarer_told = False
         self._tidying = Tidying(plan, session)
-        self._progress_s = 0.0
         self._giving_up = GivingUp()
 
     @property
@@ -185,7 +166,7 @@ class Checkpoints:
             self._run.missed()
             return None
         if run is not None and run.source:
-            self._plain[code] = run.source
+            self._since.means(code, run.source)
         return run
 
     def ended(self, run: Run | None, *, number: int, silent: bool, shipped: bool, aside: str) -> None:
@@ -197,26 +178,20 @@ class Checkpoints:
 
     def ran(self, sources: Sequence[str], took_s: float, *, number: int, counts: bool) -> None:
         """Code of the user's has run; ``counts`` if as a cell: not what a front end asks silently."""
-        self._sources += sources
-        if len(self._sources) > MOST_SOURCES:
-            self._forget_sources()
-            self._background = True
+        self._since.ran(sources, number=number, counts=counts)
         if counts:
-            self._cells += 1
             self._fresh = True
-            # A shipped cell has no number here.
-            self._number = number or self._number + 1
             self._pace.cell(took_s)
             self._burst.ended(time.monotonic(), took_s)
 
     def background(self) -> None:
         """Something may have changed variables beside the cells: a callback of a widget, a cell of a subshell."""
-        self._background = self._aside = True
+        self._since.something_else()
 
     @property
     def wants_one(self) -> bool:
         """Whether enough cells have run since the last one."""
-        return 0 < self._status.every <= self._cells and self._stale is None
+        return 0 < self._standing.status.every <= self._since.cells and self._stale is None
 
     def wait_s(self) -> float:
         """How long the checkpoint that is due waits for another cell to share it; asked after each message."""
@@ -230,7 +205,7 @@ class Checkpoints:
     def between_messages(self) -> bool:
         """Take the checkpoint that is due. False: not now, so ask again when it is quiet."""
         if not self.wants_one:
-            return not (self._status.every and self._aside)
+            return not (self._standing.status.every and self._since.aside)
         if time.monotonic() < self._retry_s:
             return False
         at_stake = self._bytes_at_stake()
@@ -238,8 +213,7 @@ class Checkpoints:
         if not self._pace.due(expected_s):
             self._put_off(expected_s)
             return False
-        self._automatic(at_stake, free=False)
-        return True
+        return self._automatic(at_stake, free=False)
 
     def is_fresh(self) -> bool:
         """Whether a cell has run since this was asked before."""
@@ -248,7 +222,7 @@ class Checkpoints:
 
     def quiet(self) -> None:
         """Nothing has happened for a while: take what was put off."""
-        wanted = self.wants_one or (self._status.every and self._aside and self._stale is None)
+        wanted = self.wants_one or (self._standing.status.every and self._since.aside and self._stale is None)
         if wanted and time.monotonic() >= self._retry_s:
             self._automatic(self._bytes_at_stake(), free=True)
 
@@ -260,36 +234,45 @@ class Checkpoints:
     def _put_off(self, expected_s: float) -> None:
         if not self._fresh:
             return
-        self._change(passed_over=self._status.passed_over + 1)
+        self._standing.change({"passed_over": 1})
         if not self._rarer_told:
             self._rarer_told = True
             remark = (
                 f"not after every cell: a checkpoint holds up the next one for about {expected_s:.2g} s, "
                 f"more than {self._plan.share:.0%} of the cells' time; taken when the session is quiet"
             )
-            self._change(remark=remark)
-            self._note("rarer", remark)
+            self._standing.change(remark=remark)
+            self._standing.note("rarer", remark)
 
-    def _automatic(self, looked: int, *, free: bool) -> None:
-        """Take one by itself that has to look at about so many bytes; ``free`` if it holds up no cell."""
+    def _automatic(self, looked: int, *, free: bool) -> bool:
+        """Take one by itself that has to look at about so many bytes; ``free`` if it holds up no cell.
+
+        False: it was given up, which is no failure. The user wants something else, a session that ends is interrupted
+        first; or the writer has given up what this one counts on. What is not captured stays due.
+        """
         began = time.monotonic()
+        given_up = False
         try:
             self._begin()
         except KeyboardInterrupt:
-            self._failed("it was interrupted")
+            self._standing.put_off("it was interrupted")
+            given_up = True
+        except GivenUp:
+            given_up = True
         except Exception as error:
-            self._failed(_reason(error), error)
+            self._standing.failed(error)
             self._wait_longer()
         took_s = time.monotonic() - began
         if not self._warm:
             self._warm = True  # the first one imports and fills caches: it tells nothing of the next
-            return
+            return not given_up
         self._pace.learned(took_s, looked)
         if not free:
             self._pace.spent(took_s)
             if self._rarer_told:
                 self._rarer_told = False
-                self._change(remark="")
+                self._standing.change(remark="")
+        return not given_up
 
     def _bytes_at_stake(self) -> int:
         """About how much the next capture has to look at."""
@@ -323,10 +306,10 @@ class Checkpoints:
                     space,
                     parent=parent,
                     label=label,
-                    cell=self._number,
+                    cell=self._since.number,
                     epoch=self._epoch,
                     touched=touched,
-                    source="\n".join(self._sources),
+                    source=self._since.source,
                     cells=self._records,
                     stop=self._giving_up.check,
                 )
@@ -337,14 +320,11 @@ class Checkpoints:
         if job is None:
             # What it counts on was not written, so it must not be either.
             self._all_new()
-            raise GivenUp(self._status.problem or "the one before it could not be written.")
+            raise GivenUp(self._standing.status.problem or "the one before it could not be written.")
         self._parent, self._parent_generation = pending, generation
-        self._forget_sources()
-        self._cells = 0
+        self._since.captured()
         self._burst.captured(time.monotonic())
-        self._aside = False
-        self._background = self._beside.runs()
-        self._status = msgspec.structs.replace(self._status, waiting=self._writer.waiting)
+        self._standing.change(waiting=self._writer.waiting)
         return job
 
     def _records(self, changed: frozenset[str]) -> list[CellRecord]:
@@ -359,7 +339,7 @@ class Checkpoints:
                 changed if self._compares else None,
                 frozenset(lost & names.keys()),
                 [group.known for group in groups],
-                beside=self._aside or self._beside.runs(),
+                beside=self._since.beside,
                 names=names,
             )
         except Exception:  # the checkpoint is good without it
@@ -368,26 +348,12 @@ class Checkpoints:
 
     def _touched(self, space: dict[str, Any]) -> frozenset[str] | None:
         """Names that may have changed since the last capture; None for all."""
-        if self._background or self._beside.runs():
-            return None
-        try:
-            for source in self._sources:
-                if source not in self._plain:
-                    self._plain[source] = self._shell.transform_cell(source)
-            sources = [self._plain[source] for source in self._sources]
-            return self.checkpointer.touched_by(sources, space).names
-        except Exception:  # an input transformer of the user's may raise anything
-            return None
+        return self._since.touched(lambda sources: self.checkpointer.touched_by(sources, space).names)
 
     def _all_new(self) -> None:
-        self._background = True
-        self._forget_sources()
+        self._since.all_new()
         if self._checkpointer is not None:
             self._checkpointer.forget_changes()
-
-    def _forget_sources(self) -> None:
-        self._sources.clear()
-        self._plain.clear()
 
     # -- in the writer's thread --------------------------------------------------------------------------------
 
@@ -398,27 +364,15 @@ class Checkpoints:
             if isinstance(job.error, QuotaReached):
                 self._tidying.full()
             if not isinstance(job.error, GivenUp):
-                self._failed(_reason(job.error), job.error)
+                self._standing.failed(job.error)
                 if not isinstance(job.error, BaseGone):
                     self._wait_longer()
-            self._background = True
+            self._since.doubt()
             return
         checkpoint: Checkpoint = job.result
         self._committed = checkpoint
         self._pause_s, self._retry_s = PAUSE_S, 0.0
-        costs, status = checkpoint.costs, self._status
-        self._change(
-            taken=status.taken + 1,
-            waiting=self._writer.waiting,
-            stall_s=status.stall_s + costs.stall_s,
-            capture_s=status.capture_s + costs.capture_s,
-            looked_bytes=status.looked_bytes + costs.looked_bytes,
-            copied_bytes=status.copied_bytes + costs.copied_bytes,
-            written_bytes=status.written_bytes + costs.written_bytes,
-            last=_told(view_of(checkpoint.manifest)),
-            problem="",
-        )
-        self._note("taken")
+        self._standing.taken(checkpoint, self._writer.waiting)
 
     def _between(self) -> None:
         if self._checkpointer is not None and self._stale is None:
@@ -428,25 +382,12 @@ class Checkpoints:
         self._retry_s = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, MOST_PAUSE_S)
 
-    def _failed(self, reason: str, error: BaseException | None = None) -> None:
-        hint = getattr(error, "hint", "")
-        told = f"{reason} {hint}".strip()
-        self._change(failed=self._status.failed + 1, problem=told, last_problem=told)
-        self._note("failed", self._status.problem)
-
-    def _change(self, **fields: Any) -> None:
-        with self._lock:
-            self._status = msgspec.structs.replace(self._status, **fields)
-
-    def _note(self, kind: str, cause: str = "", **more: Any) -> None:
-        self._tell({"kind": kind, "cause": cause, "status": msgspec.to_builtins(self._status), **more})
-
     # -- what the user asks for --------------------------------------------------------------------------------
 
     def request(self, content: dict[str, Any]) -> Any:
         """Carry out what came as a message: ``content["op"]``."""
         op = content.get("op")
-        self._progress_s = 0.0
+        self._standing.begins(at_once=True)
         self._giving_up.begin(str(content.get("request", "")))
         try:
             self._giving_up.check()  # while it waited for a cell to end, perhaps
@@ -461,9 +402,7 @@ class Checkpoints:
                 return self.forget([str(each) for each in content["checkpoints"]])
         finally:
             self._giving_up.end()
-            if self._status.progress:
-                self._change(progress="")
-                self._note("progress")
+            self._standing.progress("")
         raise CheckpointError(f"op: {op!r} is unknown.")
 
     def stop_request(self, request: str) -> None:
@@ -472,20 +411,19 @@ class Checkpoints:
 
     def _tell_progress(self, done: int, total: int) -> None:
         self._giving_up.check()
-        if time.monotonic() - self._progress_s > 0.5:
-            self._progress_s = time.monotonic()
-            self._change(progress=f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
-            self._note("progress")
+        if self._standing.is_time():
+            self._standing.progress(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB")
 
     def status(self) -> CheckpointStatus:
         """How the checkpoints stand."""
-        return msgspec.structs.replace(self._status, waiting=self._writer.waiting)
+        return msgspec.structs.replace(self._standing.status, waiting=self._writer.waiting)
 
     def set_every(self, every: int) -> CheckpointStatus:
         """From now on after so many cells; 0 for none by itself."""
-        self._change(every=every)
-        self._note("every", f"after every {every} cells" if every > 1 else "after each cell" if every else "off")
-        return self._status
+        self._standing.change(every=every)
+        cause = f"after every {every} cells" if every > 1 else "after each cell" if every else "off"
+        self._standing.note("every", cause)
+        return self._standing.status
 
     def take(self, label: str = "", told: Told = lambda done, total: None) -> CheckpointView:
         """Take one now, and return when it is durable.
@@ -547,14 +485,16 @@ class Checkpoints:
         """
         if replay not in REPLAYS:
             raise CheckpointError(f"replay: {replay!r} is none of {', '.join(REPLAYS)}.")
-        began = self._progress_s = time.monotonic()
+        began = time.monotonic()
         checkpoint = self.find(name)
-        if self._status.every and self._cells and time.monotonic() >= self._retry_s:
+        if self._standing.status.every and self._since.cells and time.monotonic() >= self._retry_s:
             self._automatic(self._bytes_at_stake(), free=True)
         self._writer.drain(60.0)
         report = self._bring_back(self.checkpointer, checkpoint, told, replay)
-        self._change(restored=checkpoint.id, restores=self._status.restores + 1)
-        self._note("restored", f"the variables are those after cell {checkpoint.manifest.cell}", id=checkpoint.id)
+        self._standing.change({"restores": 1}, restored=checkpoint.id)
+        self._standing.note(
+            "restored", f"the variables are those after cell {checkpoint.manifest.cell}", id=checkpoint.id
+        )
         return msgspec.structs.replace(report, took_s=time.monotonic() - began)
 
     def take_over(self, checkpoint: str, ahead: Ahead, told: Told = lambda done, total: None) -> RestoreReport:
@@ -586,61 +526,36 @@ class Checkpoints:
         replay: Replay,
         ahead: Ahead | None = None,
     ) -> RestoreReport:
-        began = self._progress_s = time.monotonic()
+        began = time.monotonic()
+        self._standing.begins()
         space = self._shell.user_ns
-        before = dict(space)
         try:
             with self._giving_up.interruptible():
-                result = checkpointer.restore(
-                    checkpoint,
-                    into=space,
-                    device_map=_device_map(checkpoint.manifest.world.devices),
-                    replay=replay,
-                    running=self._runs_again,
-                    progress=told,
-                    ahead=ahead,
+                back = bring_back(
+                    checkpointer, checkpoint, space, told=told, replay=replay, running=self._runs_again, ahead=ahead
                 )
-                cells = checkpointer.cells(checkpoint)
         except BaseException:
-            space.clear()
-            space.update(before)
             self._all_new()
             raise
-        unsure = frozenset(name for name, found in result.report.items() if found.outcome in ("lost", "replayed"))
-        self._run.follow(cells, checkpoint.manifest.cell, result.namespace, unsure)
+        self._run.follow(back.cells, checkpoint.manifest.cell, space, back.unsure)
         self._reads = {}
         self._parent, self._parent_generation = checkpoint, self._writer.generation
         self._committed = checkpoint
-        self._forget_sources()
-        self._cells, self._background = 0, True
-        self._number = checkpoint.manifest.cell
-        lost = {
-            each: note.replace(WORD, "restore with --replay all") for each, note in notes(result.report, "lost").items()
-        }
-        space.update({each: Lost(each, note) for each, note in lost.items() if type(space.get(each)) is Lost})
-        return RestoreReport(
-            checkpoint=view_of(checkpoint.manifest),
-            names=variables(result.report),
-            lost=lost,
-            rebuilt=notes(result.report, "rebuilt"),
-            replayed=notes(result.report, "replayed"),
-            remarks=list(result.remarks),
-            took_s=time.monotonic() - began,
-        )
+        self._since.restored(checkpoint.manifest.cell)
+        back.say_why_lost(space)
+        return back.report(time.monotonic() - began)
 
     def _runs_again(self, cell: CellRecord) -> None:
         """A cell is about to run once more."""
         self._giving_up.check()
         self._giving_up.replaying = True
-        if time.monotonic() - self._progress_s > 0.5:
-            self._progress_s = time.monotonic()
+        if self._standing.is_time():
             self._tell_doing(f"cell {cell.number} runs again")
 
     def _tell_doing(self, what: str) -> None:
         """Tell what takes long: in the cell that asked, or through the service."""
         if self._giving_up.request:
-            self._change(progress=what)
-            self._note("progress")
+            self._standing.progress(what)
         else:
             print(f"[remote GPU] {what}", file=sys.stderr)
 
@@ -666,8 +581,8 @@ class Checkpoints:
                 raise CheckpointError(f"{short_id(checkpoint.id)} is the newest checkpoint of this session, and stays.")
         for checkpoint in found:
             self.checkpointer.forget(checkpoint)
-        self._change(forgotten=self._status.forgotten + len(found))
-        self._note("forgotten")
+        self._standing.change({"forgotten": len(found)})
+        self._standing.note("forgotten")
         self._tidying.soon()
         return [checkpoint.id for checkpoint in found]
 
@@ -684,42 +599,3 @@ def _own_bytes(value: Any) -> int:
         return 0
     found = getattr(value, "nbytes", 0)
     return found if isinstance(found, int) else 0
-
-
-def _waiting_bytes(plan: CheckpointPlan) -> int:
-    """What may wait in memory: the setting, and of a device with a cap no more than a quarter."""
-    import resource
-
-    most = plan.waiting_bytes or 2**62
-    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-    return most if limit == resource.RLIM_INFINITY else min(most, limit // 4)
-
-
-def _device_map(devices: Sequence[str]) -> dict[str, str]:
-    """Where memory of the checkpoint's devices goes here; those that are here keep their place."""
-    labels = json.loads(os.environ.get("GPUAAS_DEVICES") or "[]")
-    here = sum(label.get("kind") == "cuda" for label in labels)
-    found = {}
-    for device in devices:
-        kind, _, index = device.partition(":")
-        if kind == "cuda" and (not here or (index.isdecimal() and int(index) >= here)):
-            found[device] = "cuda:0" if here else "cpu"
-    return found
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, StaleEpoch):
-        return f"the session has gone on at another host since, so this one takes no more checkpoints: {error}."
-    if isinstance(error, MemoryError):
-        return "there is not enough memory to copy what has changed."
-    message = getattr(error, "message", "")
-    return str(message) or f"{type(error).__name__}: {error}"
-
-
-def _told(view: CheckpointView) -> CheckpointView:
-    """The view without more names than a report should carry."""
-    return msgspec.structs.replace(
-        view,
-        lost=dict(list(view.lost.items())[:NAMES_TOLD]),
-        rebuilt=dict(list(view.rebuilt.items())[:NAMES_TOLD]),
-    )

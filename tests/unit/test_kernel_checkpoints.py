@@ -150,12 +150,32 @@ def test_interrupt_in_a_capture_gives_it_up_and_leaves_the_handler(kernels: Any)
     kernel.cell("a = 1")
     former = signal.getsignal(signal.SIGINT)
     kernel.space["hit"] = _Interrupting()
-    kernel.cell("b = 2")
+    assert not kernel.cell("b = 2")  # to be asked again when it is quiet
     assert kernel.checkpoints.status().problem == "it was interrupted"
     assert signal.getsignal(signal.SIGINT) is former
     del kernel.space["hit"]
     kernel.cell("c = 3")
     assert kernel.written() == [1, 3]
+
+
+def test_capture_that_is_interrupted_is_put_off_and_no_failure(kernels: Any) -> None:
+    kernel = kernels()
+    kernel.cell("a = 1")
+    kernel.space["hit"] = _Interrupting()
+    kernel.cell("b = 2")
+    assert kernel.checkpoints.status().failed == 0 and "failed" not in kernel.kinds()
+    del kernel.space["hit"]
+    kernel.checkpoints.quiet()
+    assert kernel.written() == [1, 2] and kernel.checkpoints.status().problem == ""
+
+
+def test_capture_that_comes_too_late_for_the_end_of_the_session_is_no_failure(kernels: Any) -> None:
+    kernel = kernels()
+    kernel.cell("a = 1")
+    assert kernel.written() == [1]
+    kernel.checkpoints.close(30)
+    kernel.cell("b = 2")
+    assert kernel.checkpoints.status().failed == 0 and kernel.written() == [1]
 
 
 class _Interrupting:
