@@ -163,10 +163,13 @@ class Channel:
             except TransportError as error:
                 self._reason = str(error)
             else:
+                opened_s, received = time.monotonic(), self.received
                 try:
                     await self._open(info)
-                    pause_s = self._settings.retry_first_s
                     await self._unlinked.wait()
+                    # One that ends at once and brings nothing, each time again, is no better than none.
+                    if received != self.received or time.monotonic() - opened_s > self._settings.retry_most_s:
+                        pause_s = self._settings.retry_first_s
                 except (NoSuchSession, SessionEnded, Unauthorized, StaleEpoch) as error:
                     # The node knows nothing of it, or of the ticket; what became of the session the service knows.
                     self._info, self._reason = None, str(error)

@@ -34,8 +34,12 @@ class Told:
 
     lost = 0
 
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+
     def channel_unlinked(self, reason: str, retry_s: float) -> None:
         self.lost += 1
+        self.pauses.append(retry_s)
 
 
 async def test_end_of_a_link_that_was_given_up_does_not_count_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,16 +53,35 @@ async def test_end_of_a_link_that_was_given_up_does_not_count_for_the_next_one(m
         handler.link_closed(cast(Link, FakeLink(handler)), "given up long ago")
         return cast(Link, FakeLink(handler))
 
-    async def ticket() -> ChannelInfo:
-        ways = {"relay_url": "", "bundle_url": "", "relay_bundle_url": ""}
-        return ChannelInfo(direct_url="ws://node", ticket="t", epoch=1, expires_s=1e12, **ways)
-
     monkeypatch.setattr(module, "connect", connect)
     told = Told()
     settings = Settings(retry_first_s=0.001, retry_most_s=0.001, relay="never")
-    channel = Channel(ticket, cast(ChannelHandler, told), settings, token=lambda: "")
+    channel = Channel(_ticket, cast(ChannelHandler, told), settings, token=lambda: "")
     running = asyncio.create_task(channel.run())
     await eventually(lambda: tries == 2 and channel._link is not None)
     channel.close()
     await running
     assert (tries, told.lost) == (2, 1)
+
+
+async def test_links_that_open_and_bring_nothing_are_tried_ever_more_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(url: str, token: str, handler: Channel, **more: Any) -> Link:
+        link = FakeLink(handler)
+        asyncio.get_running_loop().call_soon(link.close, "refused what it was sent")
+        return cast(Link, link)
+
+    monkeypatch.setattr(module, "connect", connect)
+    told = Told()
+    channel = Channel(
+        _ticket, cast(ChannelHandler, told), Settings(retry_first_s=0.001, relay="never"), token=lambda: ""
+    )
+    running = asyncio.create_task(channel.run())
+    await eventually(lambda: told.lost >= 6)
+    channel.close()
+    await running
+    assert told.pauses[:6] == pytest.approx([0.001 * module.PAUSE_GROWS**tries for tries in range(6)])
+
+
+async def _ticket() -> ChannelInfo:
+    ways = {"relay_url": "", "bundle_url": "", "relay_bundle_url": ""}
+    return ChannelInfo(direct_url="ws://node", ticket="t", epoch=1, expires_s=1e12, **ways)
