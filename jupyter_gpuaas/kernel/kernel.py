@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import sys
@@ -10,11 +9,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from ipykernel import subshell_manager
 from ipykernel.ipkernel import IPythonKernel
 from traitlets import Float
 
@@ -23,11 +20,13 @@ from ..model import CheckpointPlan, Wish
 from ..wire.jupyter import DELIMITER, read_route
 from .bundles import BundleStore
 from .direct import Replies, SharedSocket
+from .due import Due
 from .exchange import Exchange
 from .interrupts import Held
 from .look import Handling, look, look_again
 from .returning import NOTE as STAND_NOTE
 from .returning import RETURNED, Returning
+from .subshells import make_subshell
 from .transformed import TransformedOnce
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ NOTE = "gpuaas_checkpoint"
 WARM_UP_S = 0.2
 #: Until replies have left, before a capture may hold up the threads that send them.
 SENDING_S = 0.05
-SUBSHELL_S = 5.0
 #: Messages that may be for another shell than their header says.
 TO_COMMS = frozenset({"comm_msg", "comm_close"})
 #: For checkpoints that are being written when the process is about to be put into an image.
@@ -80,8 +78,7 @@ class GpuKernel(IPythonKernel):
         #: What the session told of its checkpoints, until they have begun.
         self._adopted: dict[str, Any] | None = None
         self._beginning = threading.Lock()
-        self._quiet: asyncio.TimerHandle | None = None
-        self._main_loop: asyncio.AbstractEventLoop | None = None
+        self._due: Due | None = None
         self._shell_socket: SharedSocket | None = None
         #: Messages that the thread of the shell channel has read, and not passed on.
         self._passing_on = 0
@@ -252,6 +249,7 @@ class GpuKernel(IPythonKernel):
                 epoch=content["epoch"],
                 tell=self._note,
             )
+            self._due = Due(self.checkpoints, free=self._may_capture, before=self._let_replies_go, log=self.log)
 
     def answer_on(self, shell: SharedSocket) -> None:
         """Send the main thread's replies on this socket, which the thread of the shell channel reads."""
@@ -309,18 +307,12 @@ class GpuKernel(IPythonKernel):
         finally:
             if not more.get("concurrent"):
                 self.handling.ended()
-        if self.checkpoints is None or more.get("concurrent") or self.returning.still:
+        if self._due is None or more.get("concurrent") or self.returning.still:
             return
-        if subshell_id is not None:
-            if self._main_loop is not None:
-                self._main_loop.call_soon_threadsafe(self._ask_when_quiet)
-            return
-        self._main_loop = asyncio.get_running_loop()
-        if (wait_s := self.checkpoints.wait_s()) > 0:
-            self._not_when_quiet()
-            self._quiet = self._main_loop.call_later(wait_s, self._no_other_came)
+        if subshell_id is None:
+            self._due.after_message()
         else:
-            self._take_due()
+            self._due.after_subshell()
 
     def set_parent(self, ident: Any, parent: Any, channel: str = "shell") -> None:
         """A request begins; or goes on, after one that was handled in its middle."""
@@ -335,45 +327,9 @@ class GpuKernel(IPythonKernel):
         assert self.session is not None
         self.session.send(stream, "gpuaas_look_reply", found, parent, ident=ident)
 
-    def _take_due(self) -> None:
-        """Take the checkpoint that is due, or see to it that the question comes again."""
-        assert self.checkpoints is not None
-        try:
-            if self.checkpoints.wants_one:
-                self._let_replies_go()
-            done = self.checkpoints.between_messages()
-        except Exception:
-            # A bug of ours; cells go on.
-            self.log.warning("no checkpoint:", exc_info=True)
-            done = True
-        if done:
-            self._not_when_quiet()
-        else:
-            self._ask_when_quiet()
-
-    def _no_other_came(self) -> None:
-        """No cell has come to share the checkpoint."""
-        self._quiet = None
-        if not self._main_asyncio_lock.locked():  # else the end of the message asks again
-            self._take_due()
-
-    def _not_when_quiet(self) -> None:
-        if self._quiet is not None:
-            self._quiet.cancel()
-            self._quiet = None
-
-    def _ask_when_quiet(self) -> None:
-        if self.checkpoints is not None and self._main_loop is not None:
-            if not self.checkpoints.is_fresh() and self._quiet is not None:
-                return  # a front end that asks something is no reason to wait longer
-            self._not_when_quiet()
-            self._quiet = self._main_loop.call_later(self.checkpoints.quiet_s, self._is_quiet)
-
-    def _is_quiet(self) -> None:
-        self._quiet = None
-        # A cell that awaits something lets this run in its middle; after it, the question comes anyway.
-        if self.checkpoints is not None and not self.returning.still and not self._main_asyncio_lock.locked():
-            self.checkpoints.quiet()
+    def _may_capture(self) -> bool:
+        """Whether no message is handled in the main shell, and the session does not stand still."""
+        return not self.returning.still and not self._main_asyncio_lock.locked()
 
     def _let_replies_go(self) -> None:
         """Let the thread that sends what could not be sent at once do so: a long pickle would hold it up."""
@@ -496,8 +452,8 @@ class GpuKernel(IPythonKernel):
         elif op == "image":
             content["busy"] = self._before_image()
         elif op == "go_on":
-            for subshell in parent["content"].get("subshells", ()):
-                self._make_subshell(subshell)
+            for subshell in parent["content"].get("subshells", ()) if self.shell_channel_thread is not None else ():
+                make_subshell(self.shell_channel_thread, subshell)
             if "epoch" in parent["content"]:
                 self._moved(parent["content"]["epoch"], parent["content"]["env"])
             content["done"] = self.returning.end(in_order=False)
@@ -535,55 +491,12 @@ class GpuKernel(IPythonKernel):
         if self.checkpoints is not None:
             self.checkpoints.belong_to(epoch)
 
-    def _make_subshell(self, subshell_id: str) -> None:
-        """A shell of this id, as the session had one elsewhere: clients go on using it."""
-        threads = self.shell_channel_thread
-        if threads is None or subshell_id in threads.manager.list_subshell():
-            return
-        made = threading.Event()
-
-        def make() -> None:
-            add_subshell(threads.manager, subshell_id)
-            made.set()
-
-        threads.io_loop.add_callback(make)
-        made.wait(SUBSHELL_S)
-
     def do_shutdown(self, restart: bool) -> Any:
         """Write the last checkpoints before the end."""
-        if self.checkpoints is not None:
-            self._catch_up()
+        if self.checkpoints is not None and self._due is not None:
+            self._due.catch_up(CLOSING_S / 2)
             self.checkpoints.close(CLOSING_S)
         return super().do_shutdown(restart)
-
-    def _catch_up(self) -> None:
-        """Take the checkpoint that waits for another cell; from any thread."""
-        done = threading.Event()
-
-        def act() -> None:
-            if not self._main_asyncio_lock.locked() and self.checkpoints is not None:
-                self.checkpoints.catch_up()
-            done.set()
-
-        if self._quiet is None or self._main_loop is None:
-            return
-        if threading.current_thread() is threading.main_thread():
-            act()
-        else:
-            self._main_loop.call_soon_threadsafe(act)
-            done.wait(CLOSING_S / 2)
-
-
-def add_subshell(manager: Any, subshell_id: str) -> None:
-    """Start a subshell whose id is known already; runs in the thread of the shell channel, where they are made."""
-    # ipykernel gives each one a random id, and offers no other way.
-    module: Any = subshell_manager
-    random = module.uuid
-    module.uuid = SimpleNamespace(uuid4=lambda: subshell_id)
-    try:
-        manager._create_subshell()
-    finally:
-        module.uuid = random
 
 
 def _is_own_magic(code: str) -> bool:
