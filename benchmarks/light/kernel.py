@@ -10,6 +10,7 @@ import msgspec
 
 from jupyter_gpuaas.model import Channel
 from jupyter_gpuaas.node.host import Host
+from jupyter_gpuaas.node.kernel_maker import KernelMaker
 from jupyter_gpuaas.node.kernel_process import Kernel, KernelHandler
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Buffer
@@ -116,10 +117,14 @@ class LightKernel:
         """There are no sockets."""
 
 
+class LightKernels(KernelMaker):
+    """Makes light kernels."""
+
+    async def new(self) -> Kernel:
+        return LightKernel(self.folder(), self._handler)
+
+
 class LightHost(Host):
     """A host with a light kernel."""
 
-    async def _new_kernel(self) -> Kernel:
-        from jupyter_gpuaas.node.host import _Relay
-
-        return LightKernel(self._kernel_folder(), _Relay(self))
+    makes_kernels = LightKernels

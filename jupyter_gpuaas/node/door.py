@@ -43,10 +43,12 @@ class Inside(Protocol):
 
     settings: Settings
     session: SessionHost | None
-    #: The session's working folder.
-    work: Path
     #: Where there may be an image of its kernel.
     shelf: Shelf
+
+    @property
+    def work(self) -> Path:
+        """The session's working folder."""
 
     def task(self, coroutine: Any) -> asyncio.Task[Any]:
         """Run beside everything else, until the host ends."""

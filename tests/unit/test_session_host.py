@@ -197,5 +197,5 @@ async def test_host_answers_a_command_that_it_fails_at_whatever_it_raises(tmp_pa
 
     host, writer = Host("r", tmp_path, "n", Settings(), tmp_path), Writer()
     host.session = cast(SessionHost, SimpleNamespace(interrupt=broken))
-    await host._command({"id": 7, "op": "interrupt"}, cast(asyncio.StreamWriter, writer))
+    await host.line.command({"id": 7, "op": "interrupt"}, cast(asyncio.StreamWriter, writer))
     assert writer.written == [{"id": 7, "error": "RuntimeError: a bug"}]
