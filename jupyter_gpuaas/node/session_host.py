@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,24 @@ from typing import Any
 import msgspec
 
 from ..config import Settings
-from ..errors import JournalError, MigrationError, NoSuchSession, RemoteProtocolError, TransportError
+from ..errors import MigrationError, NoSuchSession, RemoteProtocolError, TransportError
+from ..lifecycle.kernel_end import after_end
 from ..lifecycle.node_loss import ENAME, broken_words, notice
 from ..model import Channel, Handover, HeldRequest, HostReport, HostSpec, HostState, RestoreReport
 from ..model.words import restored_lines
 from ..wire.jupyter import Header, make_parts, read_header
-from ..wire.link import adopt
 from ..wire.record import Buffer, Kind, Record
-from ..wire.resume import Inbox
 from ..wire.unreadable import UNREADABLE
 from .attachment import Attachment
 from .checkpoint_notes import TOPIC, CheckpointNotes
-from .dialogue import Dialogue, shutdown_kind, unanswerable
+from .clients import MOVING, Clients
+from .dialogue import Dialogue, shutdown_kind
 from .held import HANDOVER, Held, HeldRequests
 from .jailed_kernel import JailedKernel
 from .journal import Journal
 from .kernel_process import Kernel, describe_exit
 from .marks import Marks
+from .outflow import Outflow
 from .overdue import Overdue
 from .standstill import RETURNED, Standstill
 from .standstill import TOPIC as STAND_TOPIC
@@ -38,13 +38,8 @@ from .suspension import Suspended, Suspension
 
 log = logging.getLogger(__name__)
 
-#: A batch above this is written in pieces.
-LARGE_BYTES = 4 * 1024**2
-#: A kernel that dies this often without a cell in between is not started again.
-DEATHS_IN_A_ROW = 3
 #: How the topics of messages end that tell what a kernel is about.
 STATUS = b"status"
-MOVING = "the session is moving to another node."
 KINDS = {Channel.SHELL: Kind.SHELL, Channel.IOPUB: Kind.IOPUB, Channel.STDIN: Kind.STDIN, Channel.CONTROL: Kind.CONTROL}
 CHANNELS = {kind: channel for channel, kind in KINDS.items()}
 
@@ -86,23 +81,16 @@ class SessionHost:
         self._start_kernel = start_kernel
         self._changed = changed
         self.dialogue = Dialogue(settings.requests_remembered)
-        self._inboxes: OrderedDict[str, Inbox] = OrderedDict()
-        self._attachments: dict[str, Attachment] = {}
-        self._unattended_since_s = time.time()
+        self._clients = Clients(self, settings)
+        self._outflow = Outflow(self.journal, self._clients, self)
         self._kernel_starts = 0
         self._deaths = 0
         self._expected_exit = ""  # why the kernel's end is no accident: restart, end, stop
         self._held = HeldRequests()  # for the kernel
-        #: Whether it is known what has come from clients; not after the loss of a host.
-        self._whole = True
         #: The cell that the variables were restored to when this host began, after the loss of another; else None.
         self.restored_cell: int | None = None
         #: Number of the last record before that.
         self.restored_number = 0
-        #: Number of the last record that a host left which was lost; None when there was none.
-        self._lost_after: int | None = None
-        #: Clients that have attached to this host.
-        self._met: set[str] = set()
         marks = Marks()
         self.standstill = Standstill(self, marks)
         self._overdue = Overdue(self, marks, settings.begin_s)
@@ -120,11 +108,8 @@ class SessionHost:
         self._busy_timer: asyncio.TimerHandle | None = None
         self._kill_timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._full_disk_told = False
-        self._flushing: asyncio.Task[None] | None = None
         self._outputs_held = False
         self._notes = CheckpointNotes(settings.busy_report_s, lambda: self._changed(self.report()))
-        self._sent = 0  # highest record number that ever went out to a client
 
     # -- towards the agent -------------------------------------------------------------------------------------
 
@@ -135,8 +120,8 @@ class SessionHost:
             lease=self.spec.lease,
             state=self.state,
             cause=self.cause,
-            clients=len(self._attachments),
-            unattended_since_s=0.0 if self._attachments or self._let_go else self._unattended_since_s,
+            clients=len(self._clients),
+            unattended_since_s=0.0 if self._clients or self._let_go else self._clients.unattended_since_s,
             kernel_starts=self._kernel_starts,
             used_bytes=self.used_bytes,
             working_folder=str(self.folder / "work"),
@@ -242,6 +227,7 @@ class SessionHost:
         self.let_clients_go(op, MOVING if moved else reason)
         if keep:
             await self.settled()
+        self._outflow.close()
         for task in self._tasks:
             task.cancel()
         if not keep:
@@ -259,75 +245,35 @@ class SessionHost:
         after, journal
             The last record that it has, and of which journal; None and empty when it has none.
         """
-        if not self.is_here or self.cut_off:
+        if not self._lets_in():
             # With this answer a client asks the service where it is.
             raise NoSuchSession(MOVING)
-        self._flush()
-        behind = journal == self.journal.id and after is not None and self._is_behind(client, after)
-        if behind or (journal and journal != self.journal.id):
-            # What it has is of a host that was lost, and so is its count of requests.
-            after = None
-            self._inboxes.pop(client, None)
-        known = client in self._inboxes
-        counted = known or self._whole or after is None
-        inbox = self._inboxes.setdefault(client, Inbox())
-        self._inboxes.move_to_end(client)
-        while len(self._inboxes) > self.settings.clients_remembered:
-            self._inboxes.popitem(last=False)
-        start = self.journal.acknowledged if after is None else after
-        if behind:
-            start = self.journal.last if self._lost_after is None else self._lost_after
-        self._met.add(client)
-        s = self.settings
-        attachment = Attachment(self, client, inbox, start, message_bytes=s.message_bytes, frame_bytes=s.frame_bytes)
-        link = await adopt(
-            connection, head, rest, attachment, frame_bytes=s.frame_bytes, ping_s=s.ping_s, silence_s=s.silence_s
+        self._outflow.flush()
+        new = await self._clients.attach(
+            connection, head, rest, client, after, journal, may=self._lets_in, welcome=self._welcome
         )
-        if link.closed:
+        if new is None:
             return
-        if self.standstill.frozen:
-            link.close(MOVING, 1001)
-            return
-        # Handshakes that a stalled network held back arrive together, so another link of this client may have come
-        # during the adoption. Only one is fed; the other is closed, and its client, if there is one, opens a new one.
-        former = self._attachments.pop(client, None)
-        if former is not None:
-            former.close("opened again elsewhere", 1001)
-            self._sent = max(self._sent, former.sent)
-        # What went to a client that then vanished may have reached the user, or not.
-        self._sent = max([self._sent, *(other.sent for other in self._attachments.values())])
-        self._attachments[client] = attachment
-        attachment.begin(
-            link,
-            {
-                "received": inbox.last if counted else None,
-                "session": self.spec.session_id,
-                "epoch": self.spec.lease.epoch,
-                "journal": self.journal.id,
-                "behind": behind,
-                "kernel_starts": self._kernel_starts,
-                "restored_cell": self.restored_cell,
-                "state": self.state,
-                "sent": self._sent,
-                "message_bytes": s.message_bytes,
-            },
-        )
-        if not known and self.dialogue.prompt is not None:
-            self._append(Kind.STDIN, self.dialogue.prompt)
-            self._flush()
+        if new and self.dialogue.prompt is not None:
+            self._outflow.append(Kind.STDIN, self.dialogue.prompt)
+            self._outflow.flush()
         self._changed(self.report())
 
-    def _is_behind(self, client: str, after: int) -> bool:
-        """Whether a client has heard more than this host knows of: what a host that was lost had only in memory."""
-        met = client in self._met or self._lost_after is None
-        return after > self.journal.last or (not met and after > (self._lost_after or 0))
+    def _lets_in(self) -> bool:
+        return self.is_here and not self.cut_off
+
+    def _welcome(self) -> dict[str, Any]:
+        return {
+            "session": self.spec.session_id,
+            "epoch": self.spec.lease.epoch,
+            "journal": self.journal.id,
+            "kernel_starts": self._kernel_starts,
+            "restored_cell": self.restored_cell,
+            "state": self.state,
+        }
 
     def detached(self, attachment: Attachment, reason: str) -> None:
-        self._sent = max(self._sent, attachment.sent)
-        if self._attachments.get(attachment.client) is attachment:
-            del self._attachments[attachment.client]
-            if not self._attachments:
-                self._unattended_since_s = time.time()
+        if self._clients.left(attachment):
             self._changed(self.report())
 
     def requests_received(self, attachment: Attachment, records: list[Record]) -> None:
@@ -338,7 +284,7 @@ class SessionHost:
             except RemoteProtocolError as error:
                 # What came with it was received, so it is carried out; only this one is refused.
                 problem = problem or error
-        self._flush()
+        self._outflow.flush()
         if problem is not None:
             raise problem
 
@@ -354,18 +300,20 @@ class SessionHost:
         if header is None:
             return
         if header.msg_type == "execute_request":
-            self._append(Kind.REQUEST, parts)
+            self._outflow.append(Kind.REQUEST, parts)
         if self.takes_requests:
             if self.standstill.sealed or (channel is Channel.SHELL and self._holds):
                 self._held.add(Held(channel, header, parts))
             elif header.msg_type == "interrupt_request" and self._interrupted():
-                self._append(KINDS[channel], make_parts(parts[0], "interrupt_reply", parts[1], {"status": "ok"}))
+                self._outflow.append(
+                    KINDS[channel], make_parts(parts[0], "interrupt_reply", parts[1], {"status": "ok"})
+                )
             else:
                 self.pass_on(channel, header, parts)
         elif header.msg_type == "shutdown_request":
             # There is no kernel that could answer.
             content = {"status": "ok", "restart": shutdown_kind(parts[4]) == "restart"}
-            self._append(KINDS[channel], make_parts(parts[0], "shutdown_reply", parts[1], content))
+            self._outflow.append(KINDS[channel], make_parts(parts[0], "shutdown_reply", parts[1], content))
             if shutdown_kind(parts[4]) == "end":
                 self._expect_exit("end")
         else:
@@ -397,7 +345,7 @@ class SessionHost:
             except UNREADABLE as error:
                 # A cell can send what it likes; what came with it is others'.
                 log.warning("a message of the kernel on %s cannot be read: %s", channel, error)
-        self._flush()
+        self._outflow.flush()
         if channel is Channel.SHELL:
             self._note_busy()
         if self.journal.pending_bytes > self.settings.waiting_bytes and self.kernel is not None:
@@ -412,7 +360,7 @@ class SessionHost:
             elif topic == STAND_TOPIC:
                 self.standstill.heard(parts[3])
             else:
-                self._append(kind, [topic, *parts])
+                self._outflow.append(kind, [topic, *parts])
                 if bytes(topic).endswith(STATUS):
                     self.dialogue.status(parts, time.monotonic())
         elif channel is Channel.SHELL and read_header(parts[0]).msg_type == RETURNED:
@@ -420,7 +368,7 @@ class SessionHost:
         else:
             addressed = self.dialogue.answer(channel, parts, time.monotonic())
             if addressed[0] or channel is Channel.STDIN:
-                self._append(kind, addressed)
+                self._outflow.append(kind, addressed)
 
     def kernel_exited(self, status: int) -> None:
         if self.standstill.kernel_exited(status):
@@ -435,37 +383,26 @@ class SessionHost:
         self._outputs_held = False
         if kernel is not None:
             kernel.close()
-        if self.stands_by:
-            self._set_state(
-                HostState.FAILED, f"the kernel that was to take the session over ended: {describe_exit(status)}"
-            )
-            return
-        if expected == "end":
-            self._set_state(HostState.ENDING, "shut down by its client")
-            return
-        if expected == "restart":
-            self.tell(self.dialogue.kernel_died("the kernel was restarted"))
-            self._set_state(HostState.STARTING, "the kernel was restarted")
-        else:
+        how = self.cause if self.cause.startswith("memory") else describe_exit(status)
+        if not expected and not self.stands_by:
             self._deaths += 1
-            why = self.cause if self.cause.startswith("memory") else describe_exit(status)
-            why = f"the kernel of this session died: {why}. Its variables are lost; a fresh kernel takes over"
-            way_back = self._notes.way_back()
-            self.tell(self.dialogue.kernel_died(f"{why}.{way_back}" if way_back else why))
-            if way_back:
-                self.notice(f"\n[remote GPU] The kernel died.{way_back}\n")
-            if self._deaths >= DEATHS_IN_A_ROW:
-                self._set_state(HostState.FAILED, f"{why}, but {self._deaths} died in a row, so no more is started")
-                return
-            self._set_state(HostState.STARTING, why)
-        self._run(self._start_kernel())
+        then = after_end(expected, how, deaths=self._deaths, way_back=self._notes.way_back(), stands_by=self.stands_by)
+        if then.told:
+            self.tell(self.dialogue.kernel_died(then.told))
+        if then.notice:
+            self.notice(then.notice)
+        self._set_state(then.state, then.cause)
+        if then.start:
+            self._run(self._start_kernel())
 
     def notice(self, text: str) -> None:
         """Say something to the user in the stream of outputs."""
         if not self.is_here:
             return
-        self._append(Kind.IOPUB, make_parts(b"stream.stderr", "stream", b"{}", {"name": "stderr", "text": text}))
-        self._flush()
+        self._outflow.append(
+            Kind.IOPUB, make_parts(b"stream.stderr", "stream", b"{}", {"name": "stderr", "text": text})
+        )
+        self._outflow.flush()
 
     # -- standing still, and going on elsewhere ----------------------------------------------------------------
 
@@ -491,15 +428,11 @@ class SessionHost:
 
     async def settled(self) -> None:
         """Return when everything that was said is in the journal."""
-        self._flush()
-        while self._flushing is not None:
-            await asyncio.wait({self._flushing})
+        await self._outflow.settled()
 
     def let_clients_go(self, op: dict[str, Any], reason: str) -> None:
         """Tell all clients, and end their links."""
-        for attachment in list(self._attachments.values()):
-            attachment.send_op(op)
-            attachment.close(reason, 1001)
+        self._clients.let_go(op, reason)
 
     def release_held(self) -> None:
         """Give the kernel what waits, unless it has to wait on, or there is no kernel yet that could take it."""
@@ -524,8 +457,8 @@ class SessionHost:
             journal=self.journal.id,
             last=self.journal.last,
             acknowledged=self.journal.acknowledged,
-            sent=max([self._sent, *(attachment.sent for attachment in self._attachments.values())]),
-            inboxes={client: inbox.last for client, inbox in self._inboxes.items()},
+            sent=self._clients.sent,
+            inboxes=self._clients.received,
             seen=self.dialogue.seen,
             held=tuple(HeldRequest(held.channel, tuple(map(bytes, held.parts))) for held in self._held),
             kernel_starts=self._kernel_starts,
@@ -555,18 +488,15 @@ class SessionHost:
             After the loss of a host: the cell that the variables are those after; what becomes of cells that it ran.
         """
         self.stands_by = False
-        self._whole = handover.whole
-        self._lost_after = None if handover.whole else self.journal.last
+        lost_after = None if handover.whole else self.journal.last
+        self._clients.take_over(handover.inboxes, handover.sent, lost_after)
         self.restored_cell, self.restored_number = cell, self.journal.last
         self.dialogue.remember(handover.seen)
         self.dialogue.take_over(handover.asked, handover.prompt, time.monotonic())
         self._overdue.watch()
         if handover.checkpoints is not None and self._notes.status is None:
             self._notes.status = handover.checkpoints
-        self._inboxes = OrderedDict((client, Inbox(last)) for client, last in handover.inboxes.items())
-        self._sent = handover.sent
         self._kernel_starts = handover.kernel_starts
-        self._unattended_since_s = time.time()
         self.journal.acknowledge(handover.acknowledged)
         if not handover.whole:
             self.notice(notice(handover.answered, cell))
@@ -622,7 +552,7 @@ class SessionHost:
         try:
             await self._suspended.begin(suspension, room_bytes=room_bytes, refused=refused)
             if asleep:
-                self._asleep, self._let_go = True, bool(self._attachments)
+                self._asleep, self._let_go = True, bool(self._clients)
                 self.let_clients_go({"op": "moved"}, "the session is parked")
                 await self.settled()
                 if self.executing or list(self._held):
@@ -647,7 +577,7 @@ class SessionHost:
             if self._asleep:
                 # Whoever has woken it is about to come.
                 self._asleep = self._let_go = False
-                self._unattended_since_s = time.time()
+                self._clients.unattended_since_s = time.time()
             self.release_held()
             self._changed(self.report())
 
@@ -667,37 +597,17 @@ class SessionHost:
         if not self.is_here or self.standstill.sealed:
             raise MigrationError(MOVING)
 
-    # -- inside ------------------------------------------------------------------------------------------------
+    # -- Source ------------------------------------------------------------------------------------------------
 
-    def _append(self, kind: Kind, parts: list[Buffer]) -> None:
-        now_us = time.time_ns() // 1000
-        try:
-            self.journal.append(kind, now_us, parts)
-        except JournalError as error:
-            text = f"\n[remote GPU] An output could not be kept: {error}\n"
-            content = {"name": "stderr", "text": text}
-            self.journal.append(Kind.IOPUB, now_us, make_parts(b"stream.stderr", "stream", parts[2], content))
-            if kind in (Kind.SHELL, Kind.CONTROL):
-                self.journal.append(kind, now_us, unanswerable(parts, str(error)))
+    def not_written(self, why: str) -> None:
+        self._set_state(self.state, why)
 
-    def _flush(self) -> None:
-        if self._flushing:
-            return  # it goes on with what came meanwhile
-        if self.journal.pending_bytes > LARGE_BYTES:
-            self._flushing = self._run(self._flush_slowly())
-            return
-        try:
-            data = self.journal.flush(time.time_ns() // 1000)
-        except (JournalError, OSError) as error:
-            self._set_state(self.state, str(error))
-            data = None
-        if data != b"":
-            for attachment in list(self._attachments.values()):
-                attachment.flushed(data)
-            self._tell_of_disk()
-        self._let_outputs_come()
+    def disk_filled(self, why: str) -> None:
+        self._changed(self.report())
+        if why:
+            self.notice(f"\n[remote GPU] {why}; outputs are kept in memory meanwhile.\n")
 
-    def _let_outputs_come(self) -> None:
+    def written(self) -> None:
         """The kernel's outputs are taken again, if too many waited for the disk; not those of one that is frozen."""
         held, kernel = self._outputs_held, self.kernel
         if held and self.journal.pending_bytes <= self.settings.waiting_bytes and not self.standstill.frozen:
@@ -705,43 +615,18 @@ class SessionHost:
             if kernel is not None and not kernel.stopped:
                 kernel.take_outputs()
 
-    def _tell_of_disk(self) -> None:
-        if bool(self.journal.no_room) != self._full_disk_told:
-            self._full_disk_told = bool(self.journal.no_room)
-            self._changed(self.report())
-            if self.journal.no_room:
-                self.notice(f"\n[remote GPU] {self.journal.no_room}; outputs are kept in memory meanwhile.\n")
-
-    async def _flush_slowly(self) -> None:
-        """Write a large batch piece by piece; clients are sent each piece while the next one is written."""
-        torn = self.journal.torn
-        try:
-            for _ in self.journal.flush_slowly(time.time_ns() // 1000):
-                for attachment in list(self._attachments.values()):
-                    attachment.pump()
-                await asyncio.sleep(0)
-        except (JournalError, OSError) as error:
-            self._set_state(self.state, str(error))
-        finally:
-            self._flushing = None
-        for attachment in list(self._attachments.values()):
-            if self.journal.torn != torn:
-                attachment.start_anew("the disk filled up while a message was written")
-            attachment.pump()
-        self._tell_of_disk()
-        self._flush()
+    # -- inside ------------------------------------------------------------------------------------------------
 
     def tell(self, messages: list[tuple[Channel, list[Buffer]]]) -> None:
         """Let clients have what is said in the kernel's place."""
         for channel, parts in messages:
-            self._append(KINDS[channel], parts)
-        self._flush()
+            self._outflow.append(KINDS[channel], parts)
+        self._outflow.flush()
 
     def _set_state(self, state: HostState, cause: str) -> None:
         self.state, self.cause = state, cause
         self._changed(self.report())
-        for attachment in self._attachments.values():
-            attachment.send_op({"op": "state", "state": state, "cause": cause, "kernel_starts": self._kernel_starts})
+        self._clients.send_op({"op": "state", "state": state, "cause": cause, "kernel_starts": self._kernel_starts})
 
     def _note_busy(self) -> None:
         """Report busy and idle, but not for cells too short for anybody to look."""

@@ -22,7 +22,8 @@ from jupyter_gpuaas.model import Channel, HostSpec, Lease
 from jupyter_gpuaas.node.held import Held
 from jupyter_gpuaas.node.host import Host
 from jupyter_gpuaas.node.kernel_process import Kernel
-from jupyter_gpuaas.node.session_host import LARGE_BYTES, SessionHost
+from jupyter_gpuaas.node.outflow import LARGE_BYTES
+from jupyter_gpuaas.node.session_host import SessionHost
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Kind, RecordReader
 from tests.service import eventually
@@ -88,13 +89,42 @@ async def test_link_that_closed_before_it_was_adopted_counts_as_no_client(tmp_pa
     await close(host, (near, far))
 
 
+async def test_client_whose_link_is_opened_while_all_are_told_to_go_is_not_let_in(tmp_path: Path) -> None:
+    """Nobody would tell it again, and it would wait for a session that may be elsewhere."""
+    host = make_host(tmp_path)
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    attaching = asyncio.create_task(host.attach(far, handshake(), b"", "client", None))
+    await asyncio.sleep(0)
+    host.cut_off = True
+    host.let_clients_go({"op": "moved"}, "the node has lost contact with the service")
+    await attaching
+    assert host.report().clients == 0
+    assert (await heard(near)).endswith(b"<closed>")
+    await close(host, (near, far))
+
+
+async def test_requests_of_a_client_that_is_attached_stay_counted_however_many_come_after_it(tmp_path: Path) -> None:
+    host = make_host(tmp_path, Settings(clients_remembered=1))
+    pairs = [socket.socketpair() for _ in range(3)]
+    await host.attach(pairs[0][1], handshake(), b"", "first", None)
+    host._clients._inboxes["first"].accept(1)
+    await host.attach(pairs[1][1], handshake(), b"", "second", None)
+    near, far = pairs[2]
+    near.setblocking(False)
+    await host.attach(far, handshake(), b"", "first", 0, host.journal.id)
+    (welcome,) = re.findall(rb'\{"op":"welcome".*?\}', await heard(near))
+    assert json.loads(welcome)["received"] == 1
+    await close(host, *pairs)
+
+
 async def test_reply_that_is_too_large_is_answered_all_the_same(tmp_path: Path) -> None:
     """Who asked would wait for ever for a reply that is larger than what may be kept."""
     host = make_host(tmp_path, Settings(message_bytes=2000))
     (address, header, *_) = make_parts(b"client", "execute_request", b"{}", {})
     reply = make_parts(address, "execute_reply", header, {"status": "ok", "data": "x" * 3000})
-    host._append(Kind.SHELL, reply)
-    host._flush()
+    host._outflow.append(Kind.SHELL, reply)
+    host._outflow.flush()
     notice, answer = RecordReader(2000).feed(host.journal.reader(0).read())
     assert notice.kind is Kind.IOPUB and b"setting message_bytes" in bytes(notice.parts[4]).lower()
     assert (answer.kind, bytes(answer.parts[0])) == (Kind.SHELL, b"client")
