@@ -365,6 +365,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "they need root and CRIU, see docs/process-images.md)."
         ),
     ] = "off"
+    image_folder: Annotated[
+        str,
+        about(
+            "Folder of a node in which process images are made and to which they come, with room for the memory of its "
+            "sessions, and which holds what these keep in `/tmp`. Empty means `images` in the data folder of the node."
+        ),
+    ] = ""
     want_devices: Annotated[
         Annotated[float, Meta(gt=0)],
         about("Devices of a new session of this client: a whole number, or a part of one device, as `0.5`."),

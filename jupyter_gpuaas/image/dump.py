@@ -12,13 +12,12 @@ import msgspec
 
 from ..errors import NotDumpable
 from .criu import Criu, dump_arguments, explain
-from .jail import HOME, ROOT_PID, Jail
+from .jail import HOME, IMAGES, ROOT_PID, Jail
 from .manifest import DeviceNeed, ImageManifest, ImageWorld, seal_image
 from .pack import Packer, Sink, pack_scratch
 from .resumable import LinkState
+from .room import check_room
 from .sockets import look
-
-IMAGES = "images"
 
 
 class ImageName(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +44,7 @@ class Dump:
         self._sink = sink
         self._key = key
         self._name = name
-        self._folder = Path(jail.spec.folder) / IMAGES / name.id
+        self._folder = jail.spec.images / name.id
         self._begin()
 
     def _begin(self) -> None:
@@ -134,6 +133,8 @@ class Dump:
 
     async def _criu_dump(self, *, pre: bool) -> None:
         number = self._rounds
+        if number == 0:
+            check_room(self._folder, (process.pid for process in self._jail.processes()))
         place = self._folder / str(number)
         place.mkdir(mode=0o700)
         arguments = dump_arguments(
@@ -146,7 +147,7 @@ class Dump:
         )
         status, output = await self._jail.run(arguments)
         if status != 0:
-            raise NotDumpable(f"CRIU cannot dump the session: {why(place, output, status)}.")
+            raise NotDumpable(f"CRIU cannot dump the session to {self._folder}: {why(place, output, status)}.")
         self._rounds += 1
 
 

@@ -129,7 +129,7 @@ class Follower:
                 asked = _asked(Known(self._attempt, len(self._parts)))
                 self._take(read_news(self._store.news(self._image, asked, _NEWS_BYTES)), memory)
         except Exception as error:
-            told = f"the image cannot be written to this node's disk: {error}."
+            told = f"the image cannot be written to {self._folder}: {error}."
             with self._changed:
                 self._error = ImageError(told) if isinstance(error, OSError) else error
                 self._changed.notify_all()

@@ -25,6 +25,7 @@ from ..errors import ImageError, ImageUnavailable
 
 #: Where each jail sees its own folder.
 HOME = "/run/gpuaas"
+IMAGES = "images"
 #: The first process of the tree; process 1 is the jail's own.
 ROOT_PID = 2
 INIT = Path(__file__).with_name("init.py")
@@ -50,7 +51,9 @@ class JailSpec(msgspec.Struct, frozen=True, kw_only=True):
     Parameters
     ----------
     folder
-        The jail's own, 0700, seen inside as ``HOME``; holds sockets and, while they are made, images.
+        The jail's own, 0700, seen inside as ``HOME``; holds sockets. Its path is to be short.
+    disk
+        For what may be large: ``scratch`` and, while they are made, images. In ``folder`` if empty.
     binds
         Mounted in this order. A mount point that the node does not have is made there, as an empty folder.
     scratch
@@ -60,9 +63,15 @@ class JailSpec(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     folder: str
+    disk: str = ""
     binds: tuple[Bind, ...] = ()
     scratch: tuple[str, ...] = ("/tmp", SHARED_MEMORY)
     cwd: str = HOME
+
+    @property
+    def images(self) -> Path:
+        """Where images are made, and processes made of them; seen inside as ``images`` in ``HOME``."""
+        return Path(self.disk or self.folder) / IMAGES
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -110,18 +119,21 @@ class Jail:
             The node cannot make such a jail.
         """
         check_visible(spec, [sys.prefix, os.path.realpath(sys.executable), str(INIT)])
-        folder = Path(spec.folder)
         scratch = []
         for inside in spec.scratch:
-            outside = folder / "scratch" / inside.strip("/").replace("/", "-")
+            outside = Path(spec.disk or spec.folder) / "scratch" / inside.strip("/").replace("/", "-")
             if inside != SHARED_MEMORY:
                 outside.mkdir(parents=True, exist_ok=True)
                 outside.chmod(0o1777)
             scratch.append([inside, "" if inside == SHARED_MEMORY else str(outside)])
+        binds = [[bind.inside, bind.outside] for bind in spec.binds]
+        if spec.disk:
+            spec.images.mkdir(mode=0o700, parents=True, exist_ok=True)
+            binds.append([f"{HOME}/{IMAGES}", str(spec.images)])
         told = {
             "home": HOME,
             "folder": spec.folder,
-            "binds": [[bind.inside, bind.outside] for bind in spec.binds],
+            "binds": binds,
             "scratch": scratch,
             "argv": list(argv) if argv is not None else None,
             "root": ROOT_PID,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..errors import ImageError, NotRestorableHere
 from .criu import Criu, restore_arguments
-from .dump import IMAGES, why
-from .jail import HOME, ROOT_PID, Jail, JailSpec
+from .dump import why
+from .jail import HOME, IMAGES, ROOT_PID, Jail, JailSpec
 from .manifest import ImageManifest, ImageWorld, check_world, validate_image
 from .pack import Origin, unpack_scratch
 
@@ -52,7 +52,7 @@ async def restore_tree(manifest: ImageManifest, spec: JailSpec, criu: Criu, orig
     """
     check_world(manifest.world, ImageWorld.here())
     check_spec(manifest, spec)
-    folder = Path(spec.folder) / IMAGES / manifest.id
+    folder = spec.images / manifest.id
     try:
         # Verified to its last byte before CRIU is started.
         await asyncio.to_thread(origin.bring, manifest, folder)
@@ -79,7 +79,7 @@ async def restore_tree(manifest: ImageManifest, spec: JailSpec, criu: Criu, orig
             await jail.end()
             raise
     except OSError as error:
-        raise ImageError(f"the image cannot be written to this node's disk: {error}.") from error
+        raise ImageError(f"the image cannot be written to {folder}: {error}.") from error
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, True)
     return jail

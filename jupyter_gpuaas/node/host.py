@@ -65,12 +65,21 @@ class Host:
         The node's folder of its sessions' folders.
     criu
         With it, kernels are started in jails, so that they can be put into images.
+    images
+        Where these lie while they are made; in the run folder when None.
     """
 
     makes_kernels: type[KernelMaker] = KernelMaker
 
     def __init__(
-        self, run_id: str, run_folder: Path, node: str, settings: Settings, sessions: Path, criu: Criu | None = None
+        self,
+        run_id: str,
+        run_folder: Path,
+        node: str,
+        settings: Settings,
+        sessions: Path,
+        criu: Criu | None = None,
+        images: Path | None = None,
     ) -> None:
         self.run_id = run_id
         self.run_folder = run_folder
@@ -93,6 +102,7 @@ class Host:
             run_folder=run_folder,
             node=node,
             sessions=sessions,
+            images=images or run_folder,
             criu=criu,
             handler=_Relay(self),
             log=self._log,
@@ -150,6 +160,7 @@ class Host:
             self._spare.cancel()
         await asyncio.to_thread(end_marked, self.run_id, spare=os.getpid())
         shutil.rmtree(self.run_folder, ignore_errors=True)
+        shutil.rmtree(self.kernels.images, ignore_errors=True)
         self._done.set()
 
     # -- the kernel --------------------------------------------------------------------------------------------
@@ -273,7 +284,7 @@ class Host:
                     most,
                     ready=ready,
                     fetch_files=files,
-                    folder=self.run_folder / "image",
+                    folder=self.kernels.images / "coming",
                     restore=self._kernel_of_image,
                     moved=self._moved,
                 )
@@ -515,8 +526,9 @@ def _plain(value: msgspec.Struct) -> dict[str, Any]:
 @click.option("--run-folder", required=True, type=click.Path(path_type=Path))
 @click.option("--node", required=True)
 @click.option("--sessions", required=True, type=click.Path(path_type=Path))
+@click.option("--images", required=True, type=click.Path(path_type=Path))
 @click.option("--criu", default="")
-def main(run_id: str, run_folder: Path, node: str, sessions: Path, criu: str) -> None:
+def main(run_id: str, run_folder: Path, node: str, sessions: Path, images: Path, criu: str) -> None:
     """Host process; started by the agent."""
     settings = load()
     if settings.kernel_user:
@@ -524,7 +536,7 @@ def main(run_id: str, run_folder: Path, node: str, sessions: Path, criu: str) ->
     found = msgspec.json.decode(criu, type=Criu) if criu else None
 
     async def serve() -> None:
-        await Host(run_id, run_folder, node, settings, sessions, found).run()
+        await Host(run_id, run_folder, node, settings, sessions, found, images).run()
 
     asyncio.run(serve())
 

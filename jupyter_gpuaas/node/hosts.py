@@ -53,6 +53,8 @@ class HostRecord(msgspec.Struct, frozen=True):
     #: Start time of the process, because pids are used again.
     started_s: float
     run_folder: str
+    #: Where its images lie.
+    images: str = ""
     session_id: str = ""
     #: Of the session, for what is left of it when the host dies.
     epoch: int = 0
@@ -435,14 +437,18 @@ class Hosts:
         environ = {**os.environ, **self._settings.environment(secrets=False), RUN_MARK: run_id}
         environ.setdefault(MALLOC_VARIABLE, MALLOC_HUGE_PAGES)
         path = self._folder / "hosts" / f"{run_id}.json"
-        handle = HostHandle(HostRecord(run_id, 0, 0.0, run_folder), path, self._host_changed)
+        # Large, unlike what is in the run folder, and that may be in memory.
+        images = str(
+            (Path(self._settings.image_folder) if self._settings.image_folder else self._folder / "images") / run_id
+        )
+        handle = HostHandle(HostRecord(run_id, 0, 0.0, run_folder, images), path, self._host_changed)
         try:
             # First, so that an agent which is killed in between leaves no process that the next one does not know.
             handle.save()
             with open(path.with_suffix(".log"), "ab", opener=_private) as output:
                 arguments = [
                     "--run-id", run_id, "--run-folder", run_folder, "--node", self._node,
-                    "--sessions", str(self._folder / "sessions"),
+                    "--sessions", str(self._folder / "sessions"), "--images", images,
                     "--criu", msgspec.json.encode(self.criu).decode() if self.criu is not None else "",
                 ]  # fmt: skip
                 pid = self.launch(arguments, environ, output.fileno())
@@ -526,6 +532,8 @@ class Hosts:
         record = handle.record
         end_marked(record.run_id, also=below_it)
         shutil.rmtree(record.run_folder, ignore_errors=True)
+        if record.images:
+            shutil.rmtree(record.images, ignore_errors=True)
         if record.session_id:
             folder = self._folder / "sessions" / record.session_id
             if keep and record.secret and not record.stands_by:

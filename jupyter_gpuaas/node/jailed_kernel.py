@@ -106,7 +106,7 @@ class JailedKernel:
         self._ending = asyncio.get_running_loop().create_task(self.image.end())
 
 
-def jail_spec(folder: Path, sessions: Path, needed: Iterable[str]) -> JailSpec:
+def jail_spec(folder: Path, sessions: Path, needed: Iterable[str], disk: Path | None = None) -> JailSpec:
     """The jail of a kernel.
 
     Parameters
@@ -117,10 +117,13 @@ def jail_spec(folder: Path, sessions: Path, needed: Iterable[str]) -> JailSpec:
         Of the node.
     needed
         Folders that the kernel uses by their paths on the node; bound where the jail would hide them.
+    disk
+        Where there is room for what is large; None for ``folder``.
     """
     spec = JailSpec(folder=str(folder))
     hidden = sorted(path for path in set(needed) if _hidden(path, spec) and Path(path).is_dir())
-    return JailSpec(folder=str(folder), binds=(Bind(SESSIONS, str(sessions)), *(Bind(path, path) for path in hidden)))
+    binds = (Bind(SESSIONS, str(sessions)), *(Bind(path, path) for path in hidden))
+    return JailSpec(folder=str(folder), disk=str(disk or ""), binds=binds)
 
 
 def path_inside(path: Path, spec: JailSpec) -> str | None:

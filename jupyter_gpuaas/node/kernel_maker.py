@@ -32,6 +32,8 @@ class KernelMaker:
     ----------
     run_folder
         Of the host; each kernel has a folder of its own in it.
+    images
+        Where there is room for the images of the host's kernels, and for what they keep in their own folders.
     sessions
         The node's folder of its sessions' folders.
     criu
@@ -50,6 +52,7 @@ class KernelMaker:
         run_folder: Path,
         node: str,
         sessions: Path,
+        images: Path,
         criu: Criu | None,
         handler: ImageKernelHandler,
         log: int,
@@ -64,6 +67,7 @@ class KernelMaker:
         self._run_folder = run_folder
         self._node = node
         self._sessions = sessions
+        self.images = images
         self._handler = handler
         self._log = log
 
@@ -217,4 +221,4 @@ class KernelMaker:
     def _jail(self, folder: Path) -> JailSpec:
         store = self._settings.checkpoint_store
         needed = [str(self._settings.folder), sys.prefix, *([store] if store and "://" not in store else [])]
-        return jail_spec(folder, self._sessions, needed)
+        return jail_spec(folder, self._sessions, needed, self.images / folder.name)

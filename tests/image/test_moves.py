@@ -75,8 +75,9 @@ def work(service: Service, node: str, session: str) -> Path:
 
 def images_in(folder: Path) -> list[Path]:
     """What there is of images, made or coming, below a folder of a service."""
-    runs = [Path(json.loads(path.read_bytes())["run_folder"]) for path in folder.glob("nodes/*/hosts/*.json")]
-    return [found for run in runs for pattern in ("*/images/*", "image") for found in run.glob(pattern)]
+    runs = [Path(json.loads(path.read_bytes())["images"]) for path in folder.glob("nodes/*/hosts/*.json")]
+    assert all(run.is_relative_to(folder) for run in runs)
+    return [found for run in runs for pattern in ("*/images/*", "coming") for found in run.glob(pattern)]
 
 
 async def running_cell(roamer: Roamer, code: str, mark: str) -> tuple[asyncio.Task[dict[str, object]], Outputs]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,10 +23,11 @@ from jupyter_gpuaas.errors import ChunkCorrupt, ImageError, NotDumpable
 from jupyter_gpuaas.image.criu import Criu, restore_arguments
 from jupyter_gpuaas.image.dump import Dump, ImageName
 from jupyter_gpuaas.image.follow import Follower
-from jupyter_gpuaas.image.jail import HOME
+from jupyter_gpuaas.image.jail import HOME, JailSpec, Process
 from jupyter_gpuaas.image.manifest import ImageFile, ImageManifest, validate_image
 from jupyter_gpuaas.image.pack import StoredImage
 from jupyter_gpuaas.image.resumable import LinkState
+from jupyter_gpuaas.image.room import own_bytes
 from jupyter_gpuaas.image.shelf import Known, Shelf
 from jupyter_gpuaas.store import MemoryStore
 from jupyter_gpuaas.store.base import CHUNK_BYTES
@@ -42,7 +44,7 @@ class PlainJail:
     """What a dump needs of a jail, without namespaces: the folder that a jail shows as its home is named as it is."""
 
     def __init__(self, folder: Path) -> None:
-        self.spec = SimpleNamespace(folder=str(folder), binds=(), scratch=(), cwd="/")
+        self.spec = JailSpec(folder=str(folder), scratch=(), cwd="/")
         self.root = folder
         self.commands: list[list[str]] = []
 
@@ -264,3 +266,33 @@ async def test_disk_that_is_full_is_told_and_does_not_end_it(
 def test_who_knows_nothing_of_an_image_is_answered_at_once_when_in_a_hurry(shelf: Shelf) -> None:
     news = shelf.news("image", Known(hurry=True))
     assert (news.attempt, news.parts, news.total, news.complete) == (0, (), 0, False)
+
+
+async def test_image_that_does_not_fit_is_refused_before_criu_begins_and_the_folder_is_named(
+    tree: Tree, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Process(os.getpid(), 2, "S")
+    tree.jail.processes = lambda: [mine]  # type: ignore[method-assign]
+    wants_bytes = own_bytes(mine.pid)
+    free = SimpleNamespace(free=wants_bytes // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    dump = tree.dump(shelf)
+    for attempt in (dump.round, lambda: tree.finish(dump)):
+        with pytest.raises(NotDumpable, match="no room for an image") as refused:
+            await attempt()
+        assert str(tree.jail.spec.images) in str(refused.value) and "image_folder" in refused.value.hint
+    assert not tree.jail.commands
+    free.free = 2 * wants_bytes
+    await tree.finish(dump)
+    await dump.close()
+
+
+async def test_images_and_what_is_large_lie_on_the_disk_that_a_jail_is_given(
+    tree: Tree, shelf: Shelf, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    tree.jail.spec = JailSpec(folder=str(tree.folder), disk=str(disk), scratch=())
+    dump = tree.dump(shelf)
+    assert [path.name for path in (disk / "images").iterdir()] == ["image"]
+    await dump.close()
+    assert not (tree.folder / "images").exists()

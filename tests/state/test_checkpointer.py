@@ -168,7 +168,8 @@ def test_what_a_module_of_the_users_holds_is_looked_at_when_that_module_may_run(
         "kept = []\ndef keep(x): kept.append(x)\ndef grow(): kept[0].append(1)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "keeper_of_lists", raising=False)
+    monkeypatch.setitem(sys.modules, "keeper_of_lists", sys)  # so that it is gone after the test
+    del sys.modules["keeper_of_lists"]
     space = notebook("import keeper_of_lists\nx = [0]; y = [0]")
     checkpointer = make()
     checkpointer.capture(space)
