@@ -23,7 +23,8 @@ class AttachmentOwner(Protocol):
 
     def requests_received(self, attachment: Attachment, records: list[Record]) -> None: ...
 
-    def interrupt(self) -> None: ...
+    def client_interrupts(self) -> None:
+        """A client wants what runs to be interrupted, and no reply."""
 
     def detached(self, attachment: Attachment, reason: str) -> None: ...
 
@@ -132,7 +133,7 @@ class Attachment:
             except GpuaasError as error:
                 link.close(str(error), code=1008)
         elif op["op"] == "interrupt":
-            self._owner.interrupt()
+            self._owner.client_interrupts()
         else:
             link.close(f"op: {op['op'][:40]!r} is unknown or lacks its fields", code=1008)
 

@@ -272,6 +272,14 @@ class SessionHost:
             "state": self.state,
         }
 
+    def client_interrupts(self) -> None:
+        if self.standstill.sealed:
+            # With the other requests, to wherever the session goes on.
+            parts = make_parts(b"", "interrupt_request", b"{}", {})
+            self._held.add(Held(Channel.CONTROL, read_header(parts[1]), parts))
+        else:
+            self.interrupt()
+
     def detached(self, attachment: Attachment, reason: str) -> None:
         if self._clients.left(attachment):
             self._changed(self.report())

@@ -25,6 +25,7 @@ from jupyter_gpuaas.node.kernel_process import Kernel
 from jupyter_gpuaas.node.outflow import LARGE_BYTES
 from jupyter_gpuaas.node.session_host import SessionHost
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
+from jupyter_gpuaas.wire.link import Link
 from jupyter_gpuaas.wire.record import Kind, RecordReader
 from tests.service import eventually
 
@@ -116,6 +117,17 @@ async def test_requests_of_a_client_that_is_attached_stay_counted_however_many_c
     (welcome,) = re.findall(rb'\{"op":"welcome".*?\}', await heard(near))
     assert json.loads(welcome)["received"] == 1
     await close(host, *pairs)
+
+
+async def test_interrupt_without_a_reply_goes_along_with_an_image_and_leaves_the_link_alone(tmp_path: Path) -> None:
+    host = make_host(tmp_path)
+    near, far = socket.socketpair()
+    await host.attach(far, handshake(), b"", "client", None)
+    host.standstill.sealed = True
+    host._clients._attached["client"].op_received(cast(Link, None), {"op": "interrupt"})
+    assert [held.header.msg_type for held in host._held] == ["interrupt_request"]
+    assert host.report().clients == 1
+    await close(host, (near, far))
 
 
 async def test_reply_that_is_too_large_is_answered_all_the_same(tmp_path: Path) -> None:
