@@ -27,6 +27,7 @@ from ..model import (
     short_id,
 )
 from ..state.ahead import Ahead
+from ..state.archive import Archive
 from ..state.checkpointer import BaseGone, Checkpoint, Checkpointer, Pending
 from ..state.listing import owners_address, view_of
 from ..state.recipes import CellRecord
@@ -136,13 +137,8 @@ class Checkpoints:
         return self._checkpointer
 
     def _checkpointer_on(self, store: Store) -> Checkpointer:
-        return Checkpointer(
-            store,
-            key=bytes.fromhex(self._plan.key),
-            owner=self._plan.owner,
-            session=self._session,
-            shell=self._shell,
-        )
+        plan = self._plan
+        return Checkpointer(store, key=self.key, owner=plan.owner, session=self._session, shell=self._shell)
 
     # -- by itself ---------------------------------------------------------------------------------------------
 
@@ -466,7 +462,7 @@ class Checkpoints:
         except NoSuchCheckpoint:
             if name.startswith("-"):
                 raise
-            return Checkpointer(self.checkpointer.store, key=bytes.fromhex(self._plan.key)).find(name)
+            return Archive(self.checkpointer.store, key=self.key).find(name)
 
     def restore(self, name: str, told: Told = lambda done, total: None, replay: Replay = "safe") -> RestoreReport:
         """Make the variables those of a checkpoint. What they are now is captured first, if that is not done yet.

@@ -7,6 +7,7 @@ import time
 
 from ..errors import NoSuchCheckpoint
 from ..model import CheckpointPlan
+from ..state.archive import Archive
 from ..state.checkpointer import Checkpointer
 from ..state.fence import of_session
 from ..store.retention import Kept, Retention, to_forget
@@ -39,7 +40,7 @@ class Tidying:
         full, self._full, self._soon = self._full, False, False
         self._last_s = time.monotonic()
         store = checkpointer.store
-        everything = Checkpointer(store, key=bytes.fromhex(self._plan.key)).checkpoints()
+        everything = Archive(store, key=bytes.fromhex(self._plan.key)).checkpoints()
         kept: dict[str, list[Kept]] = {self._session: []}
         for found in (each.manifest for each in everything):
             kept.setdefault(found.session, []).append(Kept(found.id, found.created_s, found.label))
