@@ -100,7 +100,8 @@ class CaptureWriter:
 
     def has_room(self) -> bool:
         """Whether another capture may be added."""
-        return len(self._jobs) < MOST_WAITING and sum(job.capture.nbytes for job in self._jobs) <= self.most_bytes
+        with self._changed:  # the thread takes them out meanwhile
+            return len(self._jobs) < MOST_WAITING and sum(job.capture.nbytes for job in self._jobs) <= self.most_bytes
 
     def wait_for_room(self, timeout_s: float) -> bool:
         """Wait until there is room; False when there was none in time."""

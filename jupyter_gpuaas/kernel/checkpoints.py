@@ -240,11 +240,12 @@ class Checkpoints:
             self._standing.change(remark=remark)
             self._standing.note("rarer", remark)
 
-    def _automatic(self, looked: int, *, free: bool) -> bool:
+    def _automatic(self, looked: int, *, free: bool, asked: bool = False) -> bool:
         """Take one by itself that has to look at about so many bytes; ``free`` if it holds up no cell.
 
         False: it was given up, which is no failure. The user wants something else, a session that ends is interrupted
-        first; or the writer has given up what this one counts on. What is not captured stays due.
+        first; or the writer has given up what this one counts on. What is not captured stays due. With ``asked``, the
+        user's interrupt is raised: it is for what this belongs to.
         """
         began = time.monotonic()
         given_up = False
@@ -252,6 +253,8 @@ class Checkpoints:
             self._begin()
         except KeyboardInterrupt:
             self._standing.put_off("it was interrupted")
+            if asked:
+                raise
             given_up = True
         except GivenUp:
             given_up = True
@@ -484,7 +487,7 @@ class Checkpoints:
         began = time.monotonic()
         checkpoint = self.find(name)
         if self._standing.status.every and self._since.cells and time.monotonic() >= self._retry_s:
-            self._automatic(self._bytes_at_stake(), free=True)
+            self._automatic(self._bytes_at_stake(), free=True, asked=True)
         self._writer.drain(60.0)
         report = self._bring_back(self.checkpointer, checkpoint, told, replay)
         self._standing.change({"restores": 1}, restored=checkpoint.id)

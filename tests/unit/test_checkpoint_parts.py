@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -290,3 +291,26 @@ def test_the_magic_says_what_every_takes(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         parser.parse_args(["checkpoint", "--every", "0"])
     assert "'0' is neither a number of cells nor `on` or `off`" in capsys.readouterr().err
+
+
+def test_room_is_looked_for_while_the_writer_takes_out_what_it_has_written() -> None:
+    looked, taken = threading.Event(), threading.Event()
+
+    class Watched:
+        id = "watched"
+
+        @property
+        def nbytes(self) -> int:
+            """Asked for by who looks for room: the moment at which the one before is out."""
+            looked.set()
+            taken.wait(0.2)  # in vain, where nothing is taken out under the eyes of who looks
+            return 1
+
+        def write(self, progress: Any) -> None:
+            looked.wait(30)
+
+    writer = CaptureWriter(100, lambda job: taken.set(), lambda: None)
+    for _ in range(3):
+        assert writer.submit(Watched(), 0) is not None
+    assert writer.has_room()
+    writer.close(30)

@@ -211,6 +211,17 @@ def test_what_restore_replaces_is_captured_first(kernels: Any) -> None:
     assert kernel.space["a"] == 2
 
 
+def test_restore_that_is_interrupted_while_the_present_is_captured_does_not_go_on(kernels: Any) -> None:
+    kernel = kernels(every=3)
+    kernel.cell("a = 1")
+    kernel.checkpoints.take("one")
+    kernel.cell("a = 2")
+    kernel.space["hit"] = _Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        kernel.checkpoints.restore("one")
+    assert kernel.space["a"] == 2
+
+
 def test_thread_of_the_user_makes_everything_looked_at(kernels: Any) -> None:
     kernel = kernels()
     kernel.cell("a = [1]; b = 2")
