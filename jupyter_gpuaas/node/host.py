@@ -160,7 +160,7 @@ class Host:
             self._spare.cancel()
         await asyncio.to_thread(end_marked, self.run_id, spare=os.getpid())
         shutil.rmtree(self.run_folder, ignore_errors=True)
-        shutil.rmtree(self.kernels.images, ignore_errors=True)
+        self.kernels.forget_images()
         self._done.set()
 
     # -- the kernel --------------------------------------------------------------------------------------------

@@ -438,9 +438,7 @@ class Hosts:
         environ.setdefault(MALLOC_VARIABLE, MALLOC_HUGE_PAGES)
         path = self._folder / "hosts" / f"{run_id}.json"
         # Large, unlike what is in the run folder, and that may be in memory.
-        images = str(
-            (Path(self._settings.image_folder) if self._settings.image_folder else self._folder / "images") / run_id
-        )
+        images = str(Path(self._settings.image_folder or self._folder / "images").expanduser().absolute() / run_id)
         handle = HostHandle(HostRecord(run_id, 0, 0.0, run_folder, images), path, self._host_changed)
         try:
             # First, so that an agent which is killed in between leaves no process that the next one does not know.

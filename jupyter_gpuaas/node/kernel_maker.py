@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ class KernelMaker:
         self._run_folder = run_folder
         self._node = node
         self._sessions = sessions
-        self.images = images
+        self._images = images
         self._handler = handler
         self._log = log
 
@@ -217,6 +218,27 @@ class KernelMaker:
         if self._spec is not None:
             known |= {"owner": self._spec.owner, "session": self._spec.session_id, "work": str(self.work)}
         return launch_of(settings, **known)
+
+    @property
+    def images(self) -> Path:
+        """Where there is room for images, and which nobody else can enter.
+
+        Raises
+        ------
+        ImageUnavailable
+            It cannot be made.
+        """
+        try:
+            self._images.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ImageUnavailable(
+                f"there is no place for images: {error}.", hint="Setting image_folder names another one."
+            ) from error
+        return self._images
+
+    def forget_images(self) -> None:
+        """Remove what may be left there; the host ends."""
+        shutil.rmtree(self._images, ignore_errors=True)
 
     def _jail(self, folder: Path) -> JailSpec:
         store = self._settings.checkpoint_store
