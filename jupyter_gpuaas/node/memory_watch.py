@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from typing import Protocol
@@ -43,8 +42,12 @@ async def watch_memory(host: Watched) -> None:
                 f"memory: its processes used {session.used_bytes / 2**30:.2f} GiB, "
                 f"more than the {cap / 2**30:.2f} GiB of its device"
             )
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.kill(biggest, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            except PermissionError:
+                continue  # another user's: it was told to bound itself
             if biggest == kernel:
                 session.cause = why
             else:
