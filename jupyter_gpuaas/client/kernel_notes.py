@@ -24,6 +24,8 @@ class KernelNote(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
     session_id: str = ""
     session_name: str = ""
+    #: Why there is none, and none is sought any more.
+    problem: str = ""
 
 
 def write_note(home: Path, kernel: str, note: KernelNote) -> None:

@@ -68,6 +68,7 @@ class Proxy:
         )
         self._ever_linked = False
         self._over = problem  # why there is no session, or none any more
+        self._noted = KernelNote(pid=os.getpid())
         self._over_name = "SettingError" if problem else ENDED
         self._leave = asyncio.Event()
         self._shutdown: Held | None = None
@@ -81,7 +82,9 @@ class Proxy:
         self._loop.add_signal_handler(signal.SIGTERM, self._leave.set)
         self._loop.add_signal_handler(signal.SIGINT, lambda: self._channel.send_op({"op": "interrupt"}))
         drop_note(self._settings.folder, self._kernel)  # of the proxy before this one
-        if not self._over:
+        if self._over:
+            self._note(problem=self._over)
+        else:
             self._task(self._keep_channel())
         self._task(self._watch_parent())
         await self._leave.wait()
@@ -112,6 +115,7 @@ class Proxy:
             log.exception("the channel is over")
             self._over = f"the kernel proxy has failed: {type(error).__name__}: {error}. Restart the kernel."
         if self._over:
+            self._note(problem=self._over)
             self._requests.fail(self._over_name, self._over)
             self._waiting.fail(self._over_name, self._over)
             self._say(f"\n[remote GPU] {self._over}\n")
@@ -254,10 +258,13 @@ class Proxy:
         log.info("session is %s %s", op.get("state"), op.get("cause"))
 
     def _note_session(self, url: str, session: GpuSession) -> None:
+        self._note(url=url, session_id=session.id, session_name=session.name)
+
+    def _note(self, **changes: str) -> None:
         """For the Jupyter server, which knows only the kernel."""
-        note = KernelNote(pid=os.getpid(), url=url, session_id=session.id, session_name=session.name)
+        self._noted = msgspec.structs.replace(self._noted, **changes)
         try:
-            write_note(self._settings.make_folder(), self._kernel, note)
+            write_note(self._settings.make_folder(), self._kernel, self._noted)
         except (OSError, GpuaasError) as error:
             log.warning("the session of this kernel cannot be noted down: %s", error)
 

@@ -69,7 +69,7 @@ class Kernels:
             return KernelView(kernel_id=kernel_id, remote=False)
         note = read_note(home, kernel)
         if note is None or not note.session_id:
-            return KernelView(kernel_id=kernel_id, remote=True)
+            return KernelView(kernel_id=kernel_id, remote=True, problem=note.problem if note is not None else "")
         session = KernelSession(id=note.session_id, name=note.session_name)
         if self._link.view.state is not LinkState.READY:
             return KernelView(kernel_id=kernel_id, remote=True, session=session)

@@ -59,3 +59,18 @@ def test_a_choice_in_the_notebook_is_applied_where_it_was_not_made(pool: Lab, pa
     (session,) = sessions(pool.home)
     assert {name: session["request"][name] for name in choice} == choice
     assert session["state"] == "idle"
+
+
+def test_a_notebook_that_asks_for_what_is_not_there_says_so(pool: Lab, page: Page) -> None:
+    choice = {"devices": 1, "kind": "cpu", "memory_bytes": 0, "node": "elsewhere", "standby": 0}
+    pool.notebook("start.ipynb", ("x = 1",), choice)
+    page.driver.get(pool.address("start.ipynb"))
+    why = "there is no node 'elsewhere' (nodes: local-0, local-1)."
+    page.see(lambda: why in page.chip())
+    page.panel()
+    page.see(lambda: why in page.section("notebook").text)
+    page.see(page.is_connected)
+    page.run_once_connected(0)
+    assert why in page.output(0)
+    page.shot("refused")
+    assert sessions(pool.home) == []

@@ -43,7 +43,7 @@ export function chipFacts(
     const text = state.gone.has(sessionId)
       ? trans.__('Session has ended')
       : trans.__('Looking for a session…');
-    return { ...nothing, text: kernel.problem || text, state: 'none', title: '' };
+    return { ...nothing, text: kernel.problem || text, state: 'none', title: kernel.problem };
   }
   const migration = state.migrations.get(sessionId);
   const name = words.state(session);
