@@ -66,11 +66,12 @@ def test_a_notebook_that_asks_for_what_is_not_there_says_so(pool: Lab, page: Pag
     pool.notebook("start.ipynb", ("x = 1",), choice)
     page.driver.get(pool.address("start.ipynb"))
     why = "there is no node 'elsewhere' (nodes: local-0, local-1)."
-    page.see(lambda: why in page.chip())
+    page.see(lambda: page.chip() == "No session")
+    assert why in (page.element(".jp-NotebookPanel-toolbar .jp-gpuaas-chip").get_attribute("title") or "")
     page.panel()
     page.see(lambda: why in page.section("notebook").text)
     page.see(page.is_connected)
-    page.run_once_connected(0)
-    assert why in page.output(0)
+    page.run(0)
+    page.see(lambda: why in page.output(0))
     page.shot("refused")
     assert sessions(pool.home) == []

@@ -40,10 +40,16 @@ export function chipFacts(
   const sessionId = kernel.session?.id ?? '';
   const session = state.sessions.get(sessionId);
   if (session === undefined) {
+    if (kernel.problem !== '') {
+      // Told in full by the panel: what is too wide here pushes the kernel's name out of the toolbar.
+      const text =
+        kernel.session === null ? trans.__('No session') : trans.__('Session of another service');
+      return { ...nothing, text, state: 'none', title: kernel.problem };
+    }
     const text = state.gone.has(sessionId)
       ? trans.__('Session has ended')
       : trans.__('Looking for a session…');
-    return { ...nothing, text: kernel.problem || text, state: 'none', title: kernel.problem };
+    return { ...nothing, text, state: 'none', title: '' };
   }
   const migration = state.migrations.get(sessionId);
   const name = words.state(session);

@@ -416,6 +416,13 @@ describe('the chip', () => {
     expect(facts).toMatchObject({ text: 'Local kernel', level: null });
   });
 
+  it('says in few words that there is no session, and why where it is pointed at', () => {
+    const problem = 'there is no node "x".';
+    const facts = chipFacts(NOTHING, words, { ...kernel, session: null, problem });
+
+    expect(facts).toMatchObject({ text: 'No session', title: problem });
+  });
+
   it('follows a move', () => {
     const state = reduce(stateOf(session()), { of: 'migration', migration: migration() });
 
