@@ -115,10 +115,12 @@ def up(
     if running is None and not detach:
         from jupyter_gpuaas.controller.logs import log_to_stderr
         from jupyter_gpuaas.controller.server import AlreadyRunning, serve
+        from jupyter_gpuaas.engine.ray.cluster import leave
 
         log_to_stderr(settings.log_format)
         try:
             serve(settings, ready=lambda _: _announce(settings, "runs", as_json, hint=True), again=again)
+            leave()
             return
         except AlreadyRunning:
             news = "already runs or is starting"

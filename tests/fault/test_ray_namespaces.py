@@ -120,6 +120,21 @@ async def test_head_that_hangs_keeps_nobody_waiting_for_ever_and_what_was_given_
         await engine.close(stop_nodes=True)
 
 
+async def test_service_that_ends_while_the_head_hangs_leaves_nothing_on_nodes(
+    cluster: NamespaceCluster, home: GpuaasHome
+) -> None:
+    up = Up(home, cluster, ray_lease_s=20.0)
+    client = await up.client()
+    async with attached(client, home.path, "one") as roamer:
+        kernel = int(await roamer.said("import os; print(os.getpid())"))
+    await client.close()
+    agents = [agent_pid(home.path, name) for name in ("node-0", "node-1")]
+    with cluster.hanging():
+        await eventually(lambda: "Ray does not tell of its nodes" in (home.path / "up.log").read_text(), GIVEN_UP_S)
+        await asyncio.to_thread(up.end)
+        await eventually(lambda: not any(map(lives, [*agents, kernel])))
+
+
 @pytest.mark.parametrize("hurt", ["cut", "frozen"])
 async def test_session_of_a_silent_node_comes_back_elsewhere_and_nothing_of_it_runs_twice(
     cluster: NamespaceCluster, home: GpuaasHome, hurt: str
