@@ -33,8 +33,8 @@ export function Queue({ state, words, run, current }: IOneSessionProps): JSX.Ele
   );
 }
 
-/** With a cause of one line, and an estimate of two. */
-const ROW_PX = 148;
+/** In a narrow panel: with an estimate of three lines, and a cause of one. */
+const ROW_PX = 208;
 
 interface IQueueRowProps {
   readonly session: ISession;
