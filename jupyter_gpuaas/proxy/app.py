@@ -72,6 +72,8 @@ class Proxy:
         self._over_name = "SettingError" if problem else ENDED
         self._leave = asyncio.Event()
         self._shutdown: Held | None = None
+        self._restarts = False  # the client starts the kernel anew, once it has shut down
+        self._shutdown_answered = False
         self._requests = Requests(
             self._channel, self._fail, policy=settings.on_node_loss, most_bytes=settings.outbox_bytes
         )
@@ -174,6 +176,10 @@ class Proxy:
         self._delivery.client_spoke(address)
 
     def _fail(self, held: Held, ename: str, why: str) -> None:
+        if held is self._shutdown and self._over:
+            # The session's end is what was asked for, whichever way it came.
+            self._answer_shutdown(held)
+            return
         fail_request(held, ename, why, self._front.reply, self._front.publish)
 
     async def _interrupt_by_service(self) -> None:
@@ -188,10 +194,9 @@ class Proxy:
 
     async def _shut_down(self, held: Held) -> None:
         """The client ends the kernel, for good or to start it anew."""
-        self._shutdown = held
-        content = {"status": "ok", "restart": _is_restart(held)}  # of what was sent, only the header is kept
+        self._shutdown, self._restarts = held, _is_restart(held)  # of what was sent, only the header is kept
         if self._settings.on_shutdown == "detach" or self._is_to_detach() or self._over:
-            self._answer_shutdown(held, content)
+            self._answer_shutdown(held)
             return
         self._requests.send(held)
         if not await self._channel.delivered(SHUTDOWN_PATIENCE_S):
@@ -200,14 +205,18 @@ class Proxy:
                 await asyncio.wait_for(self._seeker.release(), SHUTDOWN_PATIENCE_S)
             except (GpuaasError, asyncio.TimeoutError) as error:
                 log.error("the session could not be ended: %s", error)
-            self._answer_shutdown(held, content)
+            self._answer_shutdown(held)
             return
         # The reply comes with the stream; a kernel that cannot even reply is ended by its host.
         await asyncio.sleep(self._settings.stop_timeout_s)
         self._leave.set()
 
-    def _answer_shutdown(self, held: Held, content: dict[str, Any]) -> None:
-        self._front.reply(held.channel, held.address, make_parts(b"", "shutdown_reply", held.parts[0], content)[1:])
+    def _answer_shutdown(self, held: Held) -> None:
+        if not self._shutdown_answered:
+            self._shutdown_answered = True
+            content = {"status": "ok", "restart": self._restarts}
+            parts = make_parts(b"", "shutdown_reply", held.parts[0], content)
+            self._front.reply(held.channel, held.address, parts[1:])
         self._leave.set()
 
     def _subscribers_changed(self, count: int) -> None:

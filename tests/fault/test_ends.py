@@ -69,6 +69,7 @@ def test_shutdown_is_answered_when_the_host_of_the_session_hangs(
     home: GpuaasHome, runs: Callable[..., ProxyRun]
 ) -> None:
     run = runs("hangs").ready()
+    assert run.value("1 + 1") == "2"  # a front end is ready before its session is
     os.kill(host_record(home, "hangs")["pid"], signal.SIGSTOP)
     run.client.shutdown()
     reply = run.client.get_control_msg(timeout=30)
