@@ -225,6 +225,8 @@ def test_the_service_goes_away_and_comes_back_without_a_reload(pool: Lab, page: 
     page.panel()
     page.ran(0, 1)
     page.see(lambda: page.section("service").text == "2 nodes on this machine")
+    # What the page asks for after a cell: a request that is under way would start the service at once.
+    page.see(lambda: any("after cell 1" in each for each in page.texts(".jp-gpuaas-point")))
     page.driver.execute_script("window.isTheSamePage = true")
 
     written = read_service_file(pool.home.path)
