@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import hardware
 from benchmarks.light.clients import Cell, LightClient, attach
-from benchmarks.light.faults import Fault, plan
+from benchmarks.light.faults import WEIGHTS, Fault, plan
 from benchmarks.light.service import LightService, Sample
 from benchmarks.light.stored import store
 from jupyter_gpuaas.client.session import RemoteSession
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=4)
     parser.add_argument("--relayed", type=float, default=0.1, help="part of the clients that go through the controller")
     parser.add_argument("--fault-every", type=float, default=10.0, help="seconds between two faults; 0: none")
+    parser.add_argument("--faults", nargs="+", choices=list(WEIGHTS), default=list(WEIGHTS), help="kinds of faults")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--stored", type=int, default=10_000, help="sessions of the service whose list is asked for")
     parser.add_argument("--parked", type=int, default=1000, help="how many of them are parked; the others have ended")
@@ -121,7 +122,8 @@ async def under_load(asked: argparse.Namespace, rows: dict[str, Any]) -> None:
         begin_s = loop.time() + 1.0
         end_s = begin_s + asked.seconds
         faults = plan(
-            asked.seed, lasts_s=asked.seconds, every_s=asked.fault_every, clients=asked.sessions, nodes=asked.nodes
+            asked.seed, lasts_s=asked.seconds, every_s=asked.fault_every, clients=asked.sessions, nodes=asked.nodes,
+            kinds=asked.faults,
         ) if asked.fault_every else []  # fmt: skip
         done: list[tuple[float, Fault]] = []
         await asyncio.gather(

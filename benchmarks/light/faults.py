@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from random import Random
 
 import msgspec
@@ -23,13 +24,16 @@ class Fault(msgspec.Struct, frozen=True):
     whom: tuple[int, ...] = ()
 
 
-def plan(seed: int, *, lasts_s: float, every_s: float, clients: int, nodes: int) -> list[Fault]:
-    """All faults of a run that lasts so long."""
+def plan(
+    seed: int, *, lasts_s: float, every_s: float, clients: int, nodes: int, kinds: Collection[str] = tuple(WEIGHTS)
+) -> list[Fault]:
+    """All faults of a run that lasts so long, of these kinds only."""
     random = Random(seed)
+    weights = {kind: weight for kind, weight in WEIGHTS.items() if kind in kinds}
     faults = []
     at_s = min(QUIET_FIRST_S, lasts_s / 4)
     while at_s < lasts_s - min(QUIET_LAST_S, lasts_s / 4):
-        (kind,) = random.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        (kind,) = random.choices(list(weights), list(weights.values()))
         whom: tuple[int, ...] = ()
         if kind == "cut":
             whom = tuple(random.sample(range(clients), max(1, round(SHARE_CUT * clients))))

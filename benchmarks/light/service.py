@@ -117,11 +117,14 @@ class LightService:
             process = psutil.Process(self._controller.pid)
             with process.oneshot():
                 times = process.cpu_times()
+                rss_bytes = process.memory_info().rss
+                if not rss_bytes:
+                    return  # it was killed, and nobody has waited for it yet
                 self.samples.append(
                     Sample(
                         asyncio.get_running_loop().time(),
                         self.life,
-                        process.memory_info().rss,
+                        rss_bytes,
                         process.num_fds(),
                         times.user + times.system,
                     )
