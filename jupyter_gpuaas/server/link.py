@@ -139,11 +139,13 @@ class ServiceLink:
         try:
             return await client.forward(method, path, query=query, body=body, wait_s=wait_s)
         except ServiceUnreachable as error:
-            # It may have been restarted, and has another port then. What may have arrived is not sent twice.
+            # It may have been restarted, perhaps with another port. What may have arrived is not sent twice.
             if method != "GET" and not isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout):
                 raise
             other = await self._find()
-            if other is client:
+            # One that runs here has just answered, so it is there (again), unless it is merely slow with this request;
+            # of one that is configured nothing is known.
+            if other is client and (self._settings.url or isinstance(error.__cause__, httpx.ReadTimeout)):
                 raise
             return await other.forward(method, path, query=query, body=body, wait_s=wait_s)
 
