@@ -443,18 +443,22 @@ class Checkpoints:
         return [view_of(each.manifest) for each in self.checkpointer.checkpoints()]
 
     def _await_writer(self) -> None:
-        """Wait until what was captured is in the store, or for ``WRITING_S``; a KeyboardInterrupt ends the waiting."""
+        """Wait until what was captured is in the store, and tell of what is not after ``WRITING_S``."""
+        if not self._is_written():
+            self._tell_doing(f"left out, as they are still being written: {self._writer.waiting}")
+
+    def _is_written(self) -> bool:
+        """Whether what was captured is in the store after ``WRITING_S``; a KeyboardInterrupt ends the waiting."""
         if not self._writer.waiting:
-            return
+            return True
         with self._giving_up.interruptible():
             if self._writer.drain(1.0):
-                return
+                return True
             self._tell_doing(f"waiting for checkpoints: {self._writer.waiting} being written")
             end_s = time.monotonic() + WRITING_S
             while not self._writer.drain(0.5) and time.monotonic() < end_s:
                 self._giving_up.check()
-        if self._writer.waiting:
-            self._tell_doing(f"left out, as they are still being written: {self._writer.waiting}")
+        return not self._writer.waiting
 
     def find(self, name: str) -> Checkpoint:
         """One of this session's, or one of another session of the same owner by its id; raises NoSuchCheckpoint."""
@@ -488,7 +492,11 @@ class Checkpoints:
         checkpoint = self.find(name)
         if self._standing.status.every and self._since.cells and time.monotonic() >= self._retry_s:
             self._automatic(self._bytes_at_stake(), free=True, asked=True)
-        self._writer.drain(60.0)
+        if not self._is_written():
+            raise CheckpointError(
+                "what the variables are now is still being written; they are as they were.",
+                hint="`%remote_gpu checkpoints` shows when it is there.",
+            )
         report = self._bring_back(self.checkpointer, checkpoint, told, replay)
         self._standing.change({"restores": 1}, restored=checkpoint.id)
         self._standing.note(

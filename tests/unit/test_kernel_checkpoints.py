@@ -290,9 +290,18 @@ def test_list_and_newest_wait_for_what_is_being_written(
     monkeypatch.setattr(module, "WRITING_S", 0.0)
     monkeypatch.setattr(writer, "drain", lambda timeout_s: drain(0.01))
     kernel.cell("a = [4] * 10000")
-    assert [view.cell for view in kernel.checkpoints.listed()] == [1, 2, 3]
+    first, *_ = listed = kernel.checkpoints.listed()
+    assert [view.cell for view in listed] == [1, 2, 3]
     assert "still being written: 1" in capsys.readouterr().err
+    # What the variables are now would be nowhere.
+    with pytest.raises(CheckpointError, match="still being written"):
+        kernel.checkpoints.restore(first.id)
+    assert kernel.space["a"] == [4] * 10000
     go.set()
+    monkeypatch.setattr(writer, "drain", drain)
+    assert kernel.written() == [1, 2, 3, 4]
+    kernel.checkpoints.restore(first.id)
+    assert kernel.space["a"] == 1
 
 
 def test_request_that_was_given_up_before_it_began_is_refused(kernels: Any) -> None:
