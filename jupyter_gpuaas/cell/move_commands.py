@@ -6,13 +6,15 @@ import argparse
 import shlex
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from ..client.migrations import follow_migration
 from ..client.service import ServiceClient
-from ..errors import MigrationError
+from ..errors import MigrationError, NamesLost
 from ..model import Event, MigrationPlan, MigrationView, Phase, SessionView
 from ..model.words import plan_lines, story_lines
+
+T = TypeVar("T")
 
 COMMANDS = ("migrate", "park", "story")
 
@@ -53,7 +55,9 @@ def carry_out(arguments: argparse.Namespace, mover: Mover) -> None:
         case "migrate" if arguments.dry_run:
             print("\n".join(plan_lines(mover.plan(arguments.node))))
         case "migrate":
-            view = mover.migrate(arguments.node, accept_loss=arguments.accept_loss)
+            view = _with_consent(
+                lambda accepted: mover.migrate(arguments.node, accept_loss=accepted), arguments, "Move it all the same?"
+            )
             if view is None:
                 print("the session moves when this cell has ended; what came of it is told here and in its story")
             elif view.phase is not Phase.DONE:
@@ -61,13 +65,29 @@ def carry_out(arguments: argparse.Namespace, mover: Mover) -> None:
             else:
                 print(view.cause)
         case "park":
-            parked = mover.park(accept_loss=arguments.accept_loss)
+            parked = _with_consent(
+                lambda accepted: mover.park(accept_loss=accepted), arguments, "Park it all the same?"
+            )
             if parked is None:
                 print("the session is parked when this cell has ended; the next cell brings it back")
             else:
                 print(f"session {parked.session.name!r} is {parked.session.state}; the next cell brings it back")
         case "story":
             print("\n".join(story_lines(mover.events(), _clock)))
+
+
+def _with_consent(work: Callable[[bool], T], arguments: argparse.Namespace, question: str) -> T:
+    """Do what may lose names. Where it would, ask in the cell, and do it all the same on a yes."""
+    try:
+        return work(arguments.accept_loss)
+    except NamesLost as error:
+        try:
+            answer = input(f"{error.message} {question} [y/N] ")
+        except (EOFError, OSError, NotImplementedError):  # nobody is there to be asked, as in nbconvert
+            raise error from None
+        if answer.strip().lower() not in ("y", "yes"):
+            raise MigrationError("The session stays as it is.") from None
+    return work(True)
 
 
 def _clock(when_s: float) -> str:
@@ -94,6 +114,7 @@ class RemoteMover:
         self._session = session
         self._wait = wait
         self._say = say
+        self._plan_told = False
 
     def plan(self, target: str | None) -> MigrationPlan:
         found: MigrationPlan = self._wait(self._service.plan_migration(self._session, target))
@@ -101,9 +122,10 @@ class RemoteMover:
 
     def migrate(self, target: str | None, *, accept_loss: bool) -> MigrationView:
         async def move() -> MigrationView:
-            plan = await self._service.plan_migration(self._session, target)
-            for line in plan_lines(plan):
-                self._say(line)
+            if not self._plan_told:  # else its user has been asked, after that
+                self._plan_told = True
+                for line in plan_lines(await self._service.plan_migration(self._session, target)):
+                    self._say(line)
             view = await self._service.migrate(self._session, target, accept_loss=accept_loss)
             return await follow_migration(self._service, view, self._say)
 

@@ -504,6 +504,20 @@ def test_detached_session_is_found_again_by_its_name(notebook: Notebook) -> None
     assert "not connected" in notebook.ok("%remote_gpu status").out
 
 
+def test_park_asks_where_names_would_be_lost(notebook: Notebook) -> None:
+    notebook.ok("%remote_gpu connect --session asked28")
+    notebook.remote("endless28 = (number for number in range(3))\nkept28 = 28")
+    notebook.ok("%remote_gpu checkpoint")
+    notebook.answers = [""]
+    assert "The session stays as it is" in notebook.fails("%remote_gpu park").error["evalue"]
+    assert notebook.remote("next(endless28)").value == 0
+    notebook.answers = ["y"]
+    assert "is parked; the next cell brings it back" in notebook.ok("%remote_gpu park").out
+    assert notebook.answers == []
+    assert notebook.remote("'endless28' in globals(), kept28").value == (False, 28)
+    notebook.ok("%remote_gpu release")
+
+
 def test_interrupted_wait_for_a_device_leaves_nothing_in_the_queue(
     notebook: Notebook, module_gpuaas_home: GpuaasHome
 ) -> None:
