@@ -1,8 +1,8 @@
-"""The process of a node that calls the CUDA driver for all its sessions.
+"""The process that calls the CUDA driver for a session's host.
 
 The driver wants its caller to have called ``cuInit``, which takes seconds and then lasts as long as the process does.
-So there is one per node, and it stays. Requests and answers are JSON lines, each with an ``id``; several are served at
-the same time.
+So there is one per host, and it stays; should it die, the next request starts another. Requests and answers are JSON
+lines, each with an ``id``; several are served at the same time.
 
     python -m jupyter_gpuaas.image.cuda_helper
 """
@@ -27,6 +27,7 @@ from .cuda_states import ProcessState
 #: Processes that are suspended or resumed at the same time.
 THREADS = 8
 COMMAND = (sys.executable, "-m", "jupyter_gpuaas.image.cuda_helper")
+ENDED = "the CUDA helper of this session has ended."
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -103,41 +104,45 @@ def serve(served: Served) -> None:
 
 
 class CudaHelper:
-    """The far end: the helper of this node. Made by ``start``."""
+    """The far end: the helper of this host. Made by ``start``."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, command: Sequence[str], process: asyncio.subprocess.Process) -> None:
+        self._command = command
         self._ids = itertools.count(1)
+        self._starting = asyncio.Lock()
+        self._is_closed = False
+        self._begin(process)
+
+    def _begin(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._reading = asyncio.create_task(self._read())
+        self._reading = asyncio.create_task(self._read(process, self._waiting))
 
     @classmethod
     async def start(cls, command: Sequence[str] = COMMAND) -> CudaHelper:
         """Start it; returns when it has a driver. Raises ``ImageUnavailable`` with the reason when there is none."""
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
-        assert process.stdout is not None
-        line = await process.stdout.readline()
-        first = msgspec.json.decode(line, type=Answer) if line else Answer(0, "the CUDA helper ended at once.")
-        if first.error:
-            await process.communicate()
-            raise ImageUnavailable(first.error)
-        return cls(process)
+        return cls(command, await _started(command))
 
     @property
     def pid(self) -> int:
-        """Of the helper itself."""
+        """Of the helper itself, as it is now."""
         return self._process.pid
 
     async def state(self, pid: int) -> ProcessState:
         return ProcessState((await self._ask(Request(0, "state", pid))).state)
 
     async def uses_device(self, pid: int) -> bool:
-        """Whether the driver knows this process."""
+        """Whether the driver knows this process. Raises ``DeviceRefused`` where that cannot be told."""
         try:
             await self.state(pid)
-        except DeviceRefused:
+        except DeviceRefused as error:
+            # One that is not known is refused by the driver itself, and has no memory on any device.
+            if not error.code:
+                raise
+            if used := (await self._ask(Request(0, "used", pid))).bytes:
+                raise DeviceRefused(
+                    f"process {pid} has {sum(used.values())} bytes on devices, and yet: {error.message}", code=error.code
+                ) from error
             return False
         return True
 
@@ -155,6 +160,7 @@ class CudaHelper:
         await self._ask(Request(0, "resume", suspended.pid, needs=_to_hex(suspended.needs), pairs=told))
 
     async def close(self) -> None:
+        self._is_closed = True
         assert self._process.stdin is not None
         self._process.stdin.close()
         await self._process.wait()
@@ -164,7 +170,7 @@ class CudaHelper:
         request = msgspec.structs.replace(request, id=next(self._ids))
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         if self._reading.done():
-            raise DeviceRefused("the CUDA helper of this node has ended.")
+            await self._start_again()
         self._waiting[request.id] = future
         assert self._process.stdin is not None
         with contextlib.suppress(ConnectionError):
@@ -174,17 +180,45 @@ class CudaHelper:
             raise DeviceRefused(answer.error, code=answer.code)
         return answer
 
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
+    async def _start_again(self) -> None:
+        """Start another one in the place of one that has died: what the driver knows of processes is not lost with it."""
+        async with self._starting:
+            if not self._reading.done():
+                return
+            if self._is_closed:
+                raise DeviceRefused(ENDED)
+            await self._process.wait()
+            try:
+                self._begin(await _started(self._command))
+            except ImageUnavailable as error:
+                raise DeviceRefused(f"{ENDED} Another cannot be started: {error.message}") from error
+
+    @staticmethod
+    async def _read(process: asyncio.subprocess.Process, waiting: dict[int, asyncio.Future[Answer]]) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
             answer = msgspec.json.decode(line, type=Answer)
-            future = self._waiting.pop(answer.id, None)
+            future = waiting.pop(answer.id, None)
             if future is not None and not future.done():
                 future.set_result(answer)
-        for future in self._waiting.values():
+        for future in waiting.values():
             if not future.done():
-                future.set_exception(DeviceRefused("the CUDA helper of this node has ended."))
-        self._waiting.clear()
+                future.set_exception(DeviceRefused(ENDED))
+        waiting.clear()
+
+
+async def _started(command: Sequence[str]) -> asyncio.subprocess.Process:
+    """Its process, when it has a driver. Raises ``ImageUnavailable`` with the reason when there is none."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    line = await process.stdout.readline()
+    first = msgspec.json.decode(line, type=Answer) if line else Answer(0, "the CUDA helper ended at once.")
+    if first.error:
+        await process.communicate()
+        raise ImageUnavailable(first.error)
+    return process
 
 
 def _to_hex(sizes: dict[bytes, int]) -> dict[str, int]:

@@ -49,7 +49,6 @@ class Suspension:
     def __init__(self, kernel: Kernel, run_id: str, cuda: CudaHelper | None) -> None:
         self.kernel = kernel
         self._run_id = run_id
-        self._helper = cuda.pid if cuda is not None else 0
         self._devices = TreeDevices(cuda)
         self._cuda = cuda
         self._tree = _Tree(kernel)
@@ -107,7 +106,8 @@ class Suspension:
         """Stop what runs of this host, but for the host itself and its helper; blocks."""
         for _ in range(LOOKS):
             found = running({self._run_id: os.getpid()}).get(self._run_id, {})
-            found.pop(self._helper, None)
+            if self._cuda is not None:
+                found.pop(self._cuda.pid, None)
             if not found:
                 return
             for pid, started in found.items():

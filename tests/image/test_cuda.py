@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -207,15 +211,20 @@ def test_library_that_lacks_one_of_the_six_calls_is_not_used() -> None:
 
 
 @pytest.fixture
-async def helper() -> AsyncIterator[CudaHelper]:
+async def helper(tmp_path: Path) -> AsyncIterator[CudaHelper]:
+    """Over a stand-in that knows 7, 8 and 9; the meter has seen memory of 10 as well. No driver is there any more when
+    ``gone`` is."""
     program = (
+        "import os, sys\n"
         "from jupyter_gpuaas.image.cuda import CudaLibrary\n"
         "from jupyter_gpuaas.image.cuda_helper import Served, ready, serve\n"
         "from jupyter_gpuaas.image.cuda_stand_in import StandInLibrary, StandInProcess\n"
+        f"if os.path.exists({str(tmp_path / 'gone')!r}): ready('there is no CUDA driver.'); sys.exit()\n"
         f"library = StandInLibrary({{{A!r}: 8 << 30}}, {{7: StandInProcess({{{A!r}: 1 << 20}}),"
-        f" 8: StandInProcess({{{A!r}: 1 << 20}}, busy=True)}})\n"
+        f" 8: StandInProcess({{{A!r}: 1 << 20}}, busy=True), 9: StandInProcess({{}}, 77)}})\n"
+        f"seen = library.processes | {{10: StandInProcess({{{A!r}: 5}})}}\n"
         "driver = CudaLibrary(library)\n"
-        "ready(); serve(Served(driver, library))\n"
+        f"ready(); serve(Served(driver, StandInLibrary({{{A!r}: 8 << 30}}, seen)))\n"
     )
     helper = await CudaHelper.start([sys.executable, "-c", program])
     yield helper
@@ -237,11 +246,29 @@ async def test_helper_passes_refusals_on_with_their_code(helper: CudaHelper) -> 
     assert refused.value.code == cuda.NOT_READY
 
 
-async def test_helper_that_ends_answers_those_who_wait(helper: CudaHelper) -> None:
+async def test_process_of_which_it_cannot_be_told_is_not_taken_for_one_without_devices(helper: CudaHelper) -> None:
+    with pytest.raises(DeviceRefused, match="state 77 that is unknown"):
+        await helper.uses_device(9)
+    with pytest.raises(DeviceRefused, match="process 10 has 5 bytes on devices, and yet: .*INVALID_VALUE"):
+        await helper.uses_device(10)
+
+
+async def test_helper_that_ends_answers_those_who_wait_and_is_started_again(helper: CudaHelper, tmp_path: Path) -> None:
+    os.kill(helper.pid, signal.SIGSTOP)
+    waiting = asyncio.ensure_future(helper.state(7))
+    await asyncio.sleep(0)  # it is asked
+    before = helper.pid
     helper._process.kill()
     with pytest.raises(DeviceRefused, match="has ended"):
-        for _ in range(1000):
-            await helper.state(7)
+        await waiting
+    both = await asyncio.gather(helper.state(7), helper.uses_device(1))
+    assert both == [ProcessState.RUNNING, False]
+    assert helper.pid != before
+    (tmp_path / "gone").touch()
+    helper._process.kill()
+    await helper._reading
+    with pytest.raises(DeviceRefused, match="has ended. Another cannot be started: there is no CUDA driver"):
+        await helper.state(7)
 
 
 async def test_helper_without_a_driver_says_why() -> None:
