@@ -129,7 +129,7 @@ $(LAB_DIR)/starter.ipynb: binder/starter.ipynb
 
 lab: $(STAMPS)/lab $(LAB_DIR)/starter.ipynb
 	$(BIN)/jupyter-gpuaas up --nodes $(NODES) --detach
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter lab $(LAB_ROOT) $(LAB_ARGS) $(LAB_DIR)/starter.ipynb
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/jupyter lab $(LAB_ROOT) --LabApp.default_url=/lab/tree/starter.ipynb $(LAB_ARGS) $(LAB_DIR)/starter.ipynb
 
 demo: $(STAMPS)/test
 	$(BIN)/python examples/demo.py
