@@ -4,7 +4,7 @@ import { Notification } from '@jupyterlab/apputils';
 
 import { wordsOf } from '../api/problem';
 import type { IGpuaas } from '../tokens';
-import { conclude, failure } from './tell';
+import { conclude, failure, tellFailure } from './tell';
 
 /** JupyterLab shows a notice some time after it was asked to, and one that is changed before then may stay as it was. */
 const SHOWN_MS = 1000;
@@ -34,8 +34,7 @@ export async function lengthy<T>(gpuaas: IGpuaas, what: ILengthy<T>): Promise<T 
         isGivenUp = true;
         what.giveUp.act().catch((error: unknown) => {
           isGivenUp = false;
-          const { message, type, ...options } = failure(wordsOf(error));
-          Notification.emit(message, type, options);
+          tellFailure(wordsOf(error));
         });
       }
     }

@@ -28,6 +28,11 @@ export function failure(message: string): INotice {
   return { message, type: 'error', actions, autoClose: false };
 }
 
+export function tellFailure(text: string): void {
+  const { message, type, ...options } = failure(text);
+  Notification.emit(message, type, options);
+}
+
 /**
  * Put a notice in the place of one that is over.
  *
@@ -62,8 +67,7 @@ export async function trying<T>(work: () => Promise<T>): Promise<T | null> {
   try {
     return await work();
   } catch (error) {
-    const { message, type, ...options } = failure(wordsOf(error));
-    Notification.emit(message, type, options);
+    tellFailure(wordsOf(error));
     return null;
   }
 }

@@ -2,9 +2,12 @@
 
 import type { NotebookPanel } from '@jupyterlab/notebook';
 
+import { tellFailure } from '../acts/tell';
+import { Problem } from '../api/problem';
 import type { IResourceRequest } from '../api/types';
 import { METADATA } from '../notebook/seen';
 import type { IGpuaas } from '../tokens';
+import { sessionTitle } from '../words/names';
 
 type Ours = { readonly [key: string]: unknown };
 
@@ -35,13 +38,23 @@ export function keepChoice(panel: NotebookPanel, request: IResourceRequest): voi
   panel.model?.setMetadata(METADATA, { ...ours, choice: { ...request } });
 }
 
-/** Put a notebook's choice down again, for where it was not made on this machine. */
+/** Put a notebook's choice down again, for where it was not made on this machine; one that cannot be had is told of. */
 export async function applyChoice(gpuaas: IGpuaas, panel: NotebookPanel): Promise<void> {
   await panel.context.ready;
   const request = choiceOf(panel);
-  if (request !== null) {
-    await gpuaas.client
-      .choose(panel.context.path, { request, session: null })
-      .catch(() => undefined);
+  if (request === null) {
+    return;
+  }
+  const { path } = panel.context;
+  try {
+    await gpuaas.client.choose(path, { request, session: null });
+  } catch (error) {
+    // A server that is away is told of elsewhere.
+    if (error instanceof Problem && error.status >= 400 && error.status < 500) {
+      const { trans } = gpuaas.words;
+      tellFailure(
+        trans.__('The choice of devices in %1 does not count: %2', sessionTitle(path), error.text)
+      );
+    }
   }
 }
