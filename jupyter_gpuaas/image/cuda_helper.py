@@ -140,9 +140,8 @@ class CudaHelper:
             if not error.code:
                 raise
             if used := (await self._ask(Request(0, "used", pid))).bytes:
-                raise DeviceRefused(
-                    f"process {pid} has {sum(used.values())} bytes on devices, and yet: {error.message}", code=error.code
-                ) from error
+                told = f"process {pid} has {sum(used.values())} bytes on devices, and yet: {error.message}"
+                raise DeviceRefused(told, code=error.code) from error
             return False
         return True
 
@@ -181,7 +180,7 @@ class CudaHelper:
         return answer
 
     async def _start_again(self) -> None:
-        """Start another one in the place of one that has died: what the driver knows of processes is not lost with it."""
+        """Start another one in the place of one that has died; the driver knows its processes as before."""
         async with self._starting:
             if not self._reading.done():
                 return

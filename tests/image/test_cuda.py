@@ -249,7 +249,7 @@ async def test_helper_passes_refusals_on_with_their_code(helper: CudaHelper) -> 
 async def test_process_of_which_it_cannot_be_told_is_not_taken_for_one_without_devices(helper: CudaHelper) -> None:
     with pytest.raises(DeviceRefused, match="state 77 that is unknown"):
         await helper.uses_device(9)
-    with pytest.raises(DeviceRefused, match="process 10 has 5 bytes on devices, and yet: .*INVALID_VALUE"):
+    with pytest.raises(DeviceRefused, match=r"process 10 has 5 bytes on devices, and yet: .*INVALID_VALUE"):
         await helper.uses_device(10)
 
 
@@ -267,7 +267,7 @@ async def test_helper_that_ends_answers_those_who_wait_and_is_started_again(help
     (tmp_path / "gone").touch()
     helper._process.kill()
     await helper._reading
-    with pytest.raises(DeviceRefused, match="has ended. Another cannot be started: there is no CUDA driver"):
+    with pytest.raises(DeviceRefused, match=r"has ended\. Another cannot be started: there is no CUDA driver"):
         await helper.state(7)
 
 
