@@ -72,6 +72,9 @@ class Session:
     held_s: float = 0.0
     held_since_s: float = 0.0
     parks: int = 0
+    #: The node that it was on last, and how often it came back on another one.
+    node_id: str = ""
+    moves: int = 0
     #: Counts its changes, so that an old entry of the calendar is known for one.
     number: int = 0
 
@@ -234,6 +237,8 @@ class Simulation:
         for placed in outlook.placements:
             session = self.waiting.pop(placed.session_id)
             session.lease = Lease(session.id, session.id, placed.node_id, placed.device_ids, 1)
+            session.moves += session.node_id not in ("", placed.node_id)
+            session.node_id = placed.node_id
             session.held_since_s = self.now_s
             self.holding[session.id] = session
             waited_s = self.now_s - session.asks_since_s
@@ -391,6 +396,7 @@ def figures(simulation: Simulation) -> dict[str, object]:
         "computing": simulation.computed_s / capacity_s,
         "fairness": jain,
         "parkings": sum(each.parks for each in sessions),
+        "moves": sum(each.moves for each in sessions),
     }
 
 
@@ -408,6 +414,7 @@ LINES = (
     ("computing", "devices that compute, share of the pool", "{:.3f}"),
     ("fairness", "fairness between users (Jain)", "{:.3f}"),
     ("parkings", "parkings", "{:,}"),
+    ("moves", "of these, back on another node", "{:,}"),
 )
 
 

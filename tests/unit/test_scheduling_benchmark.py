@@ -38,3 +38,4 @@ def test_every_rule_begins_every_session_and_gives_no_device_twice(scheduling: A
         assert 0 < found["computing"] <= found["held"] <= 1
         assert 0 < found["fairness"] <= 1
         assert bool(found["parkings"]) <= parks
+        assert 0 <= found["moves"] <= found["parkings"]
