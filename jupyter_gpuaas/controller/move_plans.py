@@ -144,13 +144,21 @@ class MovePlans:
             )
         return lease, found[0]
 
-    def no_images(self, live: LiveSession, source: str, target: str) -> str:
-        """Why the session cannot go from one node to the other as a process image; empty if it can."""
+    def no_images(self, live: LiveSession, source: str, target: str, *, wished: bool = False) -> str:
+        """Why the session cannot go from one node to the other as a process image; empty if it can.
+
+        Parameters
+        ----------
+        wished
+            Whether its user has asked for one.
+        """
         for node in self._engine.nodes():
             if node.id in (source, target) and node.no_images:
                 return f"{node.id}: {node.no_images}"
-        if live.lease is not None and not all(device.startswith(f"{CPU}:") for device in live.lease.device_ids):
-            return "sessions with device memory do not move so yet"
+        # Not tried on a GPU (docs/gpus.md), so it is nobody's choice but the user's.
+        on_cpu = live.lease is None or all(device.startswith(f"{CPU}:") for device in live.lease.device_ids)
+        if not (on_cpu or wished):
+            return "a session with device memory moves so only when that is asked for (--via image)"
         return "" if live.in_jail else "its kernel was not started in a jail (the log of its host says why)"
 
     async def asked(
@@ -165,7 +173,7 @@ class MovePlans:
             between_cells=between_cells,
             busy=busy,
             lost=tuple(plan.lost),
-            no_image=self.no_images(live, plan.source, plan.target),
+            no_image=self.no_images(live, plan.source, plan.target, wished=via == "image"),
         )
 
     @staticmethod
