@@ -35,8 +35,8 @@ from service import Service
 from jupyter_gpuaas.client.embedded import find_service
 from jupyter_gpuaas.client.migrations import follow_migration
 from jupyter_gpuaas.client.service import ServiceClient
-from jupyter_gpuaas.config import load
-from jupyter_gpuaas.model import MigrationView, Phase, SessionState, Via
+from jupyter_gpuaas.config import Settings, load
+from jupyter_gpuaas.model import MigrationView, NodeState, Phase, SessionState, Via
 
 SIZES_MB = (10, 1000, 4000)
 #: Instead of a share: nothing runs, and 1 % was changed by the last cell.
@@ -112,6 +112,7 @@ def main() -> None:
             rows.append(lost(service, asked.sizes[0], asked.rounds))
             rows.append(lost(service, asked.sizes[0], asked.rounds, node=True))
             rows.append(lost(service, asked.sizes[0], asked.rounds, node=True, standby=True))
+            rows.append(lost(service, asked.sizes[0], asked.rounds, node=True, silent=True))
         if "park" not in asked.skip:
             rows.append(parked(service, asked.rounds))
     finally:
@@ -392,8 +393,12 @@ def elastic(service: Service, size_mb: int) -> dict[str, Any]:
     return {"what": what, "downtime_s": round(took_s, 3), "bytes": size, "restored": "right" if right else "wrong"}
 
 
-def lost(service: Service, size_mb: int, rounds: int, *, node: bool = False, standby: bool = False) -> dict[str, Any]:
+def lost(
+    service: Service, size_mb: int, rounds: int, *, node: bool = False, standby: bool = False, silent: bool = False
+) -> dict[str, Any]:
     """A host, or a node with agent and host, that is killed: until that is known, and until the next cell has run.
+
+    With ``silent`` it is stopped, as if its machine hung; it goes on when all is over.
 
     With ``standby``, the session has one, which has its newest checkpoint. Beside it, what cannot be had for less where
     there is none: a plain kernel that starts until it has answered, and a restore of the same state.
@@ -452,7 +457,7 @@ def lost(service: Service, size_mb: int, rounds: int, *, node: bool = False, sta
             pids += [int(json.loads((folder / "agent.json").read_bytes())["pid"])] if node else []
             killed_s = time.time()
             for pid in pids:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGSTOP if silent else signal.SIGKILL)
             heard = kernel.run("step();", quiet_s=WAIT_S)
             if heard.status != "ok":  # it reached the dying host; the user runs it again
                 heard = kernel.run("step();", quiet_s=WAIT_S)
@@ -465,8 +470,14 @@ def lost(service: Service, size_mb: int, rounds: int, *, node: bool = False, sta
                 return max(event.time_s for event in events if event.target == SessionState.LOST)
 
             known.append(ask(service, when) - killed_s)
+            if silent:
+                for pid in pids:
+                    os.kill(pid, signal.SIGCONT)
+                ask(service, until_all_are_up)
+    happens = "goes silent" if silent else "is killed"
     return {
-        "what": f"a {'node' if node else 'host'} is killed, {size_mb} MB{', with a standby' if standby else ''}",
+        "what": f"a {'node' if node else 'host'} {happens}, {size_mb} MB{', with a standby' if standby else ''}",
+        **({"lease_s": Settings().lease_s} if silent else {}),
         "known_s": median(known),
         "next_cell_done_s": median(again),
         "next_cell_done_after_known_s": median([done - when for done, when in zip(again, known, strict=True)]),
@@ -474,6 +485,15 @@ def lost(service: Service, size_mb: int, rounds: int, *, node: bool = False, sta
         "restore_s": median(restores),
         "rounds": rounds,
     }
+
+
+async def until_all_are_up(client: ServiceClient) -> None:
+    """Wait until each node answers."""
+    deadline = time.monotonic() + WAIT_S
+    while any(node.state is not NodeState.UP for node in await client.nodes()):
+        if time.monotonic() > deadline:
+            raise RuntimeError("a node does not come back")
+        await asyncio.sleep(0.1)
 
 
 def plain_start(service: Service) -> float:
