@@ -21,6 +21,7 @@
 #   make test-images     whole processes frozen and restored with CRIU, which it installs where it can
 #   make soak            a service that is moved, parked, restarted and restored for an hour (SOAK_S=600 for less)
 #   make test-ray        the engine on a Ray cluster of this machine; installs Ray into the environment
+#   make test-engines    of these, what both engines must do alike, and Ray's processes killed
 #   make test-api        every route with made-up requests (schemathesis, which it installs into the environment)
 #   make test-hub        a JupyterHub as identity; installs it and its proxy (Node of the machine, else from PyPI)
 #   make bench           how fast the channel is (BENCH_ARGS='--quick --json' and more: docs/benchmarks.md)
@@ -68,7 +69,7 @@ JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm c
   && env $${asked:+YARN_NPM_REGISTRY_SERVER="$$asked"} jlpm
 
 .PHONY: help lab demo labextension check criu chromium test test-labextension test-browser test-ui pictures test-matrix test-postgres
-.PHONY: test-postgres-all test-long test-faults test-trials test-images test-gpu test-ray test-hub test-api soak
+.PHONY: test-postgres-all test-long test-faults test-trials test-images test-gpu test-ray test-engines test-hub test-api soak
 .PHONY: bench bench-state bench-device bench-migrate bench-load clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
@@ -212,6 +213,10 @@ soak: $(STAMPS)/test
 test-ray: $(STAMPS)/ray
 	$(PYTEST) -m ray $(addprefix tests/contract/test_,engine.py ray.py ray_start.py ray_autoscaler.py) \
 	  tests/fault/test_ray.py tests/fault/test_ray_namespaces.py $(PYTEST_ARGS)
+
+# Of these, what both engines must do alike, and what happens to Ray's processes, on one machine.
+test-engines: $(STAMPS)/ray
+	tools/test-again.sh $(BIN)/python -m 'ray and not slow' tests/contract/test_engine.py tests/fault/test_ray.py $(PYTEST_ARGS)
 
 test-api: $(STAMPS)/api
 	$(PYTEST) -m api tests/api $(PYTEST_ARGS)
