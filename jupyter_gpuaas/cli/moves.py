@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +24,7 @@ from jupyter_gpuaas.cli.asking import (
     when,
     with_consent,
 )
-from jupyter_gpuaas.errors import GpuaasError, MigrationError, SettingError
+from jupyter_gpuaas.errors import GpuaasError, MigrationError, SettingError, TransportError
 
 if TYPE_CHECKING:
     from jupyter_gpuaas.client.service import ServiceClient
@@ -193,14 +194,22 @@ def drain(given: dict[str, Any], node: str, deadline: str, accept_loss: bool, as
 
     async def ask(client: ServiceClient) -> Any:
         view = await client.drain(node, deadline_s=seconds, accept_loss=accept_loss)
-        told = -1
+        told, silent = -1, False
         try:
             while not view.done:
                 if not as_json and len(view.left) != told:
                     told = len(view.left)
                     say(f"{count_of(told, 'session')} on {node}")
                 await asyncio.sleep(POLL_S)
-                view = await client.drain_view(node)
+                try:
+                    view, silent = await client.drain_view(node), False
+                except TransportError:
+                    # The drain goes on when the service is started again.
+                    if time.time() > view.deadline_s:
+                        raise
+                    if not (silent or as_json):
+                        say("the service does not answer; it is asked again")
+                    silent = True
         except asyncio.CancelledError:
             await client.stop_drain(node)
             raise
@@ -222,7 +231,7 @@ def drain(given: dict[str, Any], node: str, deadline: str, accept_loss: bool, as
 @as_json
 @click.pass_obj
 def rebalance(given: dict[str, Any], dry_run: bool, as_json: bool) -> None:
-    """Make room for the session that waits longest, by moving as few others as that takes."""
+    """Make room for the first session in the queue whom moves help, by moving as few others as that takes."""
     from jupyter_gpuaas.client.migrations import follow_migration
     from jupyter_gpuaas.model import Phase
 

@@ -15,6 +15,7 @@ from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.audit import Audit
 from jupyter_gpuaas.controller.auth import Tokens, User
 from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.drains import DrainRows
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.catalogue.reservations import ReservationRows
 from jupyter_gpuaas.controller.catalogue.usage import UsageRows
@@ -111,7 +112,7 @@ class Controller:
         self.fair.idle_s = self.parking.idle_s
         self.turns = Turns(means, self.scheduler, self.fair, self.parking)
         self.turns.leaving = lambda: self.commands.giving_back() | self.standbys.leases()
-        self.drains = Drains(means, self.migrations, self.parking)
+        self.drains = Drains(means, self.migrations, self.parking, self.scheduler, DrainRows(self.database))
         self.wishes = Wishes(means, self.migrations, self.parking)
         self.sessions.on_wish = self.wishes.heard
         self.sessions.order = self._order
@@ -149,6 +150,7 @@ class Controller:
         self.turns.open()
         self.standbys.open()
         self.unattended.open()
+        self.drains.open()
 
     def _take_up(self, live: LiveSession, held: Mapping[str, Lease]) -> None:
         state = live.session.state

@@ -143,6 +143,10 @@ class Migrations:
         self.give_up(live, cause)
         return move.view
 
+    def waits_for_cell(self, live: LiveSession) -> bool:
+        """Whether a session is moved, and nothing is done for that before its cell has ended."""
+        return live.session.id in self._mover.waiting
+
     def give_up(self, live: LiveSession, cause: str) -> None:
         """Give the migration of a session up, if there is one that can be."""
         move, task = live.record.move, self._tasks.get(live.session.id)

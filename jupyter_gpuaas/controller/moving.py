@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -109,6 +111,8 @@ class Mover:
         self._agents = means.agents
         self._settings = means.settings
         self._standbys = standbys
+        #: Ids of sessions whose move has nothing to do until their cell has ended.
+        self.waiting: set[str] = set()
 
     async def reserve(self, moving: Moving) -> None:
         live, view = moving.live, moving.view
@@ -262,6 +266,8 @@ class Mover:
                     if await self._found_busy(moving):
                         return None
                     self.tell(moving, "a cell runs: the first checkpoint is taken when it has ended")
+                    with self._waits(moving):
+                        await asyncio.wait({taking})
             taken = await taking
         except CheckpointError as error:
             raise MigrationError(f"no checkpoint can be taken: {error}") from error
@@ -279,9 +285,19 @@ class Mover:
             last = self._newest_of(moving)
             return live.session.state is not SessionState.BUSY or (last is not None and last != known)
 
-        await live.bell.until(changed, 24 * 3600.0)
+        with self._waits(moving):
+            await live.bell.until(changed, 24 * 3600.0)
         if live.session.state not in MOVABLE:
             raise MigrationError(f"the session is {live.session.state}.")
+
+    @contextlib.contextmanager
+    def _waits(self, moving: Moving) -> Iterator[None]:
+        """It waits for the end of a cell, until the end of the block."""
+        self.waiting.add(moving.live.session.id)
+        try:
+            yield
+        finally:
+            self.waiting.discard(moving.live.session.id)
 
     async def _round(self, moving: Moving, view: CheckpointView, timeout_s: float = 0.0) -> Loaded:
         timeout_s = timeout_s or COPY_S + (view.host_bytes + view.device_bytes) / SLOWEST_BYTES_S

@@ -18,6 +18,8 @@ class Waiting(msgspec.Struct, frozen=True):
     request: ResourceRequest
     #: What its host had, which is there still, without devices: best on that node again.
     kept: Lease | None = None
+    #: What its user calls it; for words only.
+    name: str = ""
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -194,49 +196,61 @@ class Leaving(msgspec.Struct, frozen=True):
 
 
 def leaving_order(sessions: Iterable[Leaving]) -> list[str]:
-    """Ids in the order in which to move them: the largest first, as they take longest; of these the idle ones first."""
-    ordered = sorted(sessions, key=lambda each: (-each.state_bytes, each.busy, each.session_id))
+    """Ids in the order in which to move them: those that can leave at once before those that run a cell, as these may
+    hold their room elsewhere for as long as it runs; of either the largest first, as they take longest.
+    """
+    ordered = sorted(sessions, key=lambda each: (each.busy, -each.state_bytes, each.session_id))
     return [each.session_id for each in ordered]
 
 
 def room_for(
-    waiting: Sequence[GpuSession], held: Sequence[GpuSession], nodes: Sequence[Node], leases: Sequence[Lease]
+    queue: Iterable[Waiting], held: Sequence[GpuSession], nodes: Sequence[Node], leases: Sequence[Lease]
 ) -> list[Proposal]:
-    """The fewest moves after which the first session that waits could be placed; none where moves do not help."""
-    if not waiting:
-        return []
-    first = waiting[0]
+    """The fewest moves after which one that waits could be placed: the first of the queue whom moves help.
+
+    As in ``place``, nobody gets room on a node that somebody before it could go to.
+    """
     taken = used_of(leases)
-    best: list[Proposal] | None = None
-    for node in nodes:
-        fits = fitting(first.request, node)
-        if node.state is not NodeState.UP or len(fits) < first.request.devices:
-            continue
-        ids = {device.id for device in fits}
-        here = [each for each in held if each.lease is not None and each.lease.node_id == node.id]
-        # Who frees most first, so that few have to move.
-        here.sort(key=lambda each: -len(ids & set(_lease(each).device_ids)))
-        others = [other for other in nodes if other.id != node.id]
-        while (going := who_goes(first.request, fits, taken.get(node.id, {}), here, _lease)) is not None:
-            homes, stays = _homes(going, others, taken)
-            if stays is not None:
-                here.remove(stays)
-                continue
-            moves = [
+    closed: set[str] = set()
+    for waiting in queue:
+        rooms = [node for node in nodes if node.id not in closed and can_go_to(waiting.request, waiting.kept, node)]
+        best: list[Proposal] = []
+        for node in rooms:
+            moves = _moves_off(node, waiting, held, nodes, taken)
+            if moves and (not best or len(moves) < len(best)):
+                best = moves
+        if best:
+            return best
+        closed |= {node.id for node in rooms}
+    return []
+
+
+def _moves_off(
+    node: Node, waiting: Waiting, held: Sequence[GpuSession], nodes: Sequence[Node], taken: Taken
+) -> list[Proposal]:
+    """Moves off one node after which there is room on it; none where there is already, or moves do not help."""
+    fits = suitable(waiting.request, waiting.kept, node)
+    ids = {device.id for device in fits}
+    here = [each for each in held if each.lease is not None and each.lease.node_id == node.id]
+    # Who frees most first, so that few have to move.
+    here.sort(key=lambda each: -len(ids & set(_lease(each).device_ids)))
+    others = [other for other in nodes if other.id != node.id]
+    while (going := who_goes(waiting.request, fits, taken.get(node.id, {}), here, _lease)) is not None:
+        homes, stays = _homes(going, others, taken)
+        if stays is None:
+            return [
                 Proposal(
                     session_id=each.id,
                     session_name=each.name,
                     source=node.id,
                     target=target,
-                    makes_room_for=first.id,
-                    why=f"frees {', '.join(_lease(each).device_ids)} of {node.id} for {first.name!r}, which waits",
+                    makes_room_for=waiting.session_id,
+                    why=f"frees {', '.join(_lease(each).device_ids)} of {node.id} for {waiting.name!r}, which waits",
                 )
                 for each, target in zip(going, homes, strict=True)
             ]
-            if moves and (best is None or len(moves) < len(best)):
-                best = moves
-            break
-    return best or []
+        here.remove(stays)
+    return []
 
 
 def _lease(session: GpuSession) -> Lease:

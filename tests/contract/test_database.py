@@ -18,10 +18,11 @@ from jupyter_gpuaas.controller.catalogue import schema_version, tables
 from jupyter_gpuaas.controller.catalogue.acting import ActingLease
 from jupyter_gpuaas.controller.catalogue.all_tables import metadata
 from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.drains import Drain, DrainRows
 from jupyter_gpuaas.controller.catalogue.opening import address, make_engine
 from jupyter_gpuaas.controller.catalogue.records import Role, SessionRecord, TokenRecord
 from jupyter_gpuaas.lifecycle.acting import Row
-from jupyter_gpuaas.model import GpuSession, ResourceRequest, SessionState
+from jupyter_gpuaas.model import DrainView, GpuSession, ResourceRequest, SessionState
 from tests.postgres import Server, need_postgres
 
 S = SessionState
@@ -180,6 +181,20 @@ def test_database_tokens_and_keys_last(opened: Open) -> None:
     assert again.checkpoint_key("ann") == key != again.checkpoint_key("bob")
     again.drop_tokens([token.digest])
     assert again.tokens() == []
+
+
+def test_database_drains_last_and_are_one_a_node(opened: Open) -> None:
+    database = opened()
+    view = DrainView(node="a", deadline_s=5.0, left=("x",), refused={"x": "no room"})
+    DrainRows(database).keep(Drain(view=view, cause="asked", accept_loss=True))
+    database.close()
+    rows = DrainRows(opened())
+    assert rows.all() == [Drain(view=view, cause="asked", accept_loss=True)]
+    later = Drain(view=DrainView(node="a", deadline_s=6.0, done=True), cause="again", accept_loss=False)
+    rows.keep(later)
+    assert rows.all() == [later]
+    rows.forget("a")
+    assert rows.all() == []
 
 
 # -- schema -------------------------------------------------------------------------------------------------

@@ -12,13 +12,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from jupyter_gpuaas.client.migrations import follow_migration
+from jupyter_gpuaas.client.migrations import ENDED, follow_migration
+from jupyter_gpuaas.controller import drains
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import AllocationError, Forbidden, InvalidRequest, MigrationError, NamesLost
 from jupyter_gpuaas.model import HostReport, HostState, Phase, ResourceRequest, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
-from tests.roaming import Outputs, roaming
+from tests.roaming import Outputs, Roamer, roaming
 from tests.service import Service, eventually, running_service
 
 S = SessionState
@@ -448,6 +449,84 @@ async def test_drain_says_which_sessions_stay_and_why(service: Service) -> None:
         assert told is not None and (told.left, told.refused, told.cause) == ((), {}, view.cause)
         assert await one.said("print(x)") == "1"
         assert await two.node() != node
+
+
+@pytest.mark.fault
+async def test_drain_lets_others_leave_while_moves_wait_for_the_end_of_cells(
+    gpuaas_home: GpuaasHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drains, "AT_A_TIME", 1)  # three sessions do for what five would be needed for
+    async with running_service(gpuaas_home.path, **{**QUICK, "devices": "cpu:3"}) as service:
+        await service.admin.cordon("local-1", cordoned=True)
+        async with (
+            roaming(service, "one") as one,
+            roaming(service, "two") as two,
+            roaming(service, "rests") as rests,
+        ):
+            gates, cells = {}, []
+            for each in (one, two):
+                await each.said("import os, time; x = os.urandom(4_000_000)")
+                gates[each.id], outputs = tmp_path / each.id, Outputs()
+                code = f"print('in', flush=True)\nwhile not os.path.exists({str(gates[each.id])!r}): time.sleep(0.01)"
+                cells.append(asyncio.ensure_future(each.run(code, outputs)))
+                await outputs.heard.wait()
+                await each.until(S.BUSY)
+            await rests.said("x = 1")
+            await service.admin.cordon("local-1", cordoned=False)
+            await service.admin.drain("local-0", deadline_s=600)
+
+            async def has_left(roamer: Roamer) -> bool:
+                return await roamer.node() == "local-1"
+
+            async def waits(roamer: Roamer) -> bool:
+                view = (await roamer.client.session(roamer.id)).migration
+                return view is not None and view.phase not in ENDED and view.cause.startswith("a cell runs")
+
+            await eventually(lambda: has_left(rests), 60.0)
+            assert await rests.said("print(x)") == "1"
+            for each in (one, two):  # more of them than move at a time
+                await eventually(lambda each=each: waits(each), 60.0)
+            assert not any(cell.done() for cell in cells)
+            gates[two.id].touch()
+            await eventually(lambda: has_left(two), 60.0)
+
+            async def one_is_left() -> bool:
+                return (await service.admin.drain_view("local-0")).left == (one.id,)
+
+            await eventually(one_is_left)
+            assert not cells[0].done()
+            gates[one.id].touch()
+
+            async def empty() -> bool:
+                return (await service.admin.drain_view("local-0")).done
+
+            await eventually(empty, 60.0)
+            assert (await service.admin.drain_view("local-0")).cause == "the node is empty"
+            assert [reply["status"] for reply in await asyncio.gather(*cells)] == ["ok", "ok"]
+
+
+async def test_moves_are_proposed_for_who_is_served_next_and_not_for_who_came_first(gpuaas_home: GpuaasHome) -> None:
+    settings = {**QUICK, "devices": "cpu:2", "devices_per_user": 2}
+    # Nobody who waits may push these out.
+    held, wanted = ResourceRequest(priority=9), ResourceRequest(devices=2)
+    async with (
+        running_service(gpuaas_home.path, **settings) as service,
+        roaming(service, "one", request=held),
+        roaming(service, "other", request=held),
+        service.client("bob") as bob,
+    ):
+
+        async def proposed_for(session: str) -> bool:
+            return {each.makes_room_for for each in await service.admin.proposals()} == {session}
+
+        # Beyond its user's quota: it waits for that, and no move helps it.
+        over = (await service.admin.create_session("over", request=wanted)).session
+        assert (over.state, await service.admin.proposals()) == (S.QUEUED, [])
+        low = (await bob.create_session("low", request=wanted)).session
+        await eventually(lambda: proposed_for(low.id))
+        high = (await bob.create_session("high", request=wanted)).session
+        await service.admin.set_priority(high.id, 5)
+        await eventually(lambda: proposed_for(high.id))
 
 
 async def test_move_that_is_given_up_before_it_begins_is_brought_to_an_end(service: Service) -> None:

@@ -14,10 +14,13 @@ import psutil
 import pytest
 
 from jupyter_gpuaas.client.embedded import find_running, read_service_file
+from jupyter_gpuaas.client.migrations import ENDED
 from jupyter_gpuaas.client.service import ServiceClient
+from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.model import GpuSession, Lease, ServiceFile, SessionState
 from tests.conftest import GpuaasHome
-from tests.service import eventually
+from tests.roaming import Outputs, Roamer
+from tests.service import eventually, quick_settings
 
 S = SessionState
 
@@ -178,6 +181,56 @@ async def test_release_that_was_under_way_is_completed(gpuaas_home: GpuaasHome) 
         assert (await until_state(client, session, S.CLOSED)).lease is None
         assert await client.allocations() == []
     assert not list((gpuaas_home.path / "nodes").glob("*/sessions/*"))
+
+
+async def test_drain_goes_on_after_a_kill_by_the_same_deadline(gpuaas_home: GpuaasHome, tmp_path: Path) -> None:
+    """Killed while a move off the node waits for its cell; who follows the drain at a terminal goes on to follow it."""
+    gate = tmp_path / "gate"
+    start(gpuaas_home, "--nodes", "2")
+    async with client_of(gpuaas_home) as client:
+        view = await client.create_session("roamer", wait_s=60)
+        remote = RemoteSession(client, view.session.id, quick_settings(gpuaas_home.path))
+        await remote.open(view.channel)
+        roamer = Roamer(client, view.session.id, remote)
+
+        async def waits_for_its_cell() -> bool:
+            move = (await client.session(roamer.id)).migration
+            return move is not None and move.phase not in ENDED and move.cause.startswith("a cell runs")
+
+        try:
+            await roamer.said("import os, time; x = [1]; y = x")
+            node, outputs = await roamer.node(), Outputs()
+            code = f"print('in', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)"
+            running = asyncio.ensure_future(roamer.run(code, outputs))
+            await outputs.heard.wait()
+            draining = asyncio.create_task(
+                asyncio.to_thread(gpuaas_home.cli, "drain", node, "--deadline", "1h", timeout_s=300, check=False)
+            )
+            await eventually(waits_for_its_cell, 60.0)
+            before = await client.drain_view(node)
+            kill_controller(gpuaas_home)
+            start(gpuaas_home, "--nodes", "2")
+            after = await client.drain_view(node)
+            assert (after.node, after.deadline_s, after.left, after.done) == (
+                node,
+                before.deadline_s,
+                (roamer.id,),
+                False,
+            )
+            await eventually(waits_for_its_cell, 60.0)
+            gate.touch()
+            assert (await running)["status"] == "ok"
+            drained = await draining
+            assert (drained.returncode, drained.stdout) == (0, f"{node}: the node is empty\n"), drained.stderr
+            assert await roamer.said("print(y is x)") == "True"
+            assert await roamer.node() not in (node, "")
+        finally:
+            await remote.close()
+    kill_controller(gpuaas_home)
+    start(gpuaas_home, "--nodes", "2")
+    async with client_of(gpuaas_home) as client:
+        ended = await client.drain_view(node)
+        assert (ended.done, ended.cause) == (True, "the node is empty")
 
 
 def unknown_to_the_database(folder: Path) -> None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from jupyter_gpuaas.lifecycle.placement import Idle, Leaving, leaving_order, room_for, targets, whom_to_park
+from typing import Any
+
+from jupyter_gpuaas.lifecycle.placement import (
+    Idle,
+    Leaving,
+    Waiting,
+    leaving_order,
+    room_for,
+    targets,
+    whom_to_park,
+)
 from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.model import Device, GpuSession, Lease, Node, NodeState, ResourceRequest, SessionState
 
@@ -82,23 +92,62 @@ def test_park_who_would_not_help_is_left_alone() -> None:
     assert park([ResourceRequest()], [idle("x", "a", 20)], idle_s=0, waiting_s=30) == []
 
 
-def test_leaving_large_ones_first_and_of_these_idle_ones() -> None:
-    order = leaving_order([Leaving("small", 1, False), Leaving("busy", 9, True), Leaving("large", 9, False)])
-    assert order == ["large", "busy", "small"]
+def test_leaving_idle_ones_first_and_of_either_kind_the_large_ones() -> None:
+    sessions = [Leaving("small", 1, False), Leaving("busy", 9, True), Leaving("large", 8, False), Leaving("b", 2, True)]
+    assert leaving_order(sessions) == ["large", "small", "busy", "b"]
+
+
+def waits(name: str, wants: int = 1, kept: Lease | None = None, **more: Any) -> Waiting:
+    return Waiting(name, ResourceRequest(devices=wants, **more), kept, name)
+
+
+def proposed(
+    queue: list[Waiting], held: list[GpuSession], nodes: list[Node] = NODES
+) -> list[tuple[str, str, str, str]]:
+    found = room_for(queue, held, nodes, [each.lease for each in held if each.lease])
+    return [(each.session_id, each.source, each.target, each.makes_room_for) for each in found]
 
 
 def test_room_nobody_waits_nothing_is_proposed() -> None:
-    assert room_for([], [session("x", "a")], NODES, [lease("x", "a")]) == []
+    assert proposed([], [session("x", "a")]) == []
 
 
 def test_room_one_move_makes_it_for_two_devices_on_one_node() -> None:
-    held = [session("x", "b", "cpu:0")]
-    waiting = [session("w", state=SessionState.QUEUED, wants=2)]
-    (found,) = room_for(waiting, held, NODES, [each.lease for each in held if each.lease])
-    assert (found.session_id, found.source, found.target, found.makes_room_for) == ("x", "b", "a", "w")
+    assert proposed([waits("w", 2)], [session("x", "b", "cpu:0")]) == [("x", "b", "a", "w")]
 
 
 def test_room_moves_that_cannot_help_are_not_proposed() -> None:
-    held = [session("x", "b", "cpu:0"), session("y", "a")]
-    waiting = [session("w", state=SessionState.QUEUED, wants=2)]
-    assert room_for(waiting, held, NODES, [each.lease for each in held if each.lease]) == []
+    assert proposed([waits("w", 2)], [session("x", "b", "cpu:0"), session("y", "a")]) == []
+
+
+def test_room_is_made_for_the_first_of_the_queue_and_not_for_who_came_first() -> None:
+    nodes = [node("a", 2), node("b", 2)]
+    held = [session("x", "b", "cpu:0"), session("y", "a", "cpu:0")]
+    assert {each[3] for each in proposed([waits("second", 2), waits("first", 2)], held, nodes)} == {"second"}
+
+
+def test_room_on_its_own_node_for_one_that_can_only_go_home() -> None:
+    nodes = [node("a", 1), node("b", 1), node("c", 1)]
+    held = [session("x", "a"), session("y", "b")]
+    home = waits("w", node="b", kept=lease("w", "b"))
+    assert proposed([home], held, nodes) == [("y", "b", "c", "w")]
+
+
+def test_room_for_one_that_has_memory_on_a_device_is_made_on_that_device() -> None:
+    gpus = tuple(Device(id=f"gpu:{number}", kind="cuda", label="GPU", memory_bytes=GIB) for number in range(2))
+    nodes = [Node("a", NodeState.UP, gpus), Node("b", NodeState.UP, gpus)]
+    held = [session("x", "a", "gpu:0"), session("y", "a", "gpu:1")]
+    home = waits("w", node="a", kept=lease("w", "a", "gpu:1"))
+    assert proposed([home], held, nodes) == [("y", "a", "b", "w")]
+
+
+def test_room_behind_one_whom_moves_do_not_help_only_where_it_is_not_overtaken() -> None:
+    nodes = [node("a", 2), node("b", 2)]
+    held = [session("x", "a", "cpu:0"), session("y", "b", "cpu:0"), session("z", "b", "cpu:1", wants=1)]
+    stuck = waits("stuck", 2, node="b")  # where one has to go, and there is room for one only
+    behind = waits("behind", 1, node="b")
+    assert proposed([stuck, behind], held, nodes) == []
+    assert proposed([behind], held, nodes) != []
+    elsewhere = [node("a", 1), node("b", 2), node("c", 1)]
+    held = [session("x", "a"), session("y", "b", "cpu:0"), session("z", "b", "cpu:1")]
+    assert proposed([stuck, waits("other", 1, node="a")], held, elsewhere) == [("x", "a", "c", "other")]
