@@ -205,7 +205,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str,
         about(
             "A cell that had begun when the host of its session was lost: `ask` (its user, by an error), `rerun`, or "
-            "`restore_only` (an error that asks for nothing)."
+            "`restore_only` (an error that asks for nothing). A client's own, other than that, is for the sessions "
+            "that it makes."
         ),
     ] = "ask"
 

@@ -219,11 +219,11 @@ class Nodes:
             expires_s=time.time() + 600,
         )
 
-    def spec(self, node: str, epoch: int, peer: Peer | None = None, restore: str = "") -> HostSpec:
+    def spec(self, node: str, epoch: int, peer: Peer | None = None, restore: str = "", **more: Any) -> HostSpec:
         lease = Lease(f"l{epoch}", SESSION, node, ("cpu:0",), epoch)
         plan = CheckpointPlan(store=str(self._store), key="ab" * 32, owner="ann", every=1, share=1e6, restore=restore)
         return HostSpec(
-            session_id=SESSION, name="n", owner="ann", lease=lease, secret=SECRET, checkpoints=plan, peer=peer
+            session_id=SESSION, name="n", owner="ann", lease=lease, secret=SECRET, checkpoints=plan, peer=peer, **more
         )
 
     async def begin(self) -> Place:
@@ -266,15 +266,15 @@ class Nodes:
         found: str = await eventually(look)
         return found
 
-    async def recover(self, checkpoint: str, *, node: str = NODES[1], **live: Any) -> Place:
+    async def recover(self, checkpoint: str, *, node: str = NODES[1], **spec: Any) -> Place:
         """Bring the session back from what its host has left."""
         lost, epoch = self.place, next(self._epochs)
         self.place = None
         place = Place(node, epoch, self.agents[node])
-        await place.agent.start_host(self.spec(node, epoch, lost.transfer))
+        await place.agent.start_host(self.spec(node, epoch, lost.transfer, **spec))
         await place.op("load", checkpoint=checkpoint)
         await place.op("succeed")
-        await place.op("live", **live)
+        await place.op("live")
         await lost.agent.drop_remains(SESSION)
         self.place = place
         return place

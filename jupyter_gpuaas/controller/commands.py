@@ -175,6 +175,7 @@ class Commands:
             checkpoints=plan,
             peer=peer,
             image=image,
+            on_node_loss=record.session.request.on_node_loss or self._settings.on_node_loss,
         )
 
     def peer(self, record: SessionRecord, incoming: Incoming | None) -> Peer | None:
@@ -282,8 +283,7 @@ class Commands:
                 self._sessions.tell(live.session, "restored", cause, {"lost": lost})
             await client.op(session_id, lease.epoch, "succeed", {})
             self._sessions.keep(live, incoming=msgspec.structs.replace(incoming, ready=True))
-        policy = {"on_node_loss": live.session.request.on_node_loss}
-        return msgspec.convert(await client.op(session_id, lease.epoch, "live", policy), HostReport)
+        return msgspec.convert(await client.op(session_id, lease.epoch, "live", {}), HostReport)
 
     def way(self, record: SessionRecord, incoming: Incoming) -> dict[str, Any]:
         """What a host that stands by is told of where the session's state is."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-#: What is done with a cell that had begun: its user is asked, it runs again, or nothing is said of running it again.
-OnNodeLoss = Literal["ask", "rerun", "restore_only"]
-ON_NODE_LOSS: tuple[OnNodeLoss, ...] = ("ask", "rerun", "restore_only")
 ENAME = "NodeLost"
 
 

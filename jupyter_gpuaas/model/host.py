@@ -47,6 +47,8 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     peer: Peer | None = None
     #: What comes from ``peer`` is the image of the kernel's process, so no kernel is started.
     image: bool = False
+    #: What becomes of cells that were cut off, where a former host was lost.
+    on_node_loss: str = "ask"
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -75,7 +75,8 @@ class ResourceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: str | None = None
     #: Standbys on other nodes, which follow its checkpoints: 0 or 1.
     standby: int = 0
-    #: What becomes of a cell that is cut off when its host is lost, as ``lifecycle.node_loss`` has it.
+    #: What becomes of a cell that is cut off when its host is lost: ``ask``, ``rerun`` or ``restore_only``, as of the
+    #: setting of this name; empty for the service's own.
     on_node_loss: str = ""
     #: Who is served first, and who makes room for whom: the higher one.
     priority: int = 0

@@ -33,7 +33,6 @@ from ..image.criu import Criu
 from ..image.cuda_helper import CudaHelper
 from ..image.cuda_meter import device_id
 from ..image.pack import Origin
-from ..lifecycle.node_loss import ON_NODE_LOSS
 from ..lifecycle.turns import room_to_keep
 from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Peer, RestoreReport, short_id
 from ..model.words import restored_lines
@@ -340,10 +339,7 @@ class Host:
             if op == "succeed":
                 return {"bytes": await standby.succeed()}
             if op == "live":
-                policy = content.get("on_node_loss") or self.settings.on_node_loss
-                if policy not in ON_NODE_LOSS:
-                    raise RemoteProtocolError(f"on_node_loss: is none of {', '.join(ON_NODE_LOSS)}.")
-                await standby.live(policy)
+                await standby.live()
                 return _plain(session.report())
         if not session.stands_by:
             if op == "suspend":

@@ -77,7 +77,7 @@ class ImageStandby(Standby):
             raise MigrationError("the host that had the session is gone, and has not handed it over.")
         return received
 
-    async def live(self, policy: str) -> None:
+    async def live(self) -> None:
         """Be the session's host, and let the processes go on.
 
         Raises
@@ -94,7 +94,7 @@ class ImageStandby(Standby):
             if not self._taken_over:
                 # Before the kernel can say anything: what it says is the session's from its first word on.
                 self._taken_over = True
-                self._session.take_over(self._handover, policy=policy)
+                self._session.take_over(self._handover)
             await kernel.resume()
             self._live = True
             # What the former host had still to say is not known here.

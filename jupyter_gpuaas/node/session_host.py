@@ -269,6 +269,7 @@ class SessionHost:
             "journal": self.journal.id,
             "kernel_starts": self._kernel_starts,
             "restored_cell": self.restored_cell,
+            "on_node_loss": self.spec.on_node_loss,
             "state": self.state,
         }
 
@@ -487,15 +488,16 @@ class SessionHost:
         """Nobody takes the session over."""
         (self.folder / HANDOVER).unlink(missing_ok=True)
 
-    def take_over(self, handover: Handover, *, cell: int | None = None, policy: str = "ask") -> None:
+    def take_over(self, handover: Handover, *, cell: int | None = None) -> None:
         """Go on with a session whose journal and variables are here.
 
         Parameters
         ----------
-        cell, policy
-            After the loss of a host: the cell that the variables are those after; what becomes of cells that it ran.
+        cell
+            After the loss of a host: the cell that the variables are those after.
         """
         self.stands_by = False
+        policy = self.spec.on_node_loss
         lost_after = None if handover.whole else self.journal.last
         self._clients.take_over(handover.inboxes, handover.sent, lost_after)
         self.restored_cell, self.restored_number = cell, self.journal.last

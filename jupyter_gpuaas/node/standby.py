@@ -33,7 +33,7 @@ class StandbySession(Protocol):
     state: HostState
     cause: str
 
-    def take_over(self, handover: Handover, *, cell: int | None = None, policy: str = "ask") -> None: ...
+    def take_over(self, handover: Handover, *, cell: int | None = None) -> None: ...
 
 
 class Standby:
@@ -157,13 +157,8 @@ class Standby:
             self._handover = handover
             return received
 
-    async def live(self, policy: str) -> None:
+    async def live(self) -> None:
         """Be the session's host from now on.
-
-        Parameters
-        ----------
-        policy
-            What becomes of cells that were cut off, where the former host was lost; see ``lifecycle.node_loss``.
 
         Raises
         ------
@@ -186,7 +181,7 @@ class Standby:
                 ) from error
             cell = None if self._handover.whole and not self._alone else await _cell(kernel)
             self._live = True
-            self._session.take_over(self._handover, cell=cell, policy=policy)
+            self._session.take_over(self._handover, cell=cell)
 
     async def bring_files_and_journal(self) -> int:
         """What comes beside the kernel; gives the bytes."""

@@ -41,7 +41,7 @@ def fate(unanswered: Mapping[Key, Held], kept: frozenset[int], *, anew: bool, po
     kept, anew
         See ``ChannelHandler.host_lost``.
     policy
-        See ``lifecycle.node_loss``.
+        The session's ``on_node_loss``.
     """
     found = Fate()
     cells = {key: held for key, held in unanswered.items() if held.msg_type == "execute_request"}

@@ -30,16 +30,11 @@ class Requests:
     ----------
     failed
         Answers a request, with the name of an error and the reason.
-    policy
-        See ``lifecycle.node_loss``.
     """
 
-    def __init__(
-        self, channel: SessionChannel, failed: Callable[[Held, str, str], None], *, policy: str, most_bytes: int
-    ) -> None:
+    def __init__(self, channel: SessionChannel, failed: Callable[[Held, str, str], None], *, most_bytes: int) -> None:
         self._channel = channel
         self._failed = failed
-        self._policy = policy
         self._most_bytes = most_bytes
         self._unanswered: dict[Key, Held] = {}
         self._bytes = 0
@@ -73,10 +68,10 @@ class Requests:
 
     def host_lost(self, welcome: dict[str, Any], kept: frozenset[int], *, anew: bool) -> Resend:
         """See ``ChannelHandler.host_lost``."""
-        found = fate(self._unanswered, kept, anew=anew, policy=self._policy)
-        cell = welcome.get("restored_cell")
+        policy, cell = str(welcome.get("on_node_loss", "ask")), welcome.get("restored_cell")
+        found = fate(self._unanswered, kept, anew=anew, policy=policy)
         for key in found.broken:
-            self._fail(key, broken_words(self._policy, cell))
+            self._fail(key, broken_words(policy, cell))
         for key in found.unheard:
             self._fail(key, "the host of this session was lost; ask again.")
         if anew:

@@ -78,6 +78,8 @@ async def test_host_that_dies_leaves_its_journal_and_cells_that_had_not_begun_ru
         assert (reply["status"], reply["ename"]) == ("error", "NodeLost")
         assert "after cell 2" in reply["evalue"]
         assert ("run it again" in reply["evalue"]) is (policy == "ask")
+    # What a client goes by where no journal tells it.
+    assert notebook.welcomes[-1]["on_node_loss"] == policy
     for request in (*queued, late):
         assert (await request.reply())["status"] == "ok"
         assert len(request.replies) == 1

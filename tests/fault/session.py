@@ -51,8 +51,9 @@ class ProxyRun:
         self.process.send_signal(number)
         self.process.wait(20)
 
-    def start_proxy(self) -> None:
+    def start_proxy(self, environ: dict[str, str] | None = None) -> None:
         """Start the kernel again on the same connection file, as a Jupyter server's restarter does."""
+        self._environ |= environ or {}
         self.process = self._spawn()
 
     def wait(self, done: Callable[[dict[str, Any]], bool], deadline_s: float = DEADLINE_S) -> dict[str, Any]:

@@ -74,6 +74,28 @@ def test_cell_that_was_cut_off_runs_again_where_that_is_wanted(
     assert run.value("ran") == "['first', 'cut off', 0, 1]"
 
 
+@pytest.mark.parametrize(("session", "client"), [("rerun", "ask"), ("restore_only", "rerun")])
+def test_session_has_its_own_way_whatever_the_client_has_that_finds_its_journal_gone(
+    home: GpuaasHome, runs: Callable[..., ProxyRun], tmp_path: Path, session: str, client: str
+) -> None:
+    home.cli("up", "--detach")  # with the way that is nobody's here
+    run = runs("lost", {"GPUAAS_ON_NODE_LOSS": session}).ready()
+    run.kill_proxy()
+    run.start_proxy({"GPUAAS_ON_NODE_LOSS": client})
+    run.ready()
+    gate = tmp_path / "gate"
+    cut_off, *queued = lose_host(home, run, gate, journal=False)
+    if session == "rerun":
+        run.wait(lambda m: m["msg_type"] == "execute_input" and m["parent_header"]["msg_id"] == cut_off)
+        gate.write_text("go")
+    reply = run.wait_done(cut_off)["content"]
+    assert reply["status"] == ("ok" if session == "rerun" else "error"), reply
+    assert session == "rerun" or (reply["ename"] == "NodeLost" and "run it again" not in reply["evalue"])
+    for msg_id in queued:
+        assert run.wait_done(msg_id)["content"]["status"] == "ok"
+    assert run.value("ran") == str(["first", *(["cut off"] if session == "rerun" else []), 0, 1])
+
+
 def of_kind(run: ProxyRun, msg_id: str, msg_type: str) -> int:
     found: dict[str, Any] = {
         message["header"]["msg_id"]: message

@@ -76,9 +76,7 @@ class FrontEnd:
         self._channel = SessionChannel(
             self._ticket, self, settings, token=lambda: "", ca=lambda: of_service(settings).ca
         )
-        self._requests = Requests(
-            self._channel, self._fail, policy=settings.on_node_loss, most_bytes=settings.outbox_bytes
-        )
+        self._requests = Requests(self._channel, self._fail, most_bytes=settings.outbox_bytes)
         self._waiting = Waiting(self._reply, self._publish, settings.unreachable_s, settings.outbox_bytes)
         self._wanted = asyncio.Event()
         self._queue: deque[_Said] = deque()

@@ -1,0 +1,76 @@
+"""Requests of one client when the journal that knew of them is lost: the session's own setting says what is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from jupyter_gpuaas.lifecycle.node_loss import ENAME
+from jupyter_gpuaas.model import Channel
+from jupyter_gpuaas.wire.channel import Channel as SessionChannel
+from jupyter_gpuaas.wire.jupyter import make_parts, read_header
+from jupyter_gpuaas.wire.record import Buffer, Kind, Record
+from jupyter_gpuaas.wire.requests import Requests
+from jupyter_gpuaas.wire.waiting import Held
+
+NONE: frozenset[int] = frozenset()
+
+
+class Client:
+    """Sends cells to a channel that only counts them, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.failed: list[tuple[str, str, str]] = []
+        self.requests = Requests(cast(SessionChannel, self), self._fail, most_bytes=1 << 20)
+        self._serial = 0
+
+    def _fail(self, held: Held, ename: str, why: str) -> None:
+        self.failed.append((held.msg_id, ename, why))
+
+    # As a channel.
+
+    def send(self, kind: Kind, parts: Sequence[Buffer]) -> int:
+        self._serial += 1
+        return self._serial
+
+    def answered(self, serial: int) -> None: ...
+
+    # As a front end.
+
+    def cell(self) -> Held:
+        parts = make_parts(b"", "execute_request", b"{}", {"code": "1"})[1:]
+        held = Held(Channel.SHELL, b"me", read_header(parts[0]).msg_id, "execute_request", parts, 0.0)
+        self.requests.send(held)
+        return held
+
+    def hears(self, kind: Kind, topic: bytes, msg_type: str, asked: Held, **content: object) -> None:
+        self.requests.heard(Record(kind, 1, 0, tuple(make_parts(topic, msg_type, asked.parts[0], dict(content)))))
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@pytest.mark.parametrize("policy", ["ask", "restore_only"])
+def test_cell_that_had_begun_fails_as_its_session_has_it_and_the_next_one_is_sent_again(
+    client: Client, policy: str
+) -> None:
+    begun, waiting = client.cell(), client.cell()
+    client.hears(Kind.IOPUB, b"kernel.1.status", "status", begun, execution_state="busy")
+    found = client.requests.host_lost({"on_node_loss": policy, "restored_cell": 4}, NONE, anew=True)
+    ((msg_id, ename, why),) = client.failed
+    assert (msg_id, ename) == (begun.msg_id, ENAME)
+    assert "after cell 4" in why and ("run it again" in why) is (policy == "ask")
+    assert [each.serial for each in found.before] == [waiting.serial]
+    assert found.drop == {begun.serial}
+
+
+def test_cell_that_had_begun_is_sent_again_where_its_session_has_it_so(client: Client) -> None:
+    begun, waiting = client.cell(), client.cell()
+    client.hears(Kind.IOPUB, b"kernel.1.status", "status", begun, execution_state="busy")
+    found = client.requests.host_lost({"on_node_loss": "rerun", "restored_cell": 4}, NONE, anew=True)
+    assert [each.serial for each in found.before] == [begun.serial, waiting.serial]
+    assert (client.failed, found.drop) == ([], NONE)
