@@ -77,8 +77,8 @@ async def test_checkpoint_is_not_read_with_another_users_key(service: Service, t
         store = open_store(str(copy))
         with pytest.raises(NoSuchCheckpoint):
             Checkpointer(store, key=keys[user], owner=owner, session=hers.id).find(view.id)
-            with pytest.raises(Forged):
-                validate(store.manifest(view.id), keys[user])
+        with pytest.raises(Forged):
+            validate(store.manifest(view.id), keys[user])
         store.close()
     store = open_store(str(copy))
     assert Checkpointer(store, key=keys["ann"], owner="ann", session=hers.id).find(view.id).id == view.id
