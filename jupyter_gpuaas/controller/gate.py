@@ -20,7 +20,7 @@ from jupyter_gpuaas.controller.auth import User
 from jupyter_gpuaas.controller.hub.page import VISITS
 from jupyter_gpuaas.controller.identity import Identity
 from jupyter_gpuaas.controller.scopes import WEBSOCKET, needed
-from jupyter_gpuaas.errors import Forbidden, GpuaasError, ServiceUnreachable, Unauthorized
+from jupyter_gpuaas.errors import Forbidden, GpuaasError, NoSuchSession, ServiceUnreachable, Unauthorized
 
 #: Paths that need no token: they tell nothing about anybody.
 OPEN_PATHS = frozenset({"/health", "/healthz", "/readyz", "/docs", "/openapi.json", *VISITS})
@@ -69,7 +69,10 @@ class Gate:
         try:
             user = await self._identity.check(headers.get(b"authorization", b"").decode("latin-1"))
             user.must_have(needed(scope.get("method", WEBSOCKET), scope["path"]))
-        except (Unauthorized, Forbidden, ServiceUnreachable) as error:
+            if "\0" in scope["path"]:
+                # Not every database can even be asked for such a name.
+                raise NoSuchSession("path: there is nothing whose name contains NUL.")
+        except (Unauthorized, Forbidden, ServiceUnreachable, NoSuchSession) as error:
             if user is None:
                 self._audit.refused(scope, error.status, error.message)
             else:

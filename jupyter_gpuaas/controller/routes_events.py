@@ -12,6 +12,7 @@ from jupyter_gpuaas.controller.answers import Facts, responses
 from jupyter_gpuaas.controller.auth import User
 from jupyter_gpuaas.controller.callers import Caller, TheController
 from jupyter_gpuaas.controller.controller import Controller
+from jupyter_gpuaas.controller.routes_sessions import Text
 from jupyter_gpuaas.model import Event
 
 router = APIRouter(tags=["events"])
@@ -28,7 +29,7 @@ async def listed(
     user: Caller,
     after: After = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 1000,
-    session: str = "",
+    session: Annotated[Text, Query(description="Only those of the session with this id.")] = "",
 ) -> Response:
     """Events of the caller's sessions, of the nodes and of the service, oldest first."""
     found = await asyncio.to_thread(controller.list_events, user, after=after, limit=limit, session_id=session)

@@ -146,7 +146,7 @@ def _checked(name: str) -> str:
 
 @router.get("/tokens", summary="List tokens", responses=responses(TokenView, many=True))
 async def tokens(
-    controller: TheController, user: Admin, of: Annotated[str, Query(max_length=256, description="Whose.")] = ""
+    controller: TheController, user: Admin, of: Annotated[Text, Query(max_length=256, description="Whose.")] = ""
 ) -> Response:
     """For admins. Tokens that are valid; none can be read from the list."""
     return Facts(controller.tokens.views(of))
@@ -184,8 +184,8 @@ async def audited(
     user: Admin,
     after: Annotated[int, Query(ge=0, le=2**63 - 1, description="Only entries above this number.")] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 1000,
-    by: Annotated[str, Query(max_length=256, description="Only what this user did.")] = "",
-    target: Annotated[str, Query(max_length=512, description="Only where the path contains this.")] = "",
+    by: Annotated[Text, Query(max_length=256, description="Only what this user did.")] = "",
+    target: Annotated[Text, Query(max_length=512, description="Only where the path contains this.")] = "",
     last: Annotated[bool, Query(description="The newest of them, not the oldest.")] = False,
 ) -> Response:
     """For admins. Who did what, to what, from where, and what came of it, oldest first."""

@@ -11,6 +11,8 @@ from .checkpoint import CheckpointStatus
 from .migration import MigrationView, StandbyView
 
 MAX_NAME_CHARS = 1024
+#: In UTF-8. Together with the longest name of a user it fits into an index of PostgreSQL, which takes 2,700 bytes.
+MAX_NAME_BYTES = 1600
 
 
 class SessionState(StrEnum):
@@ -192,6 +194,9 @@ def check_name(name: str) -> str:
         raise ValueError("name: must not be empty")
     if len(name) > MAX_NAME_CHARS:
         raise ValueError(f"name: has {len(name)} characters, at most {MAX_NAME_CHARS} are allowed")
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size > MAX_NAME_BYTES:
+        raise ValueError(f"name: has {size} bytes in UTF-8, at most {MAX_NAME_BYTES} are allowed")
     if _CONTROL_CHARACTERS.search(name):
         raise ValueError("name: must not contain control characters")
     return name

@@ -83,6 +83,11 @@ PATHS = {
     "/nodes/x%2fy/drain": 403,
     "/nodes/x/drain%0a": 403,
     "/sessions/x%00y": 404,
+    "/sessions/x%2f%00/checkpoints": 404,
+    "/api/kernels/x%00y": 404,
+    "/users%00": 404,
+    "/events?session=x%00y": 422,
+    "/sessions?name=x%00y": 422,
     "/sessions/x%0d%0aSet-Cookie:%20a=b": 404,
     "/sessions/%ff%fe": 404,
     "/sessions/%1b%5b2Jx": 404,
@@ -112,6 +117,14 @@ async def test_injected_paths_reach_no_other_route_and_write_one_line(service: S
     assert len(entries) == list(PATHS.values()).count(403)
     for each in entries:
         assert each.target.isprintable() and len(each.target) <= 512
+
+
+async def test_nul_in_what_an_admin_looks_for_is_named_and_refused(service: Service) -> None:
+    for path, field in (("/audit", "by"), ("/audit", "target"), ("/tokens", "of"), ("/events", "session")):
+        status, answer = await ask_raw(service.url, f"{path}?{field}=x%00y", service.token)
+        assert (status, f"{field}: must not contain NUL".encode() in answer) == (422, True), answer
+    for path in ("/users/x%00y", "/tokens/x%00y", "/reservations/x%00y", "/nodes/x%00y/drain"):
+        assert (await ask_raw(service.url, path, service.token))[0] == 404, path
 
 
 async def test_forged_address_is_not_believed(service: Service) -> None:

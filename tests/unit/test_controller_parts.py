@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from jupyter_gpuaas import errors
 from jupyter_gpuaas.controller.bell import Bell
+from jupyter_gpuaas.controller.gateway.routes import NewKernel, session_name
 from jupyter_gpuaas.controller.reports import HOSTED_STATES, happened
 from jupyter_gpuaas.lifecycle.session import SessionEvent, step
-from jupyter_gpuaas.model import HostReport, HostState, Lease, SessionState
+from jupyter_gpuaas.model import HostReport, HostState, Lease, SessionState, check_name
 
 S, H, E = SessionState, HostState, SessionEvent
 LEASE = Lease("l", "s", "local-0", ("cpu:0",), 1)
@@ -111,3 +112,13 @@ def test_every_error_survives_the_wire(kind: type[errors.GpuaasError]) -> None:
 @pytest.mark.parametrize("body", [None, [], "no", {}, {"error": 7}, {"error": "SystemExit", "message": "x"}])
 def test_answer_that_is_not_ours_is_a_protocol_error(body: object) -> None:
     assert type(errors.from_wire(body, status=502)) is errors.RemoteProtocolError
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "語", "\U00020000"])
+def test_name_of_a_gateways_kernel_is_the_end_of_a_long_path(letter: str) -> None:
+    path = letter * 3000 + "/end.ipynb"
+    known = session_name(NewKernel(env={"JPY_SESSION_NAME": path}))
+    made = session_name(NewKernel(path=path))
+    assert check_name(known) == known and known.endswith(letter + "/end.ipynb")
+    assert check_name(made) == made and made.partition("#")[0].endswith(letter + "/end.ipynb")
+    assert min(len(known.encode()), len(made.encode())) > 1000

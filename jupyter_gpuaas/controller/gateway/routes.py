@@ -20,7 +20,7 @@ from jupyter_gpuaas.controller.routes_sessions import RELEASE_WAIT_S, Text, Vari
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest, NoSuchSession, SessionEnded
 from jupyter_gpuaas.model import LIVE_STATES, ResourceRequest
-from jupyter_gpuaas.model.session import MAX_NAME_CHARS
+from jupyter_gpuaas.model.session import MAX_NAME_BYTES, MAX_NAME_CHARS
 
 router = APIRouter(tags=["gateway"], prefix="/api")
 
@@ -94,7 +94,7 @@ async def started(wanted: NewKernel, controller: TheController, kernels: TheKern
         raise InvalidRequest(f"name: there is no kernelspec {wanted.name!r}.", hint=f"There is {KERNEL_NAME}.")
     live, _ = controller.get_or_create(
         user,
-        _name(wanted),
+        session_name(wanted),
         ResourceRequest(),
         cwd="",
         machine="",
@@ -103,14 +103,21 @@ async def started(wanted: NewKernel, controller: TheController, kernels: TheKern
     return Facts(kernels.model(live), status_code=201)
 
 
-def _name(wanted: NewKernel) -> str:
+def session_name(wanted: NewKernel) -> str:
+    """What the session of a new kernel is called."""
     known = wanted.env.get("JPY_SESSION_NAME", "").strip()
     if known:
-        return known[:MAX_NAME_CHARS]
+        return _fitting(known)
     # A front end that starts a kernel twice wants two.
     mark = f"#{secrets.token_hex(4)}"
     path = "".join(each for each in wanted.path or "gateway" if each.isprintable()).strip() or "gateway"
-    return path[-(MAX_NAME_CHARS - len(mark)) :] + mark
+    return _fitting(path, mark)
+
+
+def _fitting(text: str, mark: str = "") -> str:
+    """As much of the end of a text as can name a session with a mark behind it."""
+    end = text[-(MAX_NAME_CHARS - len(mark)) :].encode()[-(MAX_NAME_BYTES - len(mark)) :]
+    return end.decode(errors="ignore") + mark
 
 
 @router.get("/kernels/{session}", summary="Look at a kernel", responses=responses(None))
