@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +24,17 @@ from jupyter_gpuaas.controller.catalogue.drains import Drain, DrainRows
 from jupyter_gpuaas.controller.catalogue.opening import address, make_engine
 from jupyter_gpuaas.controller.catalogue.records import Role, SessionRecord, TokenRecord
 from jupyter_gpuaas.lifecycle.acting import Row
-from jupyter_gpuaas.model import DrainView, GpuSession, ResourceRequest, SessionState
+from jupyter_gpuaas.model import (
+    LIVE_STATES,
+    DrainView,
+    GpuSession,
+    ResourceRequest,
+    SessionState,
+    check_name,
+    check_user,
+)
+from jupyter_gpuaas.model.service import MAX_USER_CHARS
+from jupyter_gpuaas.model.session import MAX_NAME_BYTES
 from tests.postgres import Server, need_postgres
 
 S = SessionState
@@ -30,13 +42,19 @@ Open = Callable[[], Database]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def where(request: pytest.FixtureRequest, tmp_path: Path) -> str | Path:
-    """Where an empty database is."""
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str | Path]:
+    """Says where an empty database is, each time another one."""
     if request.param == "sqlite":
-        return tmp_path / "c.db"
+        return map(tmp_path.joinpath, map("{}.db".format, itertools.count())).__next__
     need_postgres()
     server: Server = request.getfixturevalue("postgres")
-    return server.new_database()
+    return server.new_database
+
+
+@pytest.fixture
+def where(new_place: Callable[[], str | Path]) -> str | Path:
+    """Where an empty database is."""
+    return new_place()
 
 
 @pytest.fixture
@@ -107,6 +125,19 @@ def test_database_second_live_session_of_a_name_is_impossible(opened: Open) -> N
     ended = msgspec.structs.replace(first.session, state=S.CLOSED)
     database.store(msgspec.structs.replace(first, session=ended), kind="transition")
     database.store(record("s1"), new=True, kind="transition")
+
+
+def test_database_takes_the_longest_names(opened: Open) -> None:
+    # Nothing in them repeats, so that no index makes them smaller.
+    signs = iter(random.Random(7).sample([chr(code) for code in range(0x20000, 0x2A000)], 700))
+    owner = check_user("".join(itertools.islice(signs, MAX_USER_CHARS)))
+    name = check_name("".join(itertools.islice(signs, MAX_NAME_BYTES // 4)))
+    assert len((owner + name).encode()) == 4 * MAX_USER_CHARS + MAX_NAME_BYTES
+    database = opened()
+    stored = database.store(record("s0", name, owner=owner), new=True, kind="transition")
+    assert database.unfinished() == [stored]
+    with pytest.raises(ValueError, match=r"name: has 1604 bytes"):
+        check_name(name + next(signs))
 
 
 def test_database_store_only_if_nothing_else_has_happened(opened: Open) -> None:
@@ -209,17 +240,35 @@ def differences(where: str | Path) -> list[object]:
     return list(found)
 
 
+def indexes(where: str | Path) -> dict[str, str]:
+    """How the database itself says that its indexes were made: what is compared above passes over their conditions."""
+    engine = make_engine(address(where))
+    query = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    if engine.dialect.name != "sqlite":
+        query = (
+            "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename != 'alembic_version'"
+        )
+    with engine.connect() as connection:
+        found = {name: " ".join(sql.split()) for name, sql in connection.exec_driver_sql(query)}
+    engine.dispose()
+    return found
+
+
 def _is_no_sequence(name: str | None, kind: str, _: object) -> bool:
     return name not in ("alembic_version", "sqlite_sequence")
 
 
-def test_schema_made_at_once_and_step_by_step_is_the_same(where: str | Path) -> None:
+def test_schema_made_at_once_and_step_by_step_is_the_same(new_place: Callable[[], str | Path]) -> None:
+    where, another = new_place(), new_place()
     engine = make_engine(address(where))
     with engine.begin() as connection:
         schema_version._upgrade(connection)
     stepwise = inspect(engine).get_table_names()
     engine.dispose()
     assert differences(where) == []
+    Database(another, events_kept=10).close()
+    assert indexes(where) == indexes(another)
+    assert all(state.value in indexes(where)["one_live_session_per_name"] for state in LIVE_STATES)
     database = Database(where, events_kept=10)
     database.announce(kind="service")
     assert ActingLease(database, holder="me", url="", ttl_s=1.0).look() == Row(0, 0, "", "", 0.0)
@@ -300,6 +349,8 @@ def test_schema_from_before_versions_is_taken_over_without_loss(tmp_path: Path, 
     assert database.announce(kind="service") == 42
     database.close()
     assert differences(path) == []
+    Database(tmp_path / "new.db", events_kept=10).close()
+    assert indexes(path) == indexes(tmp_path / "new.db")
 
 
 def test_schema_step_that_fails_leaves_the_database_as_it_was(

@@ -37,6 +37,7 @@ sessions = Table(
     Column("record", LargeBinary, nullable=False),
 )
 
+# As the newest step makes it: another state needs another step.
 _live = sessions.c.state.in_(sorted(state.value for state in LIVE_STATES))
 # The database itself refuses a second live session of one name.
 Index(
