@@ -31,6 +31,8 @@ ID_CHARS = 16
 OF_THE_FILE = "token of the home folder"
 #: How long at most nobody looks whether a token has ended.
 LOOK_S = 3600.0
+#: For so long after its end the owner of a token is told that it has expired, not that nobody knows it.
+ENDED_S = 86400.0
 
 
 class User(msgspec.Struct, frozen=True):
@@ -87,8 +89,7 @@ class Tokens:
         self._rows = UserRows(database)
         self._known = {record.digest: record for record in database.tokens()}
         self._details = self._rows.details()
-        now_s = time.time()
-        self._forget([key for key, record in self._known.items() if _is_over(record, now_s)])
+        self._forget_ended(time.time())
         self._users = {record.name: record for record in self._rows.all()}
         for name in {record.user for record in self._known.values()} - self._users.keys():
             self._users[name] = self._rows.ensure(name)
@@ -246,6 +247,7 @@ class Tokens:
         self, token: str, user: str, role: Role, ttl_s: float, scopes: tuple[Scope, ...], label: str, made_by: str
     ) -> TokenRecord:
         now_s = time.time()
+        self._forget_ended(now_s - ENDED_S)
         record = TokenRecord(
             digest=_digest(token),
             user=user,
@@ -264,6 +266,9 @@ class Tokens:
         detail = TokenDetail(digest=digest, scopes=scopes, label=label, made_by=made_by)
         self._rows.add_detail(detail)
         self._details[digest] = detail
+
+    def _forget_ended(self, before_s: float) -> None:
+        self._forget([key for key, record in self._known.items() if _is_over(record, before_s)])
 
     def _forget(self, digests: list[str]) -> None:
         if not digests:

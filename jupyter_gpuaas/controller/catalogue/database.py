@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from jupyter_gpuaas.errors import CatalogueError, InvalidRequest, NotActing, Sta
 from jupyter_gpuaas.model import Event, SessionState
 
 _ENDED = (SessionState.CLOSED, SessionState.FAILED)
+#: Values that one statement names.
+AT_ONCE = 500
 
 
 class Database:
@@ -320,7 +322,8 @@ class Database:
     def drop_tokens(self, digests: Iterable[str]) -> None:
         """Forget tokens."""
         with self.writing() as connection:
-            connection.execute(delete(tokens).where(tokens.c.digest.in_(list(digests))))
+            for some in portions(list(digests)):
+                connection.execute(delete(tokens).where(tokens.c.digest.in_(some)))
 
     # -- keys of checkpoints -----------------------------------------------------------------------------
 
@@ -333,6 +336,12 @@ class Database:
                 found = secrets.token_hex(32)
                 connection.execute(insert(keys).values(owner=owner, key=found))
         return found
+
+
+def portions(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Values in portions that one statement can name: every database has a limit of its own."""
+    for first in range(0, len(values), AT_ONCE):
+        yield values[first : first + AT_ONCE]
 
 
 @contextlib.contextmanager

@@ -8,12 +8,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import Column, Float, String, Table, delete, func, insert, or_, select, update
 
-from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.database import Database, portions
 from jupyter_gpuaas.controller.catalogue.tables import metadata, sessions
 from jupyter_gpuaas.lifecycle.usage import Span
-
-#: Sessions that one query asks for.
-AT_ONCE = 500
 
 usage = Table(
     "usage",
@@ -68,8 +65,7 @@ class UsageRows:
         found = dict.fromkeys(session_ids, 0.0)
         total = func.sum(usage.c.devices * (usage.c.until_s - usage.c.from_s))
         query = select(usage.c.session_id, total).where(usage.c.until_s.is_not(None)).group_by(usage.c.session_id)
-        for first in range(0, len(session_ids), AT_ONCE):
-            some = session_ids[first : first + AT_ONCE]
+        for some in portions(session_ids):
             with self._database.reading() as connection:
                 for session_id, used_s in connection.execute(query.where(usage.c.session_id.in_(some))):
                     found[session_id] = float(used_s)

@@ -22,7 +22,7 @@ from sqlalchemy import (
     update,
 )
 
-from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.database import Database, portions
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.catalogue.tables import BIG, metadata
 from jupyter_gpuaas.model import AuditEntry, Limits, Scope
@@ -136,7 +136,8 @@ class UserRows:
     def drop_details(self, digests: list[str]) -> None:
         """Forget what was known of tokens."""
         with self._database.writing() as connection:
-            connection.execute(delete(token_details).where(token_details.c.digest.in_(digests)))
+            for some in portions(digests):
+                connection.execute(delete(token_details).where(token_details.c.digest.in_(some)))
 
 
 class AuditRows:
