@@ -49,7 +49,7 @@ def make_app(controller: Controller) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.controller = controller
-    app.state.kernels = Kernels()
+    app.state.kernels = Kernels(lambda session_id: controller.sessions.get(session_id) is not None)
     app.state.figures = Figures()
     app.state.visits = visits.Visits(controller.settings)
     for module in (

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jupyter_gpuaas import errors
 from jupyter_gpuaas.controller.bell import Bell
+from jupyter_gpuaas.controller.gateway.kernels import REMEMBERED, Kernels
 from jupyter_gpuaas.controller.gateway.routes import NewKernel, session_name
 from jupyter_gpuaas.controller.reports import HOSTED_STATES, happened
 from jupyter_gpuaas.lifecycle.session import SessionEvent, step
@@ -122,3 +123,15 @@ def test_name_of_a_gateways_kernel_is_the_end_of_a_long_path(letter: str) -> Non
     assert check_name(known) == known and known.endswith(letter + "/end.ipynb")
     assert check_name(made) == made and made.partition("#")[0].endswith(letter + "/end.ipynb")
     assert min(len(known.encode()), len(made.encode())) > 1000
+
+
+def test_kernels_do_not_remember_for_ever_when_ended_sessions_were_active() -> None:
+    alive = {str(number) for number in range(REMEMBERED)}
+    kernels = Kernels(lambda session_id: session_id in alive)
+    for session_id in sorted(alive):
+        kernels.active(session_id)
+    assert kernels._active_s.keys() == alive
+    alive.clear()
+    alive.update({"7", "new"})
+    kernels.active("new")
+    assert kernels._active_s.keys() == {"7", "new"}

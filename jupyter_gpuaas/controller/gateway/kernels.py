@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +38,16 @@ Place = tuple[str, str]
 
 
 class Kernels:
-    """Front ends by session and by the id that they give themselves."""
+    """Front ends by session and by the id that they give themselves.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    lives
+        Whether a session has not ended: most of them end elsewhere, and nobody says so here.
+    """
+
+    def __init__(self, lives: Callable[[str], bool]) -> None:
+        self._lives = lives
         self._open: dict[Place, FrontEnd] = {}
         self._had: OrderedDict[Place, tuple[int, str]] = OrderedDict()
         self._active_s: dict[str, float] = {}
@@ -69,6 +77,8 @@ class Kernels:
 
     def active(self, session_id: str) -> None:
         """Something was said in a session."""
+        if session_id not in self._active_s and len(self._active_s) >= REMEMBERED:
+            self._active_s = {known: at_s for known, at_s in self._active_s.items() if self._lives(known)}
         self._active_s[session_id] = time.time()
 
     def connections(self, session_id: str = "") -> int:
