@@ -160,7 +160,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "means the one that it listens on, which will do on one machine."
         ),
     ] = ""
-    log_format: Annotated[str, about("How the service logs: `text` for people, `json` for machines.")] = "text"
+    log_format: Annotated[str, about("How the service and its nodes log: `text` for people, `json` for machines.")] = (
+        "text"
+    )
     events_kept: Annotated[Count, about("Events kept in the database; the oldest go first.")] = 100_000
     audit_kept: Annotated[Count, about("Entries kept in the audit log; the oldest go first.")] = 100_000
     trusted_proxies: Annotated[

@@ -113,9 +113,9 @@ def up(
     running = None if standby else asyncio.run(find_running(settings.folder))
     news = "already runs" if running else "runs"
     if running is None and not detach:
-        from jupyter_gpuaas.controller.logs import log_to_stderr
         from jupyter_gpuaas.controller.server import AlreadyRunning, serve
         from jupyter_gpuaas.engine.ray.cluster import leave
+        from jupyter_gpuaas.logs import log_to_stderr
 
         log_to_stderr(settings.log_format)
         try:

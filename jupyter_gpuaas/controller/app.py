@@ -32,9 +32,9 @@ from jupyter_gpuaas.controller.gateway import routes as gateway_routes
 from jupyter_gpuaas.controller.gateway.kernels import Kernels
 from jupyter_gpuaas.controller.http_figures import Figures, HttpFigures
 from jupyter_gpuaas.controller.hub import visits
-from jupyter_gpuaas.controller.logs import formatter
 from jupyter_gpuaas.controller.openapi import describe
 from jupyter_gpuaas.errors import GpuaasError, InvalidRequest
+from jupyter_gpuaas.logs import formatter
 
 log = logging.getLogger(__name__)
 

@@ -41,6 +41,7 @@ from ..errors import (
     Unauthorized,
 )
 from ..image.criu import find_criu
+from ..logs import formatter, log_to_stderr
 from ..model import Device, HostReport, HostSpec, LeaseRenewal, Node, NodeState
 from ..wire import ticket
 from ..wire.machine import machine_id
@@ -281,6 +282,10 @@ class Agent:
         raise NoSuchSession(f"path: there is no {request.method} {request.path}.")
 
     # -- sessions ----------------------------------------------------------------------------------------------
+
+    def epoch_of(self, session_id: str) -> int | None:
+        """The newest epoch of a session that this agent has seen."""
+        return self._epochs.get(session_id)
 
     async def _start(self, spec: HostSpec) -> tuple[int, HostReport]:
         if not ID.fullmatch(spec.session_id):
@@ -523,9 +528,12 @@ def main(node: str, folder: Path, port: int, devices: str | None) -> None:
     settings = load(devices=devices)
     if settings.kernel_user:
         os.umask(0o077)  # its folders are open for others to pass through
+    log_to_stderr(settings.log_format)
 
     async def serve() -> None:
-        await Agent(node, folder, settings).run(port)
+        agent = Agent(node, folder, settings)
+        formatter.about, formatter.epoch_of = {"node": node}, agent.epoch_of
+        await agent.run(port)
 
     try:
         asyncio.run(serve())

@@ -34,6 +34,7 @@ from ..image.cuda_helper import CudaHelper
 from ..image.cuda_meter import device_id
 from ..image.pack import Origin
 from ..lifecycle.turns import room_to_keep
+from ..logs import formatter, log_to_stderr
 from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Peer, RestoreReport, short_id
 from ..model.words import restored_lines
 from ..wire.tls import of_node
@@ -251,6 +252,7 @@ class Host:
             self._cuda = asyncio.get_running_loop().create_task(CudaHelper.start())
             # That there is none is told when an image is wanted.
             self._cuda.add_done_callback(lambda task: task.cancelled() or task.exception())
+        formatter.about |= {"session": spec.session_id, "epoch": spec.lease.epoch}
         self.session = SessionHost(
             spec,
             folder,
@@ -529,6 +531,8 @@ def main(run_id: str, run_folder: Path, node: str, sessions: Path, images: Path,
     settings = load()
     if settings.kernel_user:
         os.umask(0o077)  # its folders are open for others to pass through
+    log_to_stderr(settings.log_format)
+    formatter.about = {"node": node}
     found = msgspec.json.decode(criu, type=Criu) if criu else None
 
     async def serve() -> None:

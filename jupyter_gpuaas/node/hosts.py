@@ -358,7 +358,7 @@ class Hosts:
             handle.save()
         except OSError as error:
             # It matters only to a next agent, if the host dies too.
-            log.error("host %s: not noted that it is live: %s", handle.record.run_id, error)
+            log.error("session %s: not noted that its host is live: %s", handle.record.session_id, error)
 
     async def stop(self, session_id: str, reason: str, *, keep: bool = False, moved: bool = False) -> None:
         """End a session's host and everything that it started; nothing of it is left when this returns.
@@ -413,7 +413,7 @@ class Hosts:
         process = handle.process()
         if process is not None:
             handle.cause = f"the host process of the session did not answer for {handle.silent_s:.0f} s, and was ended"
-            log.error("host %s: %s", handle.record.run_id, handle.cause)
+            log.error("session %s: %s", handle.record.session_id, handle.cause)
             with contextlib.suppress(psutil.Error):
                 process.kill()
 

@@ -123,7 +123,7 @@ class NodeLease:
             if answer["reply"]["done"]:
                 await self._tell(let_go={run: known})
         except (GpuaasError, OSError, asyncio.TimeoutError, TimeoutError) as error:
-            log.warning("host %s does not go on yet: %s", run, error)
+            log.warning("session %s: its host does not go on yet: %s", handle.record.session_id, error)
 
     # -- the leash ----------------------------------------------------------------------------------------------
 

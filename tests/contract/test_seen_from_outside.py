@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.controller.catalogue.database import Database
-from jupyter_gpuaas.controller.logs import JsonFormatter
+from jupyter_gpuaas.logs import JsonFormatter
 from jupyter_gpuaas.errors import CatalogueError
 from tests.conftest import GpuaasHome
 from tests.service import Service, eventually, quick_settings, running_service
@@ -130,14 +130,46 @@ def test_log_as_json_names_session_and_epoch() -> None:
     line = json.loads(formatter.format(record))
     assert (line["session"], line["epoch"], line["level"], line["logger"]) == (known, 7, "warning", "a.b")
     assert "\n" not in formatter.format(record)
-    other = logging.LogRecord("a", logging.INFO, "f.py", 1, "session %s", ("f" * 32,), None)
-    assert "epoch" not in json.loads(formatter.format(other))
+    other = logging.LogRecord("a", logging.INFO, "f.py", 1, "lease %s is given back later", ("f" * 32,), None)
+    assert not {"session", "epoch"} & json.loads(formatter.format(other)).keys()
+    both = logging.LogRecord("a", logging.INFO, "f.py", 1, "lease %s of session %s", ("f" * 32, known), None)
+    assert json.loads(formatter.format(both))["session"] == known
     try:
         raise ValueError("why")
     except ValueError:
         failed = logging.LogRecord("a", logging.ERROR, "f.py", 1, "failed", (), sys.exc_info())
     line = json.loads(formatter.format(failed))
     assert "ValueError: why" in line["exception"] and "session" not in line
+
+
+#: Lets the kernel say something that is no message, which its host writes down.
+NO_MESSAGE = (
+    "parts = [b'a.status', b'<IDS|MSG>', b'', b'no JSON', b'no JSON', b'{}', b'{}']\n"
+    "get_ipython().kernel.iopub_thread.send_multipart(parts)"
+)
+
+
+async def test_agents_and_hosts_log_as_the_service_does(gpuaas_home: GpuaasHome) -> None:
+    node = gpuaas_home.path / "nodes" / "local-0"
+    (node / "hosts").mkdir(parents=True)
+    (node / "hosts" / "damaged.json").write_text("no record")
+
+    def said(path: str, what: str) -> list[dict[str, Any]]:
+        lines = [line for each in node.glob(path) for line in each.read_text().splitlines() if what in line]
+        return [json.loads(line) for line in lines]
+
+    async with running_service(gpuaas_home.path, log_format="json") as service:
+        session = (await service.admin.create_session("mine", wait_s=30)).session
+        (of_agent,) = said("agent.log", "damaged.json tells of no host")
+        assert (of_agent["level"], of_agent["node"], of_agent["logger"][-5:]) == ("error", "local-0", "hosts")
+        assert "session" not in of_agent
+        remote = RemoteSession(service.admin, session.id, quick_settings(gpuaas_home.path))
+        await remote.open()
+        await remote.request("execute_request", {"code": NO_MESSAGE})
+        await remote.close()
+        of_host = (await eventually(lambda: said("hosts/*.log", "cannot be read")))[0]
+        assert (of_host["level"], of_host["node"]) == ("warning", "local-0")
+        assert (of_host["session"], of_host["epoch"]) == (session.id, session.epoch)
 
 
 @pytest.mark.sqlite

@@ -1,4 +1,4 @@
-"""How the service logs: lines for people, or one JSON object a line, with session and epoch, for machines."""
+"""How the service and its nodes log: lines for people, or JSON objects with session and epoch for machines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-_SESSION = re.compile(r"\b[0-9a-f]{32}\b")
+_ID = re.compile(r"\b[0-9a-f]{32}\b")
 _LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -18,12 +18,15 @@ class JsonFormatter(logging.Formatter):
     """One object a line.
 
     A message of ours that is about a session holds its id; the epoch is asked for, so that no message has to carry it.
+    Leases and checkpoints have ids that look the same, so what nobody knows as a session is none.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        #: Epoch of a session; None where it is not known. Set by the controller.
+        #: Epoch of a session; None for what is not known as one. Set by who knows sessions.
         self.epoch_of: Callable[[str], int | None] = lambda session_id: None
+        #: What each line of this process is about.
+        self.about: dict[str, Any] = {}
 
     def format(self, record: logging.LogRecord) -> str:
         """See ``logging.Formatter``."""
@@ -33,16 +36,19 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": message,
+            **self._session_in(message),
+            **self.about,
         }
-        found = _SESSION.search(message)
-        if found is not None:
-            line["session"] = found.group()
-            epoch = self.epoch_of(found.group())
-            if epoch is not None:
-                line["epoch"] = epoch
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return msgspec.json.encode(line).decode()
+
+    def _session_in(self, message: str) -> dict[str, Any]:
+        for found in _ID.findall(message):
+            epoch = self.epoch_of(found)
+            if epoch is not None:
+                return {"session": found, "epoch": epoch}
+        return {}
 
 
 #: The one that is in use, where there is one.
