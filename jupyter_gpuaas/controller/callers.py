@@ -44,9 +44,13 @@ def note_access(connection: HTTPConnection, record: SessionRecord) -> None:
     """Tell the audit log of somebody who looks at what is not his."""
     session, user = record.session, _user(connection)
     if session.owner != user.name:
-        # An admin who looks at what is somebody else's is written down, too.
-        connection.state.audited = True
-        connection.state.note = f"session {session.name!r} of {session.owner}"
+        note_look(connection, f"session {session.name!r} of {session.owner}")
+
+
+def note_look(connection: HTTPConnection, at: str) -> None:
+    """An admin who looks at what is somebody else's is written down, too."""
+    connection.state.audited = True
+    connection.state.note = at
 
 
 TheController = Annotated[Controller, Depends(_controller)]

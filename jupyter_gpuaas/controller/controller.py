@@ -74,7 +74,7 @@ class Controller:
         folder = settings.make_folder()
         self.settings = settings
         self.database = database or Database(settings.database, events_kept=settings.events_kept)
-        self.meter = Meter(UsageRows(self.database), self._owner_of)
+        self.meter = Meter(UsageRows(self.database), self.owner_of)
         self.engine: Engine = (engine := MeteredEngine(engine, self.meter))
         self.agents = Agents(engine)
         self.tokens = Tokens(self.database)
@@ -442,7 +442,8 @@ class Controller:
         first = self.scheduler.first()
         return self.fair.push_out(first) if first is not None else []
 
-    def _owner_of(self, session_id: str) -> str:
+    def owner_of(self, session_id: str) -> str:
+        """Whose session it is, or was; empty where nobody knows it."""
         live = self.sessions.get(session_id)
         record = live.record if live is not None else self.database.session(session_id)
         return record.session.owner if record is not None else ""

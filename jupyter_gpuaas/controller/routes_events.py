@@ -6,11 +6,11 @@ import asyncio
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Query, Response, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, Query, Request, Response, WebSocket, WebSocketDisconnect
 
 from jupyter_gpuaas.controller.answers import Facts, responses
 from jupyter_gpuaas.controller.auth import User
-from jupyter_gpuaas.controller.callers import Caller, TheController
+from jupyter_gpuaas.controller.callers import Caller, TheController, note_look
 from jupyter_gpuaas.controller.controller import Controller
 from jupyter_gpuaas.controller.routes_sessions import Text
 from jupyter_gpuaas.model import Event
@@ -25,6 +25,7 @@ After = Annotated[int, Query(ge=0, le=2**63 - 1, description="Only events above 
 
 @router.get("/events", summary="List events", responses=responses(Event, many=True))
 async def listed(
+    request: Request,
     controller: TheController,
     user: Caller,
     after: After = 0,
@@ -33,6 +34,10 @@ async def listed(
 ) -> Response:
     """Events of the caller's sessions, of the nodes and of the service, oldest first."""
     found = await asyncio.to_thread(controller.list_events, user, after=after, limit=limit, session_id=session)
+    if session and found and user.sees is None:
+        owner = await asyncio.to_thread(controller.owner_of, session)
+        if owner != user.name:
+            note_look(request, f"events of session {session} of {owner}")
     return Facts(found)
 
 

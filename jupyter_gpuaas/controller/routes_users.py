@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from jupyter_gpuaas.controller.answers import Facts, responses
-from jupyter_gpuaas.controller.callers import Admin, Caller, TheController
+from jupyter_gpuaas.controller.callers import Admin, Caller, TheController, note_look
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.catalogue.users import UserRecord
 from jupyter_gpuaas.controller.controller import Controller
@@ -146,9 +146,14 @@ def _checked(name: str) -> str:
 
 @router.get("/tokens", summary="List tokens", responses=responses(TokenView, many=True))
 async def tokens(
-    controller: TheController, user: Admin, of: Annotated[Text, Query(max_length=256, description="Whose.")] = ""
+    request: Request,
+    controller: TheController,
+    user: Admin,
+    of: Annotated[Text, Query(max_length=256, description="Whose.")] = "",
 ) -> Response:
     """For admins. Tokens that are valid; none can be read from the list."""
+    if of not in ("", user.name):
+        note_look(request, f"tokens of {of}")
     return Facts(controller.tokens.views(of))
 
 

@@ -54,6 +54,34 @@ async def test_audit_says_who_did_what_to_what_from_where(service: Service) -> N
     assert (await service.admin.audit(limit=1, last=True))[0].seq > first.seq
 
 
+async def test_audit_names_whose_session_or_tokens_an_admin_looked_at_and_no_lists(service: Service) -> None:
+    async with service.client("ann") as ann:
+        session = (await ann.create_session("hers", wait_s=30)).session
+        assert await ann.events(session=session.id)
+    mine = (await service.admin.create_session("mine")).session
+    before = (await service.admin.audit(last=True, limit=1))[0].seq
+    admin = service.admin
+    assert await admin.events(session=mine.id)
+    for _ in range(2):
+        await admin.sessions(all=True)
+        await admin.events()
+        await admin.metrics()
+        await admin.usage()
+        await admin.users()
+        await admin.tokens()
+        await admin.reservations()
+        await admin.allocations()
+        await admin.nodes()
+    assert await admin.audit(after=before) == []
+    newest = (await admin.events(session=session.id))[-1].seq
+    assert await admin.events(session=session.id, after=newest) == [], "a poll without news shows nothing"
+    assert await admin.tokens(user="ann")
+    assert [(each.action, each.status, each.note) for each in await admin.audit(after=before)] == [
+        ("GET /events", 200, f"events of session {session.id} of ann"),
+        ("GET /tokens", 200, "tokens of ann"),
+    ]
+
+
 async def test_audit_callers_without_a_token_cannot_flood_it(service: Service) -> None:
     async with ServiceClient(service.url, "wrong") as nobody:
         for _ in range(20):
