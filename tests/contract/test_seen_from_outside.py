@@ -18,9 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
+from jupyter_gpuaas.controller import routes_metrics
 from jupyter_gpuaas.controller.catalogue.database import Database
-from jupyter_gpuaas.logs import JsonFormatter
 from jupyter_gpuaas.errors import CatalogueError
+from jupyter_gpuaas.logs import JsonFormatter
+from jupyter_gpuaas.model import CheckpointStatus
 from tests.conftest import GpuaasHome
 from tests.service import Service, eventually, quick_settings, running_service
 
@@ -83,6 +85,20 @@ async def test_metrics_labels_do_not_grow_with_what_is_asked_for(service: Servic
     asked = values((await families(service.admin))["gpuaas_http_requests_total"])
     assert asked["GET", "/sessions/{session}", "4xx"] == 30
     assert len(asked) < 10, asked
+
+
+async def test_metrics_have_lines_of_the_newest_sessions_only(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes_metrics, "MOST_SESSIONS", 2)
+    for number in range(4):
+        live = service.controller.sessions.get((await service.admin.create_session(f"s{number}")).session.id)
+        assert live is not None
+        live.checkpoints = CheckpointStatus(taken=number)
+    found = await families(service.admin)
+    for name in ("gpuaas_checkpoints_taken_total", "gpuaas_checkpoints_waiting"):
+        assert [sample.labels["name"] for sample in found[name].samples] == ["s2", "s3"]
+    assert sum(values(found["gpuaas_sessions"]).values()) == 4, "all are counted"
 
 
 async def test_metrics_of_a_user_tell_of_the_user_only(service: Service) -> None:
