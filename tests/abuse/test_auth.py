@@ -16,9 +16,10 @@ from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.controller.app import make_app
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.gate import OPEN_PATHS
+from jupyter_gpuaas.controller.gateway.kernels import kernel_id
 from jupyter_gpuaas.controller.hub.page import VISITS
 from jupyter_gpuaas.errors import Forbidden, InvalidRequest
-from jupyter_gpuaas.model import Scope
+from jupyter_gpuaas.model import DrainView, Scope
 from tests.conftest import GpuaasHome
 from tests.service import Service, eventually, running_service
 
@@ -321,6 +322,83 @@ async def test_every_route_of_admins_refuses_a_user(service: Service) -> None:
             answer = await http.request(route.method, route.path, json=bodies.get(route.path, {}))
             assert answer.status_code == 403, route
     assert (await service.admin.health())["status"] == "ok"
+
+
+class Ask(NamedTuple):
+    """What somebody asks a route who looks for what is another user's."""
+
+    #: Of the path: `{her}` stands for the id of her session.
+    parts: str = ""
+    body: Any = None
+    #: Whether the user herself finds what is hers: else the test could not fail.
+    shows: bool = True
+
+
+HER_NAME = "ledger.ipynb"
+ASKS = {
+    Route("POST", "/sessions"): Ask(body={"name": HER_NAME}),
+    Route("GET", "/sessions"): Ask("?all=true"),
+    Route("GET", "/nodes"): Ask(shows=False),  # to admins only
+    Route("GET", "/allocations"): Ask(),
+    Route("GET", "/events"): Ask("?session={her}&limit=10000"),
+    Route("GET", "/events/last"): Ask(shows=False),
+    Route("GET", "/me"): Ask(),
+    Route("GET", "/metrics"): Ask(),
+    Route("GET", "/usage"): Ask(),
+    Route("GET", "/api"): Ask(shows=False),
+    Route("GET", "/api/kernelspecs"): Ask(shows=False),
+    Route("GET", "/api/kernelspecs/{name}"): Ask(shows=False),
+    Route("GET", "/api/kernels"): Ask(),
+    Route("POST", "/api/kernels"): Ask(body={"env": {"JPY_SESSION_NAME": HER_NAME}}),
+    Route("GET", "/reservations"): Ask(),
+    Route(WEBSOCKET, "/events/stream"): Ask("?after=0"),
+}
+
+
+async def answer_of(service: Service, route: Route, token: str, her: str) -> str:
+    """All that the route says to this ask."""
+    ask, headers = ASKS[route], {"Authorization": f"Bearer {token}"}
+    path = route.path.replace("{name}", "remote_gpu") + ask.parts.format(her=her)
+    if route.method != WEBSOCKET:
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+            answer = await http.request(route.method, service.url + path, headers=headers, json=ask.body)
+        assert answer.is_success, (route, answer.text)
+        return answer.text
+    end = f"end {time.monotonic()}"
+    service.controller.sessions.announce("service", end)
+    said = ""
+    async with connect(f"{websocket_url(service.url)}{path}", additional_headers=headers, proxy=None) as stream:
+        while end not in said:
+            said += str(await stream.recv())
+    return said
+
+
+def test_every_route_of_any_user_is_asked_for_what_is_anothers() -> None:
+    assert ASKS.keys() == OF_ANY_USER
+
+
+async def test_no_route_shows_what_is_another_users(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "annabel-of-accounts"
+    ann = await service.admin.create_token(name)
+    async with ServiceClient(service.url, ann.token) as client:
+        hers = (await client.create_session(HER_NAME, wait_s=30)).session
+        await client.take_checkpoint(hers.id)
+    live = service.controller.sessions.get(hers.id)
+    assert live is not None
+    await eventually(lambda: live.checkpoints is not None and live.checkpoints.last is not None)
+    reserved = await service.admin.reserve(name, 1, until_s=time.time() + 3600, label="audit of the books")
+    drain = DrainView(node="local-0", deadline_s=1.0, left=(hers.id,), refused={hers.id: f"{name} says no"})
+    monkeypatch.setattr(service.controller.drains, "known", lambda node_id: drain)
+    await service.admin.cordon("local-0", cordoned=True)
+    eve = await service.admin.create_token("eve")
+    secrets = (hers.id, kernel_id(hers.id), name, reserved.id, reserved.label)
+    found: dict[str, set[Route]] = {}
+    for user, token in (("ann", ann.token), ("eve", eve.token), ("admin", service.token)):
+        answers = {route: await answer_of(service, route, token, hers.id) for route in ASKS}
+        found[user] = {route for route, text in answers.items() if any(secret in text for secret in secrets)}
+    assert found["eve"] == set()
+    assert found["ann"] == {route for route, ask in ASKS.items() if ask.shows}
+    assert Route("GET", "/nodes") in found["admin"]
 
 
 async def test_lists_show_nothing_of_another_user(service: Service) -> None:
