@@ -101,9 +101,16 @@ def users_set(
 
 @users.command("remove")
 @click.argument("user")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def users_remove(given: dict[str, Any], user: str) -> None:
-    """Revoke a user's tokens and forget the user; one with live sessions stays."""
+def users_remove(given: dict[str, Any], user: str, yes: bool) -> None:
+    """Revoke a user's tokens, and remove the user with all checkpoints, reservations and ended sessions.
+
+    They cannot be brought back. One with live sessions stays. To keep what is there and shut the user out, block the
+    user: `users set USER --blocked`.
+    """
+    if not yes:
+        click.confirm(f"Remove {user} with all checkpoints, reservations and ended sessions?", abort=True, err=True)
     ask_service(given, lambda client: client.drop_user(user))
     click.echo(f"User {user} is forgotten.")
 

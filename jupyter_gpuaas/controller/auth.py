@@ -325,25 +325,20 @@ class Tokens:
         self._changed.ring()
         return record
 
-    def drop_user(self, name: str) -> UserRecord:
-        """Forget a user and all of the user's tokens.
-
-        Raises
-        ------
-        InvalidRequest
-            There is no such user, or the token in the home folder is the user's.
-        """
-        record = self._users.get(name)
-        if record is None:
+    def check_drop(self, name: str) -> None:
+        """Raise InvalidRequest where there is no such user, or the token in the home folder is the user's."""
+        if name not in self._users:
             raise InvalidRequest(f"user: there is no {name[:64]!r}.", hint="`jupyter gpuaas users list` shows them.")
-        mine = [each for each in self._known.values() if each.user == name]
-        if any(self._view(each).label == OF_THE_FILE for each in mine):
+        if name in self.whom_it_runs_as():
             raise InvalidRequest(f"user: {name} is whom the service runs as.")
-        self._forget([each.digest for each in mine])
+
+    def drop_user(self, name: str) -> None:
+        """Forget a user and all of the user's tokens; raises as ``check_drop``."""
+        self.check_drop(name)
+        self._forget([each.digest for each in self._known.values() if each.user == name])
         self._rows.drop(name)
         del self._users[name]
         self._changed.ring()
-        return record
 
 
 def shown(authorization: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
-from jupyter_gpuaas.errors import CheckpointError, StoreError
+from jupyter_gpuaas.errors import CheckpointError, NoSuchCheckpoint, StoreError
 from jupyter_gpuaas.model import CheckpointDiff, CheckpointPlan, CheckpointView, short_id
 
 if TYPE_CHECKING:
@@ -118,6 +118,25 @@ class CheckpointDesk:
             checkpointer.collect()
         return view_of(found.manifest)
 
+    def forget_owner(self, owner: str) -> int:
+        """Remove all checkpoints of an owner, readable or not; returns how many there were.
+
+        Raises
+        ------
+        StoreError
+            Some may be left; it can be asked for again.
+        """
+        store = self._store(owner)
+        found = store.manifests()
+        for checkpoint_id in found:
+            with contextlib.suppress(NoSuchCheckpoint):
+                store.forget(checkpoint_id)
+        store.collect(lambda manifest: ())
+        with self._lock:
+            self._stores.pop(owner, None)
+        store.close()
+        return len(found)
+
     def close(self) -> None:
         """Close what was opened."""
         for store in self._stores.values():
@@ -125,6 +144,11 @@ class CheckpointDesk:
 
     def _checkpointer(self, owner: str, session: str) -> Checkpointer:
         from jupyter_gpuaas.state.checkpointer import Checkpointer
+
+        key = bytes.fromhex(self._database.checkpoint_key(owner))
+        return Checkpointer(self._store(owner), key=key, owner=owner, session=session)
+
+    def _store(self, owner: str) -> Store:
         from jupyter_gpuaas.state.listing import owners_address
         from jupyter_gpuaas.store import open_store
 
@@ -132,5 +156,4 @@ class CheckpointDesk:
             store = self._stores.get(owner)
             if store is None:
                 store = self._stores[owner] = open_store(owners_address(self.address, owner))
-        key = bytes.fromhex(self._database.checkpoint_key(owner))
-        return Checkpointer(store, key=key, owner=owner, session=session)
+        return store

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -347,6 +348,36 @@ class Controller:
         if state in LIVE_STATES:
             self.migrations.give_up(live, cause)
             self.sessions.advance(live, SessionEvent.RELEASE, cause)
+
+    # -- users ---------------------------------------------------------------------------------------
+
+    async def forget_user(self, name: str, by: str) -> int:
+        """Forget a user, and what somebody else of that name must not find; returns how many checkpoints there were.
+
+        Raises
+        ------
+        InvalidRequest
+            There is no such user, or sessions of the user live. Nothing was changed.
+        StoreError
+            The checkpoints cannot be removed now. The user stays, blocked; it can be asked for again.
+        """
+        self.tokens.check_drop(name)
+        self._check_no_sessions(name)
+        # Nobody is to begin anything with checkpoints that are about to go.
+        self.tokens.put_user(name, blocked=True)
+        count = await asyncio.to_thread(self.checkpoints.forget_owner, name)
+        self._check_no_sessions(name)  # asked for before the user was blocked
+        for each in self.fair.reservations(name):
+            self.fair.cancel(each.id, by)
+        self.database.forget_owner(name)
+        self.tokens.drop_user(name)
+        return count
+
+    def _check_no_sessions(self, owner: str) -> None:
+        # One that is being ended counts, too: its kernel may still write a checkpoint.
+        count = sum(live.session.owner == owner for live in self.sessions.all())
+        if count:
+            raise InvalidRequest(f"user: {owner} has {count} live sessions.", hint="End them, or block the user.")
 
     # -- what clients see ----------------------------------------------------------------------------
 

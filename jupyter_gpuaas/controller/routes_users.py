@@ -107,13 +107,13 @@ async def user_put(name: str, wanted: UserWanted, request: Request, controller: 
 
 
 @router.delete("/users/{name}", summary="Forget a user", responses=responses(None))
-async def user_dropped(name: str, controller: TheController, user: Admin) -> Response:
-    """For admins. Revokes the user's tokens and forgets the user; one who has live sessions stays."""
+async def user_dropped(name: str, request: Request, controller: TheController, user: Admin) -> Response:
+    """For admins. Revokes the user's tokens, and removes the user's checkpoints, reservations and ended sessions, so
+    that who gets the name next finds none of them. One who has live sessions stays.
+    """
     name = segment(name)
-    count = controller.sessions.count(name)
-    if count:
-        raise InvalidRequest(f"user: {name} has {count} live sessions.", hint="End them, or block the user.")
-    controller.tokens.drop_user(name)
+    count = await controller.forget_user(name, user.name)
+    request.state.note = f"{count} checkpoints removed"
     return Facts({})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,14 +15,21 @@ import pytest
 from jupyter_gpuaas.controller.auth import Tokens
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import Role, TokenRecord
-from jupyter_gpuaas.errors import Forbidden, NoSuchCheckpoint, QuotaExceeded
+from jupyter_gpuaas.errors import (
+    Forbidden,
+    InvalidRequest,
+    NoSuchCheckpoint,
+    NoSuchSession,
+    QuotaExceeded,
+    StoreError,
+)
 from jupyter_gpuaas.model import ResourceRequest, Scope
 from jupyter_gpuaas.state.checkpointer import Checkpointer
 from jupyter_gpuaas.state.listing import owners_address
 from jupyter_gpuaas.store import open_store, validate
 from jupyter_gpuaas.store.defects import Forged
 from tests.conftest import GpuaasHome
-from tests.service import Service, running_service
+from tests.service import Service, eventually, running_service
 
 
 @pytest.fixture
@@ -85,6 +93,47 @@ async def test_checkpoint_is_not_read_with_another_users_key(service: Service, t
     store.close()
     mode = stat.S_IMODE((service.controller.settings.folder / "controller.db").stat().st_mode)
     assert mode == 0o600
+
+
+async def test_next_user_of_a_name_finds_nothing_of_the_former_one(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, database = service.controller.checkpoints, service.controller.database
+    async with service.client("ann") as ann:
+        hers = (await ann.create_session("work", wait_s=30)).session
+        view = await ann.take_checkpoint(hers.id, name="secret")
+        with pytest.raises(InvalidRequest, match="ann has 1 live sessions"):
+            await service.admin.drop_user("ann")
+        await ann.release(hers.id)
+        await eventually(lambda: service.controller.sessions.get(hers.id) is None)
+        await service.admin.reserve("ann", 1, until_s=time.time() + 3600)
+        assert [each.id for each in await ann.checkpoints(hers.id)] == [view.id]
+    key = database.checkpoint_key("ann")
+    with monkeypatch.context() as broken:
+
+        def fails(_: str) -> int:
+            raise StoreError("the bucket does not answer.")
+
+        broken.setattr(desk, "forget_owner", fails)
+        with pytest.raises(StoreError):
+            await service.admin.drop_user("ann")
+    assert [each.blocked for each in await service.admin.users() if each.user == "ann"] == [True]
+    await service.admin.drop_user("ann")
+    store = open_store(owners_address(desk.address, "ann"))
+    assert (store.usage().manifests, store.usage().chunks) == (0, 0)
+    store.close()
+    assert database.checkpoint_key("ann") != key
+    async with service.client("ann") as other:
+        assert await other.sessions(all=True) == []
+        assert await other.reservations() == []
+        assert hers.id not in str(await other.events())
+        for ask in (other.session(hers.id), other.checkpoints(hers.id), other.restore(hers.id, view.id, new="stolen")):
+            with pytest.raises(NoSuchSession):
+                await ask
+        mine = (await other.create_session("work", wait_s=30)).session
+        for name in (view.id, "secret", "-1"):
+            with pytest.raises(NoSuchCheckpoint):
+                await other.restore(mine.id, name, new="stolen")
 
 
 async def test_quotas_name_themselves_and_their_use(service: Service) -> None:

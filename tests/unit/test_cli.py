@@ -308,7 +308,10 @@ def test_users_and_tokens_are_made_listed_changed_and_revoked(running_home: Gpua
     assert made["id"] in run("tokens", "revoke", made["id"]).output
     gone = run("tokens", "revoke", made["id"])
     assert gone.exit_code == 1 and "there is none" in gone.output
-    assert run("users", "remove", "ann").exit_code == 0
+    asked = run("users", "remove", "ann")
+    assert asked.exit_code == 1 and "all checkpoints" in asked.output
+    assert "ann" in run("users", "list").output, "nobody has said yes"
+    assert run("users", "remove", "ann", "--yes").exit_code == 0
     assert [each["user"] for each in json.loads(run("users", "list", "--json").output)] != ["ann"]
     make_session(running_home, "first")
     (used,) = json.loads(run("usage", "--json").output)["sessions"]

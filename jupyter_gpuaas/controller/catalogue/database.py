@@ -305,6 +305,14 @@ class Database:
             )
         )
 
+    def forget_owner(self, owner: str) -> None:
+        """Forget an owner's ended sessions, what was told to the owner alone, and the key of checkpoints."""
+        ended = [state.value for state in _ENDED]
+        with self.writing() as connection:
+            connection.execute(delete(sessions).where(sessions.c.owner == owner, sessions.c.state.in_(ended)))
+            connection.execute(delete(events).where(events.c.owner == owner))
+            connection.execute(delete(keys).where(keys.c.owner == owner))
+
     # -- tokens ----------------------------------------------------------------------------------------
 
     def tokens(self) -> list[TokenRecord]:
