@@ -130,7 +130,7 @@ async def test_next_user_of_a_name_finds_nothing_of_the_former_one(
         for ask in (other.session(hers.id), other.checkpoints(hers.id), other.restore(hers.id, view.id, new="stolen")):
             with pytest.raises(NoSuchSession):
                 await ask
-        mine = (await other.create_session("work", wait_s=30)).session
+        mine = (await other.create_session("work")).session
         for name in (view.id, "secret", "-1"):
             with pytest.raises(NoSuchCheckpoint):
                 await other.restore(mine.id, name, new="stolen")
