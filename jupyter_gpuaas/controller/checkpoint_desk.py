@@ -60,11 +60,6 @@ class CheckpointDesk:
 
         return [view_of(each.manifest) for each in self._checkpointer(owner, session).checkpoints()]
 
-    def newest(self, owner: str, session: str) -> str:
-        """Id of a session's newest checkpoint; empty where there is none."""
-        view = self.newest_view(owner, session)
-        return view.id if view is not None else ""
-
     def newest_view(self, owner: str, session: str) -> CheckpointView | None:
         """A session's newest checkpoint, if it has one."""
         from jupyter_gpuaas.state.listing import view_of

@@ -20,8 +20,18 @@ from jupyter_gpuaas.controller.peers import peer_of
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError, NoSuchSession, StaleEpoch, StoreError, TransportError
+from jupyter_gpuaas.lifecycle.node_loss import back_words, notice
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
-from jupyter_gpuaas.model import CheckpointPlan, HostReport, HostSpec, Lease, Loaded, Peer, SessionState, short_id
+from jupyter_gpuaas.model import (
+    CheckpointPlan,
+    CheckpointView,
+    HostReport,
+    HostSpec,
+    Lease,
+    Loaded,
+    Peer,
+    SessionState,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +55,12 @@ class Commands:
         settings: Settings,
         node_leases: NodeLeases,
         plan: Callable[[SessionRecord], CheckpointPlan | None] = lambda record: None,
-        newest: Callable[[str, str], str] = lambda owner, session: "",
+        newest: Callable[[str, str], CheckpointView | None] = lambda owner, session: None,
     ) -> None:
         self._sessions = sessions
         #: How a session takes checkpoints.
         self._plan = plan
-        #: Id of a session's newest checkpoint, read from the store in a thread; empty where there is none.
+        #: A session's newest checkpoint, read from the store in a thread.
         self._newest = newest
         #: Puts a session into the queue; set by the controller.
         self.place: Callable[[LiveSession], None] = lambda live: None
@@ -224,7 +234,7 @@ class Commands:
                     event = SessionEvent.HOST_DIED if late else SessionEvent.START_FAILED
                     self._sessions.advance(live, event, f"its standby failed: {error}" if late else str(error))
                 return
-            self._taken_over(live)
+            self._taken_over(live, report)
             self._sessions.reported(live, report)
             return
         if live.session.state in (SessionState.IDLE, SessionState.BUSY) and live.lease is lease:
@@ -238,7 +248,7 @@ class Commands:
             return incoming
         self._leave(live, incoming)
         why = f"node {incoming.node} does not answer"
-        incoming = Incoming(checkpoint=incoming.checkpoint, why=why, stands_by=incoming.stands_by)
+        incoming = Incoming(checkpoint=incoming.checkpoint, why=why, stands_by=incoming.stands_by, cell=incoming.cell)
         self._sessions.keep(live, incoming=incoming)
         return incoming
 
@@ -290,19 +300,25 @@ class Commands:
         peer = self.peer(record, incoming)
         return {"alone": True} if peer is None else {"peer": {"url": peer.url, "ticket": peer.ticket}}
 
-    def _taken_over(self, live: LiveSession) -> None:
+    def _taken_over(self, live: LiveSession, report: HostReport | None = None) -> None:
         """The session has its new host: its former one, and what it left, is not needed any more."""
         incoming = live.record.incoming
         if incoming is None:
             return
         self._sessions.keep(live, incoming=None)
         self._leave(live, incoming)
-        if incoming.why and not incoming.node and live.lease is not None:
-            self._spawn(self._explain(live.lease, incoming.why), f"tell {live.session.id} of its loss")
+        if not incoming.why:
+            return
+        # Where the journal is gone only clients know which cells there were.
+        lost = list(report.lost_cells) if incoming.node and report is not None else None
+        told = {"checkpoint": incoming.checkpoint, "cell": incoming.cell, "lost_cells": lost}
+        self._sessions.tell(live.session, "recovered", back_words(lost or (), incoming.cell), told)
+        if not incoming.node and live.lease is not None:
+            text = notice((), incoming.cell, incoming.why)
+            self._spawn(self._explain(live.lease, text), f"tell {live.session.id} of its loss")
 
-    async def _explain(self, lease: Lease, why: str) -> None:
+    async def _explain(self, lease: Lease, text: str) -> None:
         """Say in the notebook why the session begins with a checkpoint, whoever reads it and when."""
-        text = f"\n[remote GPU] The host of this session was lost: {why}. The session is back.\n"
         try:
             await self._agents.of(lease.node_id).op(lease.session_id, lease.epoch, "notice", {"text": text})
         except GpuaasError as error:
@@ -410,10 +426,10 @@ class Commands:
         elif lease is not None:
             self._sessions.note(live, "its devices were given back", {}, lease=None)
 
-    async def _newest_of(self, live: LiveSession) -> str:
+    async def _newest_of(self, live: LiveSession) -> CheckpointView | None:
         with contextlib.suppress(StoreError):
             return await asyncio.to_thread(self._newest, live.session.owner, live.session.id)
-        return ""
+        return None
 
     def stands_by(self, aside: Aside) -> bool:
         """Whether a standby can be asked to take its session over."""
@@ -435,22 +451,23 @@ class Commands:
         if not self.stands_by(aside):
             return
         newest = await self._newest_of(live)
-        left = bool(newest) and await self._left_soon(lease)
-        if newest and _lost(live) and live.record.aside == aside:
+        left = newest is not None and await self._left_soon(lease)
+        if newest is not None and _lost(live) and live.record.aside == aside:
             self._stood_in(live, aside, newest, left=left)
 
-    def _stood_in(self, live: LiveSession, aside: Aside, checkpoint: str, *, left: bool) -> None:
+    def _stood_in(self, live: LiveSession, aside: Aside, newest: CheckpointView, *, left: bool) -> None:
         """The session is its standby's; ``left`` tells whether what its former host has left is to be had."""
         lease, why = live.lease, live.session.cause
         assert lease is not None
-        incoming = Incoming(checkpoint=checkpoint, why=why, stands_by=True)
+        incoming = Incoming(checkpoint=newest.id, why=why, stands_by=True, cell=newest.cell)
         if left:
             incoming = msgspec.structs.replace(incoming, node=lease.node_id, epoch=lease.epoch, lease=lease)
-        cause = f"{why}; its standby on {aside.lease.node_id} goes on from checkpoint {short_id(checkpoint)}"
+        cause = f"{why}; its standby on {aside.lease.node_id} goes on from checkpoint {newest.short}"
         live.hosted = False
         changed = {"incoming": incoming, "aside": None, "kernel_starts": 0}
         mine = {"lease": aside.lease, "epoch": aside.lease.epoch}
-        self._sessions.advance(live, SessionEvent.STOOD_IN, cause, record=changed, swap=True, **mine)
+        told = _told(newest)
+        self._sessions.advance(live, SessionEvent.STOOD_IN, cause, record=changed, detail=told, swap=True, **mine)
         self._unended.discard(lease)
         if not left:
             self.give_back(lease, for_good=True)
@@ -466,9 +483,11 @@ class Commands:
     async def _hurry(self, live: LiveSession) -> None:
         """Have a host ready elsewhere when the session's own node gives away what is left there."""
         newest = await self._newest_of(live)
-        aside = await self.hurry(live) if newest else None
+        if newest is None:
+            return
+        aside = await self.hurry(live)
         if aside is not None:
-            self._spawn(self._fill(aside.lease, newest), f"fill ahead {live.session.id}")
+            self._spawn(self._fill(aside.lease, newest.id), f"fill ahead {live.session.id}")
 
     async def _fill(self, lease: Lease, checkpoint: str) -> None:
         """Let a host ahead bring the variables from their store; what is not there when it begins, comes then."""
@@ -499,11 +518,11 @@ class Commands:
         newest = await self._newest_of(live)
         if not _lost(live):
             return  # meanwhile its user has ended it
-        if not newest:
+        if newest is None:
             cause = f"{session.cause}; there is no checkpoint to restore it from"
             self._sessions.advance(live, SessionEvent.GIVEN_UP, cause)
             return
-        cause = f"{session.cause}; checkpoint {short_id(newest)} is restored"
+        cause = f"{session.cause}; checkpoint {newest.short} is restored"
         incoming, lease = self._incoming(live), live.lease
         left = lease is not None and await self._has_remains(lease)
         aside = await self._ahead(live)
@@ -517,12 +536,13 @@ class Commands:
             # if nobody has heard that it had become that: then what its predecessor has is out of date.
             if incoming is not None:
                 self._leave(live, incoming)
-            incoming = Incoming(checkpoint=newest, node=lease.node_id, epoch=lease.epoch, why=session.cause)
+            incoming = Incoming(checkpoint=newest.id, node=lease.node_id, epoch=lease.epoch, why=session.cause)
         elif incoming is None or not incoming.node:
-            incoming = Incoming(checkpoint=newest, why=session.cause)
-        incoming = msgspec.structs.replace(incoming, checkpoint=newest, ready=False, stands_by=False)
+            incoming = Incoming(checkpoint=newest.id, why=session.cause)
+        now = {"checkpoint": newest.id, "cell": newest.cell, "why": session.cause}
+        incoming = msgspec.structs.replace(incoming, **now, ready=False, stands_by=False)
         changed = {"incoming": incoming, "kernel_starts": 0}
-        self._sessions.advance(live, SessionEvent.RESTORABLE, cause, record=changed)
+        self._sessions.advance(live, SessionEvent.RESTORABLE, cause, record=changed, detail=_told(newest))
 
     async def _ahead(self, live: LiveSession) -> Aside | None:
         """The host that was started ahead for a session which is still lost, if it can take it over."""
@@ -560,6 +580,11 @@ class Commands:
 
 async def _nobody(live: LiveSession) -> Aside | None:
     return None
+
+
+def _told(checkpoint: CheckpointView) -> dict[str, Any]:
+    """The checkpoint that a session comes back with, as its story tells it."""
+    return {"checkpoint": checkpoint.id, "cell": checkpoint.cell}
 
 
 def _lost(live: LiveSession) -> bool:

@@ -85,7 +85,7 @@ class Controller:
         self.sessions = Sessions(self.database, settings)
         self.limits = UserLimits(self.tokens, self.meter, settings)
         self.checkpoints = CheckpointDesk(self.database, settings, self.limits.checkpoint_bytes)
-        plan, newest = self.checkpoints.plan, self.checkpoints.newest
+        plan, newest = self.checkpoints.plan, self.checkpoints.newest_view
         self.node_leases = NodeLeases(self.sessions, engine, self.agents, settings)
         self.commands = Commands(self.sessions, engine, self.agents, settings, self.node_leases, plan, newest)
         means = Means(self.sessions, self.commands, engine, self.agents, settings)

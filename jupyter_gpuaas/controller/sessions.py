@@ -199,6 +199,7 @@ class Sessions:
         cause: str = "",
         *,
         record: Mapping[str, Any] | None = None,
+        detail: Mapping[str, Any] | None = None,
         swap: bool = False,
         **changes: Any,
     ) -> None:
@@ -208,6 +209,8 @@ class Sessions:
         ----------
         record
             Fields of its record that change in the same transaction.
+        detail
+            What is told with it beside words.
         swap
             Only if nothing has happened to it in the database that is not known here.
         changes
@@ -234,7 +237,7 @@ class Sessions:
             source=before.state.value,
             target=target.value,
             cause=cause,
-            detail={"event": event.value},
+            detail={"event": event.value, **(detail or {})},
             more=record,
             swap=swap,
         )

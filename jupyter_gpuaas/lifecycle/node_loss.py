@@ -8,6 +8,8 @@ from typing import TypeVar
 K = TypeVar("K", bound=Hashable)
 
 ENAME = "NodeLost"
+#: Of the newest cells, so many are looked at for what a loss has undone.
+CELLS_TOLD = 100
 
 
 def sort_out(unanswered: Iterable[tuple[K, str | None]], begun: Collection[K]) -> tuple[list[K], list[K]]:
@@ -57,9 +59,15 @@ def lost_cells(answered: Sequence[int], cell: int | None) -> list[int]:
     return sorted(lost)
 
 
-def notice(answered: Sequence[int], cell: int | None) -> str:
-    """What is told in the stream of outputs."""
-    lost = lost_cells(answered, cell)
+def back_words(lost: Sequence[int], cell: int | None) -> str:
+    """What a session is like that is back: its variables, and the cells whose effects on them are lost."""
     numbers = ", ".join(map(str, lost))
     more = f"; the effects of cell{'s' * (len(lost) > 1)} {numbers} on them are lost" if lost else ""
-    return f"\n[remote GPU] The host of this session was lost. The session is back; {state_words(cell)}{more}.\n"
+    return f"{state_words(cell)}{more}"
+
+
+def notice(lost: Sequence[int], cell: int | None, why: str = "") -> str:
+    """What is told in the stream of outputs."""
+    reason = f": {why}" if why else ""
+    back = f"The session is back; {back_words(lost, cell)}."
+    return f"\n[remote GPU] The host of this session was lost{reason}. {back}\n"

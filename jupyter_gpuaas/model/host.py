@@ -78,3 +78,5 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     suspended: bool = False
     #: Why that cannot be done to it; empty if it can.
     no_suspend: str = ""
+    #: Execution counts of the cells whose effects went with the host before this one, as far as its journal tells.
+    lost_cells: tuple[int, ...] = ()

@@ -21,10 +21,10 @@ import xxhash
 
 from ..config import Settings
 from ..errors import MigrationError, NoSuchSession, RemoteProtocolError
-from ..lifecycle.node_loss import sort_out
+from ..lifecycle.node_loss import CELLS_TOLD, sort_out
 from ..model import CellRuns, Channel, Handover, HeldRequest
-from ..wire.jupyter import read_header, read_subshell
-from ..wire.record import Buffer, Kind, Record, RecordReader, skim
+from ..wire.jupyter import read_count, read_header, read_subshell
+from ..wire.record import Kind, Record, RecordReader, skim
 from ..wire.unreadable import UNREADABLE, is_count
 from .cell_runs import runs_of
 from .held import HANDOVER
@@ -34,8 +34,6 @@ from .transfer import Transfer, TransferRequest
 
 KEPT_S = 3600.0
 NOTE = "remains.json"
-#: Of the newest cells, so many are looked at for what a loss has undone.
-CELLS_TOLD = 100
 #: Where a record's head has its kind.
 KIND_AT = 4
 
@@ -210,7 +208,8 @@ def handover_of(journal: Journal, message_bytes: int) -> Handover:
             unanswered[read_header(parts[1]).msg_id] = (record.number, HeldRequest(Channel.SHELL, parts))
         else:
             if unanswered.pop(read_header(record.parts[2]).msg_id, None) is not None:
-                answered.append(_count(record.parts[4]))
+                if count := read_count(record.parts[4]):
+                    answered.append(count)
     begun: set[str] = set()
     if unanswered:
         first = min(number for number, _ in unanswered.values())
@@ -231,18 +230,6 @@ def handover_of(journal: Journal, message_bytes: int) -> Handover:
         whole=False,
         kernel_starts=1,
     )
-
-
-class _Counted(msgspec.Struct):
-    execution_count: int | None = 0
-
-
-def _count(content: Buffer) -> int:
-    """Number of the cell that a reply is of; 0 when it has none."""
-    try:
-        return msgspec.json.decode(content, type=_Counted).execution_count or 0
-    except UNREADABLE:
-        return 0
 
 
 def _records(journal: Journal, after: int, message_bytes: int, kinds: set[Kind]) -> Iterator[Record]:

@@ -15,7 +15,7 @@ import msgspec
 from ..config import Settings
 from ..errors import MigrationError, NoSuchSession, RemoteProtocolError, TransportError
 from ..lifecycle.kernel_end import after_end
-from ..lifecycle.node_loss import ENAME, broken_words, notice
+from ..lifecycle.node_loss import ENAME, broken_words, lost_cells, notice
 from ..model import Channel, Handover, HeldRequest, HostReport, HostSpec, HostState, RestoreReport
 from ..model.words import restored_lines
 from ..wire.jupyter import Header, make_parts, read_header
@@ -91,6 +91,7 @@ class SessionHost:
         self.restored_cell: int | None = None
         #: Number of the last record before that.
         self.restored_number = 0
+        self._lost_cells: tuple[int, ...] = ()
         marks = Marks()
         self.standstill = Standstill(self, marks)
         self._overdue = Overdue(self, marks, settings.begin_s)
@@ -131,6 +132,7 @@ class SessionHost:
             in_jail=isinstance(self.kernel, JailedKernel),
             suspended=self._suspended.holds,
             no_suspend=self.no_suspend,
+            lost_cells=self._lost_cells,
         )
 
     def look(self) -> HostReport:
@@ -509,7 +511,8 @@ class SessionHost:
         self._kernel_starts = handover.kernel_starts
         self.journal.acknowledge(handover.acknowledged)
         if not handover.whole:
-            self.notice(notice(handover.answered, cell))
+            self._lost_cells = tuple(lost_cells(handover.answered, cell))
+            self.notice(notice(self._lost_cells, cell))
         for each in handover.broken if policy != "rerun" else ():
             self.tell(Held.of(each).failed(ENAME, broken_words(policy, cell)))
         if handover.asked and not isinstance(self.kernel, JailedKernel):

@@ -74,7 +74,7 @@ class Proxy:
         self._shutdown: Held | None = None
         self._restarts = False  # the client starts the kernel anew, once it has shut down
         self._shutdown_answered = False
-        self._requests = Requests(self._channel, self._fail, most_bytes=settings.outbox_bytes)
+        self._requests = Requests(self._channel, self._fail, tell=self._say, most_bytes=settings.outbox_bytes)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .record import Buffer
+from .unreadable import UNREADABLE
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.4"
@@ -27,6 +28,10 @@ class Header(msgspec.Struct):
 class _Route(msgspec.Struct):
     msg_type: str = ""
     subshell_id: str | None = None
+
+
+class _Counted(msgspec.Struct):
+    execution_count: int | None = 0
 
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
@@ -51,6 +56,14 @@ def read_route(data: Buffer) -> tuple[str, str | None]:
     """
     route = _decoded(_route_decoder, data)
     return route.msg_type, route.subshell_id
+
+
+def read_count(content: Buffer) -> int:
+    """Number of the cell that a reply with this content is of; 0 when it has none, as of one that did not run."""
+    try:
+        return msgspec.json.decode(content, type=_Counted).execution_count or 0
+    except UNREADABLE:
+        return 0
 
 
 def read_json(data: Buffer) -> Any:

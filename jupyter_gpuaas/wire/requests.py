@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import TransportError
-from ..lifecycle.node_loss import ENAME, broken_words
+from ..lifecycle.node_loss import CELLS_TOLD, ENAME, broken_words, lost_cells, notice
 from ..model import Channel
 from .after_loss import KINDS, Key, fate
 from .channel import Channel as SessionChannel
 from .channel import Resend
-from .jupyter import read_header
+from .jupyter import read_count, read_header
 from .record import Kind, Record
 from .waiting import Held
 
@@ -30,11 +31,23 @@ class Requests:
     ----------
     failed
         Answers a request, with the name of an error and the reason.
+    tell
+        Says something in the notebook.
     """
 
-    def __init__(self, channel: SessionChannel, failed: Callable[[Held, str, str], None], *, most_bytes: int) -> None:
+    def __init__(
+        self,
+        channel: SessionChannel,
+        failed: Callable[[Held, str, str], None],
+        *,
+        tell: Callable[[str], None],
+        most_bytes: int,
+    ) -> None:
         self._channel = channel
         self._failed = failed
+        self._tell = tell
+        #: Execution counts of cells whose answers came, in this order: what a lost journal cannot tell any more.
+        self._answered_cells: deque[int] = deque(maxlen=CELLS_TOLD)
         self._most_bytes = most_bytes
         self._unanswered: dict[Key, Held] = {}
         self._bytes = 0
@@ -61,6 +74,8 @@ class Requests:
             held = self._answered((channel, read_header(record.parts[2]).msg_id))
             if held is not None:
                 self._channel.answered(held.serial)
+            if read_header(record.parts[1]).msg_type == "execute_reply" and (count := read_count(record.parts[4])):
+                self._answered_cells.append(count)
         elif record.kind is Kind.IOPUB and self._unanswered and bytes(record.parts[0]).endswith(BEGINS):
             held = self._unanswered.get((Channel.SHELL, read_header(record.parts[2]).msg_id))
             if held is not None:
@@ -74,7 +89,11 @@ class Requests:
             self._fail(key, broken_words(policy, cell))
         for key in found.unheard:
             self._fail(key, "the host of this session was lost; ask again.")
+        lost = lost_cells(self._answered_cells, cell)
+        self._answered_cells.clear()
         if anew:
+            if lost:  # the host tells of a loss as well, and cannot know of them
+                self._tell(notice(lost, cell))
             for held in self._unanswered.values():
                 held.begun = False
         return Resend(found.drop, found.before)

@@ -343,6 +343,10 @@ async def test_host_that_is_killed_is_followed_by_one_with_the_newest_checkpoint
         assert session.epoch == 2
         story = [event.target for event in await roamer.client.events(session=roamer.id) if event.kind == "transition"]
         assert [state for state in story if state in ("lost", "restoring")] == ["lost", "restoring"]
+        (recovered,) = [event for event in await roamer.client.events(session=roamer.id) if event.kind == "recovered"]
+        cell = recovered.detail["cell"]
+        assert cell in (1, 2) and f"as after cell {cell}" in recovered.cause
+        assert recovered.detail["lost_cells"] == ([2] if cell == 1 else [])
 
 
 async def test_cell_that_was_cut_off_is_run_again_where_its_session_wants_that(

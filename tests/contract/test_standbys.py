@@ -78,6 +78,9 @@ async def test_standby_takes_a_session_over_when_its_node_is_killed(service: Ser
         await one_host(service, roamer)
         story = [event.target for event in await roamer.client.events(session=roamer.id) if event.kind == "transition"]
         assert "restoring" not in story and story.count("lost") == 1
+        (recovered,) = [event for event in await roamer.client.events(session=roamer.id) if event.kind == "recovered"]
+        assert recovered.detail["cell"] == 2 and "as after cell 2" in recovered.cause
+        assert recovered.detail["lost_cells"] in (None, [])  # unless its node was back at once, its journal is gone
 
 
 async def test_standby_has_journal_and_requests_where_only_the_host_was_killed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -94,6 +95,33 @@ def test_session_has_its_own_way_whatever_the_client_has_that_finds_its_journal_
     for msg_id in queued:
         assert run.wait_done(msg_id)["content"]["status"] == "ok"
     assert run.value("ran") == str(["first", *(["cut off"] if session == "rerun" else []), 0, 1])
+
+
+def test_cells_are_named_that_a_lost_journal_cannot_tell_of(
+    home: GpuaasHome, runs: Callable[..., ProxyRun], tmp_path: Path
+) -> None:
+    with (home.path / "settings.toml").open("a") as file:
+        file.write("checkpoint_every = 0\n")
+    run = runs("lost").ready()
+    run.run("x = 1")
+    run.run("%remote_gpu checkpoint")
+    run.run("x += 1")
+    cut_off, *_ = lose_host(home, run, tmp_path / "gate", journal=False)
+    assert run.wait_done(cut_off)["content"]["ename"] == "NodeLost"
+    while not any("ended unexpectedly" in text for text in said(run)):
+        run.wait(lambda m: True)
+    told = [text for text in said(run) if "The host of this session was lost" in text]
+    undone, why = sorted(told, key=lambda text: "ended unexpectedly" in text)
+    found = re.search(r"as after cell (\d)", why)
+    assert found is not None and found[0] in undone
+    lost = range(int(found[1]) + 1, 6)
+    assert len(lost) >= 3 and f"the effects of cells {', '.join(map(str, lost))} on them are lost" in undone
+
+
+def said(run: ProxyRun) -> list[str]:
+    """What was said beside all requests."""
+    streams = [each for each in run.heard if each["msg_type"] == "stream" and not each["parent_header"]]
+    return [each["content"]["text"] for each in streams]
 
 
 def of_kind(run: ProxyRun, msg_id: str, msg_type: str) -> int:

@@ -299,7 +299,7 @@ async def test_client_that_was_away_finds_its_session_restored_with_the_notice(
 
             async def told() -> bool:
                 text = "".join([piece.decode() async for piece in _session_log(service, again)])
-                return "was lost" in text and "silent" in text and "restored from checkpoint" in text
+                return "silent" in text and "as after cell 1" in text and "restored from checkpoint" in text
 
             await eventually(told)
             counted.roamer = again

@@ -37,7 +37,7 @@ def test_cells_after_the_checkpoint_are_lost_and_those_of_an_earlier_loss_not_ag
     answered: list[int], cell: int | None, lost: list[int]
 ) -> None:
     assert lost_cells(answered, cell) == lost
-    assert all(str(number) in notice(answered, cell) for number in lost)
+    assert all(str(number) in notice(lost, cell, "why") for number in lost)
 
 
 # -- the successor -------------------------------------------------------------------------------------------------
@@ -58,12 +58,15 @@ def busy(request: list[Buffer]) -> list[Buffer]:
 def test_handover_of_a_dead_host_is_what_its_journal_tells(tmp_path: Path) -> None:
     journal = make(tmp_path, BOUND, 2000)
     done, running, large, queued = cell(), cell(), cell("x" * 3_000_000), cell()
+    aborted = cell()
     for kind, parts in (
         (Kind.REQUEST, done),
         (Kind.REQUEST, running),
         (Kind.IOPUB, busy(done)),
         (Kind.REQUEST, large),
         (Kind.SHELL, answer(done, 7)),
+        (Kind.REQUEST, aborted),
+        (Kind.SHELL, make_parts(b"client", "execute_reply", aborted[1], {"status": "aborted"})),
         (Kind.IOPUB, busy(running)),
         (Kind.REQUEST, queued),
         (Kind.CONTROL, answer(queued, 1)),  # not its shell's
@@ -73,8 +76,8 @@ def test_handover_of_a_dead_host_is_what_its_journal_tells(tmp_path: Path) -> No
     handover = handover_of(journal, BOUND)
     assert [list(each.parts) for each in handover.broken] == [running]
     assert [list(each.parts) for each in handover.held] == [large, queued]
-    assert (handover.journal, handover.last, handover.answered) == (journal.id, 8, (7,))
-    assert len(handover.seen) == 4
+    assert (handover.journal, handover.last, handover.answered) == (journal.id, 10, (7,))
+    assert len(handover.seen) == 5
     assert not handover.whole
 
 

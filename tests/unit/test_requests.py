@@ -23,7 +23,8 @@ class Client:
 
     def __init__(self) -> None:
         self.failed: list[tuple[str, str, str]] = []
-        self.requests = Requests(cast(SessionChannel, self), self._fail, most_bytes=1 << 20)
+        self.told: list[str] = []
+        self.requests = Requests(cast(SessionChannel, self), self._fail, tell=self.told.append, most_bytes=1 << 20)
         self._serial = 0
 
     def _fail(self, held: Held, ename: str, why: str) -> None:
@@ -44,6 +45,10 @@ class Client:
         held = Held(Channel.SHELL, b"me", read_header(parts[0]).msg_id, "execute_request", parts, 0.0)
         self.requests.send(held)
         return held
+
+    def ran(self, count: int) -> None:
+        """A cell has run, and its answer has come."""
+        self.hears(Kind.SHELL, b"me", "execute_reply", self.cell(), status="ok", execution_count=count)
 
     def hears(self, kind: Kind, topic: bytes, msg_type: str, asked: Held, **content: object) -> None:
         self.requests.heard(Record(kind, 1, 0, tuple(make_parts(topic, msg_type, asked.parts[0], dict(content)))))
@@ -74,3 +79,27 @@ def test_cell_that_had_begun_is_sent_again_where_its_session_has_it_so(client: C
     found = client.requests.host_lost({"on_node_loss": "rerun", "restored_cell": 4}, NONE, anew=True)
     assert [each.serial for each in found.before] == [begun.serial, waiting.serial]
     assert (client.failed, found.drop) == ([], NONE)
+
+
+def test_cells_that_were_answered_and_that_no_journal_tells_of_any_more_are_named_once(client: Client) -> None:
+    for count in (3, 4, 5, 6):
+        client.ran(count)
+    client.hears(Kind.SHELL, b"me", "execute_reply", client.cell(), status="aborted")
+    client.requests.host_lost({"restored_cell": 4}, NONE, anew=True)
+    (told,) = client.told
+    assert "as after cell 4" in told and "cells 5, 6" in told
+    client.ran(5)
+    client.requests.host_lost({"restored_cell": 4}, NONE, anew=True)
+    assert "cell 5 " in client.told[1]
+    client.requests.host_lost({"restored_cell": 4}, NONE, anew=True)
+    assert len(client.told) == 2
+
+
+@pytest.mark.parametrize(("anew", "restored"), [(False, 1), (True, 2), (True, None)])
+def test_nothing_is_named_that_the_journal_tells_or_that_is_not_lost(
+    client: Client, anew: bool, restored: int | None
+) -> None:
+    for count in (1, 2):
+        client.ran(count)
+    client.requests.host_lost({"restored_cell": restored}, NONE, anew=anew)
+    assert client.told == []

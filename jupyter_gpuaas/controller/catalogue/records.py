@@ -40,8 +40,10 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     lease: Lease | None = None
     #: The new host has everything already, and only has to begin.
     ready: bool = False
-    #: What the loss was, where nothing is left of the former host: the new one tells its user.
+    #: What the loss of the former host was; empty where it was not lost. Where nothing is left of it, its user is told.
     why: str = ""
+    #: After a loss, the cell that the variables of the checkpoint are those after, where that is known.
+    cell: int | None = None
     #: The new host is there already, as a standby. Without ``node`` it has all that there is.
     stands_by: bool = False
 

@@ -76,7 +76,7 @@ class FrontEnd:
         self._channel = SessionChannel(
             self._ticket, self, settings, token=lambda: "", ca=lambda: of_service(settings).ca
         )
-        self._requests = Requests(self._channel, self._fail, most_bytes=settings.outbox_bytes)
+        self._requests = Requests(self._channel, self._fail, tell=self._tell, most_bytes=settings.outbox_bytes)
         self._waiting = Waiting(self._reply, self._publish, settings.unreachable_s, settings.outbox_bytes)
         self._wanted = asyncio.Event()
         self._queue: deque[_Said] = deque()
@@ -177,7 +177,7 @@ class FrontEnd:
         self._publish(b"", make_parts(b"", "status", b"{}", {"execution_state": state})[1:])
 
     def _tell(self, text: str) -> None:
-        self._publish(b"", make_parts(b"", "stream", b"{}", {"name": "stderr", "text": f"\n[remote GPU] {text}\n"})[1:])
+        self._publish(b"", make_parts(b"", "stream", b"{}", {"name": "stderr", "text": text})[1:])
 
     def _say(self, said: _Said) -> None:
         said.size = sum(len(part) for part in said.parts or ())
@@ -216,8 +216,9 @@ class FrontEnd:
             if len(parts) > codec.FIXED_PARTS and not self._told_of_buffers:
                 self._told_of_buffers = True
                 self._tell(
-                    "this kernel sends binary data, which a Jupyter server does not bring through a gateway: widgets "
-                    "that need it stay empty. The kernel of the package jupyter_gpuaas has no such limit."
+                    "\n[remote GPU] This kernel sends binary data, which a Jupyter server does not bring through a "
+                    "gateway: widgets that need it stay empty. The kernel of the package jupyter_gpuaas has no such "
+                    "limit.\n"
                 )
             await self._socket.send_text(codec.encode_text(channel, parts))
 
