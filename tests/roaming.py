@@ -13,6 +13,9 @@ from jupyter_gpuaas.client.session import Message, RemoteSession
 from jupyter_gpuaas.errors import CellError
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
 from jupyter_gpuaas.model import GpuSession, MigrationView, ResourceRequest, SessionState, StandbyView
+from jupyter_gpuaas.state.checkpointer import Checkpointer
+from jupyter_gpuaas.state.listing import owners_address
+from jupyter_gpuaas.store import open_store
 from tests.service import Service, eventually, quick_settings
 
 
@@ -98,6 +101,22 @@ class Roamer:
     async def node(self) -> str:
         session = await self.look()
         return session.lease.node_id if session.lease else ""
+
+
+def commit_as(service: Service, session: str, epoch: int) -> None:
+    """Commit a checkpoint as a host of this epoch would that has heard of nothing.
+
+    Raises
+    ------
+    StaleEpoch
+        The store refuses it.
+    """
+    live = service.controller.sessions.get(session)
+    assert live is not None
+    plan = service.controller.checkpoints.plan(live.record)
+    with contextlib.closing(open_store(owners_address(plan.store, plan.owner))) as store:
+        own = Checkpointer(store, key=bytes.fromhex(plan.key), owner=plan.owner, session=session, hidden=False)
+        own.capture({"late": True}, epoch=epoch, cell=100)
 
 
 @contextlib.asynccontextmanager

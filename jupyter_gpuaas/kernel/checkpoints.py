@@ -399,6 +399,8 @@ class Checkpoints:
                 return msgspec.to_builtins(self.set_every(int(content["every"])))
             if op == "forget":
                 return self.forget([str(each) for each in content["checkpoints"]])
+            if op == "claim":
+                return self.claim()
         finally:
             self._giving_up.end()
             self._standing.progress("")
@@ -524,6 +526,23 @@ class Checkpoints:
             checkpointer.store = self.checkpointer.store
             self._checkpointer = checkpointer
         return report
+
+    def claim(self) -> dict[str, str]:
+        """Let the store refuse what former hosts of the session commit, which comes back here after a loss.
+
+        Where that fails, the first checkpoint that is taken here does it; the session begins all the same.
+        """
+        if self._committed is None:
+            return {}
+        try:
+            claimed = self.checkpointer.claim(self._committed, epoch=self._epoch)
+        except (CheckpointError, StaleEpoch) as error:
+            if isinstance(error, StaleEpoch):
+                self._stale = error
+            self._standing.failed(error)
+            return {}
+        self._parent = self._committed = claimed
+        return {"checkpoint": claimed.id}
 
     def _bring_back(
         self,

@@ -52,7 +52,7 @@ from .kernel_process import Kernel
 from .memory_watch import watch_memory
 from .processes import end_marked
 from .session_host import SessionHost
-from .standby import Standby
+from .standby import Standby, claim
 from .suspension import Suspension
 
 
@@ -232,6 +232,7 @@ class Host:
         # restored after a loss is a session's own.
         if view.session == spec.session_id:
             session.restored_cell = view.cell
+            await claim(kernel)
         session.notice("".join(f"[remote GPU] {line}\n" for line in restored_lines(report)))
 
     async def adopt(self, spec: HostSpec, devices: list[Device], folder: Path, machine: str) -> HostReport:

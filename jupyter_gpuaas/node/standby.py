@@ -9,6 +9,7 @@ session for long may be told of another way to its source with each of them; and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -179,7 +180,10 @@ class Standby:
                 raise MigrationError(
                     f"the kernel that was to take the session over does not answer: {error}."
                 ) from error
-            cell = None if self._handover.whole and not self._alone else await _cell(kernel)
+            cell = None
+            if self._alone or not self._handover.whole:
+                await claim(kernel)
+                cell = await _cell(kernel)
             self._live = True
             self._session.take_over(self._handover, cell=cell)
 
@@ -237,6 +241,12 @@ class Standby:
         if reply["status"] != "ok":
             raise from_wire(reply, status=500)
         return msgspec.convert(reply["result"], Loaded)
+
+
+async def claim(kernel: Kernel) -> None:
+    """Let the checkpoint store refuse what a former host of the session commits; see ``Checkpoints.claim``."""
+    with contextlib.suppress(RuntimeError):  # who needs the kernel next finds that it has ended
+        await kernel.ask(Channel.SHELL, "gpuaas_checkpoint_request", {"op": "claim"})
 
 
 async def _cell(kernel: Kernel) -> int | None:

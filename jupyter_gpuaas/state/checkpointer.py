@@ -7,16 +7,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from ..errors import CheckpointError, NoSuchCheckpoint
 from ..model import Replay, short_id
 from ..store.base import Store
+from ..store.manifest import Costs
+from ..store.seal import seal
 from .ahead import Ahead
 from .archive import Archive, Checkpoint, Diff
 from .arguments import check_number, check_replay, check_text, devices_of, names_of, namespace_of
 from .capture import NOT_STATE, Draft, Tracker
 from .cell_log import CellLog
 from .device.training import compiler_names
-from .fence import new_id
+from .fence import new_id, unless_stale
 from .hidden import Hidden, called, kinds, shell_names
 from .memory import CopyPool
 from .recipes import CellRecord
@@ -170,6 +174,36 @@ class Checkpointer(Archive):
                 return self._write(draft, head, started, stall_s, progress)
 
         return Pending(finish, head["id"], stall_s, draft.waiting_bytes)
+
+    def claim(self, checkpoint: Checkpoint, *, epoch: int) -> Checkpoint:
+        """Commit a checkpoint of the session once more, as that of a host of this epoch, which begins with it.
+
+        From then on what a former host commits is refused. Nothing of what the checkpoint holds is read or written.
+
+        Raises
+        ------
+        StaleEpoch
+            A later host has committed already.
+        NoSuchCheckpoint, StoreError
+            It is not there any more, or cannot be written.
+        """
+        with self._writing:
+            self.store.missing(())  # from here to the commit, nothing that a manifest names is collected
+            manifest = self._manifest(checkpoint)
+            before = manifest.costs
+            claimed = msgspec.structs.replace(
+                manifest,
+                id=new_id(self._session, epoch),
+                parent=manifest.id,
+                created_s=time.time(),
+                epoch=epoch,
+                label="",
+                costs=Costs(host_bytes=before.host_bytes, device_bytes=before.device_bytes),
+            )
+            self.store.commit(claimed.id, seal(claimed, self._key), unless=unless_stale(self._session, epoch))
+            if self._base == manifest.id:
+                self._base = claimed.id
+            return Checkpoint(claimed)
 
     def forget_changes(self) -> None:
         """Take nothing for written: the next capture looks at everything."""

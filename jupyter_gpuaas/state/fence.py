@@ -2,6 +2,7 @@
 
 An id tells the session and the epoch of the host that took the checkpoint, beside when. So a host that was cut off, and
 whose session goes on elsewhere, sees at its next commit that it is too late, in the listing that a commit makes anyway.
+For that the session's new host commits what it begins with once more, as its own (``Checkpointer.claim``).
 This guards against hosts that do not know better; who forges manifests is kept out by their MAC.
 """
 
@@ -35,10 +36,15 @@ def newest_epoch(session: str, ids: Iterable[str]) -> int:
 
 
 def of_session(session: str, ids: Iterable[str]) -> list[str]:
-    """Ids that a checkpoint of the session can have, in their order: its own, and those that tell no session."""
+    """Ids that a checkpoint of the session can have, of the newest host last, and else in their order.
+
+    These are its own, and those that tell no session. What a host commits that has looked for a later one just before
+    that came is not the session's newest.
+    """
     tag = _tag(session)
-    found = ((each, _ID.fullmatch(each)) for each in ids)
-    return [each for each, told in found if told is None or told[1] == tag]
+    found = [(each, _ID.fullmatch(each)) for each in ids]
+    mine = [(int(told[2], 16) if told else 0, each) for each, told in found if told is None or told[1] == tag]
+    return [each for _, each in sorted(mine, key=lambda pair: pair[0])]
 
 
 def unless_stale(session: str, epoch: int) -> Callable[[Iterable[str]], None]:

@@ -15,11 +15,11 @@ import pytest
 from jupyter_gpuaas.client.migrations import ENDED, follow_migration
 from jupyter_gpuaas.controller import drains
 from jupyter_gpuaas.controller.sessions import LiveSession
-from jupyter_gpuaas.errors import AllocationError, Forbidden, InvalidRequest, MigrationError, NamesLost
+from jupyter_gpuaas.errors import AllocationError, Forbidden, InvalidRequest, MigrationError, NamesLost, StaleEpoch
 from jupyter_gpuaas.model import HostReport, HostState, Phase, ResourceRequest, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
-from tests.roaming import Outputs, Roamer, roaming
+from tests.roaming import Outputs, Roamer, commit_as, roaming
 from tests.service import Service, eventually, running_service
 
 S = SessionState
@@ -337,10 +337,12 @@ async def test_host_that_is_killed_is_followed_by_one_with_the_newest_checkpoint
         await eventually(kept)
         host = int(await roamer.said("import os; print(os.getppid())"))
         os.kill(host, signal.SIGKILL)
-        session = await roamer.until(S.LOST, S.RESTORING, S.STARTING)
-        assert await roamer.said("print(y is x)") == "True"
-        session = await roamer.look()
+        await roamer.until(S.LOST, S.RESTORING, S.STARTING)
+        session = await roamer.until(S.IDLE)
         assert session.epoch == 2
+        with pytest.raises(StaleEpoch):  # although nothing has run there
+            commit_as(service, roamer.id, 1)
+        assert await roamer.said("print(y is x)") == "True"
         story = [event.target for event in await roamer.client.events(session=roamer.id) if event.kind == "transition"]
         assert [state for state in story if state in ("lost", "restoring")] == ["lost", "restoring"]
         (recovered,) = [event for event in await roamer.client.events(session=roamer.id) if event.kind == "recovered"]

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from jupyter_gpuaas.errors import CellError, InvalidRequest
+from jupyter_gpuaas.errors import CellError, InvalidRequest, StaleEpoch
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
 from jupyter_gpuaas.model import Phase, ResourceRequest, SessionState
 from tests.conftest import GpuaasHome
 from tests.fault.nodes import agent_pid, lives, records
-from tests.roaming import Outputs, Roamer, roaming
+from tests.roaming import Outputs, Roamer, commit_as, roaming
 from tests.service import Service, eventually, running_service
 
 S = SessionState
@@ -69,6 +69,8 @@ async def test_standby_takes_a_session_over_when_its_node_is_killed(service: Ser
             assert (reply["status"], reply["ename"]) == ("error", ENAME)
         except CellError as error:
             assert "lost" in str(error)
+        with pytest.raises(StaleEpoch):  # although nothing has run there
+            commit_as(service, roamer.id, 1)
         assert await roamer.said("print(x, y is x, open('note').read())") == "[1, 2] True kept"
         session = await roamer.look()
         assert session.lease is not None and (session.lease.node_id, session.epoch) == (standby.node, 2)

@@ -16,12 +16,12 @@ from jupyter_gpuaas.client.embedded import read_service_file
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
-from jupyter_gpuaas.errors import CellError, TransportError
+from jupyter_gpuaas.errors import CellError, StaleEpoch, TransportError
 from jupyter_gpuaas.model import LeaseGrant, LeaseRenewal, NodeState, ServiceFile, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
 from tests.contract.test_turns import Pair
-from tests.roaming import Outputs, Roamer, roaming
+from tests.roaming import Outputs, Roamer, commit_as, roaming
 from tests.service import Service, eventually, quick_settings, running_service
 
 from .nodes import agent_pid, is_stopped, lives, records, stopped
@@ -293,6 +293,8 @@ async def test_client_that_was_away_finds_its_session_restored_with_the_notice(
             return live is not None and live.session.state is S.IDLE and live.session.epoch == 2
 
         await eventually(is_here)
+        with pytest.raises(StaleEpoch):  # although nothing has run there
+            commit_as(service, roamer.id, 1)
         async with roaming(service, **NO_MORE) as again:
             assert again.id == roamer.id
             assert await again.said("print(y is x)") == "True"

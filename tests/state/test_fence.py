@@ -49,6 +49,39 @@ def test_checkpoint_of_an_older_host_is_refused_once_a_later_one_has_committed()
     assert [each.manifest.epoch for each in old.checkpoints()] == [1, 2, 2]
 
 
+def test_checkpoint_of_an_older_host_is_refused_once_a_later_one_has_claimed_what_it_begins_with() -> None:
+    store = MemoryStore()
+    old, new, next_one = (Checkpointer(store, key=KEY, session="s") for _ in range(3))
+    old.capture({"a": [1]}, epoch=1, cell=3, label="mine")
+    begun = new.newest()
+    assert begun is not None
+    between = old.capture({"a": [2]}, epoch=1, cell=4)
+    late = old.begin({"a": [3]}, epoch=1, cell=5)
+    claimed = new.claim(begun, epoch=2)
+    with pytest.raises(StaleEpoch):
+        late.write()
+    with pytest.raises(StaleEpoch):
+        old.claim(begun, epoch=1)
+    # What the next loss brings back is what the session goes on from, and not what was written meanwhile.
+    assert (new.newest() or begun).id == claimed.id
+    assert [each.id for each in new.checkpoints()] == [begun.id, between.id, claimed.id]
+    told = claimed.manifest
+    assert (told.epoch, told.cell, told.parent, told.label) == (2, 3, begun.id, "")
+    assert new.restore(claimed).namespace["a"] == [1]
+    for each in (begun, between):
+        new.forget(each)
+    new.collect()
+    assert new.restore(claimed).namespace["a"] == [1]
+    assert new.capture({"a": [4]}, epoch=2).manifest.epoch == 2
+    with pytest.raises(StaleEpoch):
+        next_one.claim(claimed, epoch=1)
+
+
+def test_what_an_older_host_commits_at_the_same_moment_is_not_the_newest() -> None:
+    ids = [new_id("s", 2), new_id("s", 1)]
+    assert of_session("s", ids) == ids[::-1]
+
+
 def test_ids_of_a_session_are_told_from_those_of_others() -> None:
     mine, theirs, bare = new_id("s", 3), new_id("t", 3), new_id("", 0)
     assert of_session("s", [theirs, bare, mine]) == [bare, mine]
