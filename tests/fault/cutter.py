@@ -17,7 +17,7 @@ SPOILT_FROM_BYTES = 512
 class Cutter:
     """Forwards to the port that ``target`` names at the time of each connection.
 
-    ``cut`` resets all connections; ``stall`` moves no more bytes on them and leaves them open; ``heal`` ends a stall.
+    ``cut`` resets all connections; ``stall`` moves no more bytes on them and leaves them open; ``heal`` ends both.
     New connections are stalled too while a stall lasts, and refused while ``down`` is set. ``spoil`` changes a byte in
     the answers to so many requests for chunks.
     """
@@ -31,10 +31,13 @@ class Cutter:
         self._flowing = threading.Event()
         self._flowing.set()
         self._closed = False
+        self._pause_s: float | None = None
+        self._cut_next = False
         self.accepted = 0
         self.down = False
         self.spoil = 0
-        self.spoilt = 0
+        #: What was done to somebody so far: cuts under data, connections refused, data held up, answers spoilt.
+        self.cut_in_use = self.refused = self.held_up = self.spoilt = 0
         threading.Thread(target=self._accept, daemon=True, name="cutter").start()
 
     def cut(self) -> int:
@@ -50,10 +53,18 @@ class Cutter:
                     end.shutdown(socket.SHUT_RDWR)
         return len(pairs)
 
-    def stall(self) -> None:
+    def cut_twice(self) -> None:
+        """Reset every connection, and those that there are then once more, as soon as something goes over one."""
+        self.cut()
+        self._cut_next = True
+
+    def stall(self, pause_s: float | None = None) -> None:
+        """Hold everything up; with ``pause_s``, until something has been held up for so long."""
+        self._pause_s = pause_s
         self._flowing.clear()
 
     def heal(self) -> None:
+        self._cut_next = False
         self._flowing.set()
 
     def close(self) -> None:
@@ -71,6 +82,7 @@ class Cutter:
             except OSError:
                 return
             if self.down:
+                self.refused += 1
                 near.close()
                 continue
             try:
@@ -96,10 +108,17 @@ class Cutter:
                 while True:
                     for key, _ in selector.select():
                         assert isinstance(key.fileobj, socket.socket)
-                        self._flowing.wait()
+                        if not self._flowing.is_set():
+                            self.held_up += bool(key.fileobj.recv(1, socket.MSG_PEEK))  # not that it ends
+                            if not self._flowing.wait(self._pause_s):
+                                self._flowing.set()
                         data = key.fileobj.recv(CHUNK_BYTES)
                         if not data:
                             return
+                        if self._cut_next:
+                            self._cut_next = False
+                            self.cut_in_use += 1
+                            self.cut()
                         if key.fileobj is near and b"/transfer/chunks " in data:
                             chunks = True
                         elif key.fileobj is far and chunks and self.spoil and len(data) > SPOILT_FROM_BYTES:
@@ -111,5 +130,7 @@ class Cutter:
         except (OSError, ValueError):
             pass
         finally:
+            with self._lock, contextlib.suppress(ValueError):
+                self._pairs.remove((near, far))
             for end in other:
                 end.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import msgspec
 import psutil
 import pytest
 
-from jupyter_gpuaas.controller import commands
+from jupyter_gpuaas.controller import commands, moving
+from jupyter_gpuaas.lifecycle import migration as lifecycle
 from jupyter_gpuaas.model import Peer, Phase, Via
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.fault.cutter import Cutter
-from tests.fault.steps import STEPS, Steps
+from tests.fault.steps import STEPS, Steps, points
 from tests.fault.walker import ENDED, Walker
 from tests.service import Service, eventually, running_service
 
@@ -36,13 +38,54 @@ SETTINGS: dict[str, Any] = {
 }
 #: How long what goes on again is away.
 PAUSE_S = 1.5
+#: What a controller waits for at most in trials in which somebody does not answer any more.
+IMPATIENT_S = 8.0
 
 Point = tuple[str, str]
 
-#: Ways that end with the source's host dead, from which step on the target's host is the session's.
+#: From which step on the target's host is the session's.
 CUT_OVER = STEPS.index("cutover")
 NETS = {"link_cut", "link_down", "link_stalled", "link_stalled_for_a_while", "chunk_spoilt", "chunks_spoilt"}
 HANGING = {"link_stalled", "target_hangs"}
+DISKS = {"disk_full", "source_disk_full"}
+#: Ways to hurt the host that is the session's once the move is done.
+TARGETS = {"target_host_killed", "target_hangs"}
+
+_FIRST, _COPIES, _LAST = ("reserve", "during"), ("preload", "before"), ("live", "after")
+_ALL, _TARGET_THERE, _LINK_USED = (_FIRST, _LAST), (_COPIES, _LAST), (_FIRST, ("succeed", "before"))
+#: From which moment to which each way finds something to break for sure. At others it may come too early or too late.
+_SURE: Mapping[str, tuple[Point, Point]] = {
+    "source_host_killed": _ALL,
+    "source_agent_killed": _ALL,
+    "target_agent_killed": _ALL,
+    "target_host_killed": _TARGET_THERE,
+    "target_slow": _TARGET_THERE,
+    "target_hangs": _TARGET_THERE,
+    "link_cut": _LINK_USED,
+    "link_down": _LINK_USED,
+    "link_stalled": _LINK_USED,
+    "link_stalled_for_a_while": _LINK_USED,
+    "chunk_spoilt": (_FIRST, _COPIES),
+    "chunks_spoilt": (_FIRST, _COPIES),
+    # The target writes all outputs so far in its first round, the source those of cells.
+    "disk_full": (_COPIES, _COPIES),
+    "source_disk_full": (_FIRST, _COPIES),
+}
+
+
+def sure(how: str, point: Point, busy: bool) -> bool:
+    """Whether there is something to break for sure."""
+    first, last = (points().index(each) for each in _SURE[how])
+    return first <= points().index(point) <= last and (busy or how != "source_disk_full")
+
+
+def chosen(how: str, seed: str, count: int) -> list[tuple[Point, bool]]:
+    """Moments, and whether the client runs cells meanwhile: all in turn, in an order of chance, a sure one first."""
+    found = [(point, busy) for point in points() for busy in (False, True)]
+    random.Random(seed).shuffle(found)
+    if how in _SURE:
+        found.insert(0, found.pop(next(n for n, each in enumerate(found) if sure(how, *each))))
+    return list(itertools.islice(itertools.cycle(found), count))
 
 
 class Stage:
@@ -118,27 +161,41 @@ class Stage:
         self._kill(self.agent(self.target))
 
     def link_cut(self) -> None:
-        """Connections break, and can be opened again at once."""
-        self.nets[self.source].cut()
-        self.hurt += 1
+        """Connections break, and can be opened again at once; what is in use next breaks once more."""
+        net = self.nets[self.source]
+        self._counts(lambda: net.cut_in_use)
+        net.cut_twice()
+        self.healing.append(net.heal)
 
     def link_down(self) -> None:
         """They cannot, until the end of the trial."""
         net = self.nets[self.source]
+        self._counts(lambda: net.refused)
         net.down = True
         self.healing.append(lambda: setattr(net, "down", False))
-        self.link_cut()
+        net.cut()
 
     def link_stalled(self) -> None:
         """Nothing moves any more, until the end of the trial."""
-        self.nets[self.source].stall()
-        self.healing.append(self.nets[self.source].heal)
-        self.hurt += 1
+        self._stall(None)
 
     def link_stalled_for_a_while(self) -> None:
-        self.nets[self.source].stall()
-        self.after(PAUSE_S, self.nets[self.source].heal)
-        self.hurt += 1
+        self._stall(PAUSE_S)
+
+    def _stall(self, pause_s: float | None) -> None:
+        net = self.nets[self.source]
+        self._counts(lambda: net.held_up)
+        net.stall(pause_s)
+        self.healing.append(net.heal)
+
+    def _counts(self, met: Callable[[], int]) -> None:
+        """At the end of the trial: it was hurt if more has met with it than now."""
+        before = met()
+
+        def count() -> None:
+            self.hurt += met() > before
+
+        self.healing.append(count)
 
     def disk_full(self) -> None:
         """No file of the target's agent and host can grow."""
@@ -152,7 +209,14 @@ class Stage:
         for process in (self.agent(node), self.host(node)):
             if process is not None:
                 self._limit(process)
-        self.hurt += 1
+
+    async def missed_disk(self, how: str) -> bool:
+        """Whether somebody has found the disk full: a host that is there says so, or the client was told."""
+        node = self.target if how == "disk_full" else self.source
+        if any("written to disk" in text for text in self.walker.remote.notices):
+            return True
+        reports = await self.service.controller.agents.of(node).hosts()
+        return any(report.warning for report in reports if report.session_id == self.walker.id)
 
     def target_slow(self) -> None:
         """Host and kernel of the target stand still for a while."""
@@ -172,13 +236,9 @@ class Stage:
 
     def _spoil(self, count: int) -> None:
         net = self.nets[self.source]
-        net.spoil, before = count, net.spoilt
-
-        def stop() -> None:
-            net.spoil = 0
-            self.hurt += net.spoilt > before
-
-        self.healing.append(stop)
+        self._counts(lambda: net.spoilt)
+        net.spoil = count
+        self.healing.append(lambda: setattr(net, "spoil", 0))
 
     def _kill(self, process: psutil.Process | None) -> None:
         if process is not None:
@@ -209,6 +269,15 @@ def _signal(processes: list[psutil.Process], number: int) -> None:
             process.send_signal(number)
 
 
+def impatient(how: str, patch: pytest.MonkeyPatch) -> None:
+    """Let the controller wait for less, where somebody does not answer any more."""
+    if how in HANGING:
+        patch.setattr(moving, "STEP_S", IMPATIENT_S)
+        patch.setattr(moving, "COPY_S", 2 * IMPATIENT_S)  # a kernel starts in this time
+        patch.setattr(moving, "IMAGE_S", 4 * IMPATIENT_S)
+        patch.setattr(lifecycle, "STILL_S", IMPATIENT_S)
+
+
 @contextlib.asynccontextmanager
 async def staged(home: Path, patch: pytest.MonkeyPatch, **changes: Any) -> AsyncIterator[Stage]:
     """Such a service, until the end of the block."""
@@ -231,7 +300,7 @@ async def trial(stage: Stage, how: str, point: Point, busy: bool, via: Via = "au
     stage.source = session.lease.node_id
     stage.target = "local-1" if stage.source == "local-0" else "local-0"
     await walker.kept()
-    hurt, phase = stage.hurt, ""
+    before, missed = stage.hurt, False
     stage.steps.arm(*point, getattr(stage, how))
     enough = asyncio.Event()
     walk = asyncio.ensure_future(walker.walk(enough)) if busy else None
@@ -242,9 +311,12 @@ async def trial(stage: Stage, how: str, point: Point, busy: bool, via: Via = "au
         return now is not None and now.id == view.id and now.phase in ENDED
 
     if how == "target_hangs" and STEPS.index(point[0]) >= CUT_OVER:
-        await eventually(lambda: stage.hurt > hurt, 120.0)  # what hangs is the session's host now: it goes on
+        await eventually(lambda: stage.hurt > before, 120.0)  # what hangs is the session's host now: it goes on
         stage.heal()
     await eventually(over, 200.0)
+    if how in DISKS:
+        ended = (await walker.client.session(walker.id)).migration
+        stage.hurt += ended is None or ended.phase is not Phase.DONE or await stage.missed_disk(how)
     stage.heal()
     await walker.settled()
     enough.set()
@@ -254,18 +326,19 @@ async def trial(stage: Stage, how: str, point: Point, busy: bool, via: Via = "au
         await eventually(lambda: stage.steps.armed is None)
     elif stage.steps.armed is not None:
         # The controller, impatient as it is here, gave the move up before that moment: on a busy machine.
-        stage.steps.armed, phase = None, "missed"
-    died = how == "source_host_killed" or (how == "target_host_killed" and STEPS.index(point[0]) >= CUT_OVER)
-    died = died or how in ("disk_full", "target_hangs")
+        stage.steps.armed, missed = None, True
     last = await walker.settled()
-    # It was killed so late before the cutover that nobody knew of it yet.
-    died = died or (how == "target_host_killed" and last is not None and last.phase is Phase.DONE)
+    assert last is not None and last.id == view.id
+    done = last.phase is Phase.DONE
+    # Only who has lost the host that ran it may have lost anything. Before the cutover that is the source's.
+    died = how in TARGETS if done else how == "source_host_killed"
     await walker.check(died=died)
-    assert last is not None
     if not died:
         node = (await walker.look()).lease
-        assert node is not None and node.node_id == (stage.target if last.phase is Phase.DONE else stage.source)
-    return phase or last.phase.value
+        assert node is not None and node.node_id == (stage.target if done else stage.source)
+    hurt = stage.hurt > before
+    assert hurt or missed or not sure(how, point, busy), "nothing was hurt"
+    return "missed" if missed else f"{last.phase.value}, hurt" if hurt else last.phase.value
 
 
 async def story(walker: Walker) -> str:
