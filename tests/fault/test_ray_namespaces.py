@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,23 +100,47 @@ async def test_node_that_is_cut_off_until_ray_gives_it_up_keeps_agent_and_leases
         await engine.acquire(ZERO, LeaseMeta("c", 1), timeout=0.05)
 
 
-async def test_head_that_hangs_keeps_nobody_waiting_for_ever_and_what_was_given_back_is_free_afterwards(
-    cluster: NamespaceCluster, home: GpuaasHome
+async def test_head_that_hangs_keeps_nobody_waiting_for_ever_and_then_has_what_is_held_and_nothing_else(
+    cluster: NamespaceCluster, home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import ray
+
     from jupyter_gpuaas.engine.ray.engine import RayEngine
 
-    engine = RayEngine(cluster.settings(home.path, ray_grant_s=2.0, ray_lease_s=20.0))
+    engine = RayEngine(cluster.settings(home.path, ray_grant_s=2.0))
     await engine.open()
+    leases, hold, asked = engine._leases, engine._cluster.hold, []
+
+    async def counted(lease_id: str, told: Any, *others: Any, **more: Any) -> Any:
+        asked.append(told["session_id"])
+        return await hold(lease_id, told, *others, **more)
+
+    monkeypatch.setattr(engine._cluster, "hold", counted)
     try:
         lease = await engine.acquire(ZERO, LeaseMeta("a", 1), timeout=30)
+        kept = await engine.acquire(ResourceRequest(node="node-1"), LeaseMeta("b", 1), timeout=30)
+        ray.kill(leases._holders[kept.id])
         with cluster.hanging():
+            leases.lost(kept.id)
             await asyncio.wait_for(engine.release(lease.id), GIVEN_UP_S)
-            assert engine.leases() == []
+            assert engine.leases() == [kept]
             with pytest.raises(AllocationError):
-                await asyncio.wait_for(engine.acquire(ResourceRequest(), LeaseMeta("b", 1), timeout=0), GIVEN_UP_S)
+                await asyncio.wait_for(engine.acquire(ResourceRequest(), LeaseMeta("hasty", 1), timeout=0), GIVEN_UP_S)
+            waiting = asyncio.create_task(engine.acquire(ZERO, LeaseMeta("c", 1)))
+            # Ray is asked for each of them again and again.
+            await eventually(lambda: min(asked.count("b"), asked.count("c")) >= 3, GIVEN_UP_S)
             assert {node.state for node in engine.nodes()} == {NodeState.UP}  # what runs there goes on
-        again = await engine.acquire(ZERO, LeaseMeta("c", 1), timeout=GIVEN_UP_S)
+        again = await asyncio.wait_for(waiting, GIVEN_UP_S)
         assert again.device_ids == lease.device_ids
+        await eventually(lambda: kept.id in leases._holders, GIVEN_UP_S)
+        await eventually(lambda: "ray call" not in {each.name for each in threading.enumerate()}, GIVEN_UP_S)
+
+        async def settled() -> bool:
+            there = await engine._cluster.holders()
+            return {each._actor_id for each in there.values()} == {each._actor_id for each in leases._holders.values()}
+
+        await eventually(settled, GIVEN_UP_S)
+        assert engine.leases() == [kept, again]
     finally:
         await engine.close(stop_nodes=True)
 

@@ -1,7 +1,7 @@
 """The one place that calls Ray: each call in a thread of its own, with an end, its errors mapped to ours.
 
 Public API only. A call to a cluster whose head is away does not come back before the head does, so whoever called goes
-on after ``CALL_S``, and the thread is left to itself.
+on after ``CALL_S``, and the thread is left to itself. A lease that it brings then is given back by it.
 """
 
 from __future__ import annotations
@@ -64,6 +64,27 @@ class Holder:
         self.actor = actor
         #: What it says when Ray has given it devices.
         self.first = first
+
+
+class _Asked:
+    """An actor that a thread makes for somebody who may have gone on by then; the later of the two sees to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._actor: Any = None
+        self._left = False
+
+    def made(self, actor: Any) -> bool:
+        """It is there; whether somebody waits for it."""
+        with self._lock:
+            self._actor = actor
+            return not self._left
+
+    def leave(self) -> Any:
+        """Nobody waits any more; the actor, if it is there."""
+        with self._lock:
+            self._left = True
+            return self._actor
 
 
 class Cluster:
@@ -151,6 +172,7 @@ class Cluster:
     ) -> Holder:
         """Ask for devices on one of these nodes; it does not wait for them."""
         name = f"{LEASE_PREFIX}{lease_id}{suffix}"
+        asked = _Asked()
 
         def ask() -> tuple[Any, concurrent.futures.Future[Any]]:
             import ray
@@ -166,10 +188,20 @@ class Cluster:
                 label_selector=selector(ray_ids),
             )
             actor = holder.remote(dict(meta), self._settings.ray_lease_s, CLAIM_S)
+            if not asked.made(actor):
+                # The head was away for longer than anybody waits. Unclaimed, it would end by itself, too.
+                _discard(actor)
+                raise TransportError("Ray has answered too late.")
             # It waits with us, so that it never arrives if we are gone when the actor begins.
             return actor, actor.renew.remote().future()
 
-        actor, said = await _in_thread(ask)
+        try:
+            actor, said = await _in_thread(ask)
+        except BaseException:
+            made = asked.leave()
+            if made is not None:
+                threading.Thread(target=_discard, args=(made,), daemon=True, name="ray call").start()
+            raise
         first = asyncio.ensure_future(_held(said))
         first.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may wait for it any more
         return Holder(name, actor, first)
@@ -214,14 +246,7 @@ class Cluster:
 
     async def free(self, actor: Any) -> None:
         """Give back what an actor has, or wants; one that is gone is no error."""
-
-        def kill() -> None:
-            import ray
-
-            with contextlib.suppress(ValueError):
-                ray.kill(actor, no_restart=True)
-
-        await _in_thread(kill)
+        await _in_thread(lambda: _kill(actor))
 
     async def want(self, bundles: list[dict[str, float]], selectors: list[dict[str, str]]) -> None:
         """Tell the autoscaler how much the cluster should be able to hold."""
@@ -278,6 +303,21 @@ class Cluster:
             scheduling_strategy=NodeAffinitySchedulingStrategy(ray_id, soft=False),
         )
         return keeper.remote(node_id, *arguments)
+
+
+def _kill(actor: Any) -> None:
+    import ray
+
+    with contextlib.suppress(ValueError):
+        ray.kill(actor, no_restart=True)
+
+
+def _discard(actor: Any) -> None:
+    """End an actor that nobody has heard of."""
+    try:
+        _kill(actor)
+    except Exception as error:
+        log.warning("a lease that came too late is not given back: %s", _mapped(error))
 
 
 def _read(said: Mapping[str, Any]) -> Held:
