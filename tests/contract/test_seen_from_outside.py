@@ -138,6 +138,18 @@ async def test_ready_service_that_loses_its_database_or_ends_is_not(
         assert (await http.get("/healthz")).status_code == 200
 
 
+async def test_service_without_nodes_is_ready_only_where_they_come_by_themselves(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with httpx.AsyncClient(base_url=service.url, trust_env=False) as http:
+        with monkeypatch.context() as empty:
+            empty.setattr(service.engine, "nodes", lambda: [])
+            answer = await http.get("/readyz")
+            assert (answer.status_code, answer.json()["checks"]["nodes"]) == (503, "none answers")
+            empty.setattr(service.engine, "grows", True)
+            assert (await http.get("/readyz")).status_code == 200
+
+
 def test_log_as_json_names_session_and_epoch() -> None:
     formatter = JsonFormatter()
     known = "0123456789abcdef" * 2
