@@ -25,13 +25,15 @@ pytestmark = [pytest.mark.ray, *RAY_WARNINGS]
 
 ONE = ResourceRequest()
 HALF = ResourceRequest(share=0.5)
+#: Ray's label for what it has found a node's GPUs to be; here it is told.
+TYPE = "ray.io/accelerator-type"
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     cluster = RayCluster(())
-    cluster.add("big", gpus=2, zone="a")
-    cluster.add("small", zone="b")
+    cluster.add("big", gpus=2, zone="a", **{TYPE: "L4"})
+    cluster.add("small", zone="b", **{TYPE: "T4"})
     yield cluster
     cluster.close()
 
@@ -73,6 +75,18 @@ async def test_acquire_several_devices_by_label_and_away_from_a_node(engine: Any
     await engine.release(both.id)
     assert (await engine.acquire(ResourceRequest(avoid=("big",)), meta("c"), timeout=0)).node_id == "small"
     assert (await engine.acquire(ResourceRequest(labels={"zone": "!b"}), meta("d"), timeout=0)).node_id == "big"
+
+
+async def test_acquire_by_the_type_of_accelerator(engine: Any) -> None:
+    assert {node.id: node.labels[TYPE] for node in engine.nodes()} == {"big": "L4", "small": "T4"}
+    with pytest.raises(NoCapacity, match="accelerator-type H100"):
+        await engine.acquire(ResourceRequest(labels={TYPE: "H100"}), meta("a"))
+    first = await engine.acquire(ResourceRequest(labels={TYPE: "in(H100,T4)"}), meta("b"), timeout=0)
+    assert first.node_id == "small"
+    with pytest.raises(AllocationError):  # it is taken, whatever else is free
+        await engine.acquire(ResourceRequest(labels={TYPE: "T4"}), meta("c"), timeout=0.05)
+    for name in "de":
+        assert (await engine.acquire(ResourceRequest(labels={TYPE: "L4"}), meta(name), timeout=0)).node_id == "big"
 
 
 async def test_acquire_shares_of_one_device(engine: Any) -> None:
@@ -220,7 +234,7 @@ async def test_raylet_that_dies_and_comes_back_finds_its_agent_and_leases(
     assert (event.node_id, event.state) == ("small", NodeState.CORDONED)  # what runs there goes on
     assert alive(pid)
     assert engine.leases() == [lease]
-    cluster.add("small", zone="b")
+    cluster.add("small", zone="b", **{TYPE: "T4"})
     event = await asyncio.wait_for(anext(news), 60)
     assert (event.node_id, event.state) == ("small", NodeState.UP)
     assert agent_pid(home, "small") == pid
