@@ -58,6 +58,8 @@ class Node(msgspec.Struct, frozen=True):
     no_images: str = "process images are switched off (setting `images`)"
     #: What its owner says of it: ``zone``, ``ray.io/accelerator-type``.
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+    #: Of the software that its agent runs; empty where that is too old to say so.
+    version: str = ""
 
 
 class NodeView(Node, frozen=True):

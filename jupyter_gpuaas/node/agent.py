@@ -27,6 +27,7 @@ import click
 import msgspec
 import psutil
 
+from .. import __version__
 from ..config import Settings, load
 from ..errors import (
     AllocationError,
@@ -77,7 +78,14 @@ class Agent:
             int(number) if number.isdecimal() else 0,
         )
         self._machine = machine_id()
-        self.node = Node(node_id, NodeState.UP, self._devices, "", platform.python_version(), self._machine)
+        self.node = Node(
+            node_id,
+            NodeState.UP,
+            self._devices,
+            python=platform.python_version(),
+            machine=self._machine,
+            version=__version__,
+        )
         self._hosts = Hosts(folder, node_id, settings, self._changed)
         self._lease = NodeLease(folder, lambda: self._hosts.sessions)
         self._hosts.before_start = self._lease.hosts_changed

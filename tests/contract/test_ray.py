@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ import msgspec
 import psutil
 import pytest
 
+from jupyter_gpuaas import __version__
 from jupyter_gpuaas.engine import LeaseMeta
 from jupyter_gpuaas.engine.process import AgentFile, alive
 from jupyter_gpuaas.errors import AllocationError, NoCapacity
 from jupyter_gpuaas.model import CUDA, Device, Lease, NodeState, ResourceRequest
+from tests.certificates import own_ca
 from tests.conftest import GpuaasHome
 from tests.ray_cluster import RAY_WARNINGS, RayCluster
 from tests.service import eventually
@@ -242,6 +245,61 @@ async def test_raylet_that_dies_and_comes_back_finds_its_agent_and_leases(
     with pytest.raises(AllocationError):
         await engine.acquire(ResourceRequest(node="small"), meta("b"), timeout=0)
     await news.aclose()
+
+
+async def test_agent_that_is_started_again_has_the_settings_of_the_service_that_is_there_now(
+    cluster: RayCluster, home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.util import list_named_actors
+
+    from jupyter_gpuaas.engine.ray import members
+    from jupyter_gpuaas.engine.ray.engine import RayEngine
+
+    async def opened(**changes: Any) -> Any:
+        made = RayEngine(cluster.settings(home, devices="cpu:2", **changes))
+        await made.open()
+        return made
+
+    def keepers() -> list[str]:
+        return sorted(name for name in list_named_actors() if name.startswith("agent-"))
+
+    def setting(name: str) -> str | None:
+        return psutil.Process(agent_pid(home, "small")).environ().get(f"GPUAAS_{name}")
+
+    first = await opened()
+    pid, kept = agent_pid(home, "small"), keepers()
+    assert len(kept) == 2
+    assert {node.version for node in first.nodes()} == {__version__}
+    await first.close(stop_nodes=False)
+    # With the same settings, everything is found as it was; what is of another version is said to be.
+    with monkeypatch.context() as upgraded:
+        upgraded.setattr(members, "__version__", "99")
+        same = await opened()
+    assert (agent_pid(home, "small"), keepers()) == (pid, kept)
+    assert f"the agent of node small has version {__version__}, this service 99" in caplog.text
+    await same.close(stop_nodes=False)
+    # With others, agents are found, and those who look after them are new.
+    other = await opened(workdir="session")
+    try:
+        assert agent_pid(home, "small") == pid
+        await eventually(lambda: len(keepers()) == 2 and not set(keepers()) & set(kept))
+        assert setting("WORKDIR") is None
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: agent_pid(home, "small") != pid and alive(agent_pid(home, "small")), 60)
+        assert setting("WORKDIR") == "session"
+    finally:
+        await other.close(stop_nodes=False)
+    own_ca(home)
+    # They do not go on without TLS when it is switched on.
+    secret = await opened(tls="on")
+    try:
+        assert {node.url.partition(":")[0] for node in secret.nodes()} == {"https"}
+        pid = agent_pid(home, "small")
+        os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: agent_pid(home, "small") != pid and alive(agent_pid(home, "small")), 60)
+        assert setting("TLS") == "on"
+    finally:
+        await secret.close(stop_nodes=True)
 
 
 async def test_agent_has_nothing_of_ray_in_its_environment_and_no_parent_of_ray(engine: Any, home: Path) -> None:

@@ -143,7 +143,7 @@ async def test_service_without_nodes_is_ready_only_where_they_come_by_themselves
 ) -> None:
     async with httpx.AsyncClient(base_url=service.url, trust_env=False) as http:
         with monkeypatch.context() as empty:
-            empty.setattr(service.engine, "nodes", lambda: [])
+            empty.setattr(service.engine, "nodes", list)
             answer = await http.get("/readyz")
             assert (answer.status_code, answer.json()["checks"]["nodes"]) == (503, "none answers")
             empty.setattr(service.engine, "grows", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.engine.ray import plan
 from jupyter_gpuaas.engine.ray.detached import clean, visible_devices
+from jupyter_gpuaas.engine.ray.members import Members
 from jupyter_gpuaas.lifecycle.labels import parse, selects
 from jupyter_gpuaas.lifecycle.placement import Waiting, why_never
 from jupyter_gpuaas.lifecycle.room import ATOM, room, used_of
@@ -248,6 +251,51 @@ def test_demand_has_what_is_held_beside_what_waits() -> None:
 def test_lease_of_an_actors_name() -> None:
     assert plan.lease_of("lease-abc.12ef") == "abc"
     assert plan.lease_of("agent-node-1") == ""
+
+
+def test_keeper_is_another_for_other_arguments_and_another_version_only() -> None:
+    made = ["folder", {"GPUAAS_TLS": "on", "GPUAAS_CA": "ca.pem"}, "home", "m"]
+    name = plan.keeper("node-1", "f" * 56, made, "1.0")
+    assert name.startswith(plan.keepers_of("node-1", "f" * 56))
+    assert plan.keeper("node-1", "f" * 56, ["folder", dict(reversed(made[1].items())), "home", "m"], "1.0") == name
+    others = [["folder", {"GPUAAS_CA": "ca.pem"}, "home", "m"], ["folder", made[1], "home", "other"]]
+    assert len({name, plan.keeper("node-1", "f" * 56, made, "1.1")}) == 2
+    assert name not in {plan.keeper("node-1", "f" * 56, other, "1.0") for other in others}
+    assert not plan.keeper("node-1", "e" * 56, made, "1.0").startswith(plan.keepers_of("node-1", "f" * 56))
+
+
+@pytest.mark.parametrize(
+    ("url", "answer"),
+    [
+        ("http://10.0.0.7:1", True), ("https://10.0.0.7:1", False), ("http://node:1", True),
+        ("http://127.0.0.1:1", False), ("http://[::1]:1", False),
+    ],
+)  # fmt: skip
+def test_what_goes_in_the_clear(url: str, answer: bool) -> None:
+    assert plan.in_the_clear(url) is answer
+
+
+class _OneNode:
+    """A cluster of one node, whose keeper has found an agent at this address."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def nodes(self) -> list[plan.RayNode]:
+        return [plan.RayNode(ray_id="f" * 56, alive=True, address="10.0.0.7", name="a", gpus=1.0)]
+
+    async def agent(self, *_: Any) -> dict[str, Any]:
+        return {"url": self._url, "token": "x"}
+
+
+async def test_agent_that_does_not_speak_tls_is_not_talked_to_where_that_is_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster: Any = _OneNode("http://10.0.0.7:1")
+    members = Members(Settings(home=str(tmp_path), tls="on"), cluster, start=True)
+    await members.open()
+    assert members.nodes() == []
+    assert "node a: its agent at http://10.0.0.7:1 does not speak TLS" in caplog.text
 
 
 # -- labels --------------------------------------------------------------------------------------------------

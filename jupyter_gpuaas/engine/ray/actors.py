@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jupyter_gpuaas import __version__
-
 if TYPE_CHECKING:
     from jupyter_gpuaas.engine.ray.detached import DetachedAgent
 
@@ -109,7 +107,6 @@ async def _ensure(agent: DetachedAgent, timeout_s: float) -> dict[str, Any]:
         "node": msgspec.json.encode(node),
         "url": agent.endpoint.url,
         "token": agent.endpoint.token,
-        "version": __version__,
     }
 
 

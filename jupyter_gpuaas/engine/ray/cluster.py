@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from jupyter_gpuaas import __version__
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.engine.ray.actors import AgentKeeper, LeaseHolder
-from jupyter_gpuaas.engine.ray.plan import LEASE_PREFIX, RayNode, read_nodes, selector
+from jupyter_gpuaas.engine.ray.plan import LEASE_PREFIX, RayNode, keeper, keepers_of, read_nodes, selector
 from jupyter_gpuaas.errors import GpuaasError, SettingError, TransportError
 
 log = logging.getLogger(__name__)
@@ -269,8 +270,8 @@ class Cluster:
         def ask() -> dict[str, Any]:
             import ray
 
-            keeper = self._keeper(node_id, ray_id, arguments)
-            answer: dict[str, Any] = ray.get(keeper.ensure.remote(timeout_s), timeout=timeout_s + CALL_S)
+            actor = self._keeper(node_id, ray_id, arguments)
+            answer: dict[str, Any] = ray.get(actor.ensure.remote(timeout_s), timeout=timeout_s + CALL_S)
             return answer
 
         return await _in_thread(ask, timeout_s=timeout_s + 2 * CALL_S)
@@ -281,19 +282,27 @@ class Cluster:
         def ask() -> None:
             import ray
 
-            keeper = self._keeper(node_id, ray_id, arguments)
-            ray.get(keeper.stop.remote(timeout_s), timeout=timeout_s + CALL_S)
-            ray.kill(keeper, no_restart=True)
+            actor = self._keeper(node_id, ray_id, arguments)
+            ray.get(actor.stop.remote(timeout_s), timeout=timeout_s + CALL_S)
+            ray.kill(actor, no_restart=True)
 
         await _in_thread(ask, timeout_s=timeout_s + 2 * CALL_S)
 
     def _keeper(self, node_id: str, ray_id: str, arguments: Sequence[Any]) -> Any:
         import ray
+        from ray.util import list_named_actors
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        keeper = ray.remote(AgentKeeper).options(
-            # One a raylet: that of a former one may be there still, on its way out.
-            name=f"agent-{node_id}-{ray_id[:12]}",
+        name = keeper(node_id, ray_id, arguments, __version__)
+        for other in list_named_actors():
+            if other.startswith(keepers_of(node_id, ray_id)) and other != name:
+                # Of a service with other settings, or another version. Its agent goes on.
+                with contextlib.suppress(ValueError, ray.exceptions.RayError):  # it has gone since
+                    former = ray.get_actor(other, namespace=self.namespace)
+                    ray.wait([former.__ray_terminate__.remote()], timeout=CALL_S)  # once it has started one
+                    _kill(former)
+        made = ray.remote(AgentKeeper).options(
+            name=name,
             namespace=self.namespace,
             lifetime="detached",
             get_if_exists=True,
@@ -302,7 +311,7 @@ class Cluster:
             max_restarts=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(ray_id, soft=False),
         )
-        return keeper.remote(node_id, *arguments)
+        return made.remote(node_id, *arguments)
 
 
 def _kill(actor: Any) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Sequence
-from urllib.parse import urlsplit
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.engine.base import AgentEndpoint, LeaseMeta, NodeEvent
@@ -76,8 +75,7 @@ class RayEngine:
                 "that all nodes share, or to a URL",
                 ", ".join(away),
             )
-        plain = [urlsplit(node.url) for node in self.nodes() if node.url.startswith("http:")]
-        if away and any(url.hostname not in ("127.0.0.1", "::1") for url in plain):
+        if away and any(plan.in_the_clear(node.url) for node in self.nodes()):
             log.info(
                 "agents of other machines are talked to without encryption: keep the network to the pool, or set tls"
             )

@@ -311,11 +311,11 @@ class Members:
             told = await self._cluster.agent(member.id, ray.ray_id, self._arguments(ray), timeout_s)
             if told.get("error"):
                 raise TransportError(f"node {member.id}: {told['error']}")
-            if told["version"] != __version__:
-                log.error("node %s has version %s, this service %s", member.id, told["version"], __version__)
             member.endpoint = AgentEndpoint(str(told["url"]), str(told["token"]), of_service(self._settings))
         if member.endpoint is None:
             raise TransportError(f"node {member.id}: its agent is not known.")
+        if self._settings.tls == "on" and plan.in_the_clear(member.endpoint.url):
+            raise TransportError(f"node {member.id}: its agent at {member.endpoint.url} does not speak TLS.")
         client = AgentClient(member.endpoint)
         try:
             node = await client.node()
@@ -323,6 +323,11 @@ class Members:
             await client.close()
         if node.id != member.id:
             raise TransportError(f"node {member.id}: {node.id} answers in its place.")
+        if node.version != __version__:
+            # It goes on with what it hosts. The next one that is started there is of the version that is there now.
+            log.error(
+                "the agent of node %s has version %s, this service %s", member.id, node.version or "?", __version__
+            )
         gpus, labels = (ray.gpus, ray.labels) if ray is not None else (0.0, {})
         if ray is None and member.node is not None:
             gpus, labels = float(len(member.node.devices)), member.node.labels

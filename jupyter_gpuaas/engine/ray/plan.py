@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -217,6 +219,23 @@ def demand(
         bundles.append({"GPU": gpus_of(request)})
         selectors.append(dict(request.labels))
     return bundles, selectors
+
+
+def keepers_of(node_id: str, ray_id: str) -> str:
+    """How the keepers of a node's agent are called, but for their ends: one a raylet, as a former one may be ending."""
+    return f"agent-{node_id}-{ray_id[:12]}"
+
+
+def keeper(node_id: str, ray_id: str, arguments: Sequence[Any], version: str) -> str:
+    """The keeper that was made with these arguments by this version; it goes by them as long as it lives."""
+    made_with = msgspec.json.encode([version, *arguments], order="deterministic")
+    return f"{keepers_of(node_id, ray_id)}.{hashlib.blake2b(made_with, digest_size=6).hexdigest()}"
+
+
+def in_the_clear(url: str) -> bool:
+    """Whether what goes to this address can be read on its way."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1")
 
 
 def lease_of(actor: str) -> str:
