@@ -105,6 +105,7 @@ async def test_head_that_hangs_keeps_nobody_waiting_for_ever_and_then_has_what_i
 ) -> None:
     import ray
 
+    from jupyter_gpuaas.engine.ray.cluster import THREAD
     from jupyter_gpuaas.engine.ray.engine import RayEngine
 
     engine = RayEngine(cluster.settings(home.path, ray_grant_s=2.0))
@@ -133,7 +134,7 @@ async def test_head_that_hangs_keeps_nobody_waiting_for_ever_and_then_has_what_i
         again = await asyncio.wait_for(waiting, GIVEN_UP_S)
         assert again.device_ids == lease.device_ids
         await eventually(lambda: kept.id in leases._holders, GIVEN_UP_S)
-        await eventually(lambda: "ray call" not in {each.name for each in threading.enumerate()}, GIVEN_UP_S)
+        await eventually(lambda: THREAD not in {each.name for each in threading.enumerate()}, GIVEN_UP_S)
 
         async def settled() -> bool:
             there = await engine._cluster.holders()

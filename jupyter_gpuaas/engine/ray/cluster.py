@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,9 @@ CLAIM_S = 5.0
 #: How long a head may be away before Ray's own processes give up; ours must not be the first.
 RECONNECT_S = "600"
 
+
+#: What the threads are called that call Ray.
+THREAD = "ray call"
 
 #: A thread waits in Ray for a head that is away, and would do so for `RECONNECT_S`.
 _hanging = threading.Event()
@@ -131,7 +135,7 @@ class Cluster:
         if os.environ.get("RAY_AUTH_MODE") != "token":
             log.warning("the Ray cluster asks for no token: whoever reaches its ports can run code on it")
         if ray.is_initialized():
-            ray.shutdown()
+            _shut_down(ray, CONNECT_S / 2)
         try:
             ray.init(
                 address=self._settings.ray_address,
@@ -151,7 +155,7 @@ class Cluster:
         if ray is None:
             return
         try:
-            await _in_thread(ray.shutdown)
+            await _in_thread(lambda: _shut_down(ray, CALL_S / 2))
         except GpuaasError as error:
             log.warning("the Ray cluster is left as it is: %s", error)
             _hanging.set()
@@ -201,7 +205,7 @@ class Cluster:
         except BaseException:
             made = asked.leave()
             if made is not None:
-                threading.Thread(target=_discard, args=(made,), daemon=True, name="ray call").start()
+                threading.Thread(target=_discard, args=(made,), daemon=True, name=THREAD).start()
             raise
         first = asyncio.ensure_future(_held(said))
         first.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may wait for it any more
@@ -314,6 +318,17 @@ class Cluster:
         return made.remote(node_id, *arguments)
 
 
+def _shut_down(ray: Any, wait_s: float) -> None:
+    """Let go of Ray when nobody is in it any more: a call that goes on without it would take the process with it."""
+    until_s = time.monotonic() + wait_s
+    for thread in threading.enumerate():
+        if thread.name == THREAD and thread is not threading.current_thread():
+            thread.join(max(0.0, until_s - time.monotonic()))
+            if thread.is_alive():
+                raise TransportError("it has not answered all that it was asked.")
+    ray.shutdown()
+
+
 def _kill(actor: Any) -> None:
     import ray
 
@@ -362,7 +377,7 @@ async def _in_thread(call: Callable[[], T], *, timeout_s: float = CALL_S) -> T:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, result, failed)
 
-    threading.Thread(target=work, daemon=True, name="ray call").start()
+    threading.Thread(target=work, daemon=True, name=THREAD).start()
     # Not `wait_for`, which may answer instead of being cancelled.
     try:
         await asyncio.wait([done], timeout=timeout_s)
