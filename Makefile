@@ -209,10 +209,12 @@ test-trials: $(STAMPS)/test
 soak: $(STAMPS)/test
 	GPUAAS_SOAK_S=$(SOAK_S) $(PYTEST) -s -m soak tests/fault/test_soak.py $(PYTEST_ARGS)
 
-# The tests share a cluster where they can. Those on nodes with networks of their own need root and iproute2.
+# The tests share a cluster where they can. Those on nodes with networks of their own need root and iproute2. That of the
+# whole service is run once more on PostgreSQL, where there is one.
 test-ray: $(STAMPS)/ray
 	$(PYTEST) -m ray $(addprefix tests/contract/test_,engine.py ray.py ray_start.py ray_autoscaler.py) \
 	  tests/fault/test_ray.py tests/fault/test_ray_namespaces.py $(PYTEST_ARGS)
+	@$(POSTGRES) $(PYTEST) -m ray tests/fault/test_ray.py
 
 # Of these, what both engines must do alike, and what happens to Ray's processes, on one machine.
 test-engines: $(STAMPS)/ray
