@@ -119,6 +119,7 @@ def notebook(module_gpuaas_home: GpuaasHome, tmp_path_factory: pytest.TempPathFa
         patch.setenv("GPUAAS_WORKDIR", "session")
         patch.setenv("GPUAAS_DEVICES", "cpu:4")
         patch.setenv("GPUAAS_SMALL_VALUE_BYTES", "100000")
+        patch.setenv("GPUAAS_KEPT_BYTES", "1")  # so a parked session's process does not stay
         opened = Notebook(tmp_path_factory.mktemp("notebook"))
         opened.ok("%load_ext jupyter_gpuaas")
         opened.ok("%remote_gpu connect")
@@ -506,15 +507,19 @@ def test_detached_session_is_found_again_by_its_name(notebook: Notebook) -> None
 
 def test_park_asks_where_names_would_be_lost(notebook: Notebook) -> None:
     notebook.ok("%remote_gpu connect --session asked28")
-    notebook.remote("endless28 = (number for number in range(3))\nkept28 = 28")
+    notebook.remote(
+        "import threading\ngo28 = threading.Event()\nthread28 = threading.Thread(target=go28.wait, daemon=True)\n"
+        "thread28.start()\nkept28 = 28"
+    )
     notebook.ok("%remote_gpu checkpoint")
     notebook.answers = [""]
     assert "The session stays as it is" in notebook.fails("%remote_gpu park").error["evalue"]
-    assert notebook.remote("next(endless28)").value == 0
+    assert notebook.remote("thread28.is_alive()").value is True
     notebook.answers = ["y"]
     assert "is parked; the next cell brings it back" in notebook.ok("%remote_gpu park").out
     assert notebook.answers == []
-    assert notebook.remote("'endless28' in globals(), kept28").value == (False, 28)
+    assert notebook.remote("kept28").value == 28
+    assert "thread28" in notebook.fails("%%remote_gpu\nthread28.is_alive()").error["evalue"]
     notebook.ok("%remote_gpu release")
 
 
