@@ -200,9 +200,11 @@ test-faults: $(STAMPS)/test
 
 # What must hold hundreds of times. `make test-faults` tries each of them a few times.
 test-trials: $(STAMPS)/test
+	@$(MAKE) --no-print-directory criu || echo "*** NO CRIU HERE: PROCESS IMAGES ARE NOT TESTED ***" >&2
 	GPUAAS_TRIALS=25 GPUAAS_KILLS=300 GPUAAS_MOVES_HURT=34 GPUAAS_MOVES=100 GPUAAS_NODE_KILLS=50 \
-	  GPUAAS_ORDERS=4000 GPUAAS_IMAGE_MOVES=5 $(PYTEST) tests/fault/test_nothing_lost.py tests/fault/test_checkpoint_kills.py tests/fault/test_migration_faults.py \
+	  GPUAAS_ORDERS=4000 GPUAAS_IMAGE_MOVES=5 GPUAAS_IMAGES_HURT=100 $(PYTEST) tests/fault/test_nothing_lost.py tests/fault/test_checkpoint_kills.py tests/fault/test_migration_faults.py \
 	  tests/fault/test_moves_to_and_fro.py tests/fault/test_node_kills.py tests/unit/test_standstill_interleavings.py \
+	  tests/image/test_move_faults.py \
 	  tests/image/test_moves.py::test_training_in_one_cell_that_is_moved_at_random_ends_with_the_same_bits $(PYTEST_ARGS)
 
 # What it has counted is told at its end.

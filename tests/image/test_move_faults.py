@@ -17,7 +17,8 @@ import pytest
 
 from jupyter_gpuaas.image.criu import Criu
 from tests.conftest import GpuaasHome
-from tests.fault.stage import NETS, SEED, SETTINGS, Point, Stage, staged, story, trial
+from tests.fault.mortals import controller_trials, mortal_service
+from tests.fault.stage import NETS, SEED, SETTINGS, Point, Stage, chosen, impatient, staged, story, sure, trial
 from tests.fault.steps import points
 from tests.fault.walker import walking
 from tests.image.test_moves import images_in
@@ -33,16 +34,20 @@ WAYS = [
     "source_agent_killed",
     "target_agent_killed",
     "link_cut",
+    "link_stalled",
+    "link_stalled_for_a_while",
     "disk_full",
     "source_disk_full",
     "target_slow",
+    "chunk_spoilt",
 ]
 
 
 def trials() -> list[tuple[str, Point, bool]]:
-    """Ways and moments, and whether the client runs cells meanwhile."""
+    """Ways and moments, and whether the client runs cells meanwhile. The first finds something to break for sure."""
     found = [(how, point, busy) for how in WAYS for point in points() for busy in (False, True)]
     random.Random(f"{SEED}/images").shuffle(found)
+    found.insert(0, found.pop(next(number for number, each in enumerate(found) if sure(*each))))
     return list(itertools.islice(itertools.cycle(found), TRIALS))
 
 
@@ -52,9 +57,7 @@ async def stage(criu: Criu, gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyP
         yield made
 
 
-async def test_one_session_with_its_last_state_whatever_breaks_while_its_process_moves(
-    stage: Stage,
-) -> None:
+async def test_one_session_with_its_last_state_whatever_breaks_while_its_process_moves(stage: Stage) -> None:
     outcomes: Counter[str] = Counter()
     settings = quick_settings(stage.folder, **SETTINGS)
     # Where every jail sees it; /tmp is a jail's own.
@@ -63,11 +66,23 @@ async def test_one_session_with_its_last_state_whatever_breaks_while_its_process
         for number, (how, point, busy) in enumerate(trials()):
             where = f"trial {number}: {how} {point[1]} {point[0]}, {'busy' if busy else 'idle'}"
             print(where, flush=True)
-            stage.through_nets, hurt = how in NETS, stage.hurt
+            stage.through_nets = how in NETS
             try:
-                phase = await asyncio.wait_for(trial(stage, how, point, busy, "image"), 400.0)
+                with pytest.MonkeyPatch.context() as patch:
+                    impatient(how, patch)
+                    outcome = await asyncio.wait_for(trial(stage, how, point, busy, "image"), 400.0)
                 await eventually(lambda: not images_in(stage.folder))
             except BaseException as error:
                 raise AssertionError(f"{where}: {type(error).__name__}: {error}; {await story(walker)}") from error
-            outcomes[f"{phase}, hurt" if stage.hurt > hurt else phase] += 1
+            outcomes[outcome] += 1
     print(f"{sum(outcomes.values())} trials: {dict(outcomes)}")
+
+
+async def test_one_session_with_its_last_state_when_the_controller_is_killed_while_its_process_moves(
+    criu: Criu, gpuaas_home: GpuaasHome
+) -> None:
+    moments = chosen("controller_killed", f"{SEED}/controller/images", -(-TRIALS // len(WAYS)))
+    with mortal_service(gpuaas_home, images="auto") as mortals:
+        outcomes = await controller_trials(mortals, gpuaas_home.path / "book", moments, "image")
+        await eventually(lambda: not images_in(gpuaas_home.path))
+    print(f"controller: {sum(outcomes.values())} trials, all hurt: {dict(outcomes)}")
