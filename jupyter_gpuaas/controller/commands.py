@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -16,11 +16,13 @@ from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.bell import Bell
 from jupyter_gpuaas.controller.catalogue.records import Aside, Incoming, SessionRecord
 from jupyter_gpuaas.controller.leases import NodeLeases
+from jupyter_gpuaas.controller.patience import HOSTLESS, in_time, unless_lost
 from jupyter_gpuaas.controller.peers import peer_of
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import GpuaasError, NoSuchSession, StaleEpoch, StoreError, TransportError
 from jupyter_gpuaas.lifecycle.node_loss import back_words, notice
+from jupyter_gpuaas.lifecycle.recovery import asks_former_host, limit_s
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent
 from jupyter_gpuaas.model import (
     CheckpointPlan,
@@ -35,11 +37,7 @@ from jupyter_gpuaas.model import (
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 S = SessionState
-#: States in which a session has no host that it needs.
-_HOSTLESS = frozenset({S.LOST, S.PARKED, S.RESTORING, S.CLOSING, S.FAILED})
 #: A node whose host died and that does not give what the host has left in this time is not waited for by a standby.
 SOON_S = 2.0
 
@@ -60,7 +58,7 @@ class Commands:
         self._sessions = sessions
         #: How a session takes checkpoints.
         self._plan = plan
-        #: A session's newest checkpoint, read from the store in a thread.
+        #: A session's newest checkpoint, read from the store in a thread; None where there is none.
         self._newest = newest
         #: Puts a session into the queue; set by the controller.
         self.place: Callable[[LiveSession], None] = lambda live: None
@@ -215,13 +213,15 @@ class Commands:
                     self._sessions.advance(live, SessionEvent.HOST_DIED, f"{incoming.why if incoming else 'no peer'}")
                     return
                 stands_by = comes
+                most_s = await self._limit_s(live, incoming) if incoming is not None else 0.0
                 if incoming is None or not incoming.stands_by:
                     starting = self._agents.of(lease.node_id).start_host(self.spec(live.record, lease, incoming))
-                    report = await self._unless_lost(lease.node_id, starting)
+                    report = await unless_lost(self._node_leases, lease.node_id, starting)
                 if incoming is not None and comes:
-                    taking = self._unless_lost(lease.node_id, self._take_over(live, lease, incoming))
+                    taking = in_time(live, self._take_over(live, lease, incoming), most_s)
+                    taking = unless_lost(self._node_leases, lease.node_id, taking)
                     whole = incoming.ready or not incoming.node
-                    report = await (taking if whole else self._unless_lost(incoming.node, taking))
+                    report = await (taking if whole else unless_lost(self._node_leases, incoming.node, taking))
             except GpuaasError as error:
                 # The same order again is safe: the agent knows it by session and epoch.
                 if error.retryable and time.monotonic() < deadline:
@@ -229,17 +229,33 @@ class Commands:
                     pause_s = min(2 * pause_s, self._settings.retry_most_s)
                     continue
                 if live.session.state is SessionState.STARTING:
-                    # What a standby cannot do, a fresh host may.
                     late = incoming is not None and incoming.stands_by
-                    event = SessionEvent.HOST_DIED if late else SessionEvent.START_FAILED
-                    self._sessions.advance(live, event, f"its standby failed: {error}" if late else str(error))
-                return
-            self._taken_over(live, report)
+                    self._sessions.start_failed(live, f"its standby failed: {error}" if late else str(error))
+                break
+            if comes:
+                self._taken_over(live, report)
             self._sessions.reported(live, report)
-            return
+            if incoming is None or comes:
+                return
+            await self._until_restored(live, most_s)
+            break
         if live.session.state in (SessionState.IDLE, SessionState.BUSY) and live.lease is lease:
+            # It made the variables by itself, or:
             # 1. The host becomes the session's, and its agent reports so.  2. The answer to us is lost.
             self._taken_over(live)
+
+    async def _limit_s(self, live: LiveSession, incoming: Incoming) -> float:
+        """How long a host may take until it is that of a session which comes back."""
+        view = live.checkpoints.last if live.checkpoints is not None else None
+        if view is None and not incoming.ready:
+            view = await self._newest_of(live)
+        state_bytes = view.host_bytes + view.device_bytes if view is not None else 0
+        return limit_s(self._settings.start_timeout_s, state_bytes, incoming.failures)
+
+    async def _until_restored(self, live: LiveSession, most_s: float) -> None:
+        """Wait for a host that makes the variables by itself; until then it may fail, and another is to try it."""
+        if not await live.bell.until(lambda: live.session.state is not SessionState.STARTING, most_s):
+            self._sessions.start_failed(live, f"the session was not there after {most_s:.0f} s")
 
     def _incoming(self, live: LiveSession) -> Incoming | None:
         """Where the session comes from; not from a node that is lost."""
@@ -248,7 +264,7 @@ class Commands:
             return incoming
         self._leave(live, incoming)
         why = f"node {incoming.node} does not answer"
-        incoming = Incoming(checkpoint=incoming.checkpoint, why=why, stands_by=incoming.stands_by, cell=incoming.cell)
+        incoming = msgspec.structs.replace(incoming, node="", epoch=0, lease=None, ready=False, why=why)
         self._sessions.keep(live, incoming=incoming)
         return incoming
 
@@ -258,28 +274,6 @@ class Commands:
             self.give_back(incoming.lease, for_good=True)
         elif incoming.node:
             self._spawn(self._drop(incoming.node, live.session.id), f"drop remains of {live.session.id}")
-
-    async def _unless_lost(self, node_id: str, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for a node, but no longer than until it is lost.
-
-        Raises
-        ------
-        TransportError
-            It is lost.
-        """
-        task = asyncio.ensure_future(work)
-        try:
-            while not task.done():
-                lost = asyncio.ensure_future(self._node_leases.losses.next().wait())
-                try:
-                    if self._node_leases.lost(node_id):
-                        raise TransportError(f"node {node_id} is lost.")
-                    await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    lost.cancel()
-            return await task
-        finally:
-            task.cancel()
 
     async def _take_over(self, live: LiveSession, lease: Lease, incoming: Incoming) -> HostReport:
         """Let the host in standby become the session's."""
@@ -375,12 +369,12 @@ class Commands:
             await asyncio.sleep(self._settings.retry_most_s)
 
     async def _stop_host(self, live: LiveSession) -> None:
-        if live.lease is not None and live.session.state in _HOSTLESS:
+        if live.lease is not None and live.session.state in HOSTLESS:
             # It may be wanted again already, since it was parked.
             keep = live.session.state in (S.PARKED, S.LOST, S.RESTORING)
             ending = self._end(live.lease, live.session.cause or "released", keep=keep)
             try:
-                await self._unless_lost(live.lease.node_id, ending)
+                await unless_lost(self._node_leases, live.lease.node_id, ending)
             except TransportError:
                 # It stands still there, and is ended when the node is back.
                 self._unended.add(live.lease)
@@ -524,6 +518,9 @@ class Commands:
             return
         cause = f"{session.cause}; checkpoint {newest.short} is restored"
         incoming, lease = self._incoming(live), live.lease
+        # What a host fails at that is to bring it back is not what its user has lost it by.
+        failures, why = (incoming.failures, incoming.why) if incoming is not None else (0, "")
+        why = why or session.cause
         left = lease is not None and await self._has_remains(lease)
         aside = await self._ahead(live)
         if aside is not None and lease is not None and incoming is None:
@@ -536,10 +533,12 @@ class Commands:
             # if nobody has heard that it had become that: then what its predecessor has is out of date.
             if incoming is not None:
                 self._leave(live, incoming)
-            incoming = Incoming(checkpoint=newest.id, node=lease.node_id, epoch=lease.epoch, why=session.cause)
-        elif incoming is None or not incoming.node:
-            incoming = Incoming(checkpoint=newest.id, why=session.cause)
-        now = {"checkpoint": newest.id, "cell": newest.cell, "why": session.cause}
+            incoming = Incoming(checkpoint=newest.id, node=lease.node_id, epoch=lease.epoch)
+        elif incoming is not None and incoming.node and not asks_former_host(failures):
+            self._leave(live, incoming)
+            incoming = None
+        now = {"checkpoint": newest.id, "cell": newest.cell, "why": why, "failures": failures}
+        incoming = incoming or Incoming(checkpoint=newest.id)
         incoming = msgspec.structs.replace(incoming, **now, ready=False, stands_by=False)
         changed = {"incoming": incoming, "kernel_starts": 0}
         self._sessions.advance(live, SessionEvent.RESTORABLE, cause, record=changed, detail=_told(newest))
@@ -555,7 +554,7 @@ class Commands:
     async def _has_remains(self, lease: Lease) -> bool:
         try:
             asking = self._agents.of(lease.node_id).has_remains(lease.session_id, epoch=lease.epoch)
-            return await self._unless_lost(lease.node_id, asking)
+            return await unless_lost(self._node_leases, lease.node_id, asking)
         except GpuaasError:
             return False
 

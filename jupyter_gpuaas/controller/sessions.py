@@ -18,6 +18,7 @@ from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.reports import HOSTED_STATES, KEPT_STATES, checkpoint_news, happened
 from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.lifecycle.recovery import after_failure
 from jupyter_gpuaas.lifecycle.session import Command, SessionEvent, step
 from jupyter_gpuaas.model import (
     LIVE_STATES,
@@ -246,6 +247,17 @@ class Sessions:
         if commands:
             self.order(live, commands)
 
+    def start_failed(self, live: LiveSession, cause: str) -> None:
+        """Its host did not become the session's: another one tries it, where there is something to come back from."""
+        incoming = live.record.incoming
+        if incoming is None or live.session.state is not SessionState.STARTING:
+            event, told = after_failure(cause, 0)
+            self.advance(live, event, told)
+            return
+        incoming = msgspec.structs.replace(incoming, failures=incoming.failures + 1)
+        event, told = after_failure(cause, incoming.failures)
+        self.advance(live, event, told, record={"incoming": incoming})
+
     def note(self, live: LiveSession, cause: str, detail: dict[str, Any], /, **changes: Any) -> None:
         """Change fields of a session within its state, and announce it."""
         session = msgspec.structs.replace(live.session, **changes)
@@ -281,7 +293,10 @@ class Sessions:
         )
         try:
             for event, cause in happened(session.state, starts, report):
-                self.advance(live, event, cause)
+                if event is SessionEvent.START_FAILED:
+                    self.start_failed(live, cause)
+                else:
+                    self.advance(live, event, cause)
         except GpuaasError:
             # Not stored, so not seen: the next report tells it again.
             live.record = msgspec.structs.replace(live.record, kernel_starts=starts)

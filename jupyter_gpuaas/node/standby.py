@@ -165,20 +165,24 @@ class Standby:
         ------
         MigrationError
             ``load`` or ``succeed`` has not been done.
+        TransportError
+            The kernel does not answer. It can be asked again.
         """
         async with self._turn:
             if self._live:
                 return
-            kernel = self._session.kernel
-            if not self._loaded or self._handover is None or kernel is None:
+            if not self._loaded or self._handover is None:
                 raise MigrationError("the session has not arrived here yet.")
+            kernel = self._kernel()
             subshells = list(self._handover.subshells)
             asking = kernel.ask(Channel.CONTROL, "gpuaas_stand_request", {"op": "go_on", "subshells": subshells})
             try:
                 await asyncio.wait_for(asking, GO_ON_S)
             except (asyncio.TimeoutError, RuntimeError) as error:
-                raise MigrationError(
-                    f"the kernel that was to take the session over does not answer: {error}."
+                # Asked again it may: what it does for this can be done twice.
+                reason = str(error) or f"not within {GO_ON_S:g} s"
+                raise TransportError(
+                    f"the kernel that was to take the session over does not answer: {reason}."
                 ) from error
             cell = None
             if self._alone or not self._handover.whole:
@@ -221,11 +225,15 @@ class Standby:
         journal.become(handover.journal)
         return handover, received + sum(len(part) for held in handover.held for part in held.parts)
 
-    async def _ask(self, op: str, checkpoint: str, *, from_store: bool = False, most_bytes: int = 0) -> Loaded:
-        await self._ready()
+    def _kernel(self) -> Kernel:
         kernel = self._session.kernel
         if kernel is None:
             raise MigrationError(f"the kernel that was to take the session over is gone: {self._session.cause}.")
+        return kernel
+
+    async def _ask(self, op: str, checkpoint: str, *, from_store: bool = False, most_bytes: int = 0) -> Loaded:
+        await self._ready()
+        kernel = self._kernel()
         peer = None
         if not from_store:
             if self._source is None or op == "load":  # it may have died since

@@ -48,6 +48,9 @@ CUT_OVER = STEPS.index("cutover")
 NETS = {"link_cut", "link_down", "link_stalled", "link_stalled_for_a_while", "chunk_spoilt", "chunks_spoilt"}
 HANGING = {"link_stalled", "target_hangs"}
 DISKS = {"disk_full", "source_disk_full"}
+#: The moments for ways that are not for all of them. The target's kernel: before, the move goes back, as when the host
+#: dies; once live, the session has lost what its kernel had.
+_MOMENTS = {"target_kernel_killed": [("cutover", "before"), ("cutover", "after"), ("live", "before")]}
 #: Ways to hurt the host that is the session's once the move is done.
 TARGETS = {"target_host_killed", "target_hangs"}
 
@@ -75,13 +78,15 @@ _SURE: Mapping[str, tuple[Point, Point]] = {
 
 def sure(how: str, point: Point, busy: bool) -> bool:
     """Whether there is something to break for sure."""
+    if how in _MOMENTS:
+        return True
     first, last = (points().index(each) for each in _SURE[how])
     return first <= points().index(point) <= last and (busy or how != "source_disk_full")
 
 
 def chosen(how: str, seed: str, count: int) -> list[tuple[Point, bool]]:
     """Moments, and whether the client runs cells meanwhile: all in turn, in an order of chance, a sure one first."""
-    found = [(point, busy) for point in points() for busy in (False, True)]
+    found = [(point, busy) for point in _MOMENTS.get(how, points()) for busy in (False, True)]
     random.Random(seed).shuffle(found)
     if how in _SURE:
         found.insert(0, found.pop(next(n for n, each in enumerate(found) if sure(how, *each))))
@@ -153,6 +158,11 @@ class Stage:
 
     def target_host_killed(self) -> None:
         self._kill(self.host(self.target))
+
+    def target_kernel_killed(self) -> None:
+        host = self.host(self.target)
+        children = [] if host is None else host.children()
+        self._kill(next((each for each in children if "jupyter_gpuaas.kernel" in each.cmdline()), None))
 
     def source_agent_killed(self) -> None:
         self._kill(self.agent(self.source))

@@ -36,6 +36,7 @@ async def stage(gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch) -> Asy
 WAYS = [
     "source_host_killed",
     "target_host_killed",
+    "target_kernel_killed",
     "source_agent_killed",
     "target_agent_killed",
     "link_cut",

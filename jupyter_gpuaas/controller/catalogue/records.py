@@ -46,6 +46,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     cell: int | None = None
     #: The new host is there already, as a standby. Without ``node`` it has all that there is.
     stands_by: bool = False
+    #: Hosts in a row that have failed to become the session's.
+    failures: int = 0
 
 
 class Move(msgspec.Struct, frozen=True, kw_only=True):
