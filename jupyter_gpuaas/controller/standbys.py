@@ -21,7 +21,14 @@ from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.peers import TICKET_S
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.base import LeaseMeta
-from jupyter_gpuaas.errors import AllocationError, GpuaasError, InvalidRequest, NoSuchSession, StaleEpoch
+from jupyter_gpuaas.errors import (
+    AllocationError,
+    CatalogueError,
+    GpuaasError,
+    InvalidRequest,
+    NoSuchSession,
+    StaleEpoch,
+)
 from jupyter_gpuaas.lifecycle.migration import SLOWEST_BYTES_S
 from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.lifecycle.standby import Facts, Step, decide, where, who_gives_way
@@ -301,7 +308,11 @@ class Standbys:
         if lost or live.lease != own or live.record.aside is not None or live.record.move is not None:
             self._commands.give_back(lease)
             return None, ""
-        self._sessions.keep(live, aside=Aside(lease=lease))
+        try:
+            self._sessions.keep(live, aside=Aside(lease=lease))
+        except CatalogueError:
+            self._commands.give_back(lease)  # nobody else knows of it
+            raise
         self._known[live.session.id] = _Followed(epoch, _starts(lease))
         live.bell.ring()
         return lease, ""

@@ -7,10 +7,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jupyter_gpuaas.errors import CellError, InvalidRequest, StaleEpoch
+from jupyter_gpuaas.controller.sessions import LiveSession
+from jupyter_gpuaas.errors import CatalogueError, CellError, InvalidRequest, StaleEpoch
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
 from jupyter_gpuaas.model import Phase, ResourceRequest, SessionState
 from tests.conftest import GpuaasHome
@@ -19,7 +21,7 @@ from tests.roaming import Outputs, Roamer, commit_as, roaming
 from tests.service import Service, eventually, running_service
 
 S = SessionState
-QUICK = {"nodes": 2, "checkpoint_share": 1e6, "workdir": "session", "checkpoint_together_s": 0.0}
+QUICK: dict[str, Any] = {"nodes": 2, "checkpoint_share": 1e6, "workdir": "session", "checkpoint_together_s": 0.0}
 STANDBY = ResourceRequest(standby=1)
 
 
@@ -172,6 +174,29 @@ async def test_standby_whose_host_ends_is_made_anew(service: Service) -> None:
         await roamer.followed(after=1)
         assert await roamer.said("print(x)") == "1"
         await one_host(service, roamer)
+
+
+@pytest.mark.fault
+async def test_standby_that_cannot_be_noted_holds_no_devices(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions, failures = service.controller.sessions, 3
+    keep = sessions.keep
+
+    def failing(live: LiveSession, **fields: Any) -> None:
+        nonlocal failures
+        if fields.get("aside") is not None and failures:
+            failures -= 1
+            raise CatalogueError("the disk is full")
+        keep(live, **fields)
+
+    async with roaming(service) as roamer:
+        await roamer.said("x = 1")
+        monkeypatch.setattr(sessions, "keep", failing)
+        await roamer.client.want_standby(roamer.id, 1)
+        standby = await roamer.followed(after=1)
+        assert failures == 0
+        await eventually(lambda: len(service.engine.leases()) == 2)
+        held = [lease.node_id for lease in service.engine.leases()]
+        assert sorted(held) == sorted([await roamer.node(), standby.node])
 
 
 @pytest.mark.fault
