@@ -158,10 +158,12 @@ class Shipper:
         if to_send or new_files:
             bundle = self._put(assemble(to_send, new_files, held=held))
             self._files |= {file.path: file.digest for file, _ in new_files}
+        sending = set(map(id, to_send))
         dropped, self._dropped = self._dropped, []
         shipment = Shipment(
             bundle=bundle,
             inputs=packed.inputs,
+            held=[(list(group.names), group.version) for group in packed.groups if id(group) not in sending],
             assigns=sorted(found.assigns),
             deletes=sorted(found.deletes),
             force=list(outputs),

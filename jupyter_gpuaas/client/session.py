@@ -16,15 +16,16 @@ from jupyter_gpuaas.client.coming import Wanted, channel_of
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import CellError, GpuaasError, SessionEnded, TransportError
-from jupyter_gpuaas.lifecycle.node_loss import broken_words
-from jupyter_gpuaas.model import ChannelInfo
-from jupyter_gpuaas.wire.channel import Channel, Resend
+from jupyter_gpuaas.lifecycle.node_loss import state_words
+from jupyter_gpuaas.model import Channel, ChannelInfo
+from jupyter_gpuaas.wire.channel import Channel as SessionChannel
+from jupyter_gpuaas.wire.channel import Resend
 from jupyter_gpuaas.wire.jupyter import PROTOCOL_VERSION, read_json
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record
+from jupyter_gpuaas.wire.requests import UNREACHABLE, Requests
+from jupyter_gpuaas.wire.waiting import Held
 
 log = logging.getLogger(__name__)
-
-KINDS = {"shell": Kind.SHELL, "control": Kind.CONTROL}
 
 
 class Message(msgspec.Struct):
@@ -51,8 +52,6 @@ class Listener(Protocol):
 class _Request:
     def __init__(self, listener: Listener | None, loop: asyncio.AbstractEventLoop) -> None:
         self.listener = listener
-        self.is_cell = False
-        self.serial = 0
         self.reply: dict[str, Any] | None = None
         self.idle = False
         self.done: asyncio.Future[dict[str, Any]] = loop.create_future()
@@ -68,7 +67,7 @@ class RemoteSession:
     Parameters
     ----------
     notice
-        Told in words when the link is lost and when it is back.
+        Told in words when the link is lost and when it is back, and that the session's host was lost.
     """
 
     def __init__(
@@ -82,7 +81,9 @@ class RemoteSession:
         self.id = session
         self._service = service
         self._notice = notice
-        self._channel = Channel(self._ticket, self, settings, token=lambda: service.token, ca=lambda: service.ca)
+        self._channel = SessionChannel(self._ticket, self, settings, token=lambda: service.token, ca=lambda: service.ca)
+        # Cells that are shipped have no numbers by which they could be told of.
+        self._under_way = Requests(self._channel, self._failed, tell=_nothing, most_bytes=settings.outbox_bytes)
         self._settings = settings
         self._info: ChannelInfo | None = None
         self._requests: dict[str, _Request] = {}
@@ -151,16 +152,19 @@ class RemoteSession:
         ------
         SessionEnded
             It ended meanwhile.
+        CellError
+            The session's host was lost, and what it had done of this, or what was to come of it.
         """
         if self._ended is not None:
             raise self._ended
+        loop = asyncio.get_running_loop()
         msg_id = uuid4().hex
-        request = _Request(listener, asyncio.get_running_loop())
+        request = _Request(listener, loop)
         self._requests[msg_id] = request
         self._wanted.want()
         try:
-            request.is_cell = msg_type == "execute_request"
-            request.serial = self._send(KINDS[channel], msg_id, msg_type, content, metadata or {})
+            address, *parts = self._message(msg_id, msg_type, content, metadata or {})
+            self._under_way.send(Held(Channel(channel), bytes(address), msg_id, msg_type, parts, loop.time()))
             return await request.done
         finally:
             del self._requests[msg_id]
@@ -205,6 +209,7 @@ class RemoteSession:
         self._acknowledge(record)
 
     def _message_received(self, record: Record) -> None:
+        self._under_way.heard(record)
         _, header, parent, metadata, content, *buffers = record.parts
         asked_by = read_json(parent)
         request = self._requests.get(asked_by.get("msg_id", ""))
@@ -223,7 +228,6 @@ class RemoteSession:
                 request.listener.asked(message)
         else:
             request.reply = message.content
-            self._channel.answered(request.serial)
         request.settle()
 
     def channel_linked(self, welcome: dict[str, Any]) -> None:
@@ -238,23 +242,25 @@ class RemoteSession:
             self._notice(f"the connection to the session is lost ({reason}); trying again, the session goes on")
 
     def host_lost(self, welcome: dict[str, Any], kept: frozenset[int], *, anew: bool) -> Resend:
-        """Nobody knows what became of requests that had arrived; of cells only, if the journal goes on.
-
-        Cells that nobody has heard of are not sent again either: one may have run.
-        """
-        gone = [
-            request
-            for request in self._requests.values()
-            if (anew if request.is_cell else request.serial not in kept) and not request.done.done()
-        ]
-        for request in gone:
-            request.done.set_exception(CellError(broken_words("ask", welcome.get("restored_cell"))))
-        return Resend(drop=frozenset(request.serial for request in gone))
+        """See ``ChannelHandler``."""
+        self._notice(f"the host of the session was lost; it is back, and {state_words(None)}")
+        for request in self._requests.values() if anew else ():
+            # Of what was answered nothing more is heard, and what is sent again ends again.
+            request.idle = request.reply is not None
+            request.settle()
+        return self._under_way.host_lost(welcome, kept, anew=anew)
 
     def host_changed(self, op: dict[str, Any]) -> None:
         """The reply to a cell that was cut off comes on the channel itself."""
 
     # --------------------------------------------------------------------------------------------
+
+    def _failed(self, held: Held, ename: str, why: str) -> None:
+        """A request that will not be answered."""
+        request = self._requests.get(held.msg_id)
+        if request is not None and not request.done.done():
+            waits = f"the request cannot wait any longer for a connection: {why}"
+            request.done.set_exception(TransportError(waits) if ename == UNREACHABLE else CellError(why))
 
     async def _ticket(self) -> ChannelInfo:
         view = await self._service.session(self.id)
@@ -285,8 +291,22 @@ class RemoteSession:
         content: Mapping[str, Any],
         metadata: Mapping[str, Any],
         parent: bytes = b"{}",
-    ) -> int:
-        """Returns the serial of the record."""
+    ) -> None:
+        """Something that nobody waits for an answer to."""
+        try:
+            self._channel.send(kind, self._message(msg_id, msg_type, content, metadata, parent))
+        except TransportError as error:
+            raise TransportError(f"the request cannot wait any longer for a connection: {error}") from error
+
+    def _message(
+        self,
+        msg_id: str,
+        msg_type: str,
+        content: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        parent: bytes = b"{}",
+    ) -> list[Buffer]:
+        """Address, header, parent, metadata and content."""
         header = {
             "msg_id": msg_id,
             "msg_type": msg_type,
@@ -296,11 +316,7 @@ class RemoteSession:
             "version": PROTOCOL_VERSION,
         }
         encode = msgspec.json.encode
-        address = self._channel.client.encode()
-        try:
-            return self._channel.send(kind, [address, encode(header), parent, encode(metadata), encode(content)])
-        except TransportError as error:
-            raise TransportError(f"the request cannot wait any longer for a connection: {error}") from error
+        return [self._channel.client.encode(), encode(header), parent, encode(metadata), encode(content)]
 
     def _acknowledge(self, record: Record) -> None:
         # Not every record: each acknowledgement is a message of its own.

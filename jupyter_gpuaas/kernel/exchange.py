@@ -200,6 +200,11 @@ class Exchange:
         """
         shipment = msgspec.convert(meta, Shipment)
         self._drop({"handles": shipment.drop})
+        for names, version in shipment.held:
+            receipt = self._receipts.get(tuple(names))
+            if receipt is None or receipt.version != version:
+                # Asked about it was held. The session may have come back from a checkpoint since.
+                raise CannotBind(f"{', '.join(names)}: no longer in the session as it was.", hint="Run the cell again.")
         buffers: Sequence[Any] = self.bundles.take(shipment.bundle) if shipment.bundle else ()
         groups: Sequence[GroupHead] = ()
         if buffers:

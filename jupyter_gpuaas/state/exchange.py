@@ -17,6 +17,8 @@ class Shipment(msgspec.Struct, kw_only=True):
     bundle: str = ""
     #: Names that the cell reads, those that the session held already included.
     inputs: list[str] = []
+    #: Groups that need not be sent, as the session said that it holds them: names and version.
+    held: list[tuple[list[str], str]] = []
     assigns: list[str] = []
     deletes: list[str] = []
     #: Names whose values are to come back whatever their size.

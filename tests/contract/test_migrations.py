@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -351,8 +352,9 @@ async def test_host_that_is_killed_is_followed_by_one_with_the_newest_checkpoint
         assert recovered.detail["lost_cells"] == ([2] if cell == 1 else [])
 
 
+@pytest.mark.parametrize("journal", [True, False])
 async def test_cell_that_was_cut_off_is_run_again_where_its_session_wants_that(
-    service: Service, tmp_path: Path
+    service: Service, tmp_path: Path, journal: bool
 ) -> None:
     gate = tmp_path / "gate"
     os.mkfifo(gate)
@@ -370,6 +372,9 @@ async def test_cell_that_was_cut_off_is_run_again_where_its_session_wants_that(
         cell = f"print('begun', flush=True); ran.append(open({str(gate)!r}).read())"
         running = asyncio.ensure_future(roamer.run(cell, outputs))
         await eventually(lambda: "begun" in outputs.text)
+        if not journal:
+            (folder,) = service.controller.settings.folder.glob(f"nodes/*/sessions/{roamer.id}/journal")
+            shutil.rmtree(folder)
         os.kill(host, signal.SIGKILL)
         # The service's own way is to ask.
         await eventually(lambda: outputs.text.count("begun") == 2, 60.0)

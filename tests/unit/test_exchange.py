@@ -235,6 +235,16 @@ def test_what_came_is_found_unchanged(session: Session, source: str) -> None:
     assert session.ask("valid", groups=[[["x"], version]])["valid"] == [0]
 
 
+def test_cell_does_not_run_that_counts_on_what_the_session_holds_no_more(session: Session) -> None:
+    (version,) = session.send("x = [1]", "x")
+    session.cell("y = x", bundle="b", inputs=["x"])
+    session.cell("y = x", inputs=["x"], held=[(["x"], version)])
+    with pytest.raises(CannotBind, match="no longer in the session"):
+        session.cell("y = x", inputs=["x"], held=[(["x"], "other")])
+    with pytest.raises(CannotBind, match="no longer in the session"):
+        session.cell("y = z", inputs=["z"], held=[(["z"], version)])
+
+
 def test_returned_group_is_held(session: Session) -> None:
     returned = session.cell("def f(): return 1", assigns=["f"])
     (group,) = read_head(session.bundles.take(returned.bundle)).groups

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import pytest
 
+from jupyter_gpuaas.client.service import ServiceClient
+from jupyter_gpuaas.client.session import RemoteSession
+from jupyter_gpuaas.errors import CellError
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
 from jupyter_gpuaas.model import Channel
 from jupyter_gpuaas.wire.channel import Channel as SessionChannel
@@ -14,6 +19,7 @@ from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record
 from jupyter_gpuaas.wire.requests import Requests
 from jupyter_gpuaas.wire.waiting import Held
+from tests.service import quick_settings
 
 NONE: frozenset[int] = frozenset()
 
@@ -103,3 +109,32 @@ def test_nothing_is_named_that_the_journal_tells_or_that_is_not_lost(
         client.ran(count)
     client.requests.host_lost({"restored_cell": restored}, NONE, anew=anew)
     assert client.told == []
+
+
+@pytest.mark.parametrize("policy", ["ask", "rerun"])
+async def test_cells_of_a_remote_session_have_the_same_fate(tmp_path: Path, policy: str) -> None:
+    said: list[str] = []
+    session = RemoteSession(cast(ServiceClient, None), "s", quick_settings(tmp_path), notice=said.append)
+    begun, waiting, asked, answered = (
+        asyncio.create_task(session.request(kind, {}))
+        for kind in ("execute_request", "execute_request", "gpuaas_request", "gpuaas_request")
+    )
+    await asyncio.sleep(0)
+    first, *_, last = (msg_id.encode() for msg_id in session._requests)
+    parts = (b"k.status", b'{"msg_type":"status"}', b'{"msg_id":"%s"}' % first, b"{}", b'{"execution_state":"busy"}')
+    session.record_received(Record(Kind.IOPUB, 1, 0, parts))
+    parts = (b"", b'{"msg_type":"gpuaas_reply"}', b'{"msg_id":"%s"}' % last, b"{}", b'{"status":"ok"}')
+    session.record_received(Record(Kind.SHELL, 2, 0, parts))
+    found = session.host_lost({"on_node_loss": policy, "restored_cell": 2}, NONE, anew=True)
+    assert await answered == {"status": "ok"}  # although its idle will not come
+    assert [each.serial for each in found.before] == ([2] if policy == "ask" else [1, 2])
+    assert len(said) == 1 and "lost" in said[0]
+    with pytest.raises(CellError, match="ask again"):
+        await asked
+    if policy == "ask":
+        with pytest.raises(CellError, match=r"as after cell 2.*run it again"):
+            await begun
+    assert (begun.done(), waiting.done()) == (policy == "ask", False)
+    for task in (begun, waiting):
+        task.cancel()
+    await asyncio.gather(begun, waiting, return_exceptions=True)
