@@ -225,7 +225,6 @@ def test_the_service_goes_away_and_comes_back_without_a_reload(pool: Lab, page: 
     page.panel()
     page.ran(0, 1)
     page.see(lambda: page.section("service").text == "2 nodes on this machine")
-    # What the page asks for after a cell: a request that is under way would start the service at once.
     page.see(lambda: any("after cell 1" in each for each in page.texts(".jp-gpuaas-point")))
     page.driver.execute_script("window.isTheSamePage = true")
 
@@ -233,8 +232,9 @@ def test_the_service_goes_away_and_comes_back_without_a_reload(pool: Lab, page: 
     assert written is not None
     controller = psutil.Process(written.pid)
     controller.kill()
-    page.see(lambda: "does not run any more" in page.section("service").text)
-    page.see(lambda: "Start it now" in page.section("service").text)
+    # What was under way just then may have had it started already, as any request does.
+    told = ("does not run any more", "The service is starting")
+    page.see(lambda: any(each in page.section("service").text for each in told))
     page.shot("gone")
     controller.wait(20)
     pool.home.cli("up", "--nodes", "2", "--detach")
