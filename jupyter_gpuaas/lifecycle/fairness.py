@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import product
 
 import msgspec
 
 from ..model import Device, Limits, Node, NodeState, Reservation, ResourceRequest
 from .placement import Placement, fitting
-from .room import ATOM, amount, used_of, who_goes
+from .room import ATOM, amount, free, opens, room, used_of, who_goes
 
 #: For how long what is held now is expected to be held.
 HORIZON_S = 3600.0
@@ -140,7 +141,9 @@ def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:
     Only those of lower priority, the lowest first, of these the longest idle, and those that run a cell last.
     """
     space = _Room(pool)
-    mine = space.priority(first)
+    claims = space.claims(first)
+    mine = RESERVED if claims else first.request.priority
+    kept = space.kept(first.owner, reserves=bool(claims))
     ranks = space.ranks()
     best: list[Holding] = []
     best_cost: tuple[int, int, int, float] | None = None
@@ -148,20 +151,22 @@ def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:
     for number, each in enumerate(pool.holdings):
         if each.parkable and ranks[number] < mine:
             by_node.setdefault(each.node_id, []).append(each)
-    for node in pool.nodes:
+    for lower in by_node.values():
+        lower.sort(key=lambda each: (each.priority, each.idle_s == 0.0, -each.idle_s, each.session_id))
+    for request, node in product(claims or [first.request], pool.nodes):
         if node.state is not NodeState.UP or node.id not in by_node:
             continue
-        lower = by_node[node.id]
-        lower.sort(key=lambda each: (each.priority, each.idle_s == 0.0, -each.idle_s, each.session_id))
-        chosen = who_goes(first.request, fitting(first.request, node), space.used(node), lower, lambda each: each)
-        if not chosen:
+        fits, used = fitting(request, node), space.used(node)
+        chosen = who_goes(request, fits, used, by_node[node.id], lambda each: each)
+        # What they leave must be for this one, and not for another's reservation.
+        if not chosen or not space.would_serve(request, node, chosen, kept, reserves=bool(claims)):
             continue
         busy = sum(each.idle_s == 0.0 for each in chosen)
         idle_s = min(each.idle_s for each in chosen)
         cost = (max(each.priority for each in chosen), busy, len(chosen), -idle_s)
         if best_cost is None or cost < best_cost:
             best, best_cost = chosen, cost
-    claim = "with a reservation" if mine == RESERVED else f"of priority {mine}"
+    claim = "with a reservation" if claims else f"of priority {mine}"
     return [(each.session_id, f"makes room for a session {claim} (its own is {each.priority})") for each in best]
 
 
@@ -189,9 +194,11 @@ class _Room:
         #: Nodes that somebody further to the front waits for.
         self._claimed: set[str] = set()
         #: Requests that nothing was found for; what is free only becomes less.
-        self._hopeless: set[tuple[bytes, str]] = set()
+        self._hopeless: set[bytes] = set()
         #: What of each reservation is not in use yet.
         self._unused = {each.id: float(each.devices) for each in pool.reservations}
+        #: By node, devices that are in use of a reservation: nobody is parked for others there.
+        self._firm: dict[str, set[str]] = {}
         self._ranks = [self._rank(each) for each in pool.holdings] if pool.reservations else []
 
     def held(self, owner: str) -> float:
@@ -205,44 +212,99 @@ class _Room:
 
     def _rank(self, holding: Holding) -> int:
         """The priority of what is held, which uses up its owner's reservation."""
-        node = self._nodes.get(holding.node_id)
+        reserved = self._use_up(holding.owner, holding.node_id, holding.device_ids, holding.share)
+        return RESERVED if reserved else holding.priority
+
+    def _use_up(self, owner: str, node_id: str, device_ids: Collection[str], share: float) -> bool:
+        """Count what an owner holds as use of his reservation, if he has one that these devices would do for."""
+        node = self._nodes.get(node_id)
         for each in self._pool.reservations:
             left = self._unused[each.id]
-            if each.user == holding.owner and left > ATOM and node is not None:
-                count = sum(device.id in holding.device_ids for device in fitting(_request(each), node))
-                if count:
-                    self._unused[each.id] = max(0.0, left - count * holding.share)
-                    return RESERVED
-        return holding.priority
+            if each.user != owner or left <= ATOM or node is None:
+                continue
+            count = sum(device.id in device_ids for device in fitting(_request(each), node))
+            if count:
+                self._unused[each.id] = max(0.0, left - count * share)
+                self._firm.setdefault(node_id, set()).update(device_ids)
+                return True
+        return False
 
     def ranks(self) -> list[int]:
         return self._ranks or [each.priority for each in self._pool.holdings]
 
     def priority(self, asking: Asking) -> int:
         """The priority that counts."""
-        return asking.request.priority if self._reservation(asking) is None else RESERVED
+        return RESERVED if self.claims(asking) else asking.request.priority
 
-    def _reservation(self, asking: Asking) -> Reservation | None:
-        request = asking.request
+    def claims(self, asking: Asking) -> list[ResourceRequest]:
+        """What is asked for, narrowed to what is reserved for its owner and not used up; empty where nothing is.
+
+        A reservation of one node or kind gives no right to others.
+        """
+        found = []
         for each in self._pool.reservations:
-            if (
-                each.user == asking.owner
-                and self._unused[each.id] >= amount(request) - ATOM
-                and (each.kind is None or request.kind in (None, each.kind))
-                and (each.node is None or request.node in (None, each.node))
-            ):
-                return each
-        return None
+            if each.user == asking.owner and self._unused[each.id] >= amount(asking.request) - ATOM:
+                within = _within(asking.request, each)
+                if within is not None and any(
+                    len(fitting(within, self._nodes[node_id])) >= within.devices for node_id in self._free
+                ):
+                    found.append(within)
+        return found
 
-    def _kept(self, owner: str) -> list[tuple[Reservation, int]]:
-        """What others have reserved, do not use yet, and how many more than that are free."""
+    def kept(self, owner: str, *, reserves: bool) -> list[tuple[Reservation, int]]:
+        """What others have reserved and do not use yet, and how many more than that there are for it.
+
+        Parameters
+        ----------
+        reserves
+            Whether the owner asks by a reservation, too. Then these are not only those that are free: whoever has the
+            others without a reservation is parked for it. Else two reservations would wait for each other.
+        """
         found = []
         for each in self._pool.reservations:
             unused = math.ceil(self._unused[each.id] - ATOM)
             if each.user != owner and unused:
-                free = sum(len(self._fits(_request(each), node_id)) for node_id in self._free)
-                found.append((each, free - unused))
+                there = sum(self._there(_request(each), node_id, reserves) for node_id in self._free)
+                found.append((each, there - unused))
         return found
+
+    def _there(self, request: ResourceRequest, node_id: str, reserves: bool) -> int:
+        if not reserves:
+            return len(self._fits(request, node_id))
+        firm = self._firm.get(node_id, ())
+        return sum(device.id not in firm for device in fitting(request, self._nodes[node_id]))
+
+    def would_serve(
+        self,
+        request: ResourceRequest,
+        node: Node,
+        going: Iterable[Holding],
+        kept: Sequence[tuple[Reservation, int]],
+        *,
+        reserves: bool,
+    ) -> bool:
+        """Whether a request is served by a node that these have left.
+
+        Parameters
+        ----------
+        kept, reserves
+            As in ``kept``.
+        """
+        before, used = self.used(node), dict(self.used(node))
+        for each in going:
+            free(used, each)
+        chosen = room(request, fitting(request, node), used)
+        if chosen is None:
+            return False
+        if not opens(request, chosen, used) and request.share < 1:
+            return True  # nobody else could have had the device as a whole
+        those = [device for device in node.devices if device.id in chosen]
+        freed = [device for device in node.devices if device.id in before and device.id not in used]
+        for other, spare in kept:
+            more = 0 if reserves else _touch(other, freed, node.id)
+            if _touch(other, those, node.id) > max(0, spare + more):
+                return False
+        return True
 
     # -- devices ---------------------------------------------------------------------------------------------
 
@@ -259,22 +321,27 @@ class _Room:
 
     def find(self, asking: Asking) -> tuple[Placement | None, str]:
         """Devices for a session, or why there are none."""
-        owned = self._reservation(asking)
-        request = asking.request
+        claims = self.claims(asking)
+        if not claims:
+            return self._find(asking, asking.request, reserves=False)
+        for request in claims:
+            found, _ = self._find(asking, request, reserves=True)
+            if found is not None:
+                return found, ""
+        return None, ""  # it waits for others to go, not for what is free
+
+    def _find(self, asking: Asking, request: ResourceRequest, *, reserves: bool) -> tuple[Placement | None, str]:
         if request.share < 1 and (part := self._part(request)) is not None:
             return Placement(asking.session_id, part[0], (part[1],), request.share), ""
-        alike = msgspec.structs.replace(request, priority=0, standby=0, on_node_loss="")
-        shape = (msgspec.msgpack.encode(alike), owned.id if owned is not None else "")
-        kept = self._kept(asking.owner) if self._pool.reservations else []
-        if shape in self._hopeless and not kept:
+        shape = msgspec.msgpack.encode(msgspec.structs.replace(request, priority=0, standby=0, on_node_loss=""))
+        if shape in self._hopeless:
             return None, ""
+        kept = self.kept(asking.owner, reserves=reserves) if self._pool.reservations else []
         best: tuple[int, str] | None = None
         chosen: list[Device] = []
         reason = ""
         for node_id in self._free if request.node is None else (request.node,):
             if node_id not in self._free or node_id in self._claimed:
-                continue
-            if owned is not None and owned.node not in (None, node_id):
                 continue
             count = len(self._free[node_id])
             rank = count if self._pool.pack else -count
@@ -290,7 +357,8 @@ class _Room:
                 continue
             best, chosen = (rank, node_id), those
         if best is None:
-            self._hopeless.add(shape)
+            if not reason:
+                self._hopeless.add(shape)
             self._claim(request)
             self._close_parts(request)
             return None, reason
@@ -334,10 +402,7 @@ class _Room:
                 parts[device_id] = parts.get(device_id, 0.0) + share
         self._free[placement.node_id] = [each for each in self._free[placement.node_id] if each.id not in ids]
         self._held[owner] = self.held(owner) + len(ids) * share
-        for each in self._pool.reservations:
-            if each.user == owner and self._unused[each.id] > ATOM and each.node in (None, placement.node_id):
-                self._unused[each.id] = max(0.0, self._unused[each.id] - len(ids) * share)
-                break
+        self._use_up(owner, placement.node_id, ids, share)
 
 
 class _Queue:
@@ -346,30 +411,37 @@ class _Queue:
     def __init__(self, asking: Iterable[Asking], pool: Pool, room: _Room) -> None:
         self._pool = pool
         self._room = room
-        self._lines: dict[str, list[tuple[int, int, Asking]]] = {}
+        self._lines: dict[str, list[tuple[int, int, int, Asking]]] = {}
         for number, each in enumerate(asking):
-            self._lines.setdefault(each.owner, []).append((-room.priority(each), number, each))
+            # Of one owner's with a reservation, too, those of higher priority have it first.
+            place = (-room.priority(each), -each.request.priority, number, each)
+            self._lines.setdefault(each.owner, []).append(place)
         for line in self._lines.values():
-            line.sort(key=lambda entry: entry[:2])
-            line.reverse()
+            _sort(line)
         self._heap = [self._entry(owner) for owner in self._lines]
         heapq.heapify(self._heap)
 
     def _entry(self, owner: str) -> tuple[int, float, int, str]:
-        priority, number, _ = self._lines[owner][-1]
+        priority, _, number, _ = self._lines[owner][-1]
         standing = self._pool.standings.get(owner, Standing())
         share = standing.limits.share or 1.0
         used_s = standing.remembered_s + HORIZON_S * self._room.held(owner)
         return priority, used_s / share, number, owner
 
     def next(self) -> Asking | None:
-        if not self._heap:
-            return None
-        owner = heapq.heappop(self._heap)[3]
-        found = self._lines[owner].pop()[2]
-        if self._lines[owner]:
-            heapq.heappush(self._heap, self._entry(owner))
-        return found
+        while self._heap:
+            owner = heapq.heappop(self._heap)[3]
+            line = self._lines[owner]
+            priority, own, number, found = line.pop()
+            now = -self._room.priority(found)
+            if now != priority:  # others have used up what was reserved
+                line.append((now, own, number, found))
+                _sort(line)
+            if line:
+                heapq.heappush(self._heap, self._entry(owner))
+            if now == priority:
+                return found
+        return None
 
     def served(self, asking: Asking) -> None:
         """His owner holds more now."""
@@ -380,8 +452,23 @@ class _Queue:
                 return
 
 
+def _sort(line: list[tuple[int, int, int, Asking]]) -> None:
+    """The first one last."""
+    line.sort(key=lambda entry: entry[:3], reverse=True)
+
+
 def _request(reservation: Reservation) -> ResourceRequest:
     return ResourceRequest(devices=reservation.devices, kind=reservation.kind, node=reservation.node)
+
+
+def _within(request: ResourceRequest, reservation: Reservation) -> ResourceRequest | None:
+    """The request for devices of a reservation, as far as that says which; None where it wants others."""
+    kinds, nodes = {request.kind, reservation.kind} - {None}, {request.node, reservation.node} - {None}
+    if len(kinds) > 1 or len(nodes) > 1:
+        return None
+    return msgspec.structs.replace(
+        request, kind=request.kind or reservation.kind, node=request.node or reservation.node
+    )
 
 
 def _touch(reservation: Reservation, devices: Sequence[Device], node_id: str) -> int:

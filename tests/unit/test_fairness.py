@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jupyter_gpuaas.lifecycle.fairness import Asking, Holding, Outlook, Pool, Standing, push_out, serve
@@ -30,7 +31,7 @@ def holds(session: str, on: str, *devices: int, priority: int = 0, idle_s: float
         session_id=session,
         owner=session[0],
         node_id=on,
-        device_ids=tuple(f"cuda:{number}" for number in devices),
+        device_ids=more.get("device_ids", tuple(f"cuda:{number}" for number in devices)),
         priority=priority,
         idle_s=idle_s,
         parkable=more.get("parkable", True),
@@ -220,18 +221,85 @@ def test_reservation_pushes_out_and_is_not_pushed_out() -> None:
     assert not push_out(asks("b1", priority=100), pool([node("n")], holds("a1", "n", 0), **running))
 
 
+def test_reservation_of_a_node_or_kind_parks_only_who_holds_that() -> None:
+    nodes = [node("m"), node("n", 2)]
+    held = [holds("x", "m", 0), holds("y", "n", 0, idle_s=90), holds("z", "n", 1, idle_s=90)]
+    here = {"reservations": [reserved("a", 1, node="m")]}
+    assert [session for session, _ in push_out(asks("a1"), pool(nodes, *held, **here))] == ["x"]
+    assert not push_out(asks("a1", node="n"), pool(nodes, *held, **here))
+    nodes = [node("m"), node("n", kind="cpu")]
+    held = [holds("x", "m", 0), holds("y", "n", idle_s=90, device_ids=("cpu:0",))]
+    gpus = {"reservations": [reserved("a", 1, kind="cuda")]}
+    assert [session for session, _ in push_out(asks("a1"), pool(nodes, *held, **gpus))] == ["x"]
+    assert not push_out(asks("a1", kind="cpu"), pool(nodes, *held, **gpus))
+
+
+def test_reservation_is_used_where_it_is_and_by_what_it_is_for() -> None:
+    nodes = [node("m", 2, kind="cpu"), node("n")]
+    gpus = {"reservations": [reserved("a", 1, kind="cuda")]}
+    (found,) = serve([asks("a1")], pool(nodes, **gpus)).placements
+    assert found.node_id == "n"
+    # What runs on another kind of device leaves the reserved one to its user.
+    outlook = serve([asks("a1", kind="cpu"), asks("b1", kind="cuda"), asks("b2", kind="cpu")], pool(nodes, **gpus))
+    assert placed(outlook) == ["a1", "b2"]
+    assert outlook.why == {"b1": "what is free is reserved for a"}
+
+
+def test_reservation_that_cannot_serve_a_session_neither_helps_nor_binds_it() -> None:
+    here = {"reservations": [reserved("a", 1, node="m")]}
+    waiting = [asks("a1", avoid=("m",)), asks("b1", priority=1)]
+    assert placed(serve(waiting, pool([node("m"), node("n")], **here))) == ["b1"]
+    gone = [node("m", 1, NodeState.LOST), node("n")]
+    assert placed(serve([asks("a1")], pool(gone, **here))) == ["a1"]
+
+
+def test_reservation_that_is_used_up_meanwhile_lets_nobody_pass() -> None:
+    running = {"reservations": [reserved("a", 1)]}
+    waiting = [asks("a1"), asks("a2", priority=1), asks("b1", priority=1)]
+    standings = {"b": Standing(), "a": Standing(remembered_s=9.0)}
+    outlook = serve(waiting, pool([node("n", 2)], standings=standings, **running))
+    assert placed(outlook) == ["a2", "b1"]
+    assert outlook.waiting == ("a1",)
+
+
+def test_two_reservations_do_not_wait_for_each_other() -> None:
+    running = {"reservations": [reserved("a", 1), reserved("b", 1)]}
+    waiting, held = [asks("a1"), asks("b1")], holds("x", "n", 1)
+    outlook = serve(waiting, pool([node("n", 2)], held, **running))
+    assert (placed(outlook), outlook.waiting, outlook.why) == (["a1"], ("b1",), {})
+    after = pool([node("n", 2)], held, holds("a1", "n", 0), **running)
+    assert [session for session, _ in push_out(waiting[1], after)] == ["x"]
+    # Where only one node would do for the other, it is left to him, and room is made elsewhere.
+    running = {"reservations": [reserved("a", 1), reserved("b", 1, node="m")]}
+    held = holds("x", "n", 0)
+    outlook = serve(waiting[:1], pool([node("m"), node("n")], held, **running))
+    assert (placed(outlook), outlook.waiting, outlook.why) == ([], ("a1",), {})
+    assert [session for session, _ in push_out(waiting[0], pool([node("m"), node("n")], held, **running))] == ["x"]
+
+
+def test_nobody_is_parked_for_who_could_not_have_what_is_reserved_for_another() -> None:
+    running = {"reservations": [reserved("a", 1)]}
+    assert not push_out(asks("b1", priority=5), pool([node("n")], holds("x", "n", 0), **running))
+    assert push_out(asks("b1", priority=5), pool([node("n")], holds("x", "n", 0)))
+
+
 names = st.sampled_from(["a", "b", "c"])
+kinds = st.sampled_from([None, "cuda", "cpu"])
 requests = st.builds(
     lambda count, **more: ResourceRequest(devices=parts(count)[0], share=parts(count)[1], **more),
     st.sampled_from([0.25, 0.5, 1, 2, 3]),
-    kind=st.sampled_from([None, "cuda", "cpu"]),
-    node=st.sampled_from([None, "n0", "n9"]),
+    kind=kinds,
+    node=st.sampled_from([None, "n0", "n1", "n9"]),
     priority=st.integers(-1, 1),
 )
 queues = st.lists(st.tuples(names, requests), max_size=8).map(
     lambda found: [Asking(session_id=f"{owner}{n}", owner=owner, request=r) for n, (owner, r) in enumerate(found)]
 )
-reservations = st.lists(st.builds(reserved, names, st.integers(1, 3), kind=st.sampled_from([None, "cuda"])), max_size=1)
+places = st.sampled_from([None, "n0", "n1"])
+idle = st.sampled_from([0.0, 5.0])
+reservations = st.lists(st.builds(reserved, names, st.integers(1, 3), kind=kinds, node=places), max_size=3).map(
+    lambda found: [msgspec.structs.replace(each, id=str(number)) for number, each in enumerate(found)]
+)
 
 
 @st.composite
@@ -258,7 +326,7 @@ def pools(draw: st.DrawFn) -> Pool:
                     device_ids=(device.id,),
                     priority=draw(st.integers(-2, 1)),
                     parkable=draw(st.booleans()),
-                    idle_s=draw(st.sampled_from([0.0, 5.0])),
+                    idle_s=draw(idle),
                     share=draw(st.sampled_from([0.5, 1.0])),
                 )
             )
@@ -307,9 +375,36 @@ def test_nobody_of_lower_priority_passes_the_same_request_of_the_same_user(queue
                 assert not (other.session_id in served and one.session_id not in served)
 
 
-@given(queues.filter(bool), pools())
-def test_who_is_pushed_out_is_lower_and_makes_room_enough(queue: list[Asking], drawn: Pool) -> None:
-    first = queue[0]
+@st.composite
+def reserving(draw: st.DrawFn) -> Pool:
+    """A pool of which two users have reserved no more than there is; others hold what they hold, and may be parked."""
+    nodes = [
+        node(f"n{number}", draw(st.integers(1, 3)), kind=draw(st.sampled_from(["cuda", "cpu"])))
+        for number in range(draw(st.integers(1, 3)))
+    ]
+    devices = [(each.id, device) for each in nodes for device in each.devices]
+    made = [reserved(user, draw(st.integers(1, 3)), kind=draw(kinds), node=draw(places)) for user in "ab"]
+    would_do = [
+        {(on, device.id) for on, device in devices if each.node in (None, on) and each.kind in (None, device.kind)}
+        for each in made
+    ]
+    assume(all(len(those) >= each.devices for those, each in zip(would_do, made, strict=True)))
+    assume(len(would_do[0] | would_do[1]) >= made[0].devices + made[1].devices)
+    some = st.lists(st.sampled_from(devices), unique_by=lambda one: (one[0], one[1].id), max_size=len(devices))
+    taken = draw(st.one_of(st.just(devices), some))
+    holdings = [
+        holds(f"x{n}", on, priority=draw(st.integers(-1, 9)), idle_s=draw(idle), device_ids=(device.id,))
+        for n, (on, device) in enumerate(taken)
+    ]
+    return Pool(nodes=nodes, holdings=holdings, reservations=made)
+
+
+plain = st.builds(asks, st.sampled_from(["a1", "b1", "c1"]), st.integers(1, 2), priority=st.integers(0, 9))
+
+
+@settings(max_examples=200)
+@given(st.one_of(queues.filter(bool).map(lambda queue: queue[0]), plain), st.one_of(pools(), reserving()))
+def test_who_is_pushed_out_is_lower_and_makes_room_enough(first: Asking, drawn: Pool) -> None:
     out = {session for session, _ in push_out(first, drawn)}
     gone = [each for each in drawn.holdings if each.session_id in out]
     for each in gone:
@@ -318,5 +413,26 @@ def test_who_is_pushed_out_is_lower_and_makes_room_enough(queue: list[Asking], d
     if out:
         left = [each for each in drawn.holdings if each.session_id not in out]
         without = {name: Standing() for name in "abc"}
-        after = msgspec.structs.replace(drawn, holdings=left, standings=without, reservations=())
+        after = msgspec.structs.replace(drawn, holdings=left, standings=without)
         assert placed(serve([first], after)) == [first.session_id]
+
+
+@given(reserving(), st.randoms())
+def test_whoever_has_reserved_gets_all_of_it_in_the_end(drawn: Pool, random: Random) -> None:
+    waiting = [asks(f"{each.user}{n}") for each in drawn.reservations for n in range(each.devices)]
+    waiting += [asks(f"c{n}", priority=9) for n in range(2)]
+    random.shuffle(waiting)
+    while any(each.owner != "c" for each in waiting):
+        outlook = serve(waiting, drawn)
+        held = [
+            holds(each.session_id, each.node_id, priority=0, device_ids=each.device_ids) for each in outlook.placements
+        ]
+        waiting = [next(each for each in waiting if each.session_id == one) for one in outlook.waiting]
+        drawn = msgspec.structs.replace(drawn, holdings=[*drawn.holdings, *held])
+        first = next((each for each in waiting if each.session_id not in outlook.why), None)
+        if first is None or first.owner == "c":
+            break
+        out = {session for session, _ in push_out(first, drawn)}
+        assert out and all(session[0] in "xc" for session in out)
+        drawn = msgspec.structs.replace(drawn, holdings=[e for e in drawn.holdings if e.session_id not in out])
+    assert {each.owner for each in waiting} <= {"c"}
