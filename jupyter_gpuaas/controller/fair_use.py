@@ -164,7 +164,7 @@ class FairUse:
         Raises
         ------
         InvalidRequest
-            It ends before it begins, or the pool does not have so many beside what is reserved then.
+            It ends before it begins, or the pool, or its node, does not have so many beside what is reserved then.
         """
         now_s = time.time()
         if until_s <= max(now_s, from_s):
@@ -185,16 +185,22 @@ class FairUse:
             never = why_never(ResourceRequest(devices=devices, kind=kind, node=node), nodes)
             if never:
                 raise InvalidRequest(f"{never}.")
-        there = sum(kind in (None, device.kind) for each in nodes for device in each.devices if node in (None, each.id))
-        beside = sum(
-            each.devices
+        at_that_time = [
+            each
             for each in self.reservations(None)
             if each.from_s < made.until_s and made.from_s < each.until_s and (kind is None or each.kind in (None, kind))
-        )
-        if devices + beside > there:
-            raise InvalidRequest(
-                f"devices: {devices}, but the pool has {there} of these, of which {beside} are reserved at that time."
+        ]
+        # On its node beside those that may be there, and in the pool beside all.
+        for on in dict.fromkeys((node, None)):
+            beside = sum(each.devices for each in at_that_time if on is None or each.node in (None, on))
+            there = sum(
+                kind in (None, device.kind) for each in nodes for device in each.devices if on in (None, each.id)
             )
+            if devices + beside > there:
+                raise InvalidRequest(
+                    f"devices: {devices}, but {'the pool' if on is None else f'node {on}'} has {there} of these, of "
+                    f"which {beside} are reserved at that time."
+                )
         self._rows.add(made)
         self._kept[made.id] = Kept(reservation=made)
         self._look(now_s)
