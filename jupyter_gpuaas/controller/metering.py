@@ -15,7 +15,7 @@ import msgspec
 
 from jupyter_gpuaas.controller.catalogue.usage import Held, UsageRows
 from jupyter_gpuaas.engine.base import AgentEndpoint, Engine, LeaseMeta, NodeEvent
-from jupyter_gpuaas.errors import CatalogueError
+from jupyter_gpuaas.errors import CatalogueError, GpuaasError
 from jupyter_gpuaas.lifecycle.usage import Span, by_session, by_user
 from jupyter_gpuaas.model import Lease, Node, ResourceRequest, UsageView
 
@@ -76,7 +76,10 @@ class Meter:
     async def _look(self, leases: Callable[[], Sequence[Lease]]) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            self.reconcile(leases())
+            try:
+                self.reconcile(leases())
+            except GpuaasError as error:
+                log.error("use of devices: %s", error)
 
     def _load(self, leases: Sequence[Lease]) -> None:
         """Go on with what an earlier controller has left; a lease that is gone meanwhile ended at this moment."""
@@ -91,13 +94,22 @@ class Meter:
             self.begin(lease)
 
     def begin(self, lease: Lease) -> None:
-        """A lease was given."""
+        """A lease was given.
+
+        Where its owner is not known and the database does not answer, it is measured from a later look on: whoever has
+        asked for the lease is held up, or left without it, by nothing of this.
+        """
         if lease.id in self._running:
+            return
+        try:
+            owner = self._owner_of(lease.session_id)
+        except CatalogueError as error:
+            log.error("use of devices of session %s not measured yet: %s", lease.session_id, error)
             return
         held = Held(
             lease_id=lease.id,
             session_id=lease.session_id,
-            owner=self._owner_of(lease.session_id),
+            owner=owner,
             devices=len(lease.device_ids) * lease.share,
             from_s=self._wall(),
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jupyter_gpuaas.controller import metering
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.usage import UsageRows
 from jupyter_gpuaas.controller.metering import Meter, MeteredEngine
@@ -180,6 +182,42 @@ async def test_meter_database_that_fails_holds_nobody_up(database: Database, mon
         await engine.release(lease.id)
     meter.reconcile(pool.leases())
     assert meter.view(None, 0.0).sessions[0].device_seconds == 3
+
+
+async def test_meter_goes_on_when_the_database_is_back(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pool = Clock(), Pool(2)
+    away, looked = True, asyncio.Event()
+
+    def owner_of(session: str) -> str:
+        if away:
+            raise CatalogueError("the database does not answer")
+        return session[:1]
+
+    monkeypatch.setattr(metering, "LOOK_S", 0.0)
+    meter = Meter(UsageRows(database), owner_of, wall=clock.wall, clock=clock.monotonic)
+    engine: Any = pool
+    # Whoever wants devices gets them all the same.
+    lease = await MeteredEngine(engine, meter).acquire(ONE, LeaseMeta("a1", 1))
+    reconcile, fails = meter.reconcile, iter([True])
+
+    def watched(leases: Sequence[Lease]) -> None:
+        if next(fails, False):
+            raise CatalogueError("the database does not answer")
+        reconcile(leases)
+        looked.set()
+
+    monkeypatch.setattr(meter, "reconcile", watched)
+    meter.open(pool.leases)
+    await looked.wait()
+    assert meter.device_seconds("a1") == 0
+    away = False
+    looked.clear()
+    await looked.wait()
+    clock.s += 4
+    assert meter.device_seconds("a1") == 4
+    assert meter.view("a", 0.0).sessions[0].device_seconds == 4
+    await engine.release(lease.id)
+    await meter.close()
 
 
 steps = st.lists(
