@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import platform
 import shutil
 import socket
 import ssl
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
@@ -21,6 +21,7 @@ import msgspec
 
 from jupyter_gpuaas import __version__
 from jupyter_gpuaas.cli.asking import as_json, plain, print_json, settings_of
+from jupyter_gpuaas.cli.needs import Need, needs
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import GpuaasError
 
@@ -75,10 +76,33 @@ def _careful(look: Callable[[Settings], Iterator[Finding]], settings: Settings) 
 
 def _versions(_: Settings) -> Iterator[Finding]:
     yield Finding("versions", "ok", f"jupyter_gpuaas {__version__}, Python {platform.python_version()}")
-    for package in ("ipykernel", "jupyter_client", "sqlalchemy"):
-        yield Finding("versions", "ok", f"{package} {importlib.metadata.version(package)}")
+    found = list(needs())
+    for each in found:
+        if not each.fits:
+            yield _misfit("versions", each)
+    fine = [f"{each.name} {each.has}" for each in found if each.fits and each.name in _TOLD]
+    yield Finding(
+        "versions", "ok", f"{', '.join(fine)}; {sum(each.fits for each in found)} of {len(found)} packages fit"
+    )
+    for each in needs(_EXTRAS):
+        if each.extra and each.has and not each.fits:
+            yield _misfit("versions", each, "warning")
     if sys.platform != "linux":
         yield Finding("versions", "failure", f"nodes run on Linux, not on {sys.platform}", "Use a service elsewhere.")
+
+
+#: Packages whose versions are told where they are right, too.
+_TOLD = ("ipykernel", "jupyter-client", "sqlalchemy")
+#: Those whose packages, where they are installed, have to be of a version that will do. Ray has a look of its own.
+_EXTRAS = ("torch", "cupy", "postgres", "certs", "s3", "lab")
+
+
+def _misfit(what: str, need: Need, level: Level = "failure") -> Finding:
+    package = f"jupyter_gpuaas[{need.extra}]" if need.extra else f"{need.name}{need.wants}"
+    has = f"is {need.has}" if need.has else "is not installed"
+    return Finding(
+        what, level, f"{need.name} {has}, {need.wants or 'any version'} is needed", f"`pip install '{package}'`"
+    )
 
 
 def _home(settings: Settings) -> Iterator[Finding]:
@@ -129,10 +153,14 @@ def _store(settings: Settings) -> Iterator[Finding]:
     parent = where
     while not os.path.exists(parent):
         parent = os.path.dirname(parent)
-    if os.access(parent, os.W_OK):
-        yield Finding("store", "ok", f"{where}, {shutil.disk_usage(parent).free / 1024**3:.1f} GiB free")
-    else:
-        yield Finding("store", "failure", f"{where} cannot be written", "Setting checkpoint_store.")
+    try:
+        # Permissions alone do not tell: it may lie on a file system that is mounted to be read, or below a file.
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        yield Finding("store", "failure", f"{where} cannot be written: {error.strerror}", "Setting checkpoint_store.")
+        return
+    yield Finding("store", "ok", f"{where}, {shutil.disk_usage(parent).free / 1024**3:.1f} GiB free")
 
 
 def _service(settings: Settings) -> Iterator[Finding]:
@@ -301,6 +329,51 @@ def _devices(_: Settings) -> Iterator[Finding]:
         pynvml.nvmlShutdown()
 
 
+def _ray(settings: Settings) -> Iterator[Finding]:
+    """The way to the Ray cluster, without joining it."""
+    if settings.engine != "ray":
+        return
+    for each in needs(("ray",)):
+        if each.extra:
+            yield Finding("ray", "ok", f"{each.name} {each.has}") if each.fits else _misfit("ray", each)
+    yield from _ray_token(settings)
+    address = settings.ray_address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "auto")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        yield Finding("ray", "note", f"address {address}: which cluster that is, Ray finds when the service starts")
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S):
+            yield Finding("ray", "ok", f"{address} can be reached")
+    except OSError as error:
+        yield Finding("ray", "failure", f"{address} cannot be reached: {error}", "Setting ray_address; does it run?")
+
+
+def _ray_token(settings: Settings) -> Iterator[Finding]:
+    named = settings.ray_token_file or os.environ.get("RAY_AUTH_TOKEN_PATH", "")
+    if not settings.ray_token_file and os.environ.get("RAY_AUTH_TOKEN"):
+        yield Finding("ray", "ok", "its token is in the environment")
+        return
+    token = os.path.expanduser(named or "~/.ray/auth_token")
+    try:
+        mode = os.stat(token).st_mode & 0o777
+    except OSError as error:
+        if named:
+            yield Finding("ray", "failure", f"token file {token}: {error.strerror}", "Setting ray_token_file.")
+        else:
+            says = "no token: whoever reaches the ports of the cluster can run code on it"
+            yield Finding("ray", "warning", says, "docs/deploy/ray.md")
+        return
+    if not os.access(token, os.R_OK):
+        yield Finding("ray", "failure", f"token file {token} cannot be read", "Setting ray_token_file.")
+    elif mode & 0o077:
+        yield Finding("ray", "failure", f"others can read {token}", f"`chmod 600 {token}`, and make a new token.")
+    else:
+        yield Finding("ray", "ok", f"token file {token}")
+
+
 def _images(settings: Settings) -> Iterator[Finding]:
     from jupyter_gpuaas.errors import ImageUnavailable
     from jupyter_gpuaas.image.criu import find_criu
@@ -314,5 +387,5 @@ def _images(settings: Settings) -> Iterator[Finding]:
     yield Finding("CRIU", "ok", f"{criu.version} ({criu.path})")
 
 
-LOOKS = (_versions, _home, _database, _store, _service, _certificate, _certificates, _devices, _images)
+LOOKS = (_versions, _home, _database, _store, _service, _certificate, _certificates, _devices, _images, _ray)
 COMMANDS = (doctor,)
