@@ -268,8 +268,10 @@ class Controller:
         user.may_touch(record.session)
         return record
 
-    def begin_from(self, record: SessionRecord, name: str, checkpoint: str) -> LiveSession:
+    def begin_from(self, record: SessionRecord, name: str, checkpoint: str, by: User) -> LiveSession:
         """A new session of the same owner, like this one, that begins with a checkpoint.
+
+        Its priority is no higher than who asks may ask for now.
 
         Raises
         ------
@@ -281,17 +283,21 @@ class Controller:
             raise InvalidRequest(f"new: a session named {name!r} lives already.", hint="Choose another name.")
         if self.is_closing:
             raise TransportError("the service is shutting down.")
-        self.limits.check(session.owner, session.request, sessions=self.sessions.count(session.owner))
-        self.scheduler.check(session.request)
+        request = self.limits.lowered(by, session.request)
+        self.limits.check(session.owner, request, sessions=self.sessions.count(session.owner))
+        self.scheduler.check(request)
         live = self.sessions.create(
             session.owner,
             name,
-            session.request,
+            request,
             cwd=record.cwd,
             machine=record.machine,
             env=record.env,
             restore=checkpoint,
         )
+        if request.priority != session.request.priority:
+            told = f"begins with priority {request.priority}: {by.name} may ask for no more"
+            self.sessions.tell(live.session, "session", told, {"priority": request.priority})
         self.scheduler.submit(live)
         self.standbys.look(live)
         return live

@@ -106,6 +106,12 @@ class UserLimits:
                     hint="It grows again as what was used gets older.",
                 )
 
+    def lowered(self, user: User, request: ResourceRequest) -> ResourceRequest:
+        """The request with no higher priority than a user may ask for."""
+        if user.is_admin:
+            return request
+        return msgspec.structs.replace(request, priority=min(request.priority, self.of(user.name).priority or 0))
+
     def check_priority(self, user: User, request: ResourceRequest) -> None:
         """Raise Forbidden where a user may not ask for this priority; admins may ask for any."""
         most = self.of(user.name).priority or 0

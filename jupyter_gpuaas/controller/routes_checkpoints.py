@@ -108,7 +108,7 @@ async def restored(wanted: NewRestore, controller: TheController, record: TheRec
         live = controller.find(user, session.id)
         asked = {"op": "restore", "checkpoint": view.id, "replay": wanted.replay, "request": wanted.request}
         return Facts(await _ask(controller, live, asked))
-    live = controller.begin_from(record, wanted.new, view.id)
+    live = controller.begin_from(record, wanted.new, view.id, user)
     report = RestoreReport(
         checkpoint=view,
         names=view.names,

@@ -236,9 +236,10 @@ async def test_checkpoint_is_forgotten_while_another_is_being_written(service: S
 async def test_checkpoint_that_cannot_be_restored_fails_the_new_session_with_the_reason(service: Service) -> None:
     session = await run(service, service.admin, "a", "x = 1", "y = 2")
     made = await taken(service.admin, session, 2)
-    record = service.controller.find_record(service.controller.tokens.check(f"Bearer {service.token}"), session)
+    user = service.controller.tokens.check(f"Bearer {service.token}")
+    record = service.controller.find_record(user, session)
     await service.admin.forget_checkpoint(session, made[0].id)
-    live = service.controller.begin_from(record, "doomed", made[0].id)
+    live = service.controller.begin_from(record, "doomed", made[0].id, user)
     await eventually(live.ended)
     assert live.session.state is SessionState.FAILED
     assert made[0].id in live.session.cause
