@@ -47,6 +47,8 @@ class Scheduler:
         self._since_s: dict[str, float] = {}
         #: Why some of these wait although there may be room.
         self._why: Mapping[str, str] = {}
+        #: What some of these wait for, where that is less than they ask for.
+        self._wants: Mapping[str, ResourceRequest] = {}
         #: Those of whom it was not looked yet whether any node could serve them.
         self._new: set[str] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -93,8 +95,8 @@ class Scheduler:
         return next((live for live in asked if live.session.state in WAITING), None)
 
     def requests(self) -> list[ResourceRequest]:
-        """What those who wait ask for, in the order of service; not of those whom a quota keeps waiting."""
-        return [asked_for(live) for live in self._order if live.session.id not in self._why]
+        """What those who wait are to have, in the order of service; not of those whom a quota keeps waiting."""
+        return [self._wanted(live) for live in self._order if live.session.id not in self._why]
 
     def waits(self) -> list[Waits]:
         """The same with all that turns go by."""
@@ -102,7 +104,7 @@ class Scheduler:
         return [
             Waits(
                 session_id=live.session.id,
-                request=asked_for(live),
+                request=self._wanted(live),
                 waited_s=now_s - self._since_s.get(live.session.id, now_s),
                 kept=live.kept,
                 in_cell=live.session.state is SessionState.SUSPENDED,
@@ -110,6 +112,9 @@ class Scheduler:
             for live in self._order
             if live.session.id not in self._why and live.session.state in WAITING
         ]
+
+    def _wanted(self, live: LiveSession) -> ResourceRequest:
+        return self._wants.get(live.session.id) or asked_for(live)
 
     def look(self) -> None:
         """Something has changed: who waits, what is free, or what the rules are fed with."""
@@ -153,7 +158,7 @@ class Scheduler:
         free = [live for session_id, live in self._waiting.items() if session_id not in self._placing]
         coming = [(self._waiting[each].session.owner, placement) for each, (placement, _) in self._placing.items()]
         outlook = self._fair.serve(free, coming) if free else Outlook()
-        self._why = outlook.why
+        self._why, self._wants = outlook.why, outlook.wants
         self._order = [self._waiting[each] for each in outlook.waiting]
         for placement in (*outlook.placements, *self._home()):
             live = self._waiting[placement.session_id]

@@ -90,6 +90,8 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     waiting: tuple[str, ...] = ()
     #: Why some of these are not served although there may be room.
     why: Mapping[str, str] = msgspec.field(default_factory=dict)
+    #: What those of these wait for who have reserved it: of what they ask for, that which is reserved.
+    wants: Mapping[str, ResourceRequest] = msgspec.field(default_factory=dict)
 
 
 def beyond_quota(owner: str, standing: Standing, *, held: float, more: float) -> str:
@@ -115,6 +117,7 @@ def serve(asking: Iterable[Asking], pool: Pool) -> Outlook:
     placements: list[Placement] = []
     waiting: list[str] = []
     why: dict[str, str] = {}
+    wants: dict[str, ResourceRequest] = {}
     aside: list[str] = []
     while (each := queue.next()) is not None:
         request, standing = each.request, pool.standings.get(each.owner, Standing())
@@ -128,11 +131,13 @@ def serve(asking: Iterable[Asking], pool: Pool) -> Outlook:
             waiting.append(each.session_id)
             if reason:
                 why[each.session_id] = reason
+            if claims := space.claims(each):
+                wants[each.session_id] = claims[0]
             continue
         space.take(each.owner, found)
         queue.served(each)
         placements.append(found)
-    return Outlook(placements=tuple(placements), waiting=(*waiting, *aside), why=why)
+    return Outlook(placements=tuple(placements), waiting=(*waiting, *aside), why=why, wants=wants)
 
 
 def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:

@@ -227,6 +227,9 @@ def test_reservation_of_a_node_or_kind_parks_only_who_holds_that() -> None:
     here = {"reservations": [reserved("a", 1, node="m")]}
     assert [session for session, _ in push_out(asks("a1"), pool(nodes, *held, **here))] == ["x"]
     assert not push_out(asks("a1", node="n"), pool(nodes, *held, **here))
+    # Nor is anything else made room on for it, by parking idle ones or by standbys that give way.
+    wants = serve([asks("a1"), asks("b1")], pool(nodes, *held, **here)).wants
+    assert wants == {"a1": ResourceRequest(devices=1, node="m")}
     nodes = [node("m"), node("n", kind="cpu")]
     held = [holds("x", "m", 0), holds("y", "n", idle_s=90, device_ids=("cpu:0",))]
     gpus = {"reservations": [reserved("a", 1, kind="cuda")]}
