@@ -112,6 +112,7 @@ class Controller:
         self.parking.over = self.fair.over
         self.fair.idle_s = self.parking.idle_s
         self.turns = Turns(means, self.scheduler, self.fair, self.parking)
+        self.parking.suspending = lambda: self.turns.under_way
         self.turns.leaving = lambda: self.commands.giving_back() | self.standbys.leases()
         self.drains = Drains(means, self.migrations, self.parking, self.scheduler, DrainRows(self.database))
         self.wishes = Wishes(means, self.migrations, self.parking)
@@ -169,7 +170,7 @@ class Controller:
         if live.record.move is not None:
             self.migrations.take_up(live)
         elif state is SessionState.MIGRATING:
-            self.parking.take_up(live)
+            self.parking.take_up(live, "the service was restarted")
 
     async def close(self, *, end_sessions: bool, keep_database: bool = False) -> None:
         """Stop; sessions and agents go on unless ``end_sessions``."""

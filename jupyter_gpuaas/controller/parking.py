@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -31,10 +32,13 @@ STEP_S = 60.0
 LOOK_S = 1.0
 #: A session that could not be parked is left alone for this long.
 AGAIN_S = 60.0
-
+#: How long a service that ends waits for hosts that it tells to go on. They do so without it, too.
+LAST_WORD_S = 2.0
 
 #: States in which what a session still holds is about to be given back.
 _LEAVING = (SessionState.PARKED, SessionState.RESTORING, SessionState.CLOSING, SessionState.FAILED)
+#: States in which a session may stand still to be parked.
+_STANDING = (SessionState.IDLE, SessionState.BUSY, SessionState.MIGRATING)
 
 
 class Parking:
@@ -48,13 +52,18 @@ class Parking:
         #: Since when each session is idle, by the monotonic clock.
         self._idle_since: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
-        self._busy: set[str] = set()
+        #: Sessions that are being parked, and by which task.
+        self._busy: dict[str, asyncio.Task[Any] | None] = {}
+        #: Sessions that are told to go on, as nobody parks them any more.
+        self._leading_back: dict[str, asyncio.Task[None]] = {}
         #: Whether devices are about to be given back, for which those who wait can wait; set by the controller.
         self.room_comes: Callable[[], bool] = lambda: False
         #: What those who wait ask for, in order; set by the controller.
         self.waiting: Callable[[], Sequence[ResourceRequest]] = lambda: ()
         #: Sessions that are to make room for the one in front, with the reason; set by the controller.
         self.pushed_out: Callable[[], Sequence[tuple[str, str]]] = lambda: ()
+        #: Sessions that are being suspended as their turn is over; set by the controller.
+        self.suspending: Callable[[], frozenset[str]] = frozenset
         #: Why a session may not keep its devices, mostly empty; set by the controller.
         self.over: Callable[[LiveSession], str] = lambda live: ""
         #: Sessions that are being parked for somebody of higher priority.
@@ -68,21 +77,28 @@ class Parking:
 
     async def close(self) -> None:
         """Stop."""
-        tasks = [task for task in (self._looking, *self._tasks) if task is not None]
+        tasks = [task for task in (self._looking, *self._tasks, *self._busy.values()) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Of those that were about to be parked, the cells would wait for the next service, whenever that comes.
+        last = set(self._leading_back.values())
+        if last:
+            await asyncio.wait(last, timeout=LAST_WORD_S)
+            for task in last:
+                task.cancel()
+            await asyncio.gather(*last, return_exceptions=True)
 
     @property
     def under_way(self) -> frozenset[str]:
         """Ids of sessions that are being parked."""
-        return frozenset(self._busy)
+        return frozenset(self._busy.keys() | self._leading_back.keys())
 
     def idle_s(self, live: LiveSession) -> float | None:
         """For how long a session has run no cell, 0 while it runs one; None where it cannot be parked now."""
         session, now_s = live.session, time.monotonic()
         runs = session.state in (SessionState.IDLE, SessionState.BUSY) and live.hosted
-        if not runs or live.record.move is not None or session.id in self._busy:
+        if not runs or live.record.move is not None or session.id in self.under_way:
             return None
         if now_s < self._not_before.get(session.id, 0.0):
             return None
@@ -119,11 +135,11 @@ class Parking:
         session, lease = live.session, live.lease
         if session.state is SessionState.PARKED:
             return
-        if live.record.move is not None or session.id in self._busy:
+        if live.record.move is not None or session.id in self.under_way | self.suspending():
             raise MigrationError(f"session {session.name!r} is being moved or parked already.")
         if session.state not in (SessionState.IDLE, SessionState.BUSY) or lease is None:
             raise MigrationError(f"session {session.name!r} is {session.state}: only one that runs can be parked.")
-        self._busy.add(session.id)
+        self._busy[session.id] = asyncio.current_task()
         try:
             if process is None:
                 process = keeps_process(session.request, lease, self._engine.nodes(), live.no_suspend)
@@ -147,14 +163,17 @@ class Parking:
             self._sessions.advance(live, SessionEvent.PARKED, told, record={"incoming": incoming}, swap=True)
             if handed.get("held"):
                 self.wake(live, "its cells wait for devices again")
+        except asyncio.CancelledError:
+            self.take_up(live, "it was given up", suspended=True)
+            raise
         except BaseException as error:
-            if not isinstance(error, asyncio.CancelledError) and live.session.state is not SessionState.PARKED:
-                await self.lead_back(live, str(error) or type(error).__name__)
+            if live.session.state is not SessionState.PARKED:
+                await self._lead_back(live, str(error) or type(error).__name__, True)
             if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
                 raise MigrationError("its host takes too long.") from error
             raise
         finally:
-            self._busy.discard(session.id)
+            self._busy.pop(session.id, None)
 
     async def _keep(self, live: LiveSession, lease: Lease, cause: str) -> bool:
         """Park a session with its process, if it can be; whether it was."""
@@ -171,18 +190,28 @@ class Parking:
         self._sessions.advance(live, SessionEvent.KEPT, told, record={"kept": lease}, swap=True)
         return True
 
-    async def lead_back(self, live: LiveSession, cause: str) -> None:
-        """Let a session go on that was about to be parked."""
+    def take_up(self, live: LiveSession, cause: str, *, suspended: bool = False) -> None:
+        """Begin to let a session go on that was about to be parked, by this service or an earlier one.
+
+        Parameters
+        ----------
+        suspended
+            Its processes may stand still, too, and nobody else looks after that.
+        """
+        session_id = live.session.id
+        if session_id not in self._leading_back:
+            log.info("session %s is told to go on: %s", session_id, cause)
+            task = asyncio.create_task(self._lead_back(live, cause, suspended), name=f"lead back {session_id}")
+            self._leading_back[session_id] = task
+            task.add_done_callback(lambda _: self._leading_back.pop(session_id, None))
+
+    async def _lead_back(self, live: LiveSession, cause: str, suspended: bool) -> None:
         lease = live.lease
         pause_s = self._settings.retry_first_s
-        while lease is not None and live.session.state in (
-            SessionState.IDLE,
-            SessionState.BUSY,
-            SessionState.MIGRATING,
-        ):
+        while lease is not None and live.record.move is None and live.session.state in _STANDING:
             try:
                 client = self._agents.of(lease.node_id)
-                for op in ("go_on", "resume"):
+                for op in ("go_on", "resume") if suspended else ("resume",):
                     await asyncio.wait_for(client.op(live.session.id, lease.epoch, op, {}), STEP_S)
                 if live.session.state is SessionState.MIGRATING:
                     self._sessions.advance(live, SessionEvent.STAYED, f"not parked: {cause}")
@@ -195,10 +224,6 @@ class Parking:
                 log.warning("session %s does not go on yet: %s", live.session.id, error)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_most_s)
-
-    def take_up(self, live: LiveSession) -> None:
-        """A session that stands still, and that nobody moves: an earlier service was about to park it."""
-        self._spawn(self.lead_back(live, "the service was restarted"))
 
     def wake(self, live: LiveSession, cause: str) -> None:
         """Bring a parked session back; any other is left alone."""
@@ -224,13 +249,15 @@ class Parking:
         for live in self._sessions.all():
             session = live.session
             present.add(session.id)
+            if self._left_standing(live):
+                self.take_up(live, "nobody parks it any more")
             if session.state in _LEAVING and live.lease is not None and live.lease.device_ids:
                 room_comes = True
             if session.state is not SessionState.IDLE or live.lease is None or live.record.move is not None:
                 self._idle_since.pop(session.id, None)
                 continue
             since_s = self._idle_since.setdefault(session.id, now_s)
-            if now_s >= self._not_before.get(session.id, 0.0) and session.id not in self._busy:
+            if now_s >= self._not_before.get(session.id, 0.0) and session.id not in self.under_way:
                 idle.append(Idle(session.id, live.lease, now_s - since_s))
         for gone in self._idle_since.keys() - present:
             del self._idle_since[gone]
@@ -250,7 +277,7 @@ class Parking:
         for each in idle:
             found = self._sessions.get(each.session_id)
             over = self.over(found) if found is not None else ""
-            if found is not None and over and found.session.id not in self._busy:
+            if found is not None and over and found.session.id not in self.under_way:
                 self._spawn(self._try(found, over))
         if not room_comes and not self._pushing:
             for session_id, why in self.pushed_out():
@@ -258,6 +285,12 @@ class Parking:
                 if found is not None:
                     self._pushing.add(session_id)
                     self._spawn(self._push_out(found, why))
+
+    def _left_standing(self, live: LiveSession) -> bool:
+        """Whether a session stands still for nobody: who was to park or move it was ended, or has lost the answer."""
+        state = live.session.state
+        stands = state is SessionState.MIGRATING or (live.stands_still and state in _STANDING)
+        return stands and live.record.move is None and live.session.id not in self._busy
 
     async def _push_out(self, live: LiveSession, why: str) -> None:
         try:
@@ -268,7 +301,7 @@ class Parking:
     async def _try(
         self, live: LiveSession, why: str, *, patience_s: float = PATIENCE_S, come_back: bool = False
     ) -> None:
-        if live.session.id in self._busy:
+        if live.session.id in self.under_way:
             return  # somebody else's reason was sooner
         self._not_before[live.session.id] = time.monotonic() + AGAIN_S
         with contextlib.suppress(NoSuchSession):

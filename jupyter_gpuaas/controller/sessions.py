@@ -50,6 +50,8 @@ class LiveSession:
         #: Whether its host says that its processes stand still without devices, and why it could not let them.
         self.suspended = False
         self.no_suspend = ""
+        #: Whether its host says that its cells wait, as it is about to be moved or parked.
+        self.stands_still = False
         #: What its host last said is wrong while it goes on.
         self.warning = ""
         #: What its host last said of its checkpoints.
@@ -280,6 +282,7 @@ class Sessions:
         lease = live.lease
         if lease is None or report.lease.epoch != lease.epoch:
             return  # Of a host that the session has left.
+        live.stands_still = report.stands_still
         if not live.has_host or report.state is HostState.STANDBY:
             return
         live.hosted = True

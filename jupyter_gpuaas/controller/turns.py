@@ -73,6 +73,11 @@ class Turns:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    @property
+    def under_way(self) -> frozenset[str]:
+        """Ids of sessions that are being suspended."""
+        return frozenset(self._under_way)
+
     async def suspend(self, live: LiveSession, why: str) -> None:
         """Let a session give its devices up in the middle of its cell; returns when it stands still.
 
@@ -90,6 +95,10 @@ class Turns:
             await asyncio.wait_for(asked, SUSPEND_S)
             if live.lease == lease and live.record.move is None:
                 self._sessions.advance(live, SessionEvent.SUSPENDED, why, record={"kept": lease}, swap=True)
+        except asyncio.CancelledError:
+            # The service ends, and does not carry out what is ordered now.
+            self._parking.take_up(live, "the service ends", suspended=True)
+            raise
         except (asyncio.TimeoutError, TimeoutError) as error:
             raise MigrationError("its host takes too long.") from error
         except InvalidTransition as error:

@@ -80,3 +80,5 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     no_suspend: str = ""
     #: Execution counts of the cells whose effects went with the host before this one, as far as its journal tells.
     lost_cells: tuple[int, ...] = ()
+    #: Whether its cells wait, as it was brought to a standstill to be moved or parked; it waits to be told what next.
+    stands_still: bool = False

@@ -133,6 +133,7 @@ class SessionHost:
             suspended=self._suspended.holds,
             no_suspend=self.no_suspend,
             lost_cells=self._lost_cells,
+            stands_still=self.standstill.holds,
         )
 
     def look(self) -> HostReport:
@@ -440,6 +441,10 @@ class SessionHost:
     async def settled(self) -> None:
         """Return when everything that was said is in the journal."""
         await self._outflow.settled()
+
+    def stands_or_goes(self) -> None:
+        """Tell the service, which may be another one than that which has stopped it."""
+        self._changed(self.report())
 
     def let_clients_go(self, op: dict[str, Any], reason: str) -> None:
         """Tell all clients, and end their links."""

@@ -84,6 +84,9 @@ class StillSession(Protocol):
 
     def kernel_exited(self, status: int) -> None: ...
 
+    def stands_or_goes(self) -> None:
+        """Shell requests wait from now on, or do not any more."""
+
 
 class Standstill:
     """The standstill of one session."""
@@ -112,11 +115,13 @@ class Standstill:
 
     @stage.setter
     def stage(self, stage: Stage) -> None:
-        self._stage = stage
+        held, self._stage = self.holds, stage
         if stage in (Stage.GOING, Stage.FROZEN):
             self._decided.set()
         else:
             self._decided.clear()
+        if self.holds is not held:
+            self._session.stands_or_goes()
 
     async def decided(self, timeout_s: float) -> None:
         """Wait until the session goes on here, or is handed over; not longer than so long."""

@@ -304,6 +304,25 @@ async def test_parked_session_gives_its_device_back_and_the_next_cell_brings_it_
         assert len(service.engine.leases()) == 1
 
 
+async def test_session_that_stands_still_for_nobody_goes_on(service: Service) -> None:
+    async with roaming(service) as roamer:
+        lease = (await roamer.look()).lease
+        assert lease is not None
+        # As a service may have done that was killed then.
+        await service.controller.agents.of(lease.node_id).op(roamer.id, lease.epoch, "quiesce", {"wait_s": 10.0})
+        assert await roamer.said("print('goes on')") == "goes on"
+        live = service.controller.sessions.get(roamer.id)
+        assert live is not None
+        parks = service.controller.parking
+        await eventually(lambda: not live.stands_still and roamer.id not in parks.under_way)
+        parking = asyncio.create_task(parks.park(live, "a test"))
+        assert await live.bell.until(lambda: live.session.state is S.MIGRATING, 60.0)
+        parking.cancel()
+        await asyncio.gather(parking, return_exceptions=True)
+        assert await roamer.said("print('and on')") == "and on"
+        assert (await roamer.look()).lease == lease
+
+
 async def test_parked_session_that_is_released_leaves_nothing(service: Service) -> None:
     async with roaming(service) as roamer:
         node = await roamer.node()

@@ -45,6 +45,14 @@ class Mortals:
 
         await eventually(answers, 60.0)
 
+    def dies_at(self, step: str, when: str) -> None:
+        """Let the one that runs kill itself at a step; see ``Steps``."""
+        (self.home.path / FILE).write_text(f"{step} {when}")
+
+    async def dead(self) -> None:
+        """Return when it has ended."""
+        await eventually(lambda: self.process is not None and self.process.poll() is not None, 120.0)
+
     def _spawn(self) -> subprocess.Popen[bytes]:
         with (self.home.path / "mortal.log").open("ab") as log:
             return subprocess.Popen(
@@ -98,11 +106,11 @@ async def _trial(mortals: Mortals, walker: Walker, point: Point, busy: bool, via
     await walker.kept()
     source = (await walker.look()).lease
     assert source is not None
-    (mortals.home.path / FILE).write_text(" ".join(point))
+    mortals.dies_at(*point)
     enough = asyncio.Event()
     walk = asyncio.ensure_future(walker.walk(enough)) if busy else None
     moving = asyncio.ensure_future(walker.begun(via))
-    await eventually(lambda: mortals.process is not None and mortals.process.poll() is not None, 120.0)
+    await mortals.dead()
     with contextlib.suppress(GpuaasError):
         await moving
     await mortals.start()
