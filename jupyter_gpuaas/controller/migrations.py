@@ -166,6 +166,8 @@ class Migrations:
         epoch = move.lease.epoch if move.lease is not None else live.record.epochs
         moving = Moving(live, move.view, epoch, AS_IT_WAS)
         moving.lease = move.lease
+        if move.stopped_s:
+            moving.stopped_s = time.monotonic() - max(0.0, time.time() - move.stopped_s)
         if move.view.phase in REVERSIBLE:
             moving.view = self._mover.phase(moving, E.FAILED, why)
         work = self._mover.lead_back(moving) if moving.view.phase in ENDED else self._mover.finish(moving)

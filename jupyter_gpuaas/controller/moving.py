@@ -92,6 +92,11 @@ class Moving:
         #: When the session began to stand still, by the monotonic clock; 0 before.
         self.stopped_s = 0.0
 
+    def noted(self) -> Move:
+        """What of it has to be remembered, in case that another controller brings it to its end."""
+        stopped_s = time.time() - (time.monotonic() - self.stopped_s) if self.stopped_s else 0.0
+        return Move(view=self.view, lease=self.lease, stopped_s=stopped_s)
+
     @property
     def by_image(self) -> bool:
         return self.view.via == "image"
@@ -123,7 +128,7 @@ class Mover:
             # It may have come from there just now.
             await self._commands.left(live.session.id, view.target, STEP_S)
             moving.lease = await self._engine.acquire(request, meta, timeout=STEP_S)
-            self._sessions.keep(live, move=Move(view=moving.view, lease=moving.lease))
+            self._sessions.keep(live, move=moving.noted())
         incoming = self._incoming(moving, "")
         spec = self._commands.spec(live.record, moving.lease, incoming, image=moving.by_image)
         report = await asyncio.wait_for(self._target(moving).start_host(spec), STEP_S)
@@ -352,7 +357,7 @@ class Mover:
                 f"is {lease.node_id}'s now",
                 record={
                     "incoming": self._incoming(moving, moving.checkpoint, ready=True),
-                    "move": Move(view=view, lease=lease),
+                    "move": msgspec.structs.replace(moving.noted(), view=view),
                 },
                 swap=True,
                 lease=lease,
@@ -488,7 +493,7 @@ class Mover:
 
     def _advance(self, moving: Moving, event: MigrationEvent, cause: str) -> None:
         moving.view = self.phase(moving, event, cause)
-        self._sessions.keep(moving.live, move=Move(view=moving.view, lease=moving.lease))
+        self._sessions.keep(moving.live, move=moving.noted())
 
     def phase(self, moving: Moving, event: MigrationEvent, cause: str) -> MigrationView:
         """The view after an event, which is announced."""

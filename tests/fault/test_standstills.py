@@ -14,6 +14,7 @@ import pytest
 from jupyter_gpuaas.client.embedded import find_running
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.errors import GpuaasError
+from jupyter_gpuaas.model import Phase
 from tests.conftest import GpuaasHome
 from tests.fault.mortals import Mortals
 from tests.fault.stage import SETTINGS
@@ -158,3 +159,26 @@ async def test_cell_goes_on_whose_service_was_killed_as_its_turn_was_over(
         end.touch()
         await service.start()
         assert await asyncio.wait_for(cell, 120.0) == "to its end"
+
+
+async def test_move_that_the_next_service_ends_tells_how_long_the_session_stood_still(
+    mortals: Callable[..., Mortals], tmp_path: Path
+) -> None:
+    service = mortals()
+    await service.start()
+    async with walked(service, tmp_path) as walker:
+        await walker.kept()
+        service.dies_at("live", "before")
+        with contextlib.suppress(GpuaasError):
+            await walker.begun()
+        await service.dead()
+        await service.start()
+        last = await walker.settled()
+        assert last is not None and last.phase is Phase.DONE
+        events = await walker.client.events()
+        quiet_s = next(each.time_s for each in events if each.detail.get("phase") == Phase.STOP_COPY)
+        started_s = next(each.time_s for each in reversed(events) if each.cause == "the service has started")
+        # It stood still before the one, and went on after the other.
+        assert started_s - quiet_s <= last.downtime_s < last.total_s
+        assert f"stood still for {last.downtime_s:.2f} s" in last.cause
+        await walker.check(died=False)

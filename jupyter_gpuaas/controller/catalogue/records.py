@@ -56,6 +56,8 @@ class Move(msgspec.Struct, frozen=True, kw_only=True):
     view: MigrationView
     #: What is held on the target; None before there is anything.
     lease: Lease | None = None
+    #: Since when the session stands still, in seconds since the epoch; 0 before.
+    stopped_s: float = 0.0
 
 
 class Aside(msgspec.Struct, frozen=True, kw_only=True):
