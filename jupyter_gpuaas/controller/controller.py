@@ -94,7 +94,7 @@ class Controller:
         self.fair.changed = self.scheduler.look
         engine.on_free = self.scheduler.look
         self.outlook = Outlook(self.sessions, engine, self.meter, settings)
-        self.standbys = Standbys(means, self.node_leases)
+        self.standbys = Standbys(means, self.node_leases, self.limits.standing)
         self.migrations = Migrations(means, self.standbys, self.checkpoints.newest_view)
         self.unattended = Unattended(self.sessions, settings.unattended_s, self._end)
         self.watcher = Watcher(means)
@@ -113,6 +113,7 @@ class Controller:
         self.fair.idle_s = self.parking.idle_s
         self.turns = Turns(means, self.scheduler, self.fair, self.parking)
         self.parking.suspending = lambda: self.turns.under_way
+        self.fair.standbys = self.standbys.leases
         self.turns.leaving = lambda: self.commands.giving_back() | self.standbys.leases()
         self.drains = Drains(means, self.migrations, self.parking, self.scheduler, DrainRows(self.database))
         self.wishes = Wishes(means, self.migrations, self.parking)

@@ -18,7 +18,7 @@ from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import CatalogueError, InvalidRequest
 from jupyter_gpuaas.lifecycle.fairness import Asking, Holding, Outlook, Pool, beyond_quota, push_out, serve
 from jupyter_gpuaas.lifecycle.placement import Placement, why_never
-from jupyter_gpuaas.model import Reservation, ResourceRequest, SessionState
+from jupyter_gpuaas.model import Lease, Reservation, ResourceRequest, SessionState
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ class FairUse:
         self._tasks: list[asyncio.Task[None]] = []
         #: For how long a session has been idle, None where it cannot be parked now; set by the controller.
         self.idle_s: Callable[[LiveSession], float | None] = lambda live: None
+        #: What standbys hold; set by the controller.
+        self.standbys: Callable[[], frozenset[Lease]] = frozenset
         #: Called when who is served next may be another; set by the controller.
         self.changed: Callable[[], None] = lambda: None
 
@@ -116,6 +118,7 @@ class FairUse:
     def pool(self, waiting: Iterable[LiveSession]) -> Pool:
         """The pool as it is now."""
         holdings, now_s = [], time.time()
+        standbys = {lease.id for lease in self.standbys()}
         for lease in self._engine.leases():
             live = self._sessions.get(lease.session_id)
             idle_s = self.idle_s(live) if live is not None and live.lease == lease else None
@@ -129,6 +132,7 @@ class FairUse:
                     parkable=idle_s is not None,
                     idle_s=idle_s or 0.0,
                     share=lease.share,
+                    standby=lease.id in standbys,
                 )
             )
         owners = {live.session.owner for live in waiting}

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -29,9 +29,10 @@ from jupyter_gpuaas.errors import (
     NoSuchSession,
     StaleEpoch,
 )
+from jupyter_gpuaas.lifecycle.fairness import Standing, beyond_quota
 from jupyter_gpuaas.lifecycle.migration import SLOWEST_BYTES_S
-from jupyter_gpuaas.lifecycle.room import used_of
-from jupyter_gpuaas.lifecycle.standby import Facts, Step, decide, where, who_gives_way
+from jupyter_gpuaas.lifecycle.room import amount, used_of
+from jupyter_gpuaas.lifecycle.standby import Facts, Step, beyond_quotas, decide, where, who_gives_way
 from jupyter_gpuaas.model import (
     CheckpointView,
     HostReport,
@@ -70,16 +71,19 @@ class _Followed(msgspec.Struct):
 class Standbys:
     """One standby each for the sessions that want one."""
 
-    def __init__(self, means: Means, node_leases: NodeLeases) -> None:
+    def __init__(self, means: Means, node_leases: NodeLeases, standing: Callable[[str], Standing]) -> None:
         self._sessions = means.sessions
         self._commands = means.commands
         self._engine = means.engine
         self._agents = means.agents
         self._settings = means.settings
         self._node_leases = node_leases
+        self._standing = standing
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._known: dict[str, _Followed] = {}
         self._why: dict[str, str] = {}
+        #: What dropped ones held, as long as it is on its way back.
+        self._dropped: set[Lease] = set()
         #: Sessions whose last standby failed by itself.
         self._failed: set[str] = set()
         #: Those who wait for devices, in their order.
@@ -141,8 +145,9 @@ class Standbys:
     # -- who else has to do with them --------------------------------------------------------------------------
 
     def make_room(self, waiting: Sequence[ResourceRequest]) -> None:
-        """Drop as many standbys as keep those from being served who wait."""
+        """Drop as many standbys as keep those from being served who wait, or take their users beyond a quota."""
         self._waiting = list(waiting)
+        self._keep_quotas()
         if not waiting:
             self.changed()
             return
@@ -160,9 +165,33 @@ class Standbys:
             if found is not None:
                 self._drop(found, "it gives way to a session that waits for a device")
 
+    def _keep_quotas(self) -> None:
+        """Drop those that take their users beyond a quota: what a session wants comes first."""
+        asides = [(live, live.record.aside.lease) for live in self._sessions.all() if live.record.aside is not None]
+        # One that is about to take its session over holds what the session will.
+        asides = [(live, lease) for live, lease in asides if live.session.state is not SessionState.LOST]
+        if not asides:
+            return
+        standbys = [(live.session.owner, lease) for live, lease in asides]
+        standings = {owner: self._standing(owner) for owner, _ in standbys}
+        for place, why in beyond_quotas(standbys, self._held(), standings):
+            self._drop(asides[place][0], why)
+
+    def _held(self) -> Mapping[str, float]:
+        """By owner, what sessions and their standbys hold; not what is held for a move, or on its way back."""
+        held: dict[str, float] = {}
+        for live in self._sessions.all():
+            aside, owner = live.record.aside, live.session.owner
+            for lease in (live.lease, aside.lease if aside is not None else None):
+                if lease is not None:
+                    held[owner] = held.get(owner, 0.0) + len(lease.device_ids) * lease.share
+        return held
+
     def leases(self) -> frozenset[Lease]:
         """What standbys hold, which is as good as free to others."""
-        return frozenset(live.record.aside.lease for live in self._sessions.all() if live.record.aside is not None)
+        self._dropped &= self._commands.giving_back()
+        held = {live.record.aside.lease for live in self._sessions.all() if live.record.aside is not None}
+        return frozenset(held | self._dropped)
 
     def changed(self) -> None:
         """Something has changed in the pool: a node, a lease, or who waits."""
@@ -259,7 +288,10 @@ class Standbys:
         own = live.lease
         if own is None or decide(self._facts(live))[0] is not Step.MAKE:
             return
-        lease, why = await self._lease(live, own)
+        owner, standing = live.session.owner, self._standing(live.session.owner)
+        held = self._held().get(owner, 0.0) if standing.limits.devices is not None else 0.0
+        why = beyond_quota(owner, standing, held=held, more=amount(live.session.request))
+        lease, why = (None, why) if why else await self._lease(live, own)
         if lease is None:
             if why and why != self._why.get(live.session.id):
                 self._why[live.session.id] = why
@@ -381,6 +413,7 @@ class Standbys:
         self._known.pop(live.session.id, None)
         self._sessions.keep(live, aside=None)
         self._commands.give_back(aside.lease)
+        self._dropped.add(aside.lease)
         node_id = aside.lease.node_id
         self._sessions.tell(live.session, "standby", f"no standby on {node_id} any more: {why}", {"node": node_id})
         live.bell.ring()

@@ -57,6 +57,8 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
     idle_s: float = 0.0
     #: How much of each device.
     share: float = 1.0
+    #: For a standby, which gives way to whoever wants a device: it keeps no other session of its owner waiting.
+    standby: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,6 +185,8 @@ class _Room:
         self._used = used_of(pool.holdings)
         self._held: dict[str, float] = {}
         for each in pool.holdings:
+            if each.standby:
+                continue
             self._held[each.owner] = self._held.get(each.owner, 0.0) + len(each.device_ids) * each.share
         nothing: dict[str, float] = {}
         #: Devices of which a part is held, and how much.
@@ -216,7 +220,9 @@ class _Room:
     # -- reservations ----------------------------------------------------------------------------------------
 
     def _rank(self, holding: Holding) -> int:
-        """The priority of what is held, which uses up its owner's reservation."""
+        """The priority of what is held, which uses up its owner's reservation, unless it is a standby's."""
+        if holding.standby:
+            return holding.priority
         reserved = self._use_up(holding.owner, holding.node_id, holding.device_ids, holding.share)
         return RESERVED if reserved else holding.priority
 

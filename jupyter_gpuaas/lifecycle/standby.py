@@ -12,6 +12,7 @@ import msgspec
 
 from ..model import Lease, Node, NodeState, ResourceRequest, SessionState
 from ..model._compat import StrEnum
+from .fairness import Standing, beyond_quota
 from .placement import Taken, Waiting, fitting, place, targets
 from .room import used_of
 
@@ -77,6 +78,27 @@ def where(
         return None, "another session waits for a device"
     found = [node_id for node_id in targets(request, nodes, taken) if node_id != own_node]
     return (found[0], "") if found else (None, "no other node has a device to spare")
+
+
+def beyond_quotas(
+    standbys: Sequence[tuple[str, Lease]], held: Mapping[str, float], standings: Mapping[str, Standing]
+) -> list[tuple[int, str]]:
+    """Standbys that are to go because they take their users beyond a quota, by their places, and why.
+
+    Parameters
+    ----------
+    standbys
+        Owner and lease, the oldest first: the newest goes first.
+    held
+        By owner, devices of all sessions and standbys.
+    """
+    left, gone = dict(held), []
+    for place_, (owner, lease) in reversed(list(enumerate(standbys))):
+        why = beyond_quota(owner, standings[owner], held=left[owner], more=0)
+        if why:
+            left[owner] -= len(lease.device_ids) * lease.share
+            gone.append((place_, why))
+    return gone
 
 
 def who_gives_way(

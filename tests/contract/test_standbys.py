@@ -124,6 +124,30 @@ async def test_standby_gives_way_to_a_session_that_waits(service: Service) -> No
         assert (await roamer.followed()).node == standby.node
 
 
+async def test_standby_keeps_no_session_of_its_user_waiting_and_takes_him_beyond_no_quota(
+    gpuaas_home: GpuaasHome,
+) -> None:
+    async with running_service(gpuaas_home.path, devices_per_user=2, **(QUICK | {"nodes": 3})) as service:
+        async with service.client("ann") as ann, roaming(service, client=ann, request=STANDBY) as roamer:
+            await roamer.said("x = 1")
+            await roamer.followed(after=1)
+            second = (await ann.create_session("second", wait_s=60)).session
+            assert second.state is S.IDLE
+
+            async def beyond() -> bool:
+                view = (await ann.session(roamer.id)).standby
+                return view is not None and view.state == "waits" and "quota devices" in view.cause
+
+            await eventually(beyond)
+            await ann.release(second.id)
+            standby = await roamer.followed()
+            other = (await service.admin.create_session("other", wait_s=60)).session
+            assert (await roamer.followed()).node == standby.node  # there was room beside it
+            second = (await ann.create_session("again", wait_s=60)).session
+            assert second.lease is not None and second.lease.node_id == standby.node
+            await service.admin.release(other.id)
+
+
 async def test_session_that_is_moved_takes_its_standby(service: Service) -> None:
     async with roaming(service, request=STANDBY) as roamer:
         await roamer.said("x = 1")

@@ -36,6 +36,7 @@ def holds(session: str, on: str, *devices: int, priority: int = 0, idle_s: float
         idle_s=idle_s,
         parkable=more.get("parkable", True),
         share=more.get("share", 1.0),
+        standby=more.get("standby", False),
     )
 
 
@@ -86,6 +87,19 @@ def test_quota_of_devices_keeps_one_waiting_and_nobody_else() -> None:
     assert placed(outlook) == ["b1", "a2"]
     assert outlook.waiting == ("a1",)
     assert outlook.why["a1"] == "quota devices: a holds 1 of 2, and 2 more are wanted"
+
+
+def test_standby_counts_against_no_quota_and_uses_up_no_reservation_of_its_owner() -> None:
+    standings = {"a": Standing(limits=Limits(devices=2))}
+    held = [holds("a0", "n", 0), holds("a0", "n", 1, standby=True)]
+    outlook = serve([asks("a1"), asks("a2")], pool([node("n", 4)], *held, standings=standings))
+    assert placed(outlook) == ["a1"]
+    assert outlook.why == {"a2": "quota devices: a holds 2 of 2, and 1 more are wanted"}
+    # With no device free, it waits for one like others, for whom standbys give way.
+    outlook = serve([asks("a1")], pool([node("n", 2)], *held, standings=standings))
+    assert (outlook.waiting, outlook.why) == (("a1",), {})
+    running = {"reservations": [reserved("a", 2)]}
+    assert placed(serve([asks("b1", priority=5), asks("a1")], pool([node("n", 3)], *held, **running))) == ["a1"]
 
 
 def test_quota_of_device_hours_keeps_waiting() -> None:

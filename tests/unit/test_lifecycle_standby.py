@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jupyter_gpuaas.lifecycle.fairness import Standing
 from jupyter_gpuaas.lifecycle.placement import Waiting, place
 from jupyter_gpuaas.lifecycle.room import used_of
-from jupyter_gpuaas.lifecycle.standby import Facts, Step, decide, where, who_gives_way
-from jupyter_gpuaas.model import Device, Lease, Node, NodeState, ResourceRequest, SessionState
+from jupyter_gpuaas.lifecycle.standby import Facts, Step, beyond_quotas, decide, where, who_gives_way
+from jupyter_gpuaas.model import Device, Lease, Limits, Node, NodeState, ResourceRequest, SessionState
 
 S, N = SessionState, NodeState
 STANDING: dict[str, Any] = {
@@ -96,6 +97,21 @@ def test_newest_standby_goes_first_and_as_few_as_needed() -> None:
     assert who_gives_way([ResourceRequest(devices=2)], standbys, nodes, held) == ["c", "b"]
     assert who_gives_way([ResourceRequest(devices=2), ResourceRequest()], standbys, nodes, held) == ["c", "b", "a"]
     assert who_gives_way([ResourceRequest(devices=4)], standbys, nodes, held) == []
+
+
+def test_standbys_beyond_a_quota_go_the_newest_first_and_no_more_than_that() -> None:
+    standbys = [("ann", lease("a", "one", 0)), ("bob", lease("b", "two", 0)), ("ann", lease("c", "three", 0, 1))]
+    standings = {"ann": Standing(limits=Limits(devices=4)), "bob": Standing()}
+
+    def gone(anns: float) -> list[int]:
+        return [place for place, _ in beyond_quotas(standbys, {"ann": anns, "bob": 99.0}, standings)]
+
+    assert [gone(held) for held in (4, 5, 6, 7)] == [[], [2], [2], [2, 0]]
+    assert beyond_quotas(standbys, {"ann": 5.0, "bob": 99.0}, standings)[0][1].startswith(
+        "quota devices: ann holds 5 of 4"
+    )
+    used_up = standings | {"bob": Standing(limits=Limits(device_hours=1.0), used_s=3600.0)}
+    assert [place for place, _ in beyond_quotas(standbys, {"ann": 4.0, "bob": 2.0}, used_up)] == [1]
 
 
 @given(
