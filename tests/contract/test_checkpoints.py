@@ -23,7 +23,7 @@ from jupyter_gpuaas.errors import (
     NoSuchCheckpoint,
     NoSuchSession,
 )
-from jupyter_gpuaas.model import CheckpointView, SessionState
+from jupyter_gpuaas.model import CheckpointView, ResourceRequest, SessionState
 from jupyter_gpuaas.state import Checkpointer
 from jupyter_gpuaas.state.listing import owners_address
 from jupyter_gpuaas.store import open_store
@@ -191,6 +191,22 @@ async def test_checkpoints_of_an_ended_session_begin_a_new_one(service: Service)
         await service.admin.restore(session, "-1", new="again")
     await service.admin.forget_checkpoint(session, "-1")
     assert await service.admin.checkpoints(session) == []
+
+
+async def test_session_that_begins_with_a_checkpoint_has_a_priority_that_its_user_may_have(service: Service) -> None:
+    async with service.client("ann") as ann:
+        await service.admin.put_user("ann", limits={"priority": 7})
+        old = await ann.create_session("old", request=ResourceRequest(priority=7), wait_s=30)
+        session = await run(service, ann, "old", "x = 1")
+        assert old.session.id == session
+        (made,) = await taken(ann, session, 1)
+        await service.admin.put_user("ann", limits={"priority": 2})
+        report = await ann.restore(session, made.id, new="again")
+        assert (await ann.session(report.session)).session.request.priority == 2
+        told = [each.cause for each in await ann.events(session=report.session) if each.kind == "session"]
+        assert told == ["begins with priority 2: ann may ask for no more"]
+        report = await service.admin.restore(session, made.id, new="for her")
+        assert (await ann.session(report.session)).session.request.priority == 7
 
 
 async def test_session_that_begins_with_a_checkpoint_has_lost_nothing_until_its_host_is_lost(

@@ -176,6 +176,30 @@ async def test_reservation_is_kept_announced_and_given_up(gpuaas_home: GpuaasHom
             await until(bob, his, S.IDLE)
 
 
+async def test_reservations_of_several_nodes_stand_beside_each_other(gpuaas_home: GpuaasHome) -> None:
+    async with running_service(gpuaas_home.path, nodes=2, devices="cpu:2") as service:
+        until_s = time.time() + 600
+        for node in ("local-0", "local-1"):
+            await service.admin.reserve("ann", 2, until_s=until_s, node=node)
+            with pytest.raises(InvalidRequest, match=f"node {node} has 2 of these, of which 2 are reserved"):
+                await service.admin.reserve("bob", 1, until_s=until_s, node=node)
+        with pytest.raises(InvalidRequest, match="the pool has 4 of these, of which 4 are reserved"):
+            await service.admin.reserve("bob", 1, until_s=until_s)
+        await service.admin.reserve("bob", 2, from_s=until_s, until_s=until_s + 1, node="local-0")
+
+
+async def test_reservation_of_a_node_parks_nobody_elsewhere(gpuaas_home: GpuaasHome) -> None:
+    async with running_service(gpuaas_home.path, nodes=2, park_for_waiting_s=0.1) as service:
+        async with service.client("bob") as bob, service.client("ann") as ann:
+            for node in ("local-0", "local-1"):
+                await bob.create_session(node, request=ResourceRequest(node=node), wait_s=60)
+            await service.admin.reserve("ann", 1, until_s=time.time() + 600, node="local-1")
+            hers = (await ann.create_session("hers", wait_s=60)).session
+            assert hers.lease is not None and hers.lease.node_id == "local-1"
+            his = {each.name: each.state for each in await bob.sessions()}
+            assert his == {"local-0": S.IDLE, "local-1": S.PARKED}
+
+
 async def test_reservation_parks_others_and_survives_a_restart(gpuaas_home: GpuaasHome) -> None:
     async with running_service(gpuaas_home.path, end_sessions=False) as service:
         async with service.client("bob") as bob, service.client("ann") as ann:
