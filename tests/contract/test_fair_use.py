@@ -194,7 +194,7 @@ async def test_reservation_of_a_node_parks_nobody_elsewhere(gpuaas_home: GpuaasH
             for node in ("local-0", "local-1"):
                 await bob.create_session(node, request=ResourceRequest(node=node), wait_s=60)
             await service.admin.reserve("ann", 1, until_s=time.time() + 600, node="local-1")
-            hers = (await ann.create_session("hers", wait_s=60)).session
+            hers = await until(ann, (await ann.create_session("hers")).session, S.IDLE)
             assert hers.lease is not None and hers.lease.node_id == "local-1"
             his = {each.name: each.state for each in await bob.sessions()}
             assert his == {"local-0": S.IDLE, "local-1": S.PARKED}

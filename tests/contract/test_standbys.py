@@ -14,7 +14,7 @@ import pytest
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import CatalogueError, CellError, InvalidRequest, StaleEpoch
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
-from jupyter_gpuaas.model import Phase, ResourceRequest, SessionState
+from jupyter_gpuaas.model import GpuSession, Phase, ResourceRequest, SessionState
 from tests.conftest import GpuaasHome
 from tests.fault.nodes import agent_pid, lives, records
 from tests.roaming import Outputs, Roamer, commit_as, roaming
@@ -143,7 +143,13 @@ async def test_standby_keeps_no_session_of_its_user_waiting_and_takes_him_beyond
             standby = await roamer.followed()
             other = (await service.admin.create_session("other", wait_s=60)).session
             assert (await roamer.followed()).node == standby.node  # there was room beside it
-            second = (await ann.create_session("again", wait_s=60)).session
+            second = (await ann.create_session("again")).session
+
+            async def placed() -> GpuSession | None:
+                found = (await ann.session(second.id)).session
+                return found if found.state is S.IDLE else None
+
+            second = await eventually(placed, 60.0)
             assert second.lease is not None and second.lease.node_id == standby.node
             await service.admin.release(other.id)
 
