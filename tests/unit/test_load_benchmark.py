@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from benchmarks.light.clients import LightClient
@@ -16,8 +15,8 @@ from benchmarks.light.kernel import OUTPUTS, LightKernel
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.model import Channel
-from jupyter_gpuaas.wire.jupyter import make_parts
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record
+from jupyter_gpuaas.wire.waiting import Held
 
 KINDS = {Channel.SHELL: Kind.SHELL, Channel.IOPUB: Kind.IOPUB}
 
@@ -59,16 +58,10 @@ async def way(tmp_path: Path) -> AsyncIterator[_Way]:
 
 async def one_cell(way: _Way, monkeypatch: pytest.MonkeyPatch) -> asyncio.Task[None]:
     """Sends a cell, which has run when this returns; nobody has heard of it yet."""
-    sent: list[dict[str, str]] = []
+    def send(held: Held) -> None:
+        way.kernel.send(Channel.SHELL, list(held.parts))
 
-    def send(kind: Kind, msg_id: str, msg_type: str, content: Any, *_: Any) -> int:
-        sent.append({"msg_id": msg_id})
-        _, header, *rest = make_parts(b"", msg_type, b"{}", content)
-        header = msgspec.json.encode(msgspec.json.decode(header) | {"msg_id": msg_id})
-        way.kernel.send(Channel.SHELL, [header, *rest])
-        return 1
-
-    monkeypatch.setattr(way.client, "_send", send)
+    monkeypatch.setattr(way.client._under_way, "send", send)
     way.client.sent += 1
     task = asyncio.create_task(way.client._cell(way.client.sent))
     way.client._asking.add(task)
