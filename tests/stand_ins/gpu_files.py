@@ -48,7 +48,11 @@ print(hashlib.sha256(known).hexdigest())
 
 
 def write(file: Path, memory: dict[bytes, int], state: int = 0) -> None:
-    file.write_text(json.dumps({"memory": {device.hex(): size for device, size in memory.items()}, "state": state}))
+    told = {"memory": {device.hex(): size for device, size in memory.items()}, "state": state}
+    # At once, as others read it at any time, and beside the folder, in which each file is a process.
+    new = file.parent.parent / f"{file.name}.{os.getpid()}"
+    new.write_text(json.dumps(told))
+    new.replace(file)
 
 
 def read(file: Path) -> tuple[dict[bytes, int], int]:
