@@ -196,7 +196,7 @@ test-images: $(STAMPS)/test
 test-faults: $(STAMPS)/test
 	GPUAAS_TRIALS=3 GPUAAS_TWINS=100 GPUAAS_STORE_TRIALS=10 GPUAAS_KILLS=6 \
 	  GPUAAS_MOVES_HURT=1 GPUAAS_MOVES=5 GPUAAS_NODE_KILLS=3 \
-	  tools/test-again.sh $(BIN)/python -m '(fault or trials) and not slow and not gpu and not images and not ray and not hub and not api' $(PYTEST_ARGS)
+	  tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile -m '(fault or trials) and not slow and not gpu and not images and not ray and not hub and not api' $(PYTEST_ARGS)
 
 # What must hold hundreds of times. `make test-faults` tries each of them a few times.
 test-trials: $(STAMPS)/test

@@ -221,7 +221,7 @@ def test_service_that_cannot_be_reached_is_a_clear_error_and_is_tried_again(
     process.kill()
     process.wait(20)
     run = runs("alone", {"GPUAAS_URL": written.url, "GPUAAS_TOKEN": token})
-    reply = run.run("1", deadline_s=30)  # after `unreachable_s`; when exactly, tests of Waiting tell
+    reply = run.run("1", deadline_s=90)  # after `unreachable_s`; when exactly, tests of Waiting tell
     assert reply["content"]["ename"] == "RemoteUnreachable" and written.url in reply["content"]["evalue"]
     home.cli("up", "--detach")
 
