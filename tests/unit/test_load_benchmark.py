@@ -58,6 +58,7 @@ async def way(tmp_path: Path) -> AsyncIterator[_Way]:
 
 async def one_cell(way: _Way, monkeypatch: pytest.MonkeyPatch) -> asyncio.Task[None]:
     """Sends a cell, which has run when this returns; nobody has heard of it yet."""
+
     def send(held: Held) -> None:
         way.kernel.send(Channel.SHELL, list(held.parts))
 
