@@ -226,7 +226,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, about("Address of the Ray cluster, `HOST:PORT`; `auto` finds the one that this machine belongs to.")
     ] = "auto"
     ray_namespace: Annotated[
-        str, about("Ray namespace of what this service makes there; empty means one of its own.")
+        str,
+        about(
+            "Ray namespace of what this service makes there, by which it finds its agents and leases again; no other "
+            "service may have the same. Empty means one of its own."
+        ),
     ] = ""
     ray_token_file: Annotated[
         str, about("File with the token of the Ray cluster; empty means what Ray itself would look at.")
@@ -236,7 +240,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = ""
     ray_node_folder: Annotated[
         str,
-        about("Folder on each Ray node for the data of its agent; empty means one in the data folder of its user."),
+        about(
+            "Folder on each Ray node for the data of agents, in which each service has one of its own; empty means one "
+            "in the data folder of its user."
+        ),
     ] = ""
     ray_lease_s: Annotated[
         Seconds, about("Devices that a service holds in Ray are free again when it has been gone for this long.")

@@ -10,16 +10,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
-import msgspec
 import pytest
 
 from jupyter_gpuaas.engine import Engine, LeaseMeta
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.engine.local import LocalEngine
-from jupyter_gpuaas.engine.process import AgentFile, alive
+from jupyter_gpuaas.engine.process import alive
 from jupyter_gpuaas.errors import AllocationError, LeaseError, NoCapacity, TransportError
 from jupyter_gpuaas.model import HostSpec, NodeState, ResourceRequest
 from tests.conftest import GpuaasHome, processes_with
+from tests.fault.nodes import agent_pid
 from tests.ray_cluster import RAY_WARNINGS, RayCluster
 from tests.ray_namespaces import NamespaceCluster
 from tests.service import eventually, quick_settings
@@ -39,8 +39,7 @@ class Kit(ABC):
     def make(self) -> Engine: ...
 
     def pid(self, node_id: str) -> int:
-        content = (self.home / "nodes" / node_id / "agent.json").read_bytes()
-        return msgspec.json.decode(content, type=AgentFile).pid
+        return agent_pid(self.home, node_id)
 
     def kill(self, node_id: str) -> None:
         os.kill(self.pid(node_id), signal.SIGKILL)

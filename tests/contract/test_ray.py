@@ -16,11 +16,12 @@ import pytest
 
 from jupyter_gpuaas import __version__
 from jupyter_gpuaas.engine import LeaseMeta
-from jupyter_gpuaas.engine.process import AgentFile, alive
+from jupyter_gpuaas.engine.process import alive
 from jupyter_gpuaas.errors import AllocationError, NoCapacity
 from jupyter_gpuaas.model import CUDA, Device, Lease, NodeState, ResourceRequest
 from tests.certificates import own_ca
 from tests.conftest import GpuaasHome
+from tests.fault.nodes import agent_pid
 from tests.ray_cluster import RAY_WARNINGS, RayCluster
 from tests.service import eventually
 
@@ -204,18 +205,21 @@ async def test_lease_that_waits_when_its_service_dies_does_not_keep_a_device(
     assert where(again) == where(lease)
 
 
-async def test_lease_of_a_service_that_is_gone_ends_by_itself(cluster: RayCluster, home: Path) -> None:
+async def test_lease_of_a_service_that_is_gone_ends_by_itself_and_its_agents_are_left_alone(
+    cluster: RayCluster, home: Path
+) -> None:
     from jupyter_gpuaas.engine.ray.engine import RayEngine
 
     first = RayEngine(cluster.settings(home, ray_lease_s=2.0))
     await first.open()
     await first.acquire(ResourceRequest(node="small"), meta("a"), timeout=0)
-    pids = [agent_pid(home, node) for node in ("big", "small")]
+    pids, urls = [agent_pid(home, node) for node in ("big", "small")], {node.url for node in first.nodes()}
     await first.close(stop_nodes=False)
     (home / "other").mkdir()
-    other = RayEngine(cluster.settings(home / "other", ray_node_folder=str(home / "others")))
+    other = RayEngine(cluster.settings(home / "other", ray_node_folder=str(home / "nodes")))
     await other.open()
     try:
+        assert not urls & {node.url for node in other.nodes()}
         # Another service, with another namespace: it knows nothing of the lease, and waits for Ray.
         await asyncio.wait_for(other.acquire(ResourceRequest(node="small"), meta("b")), 60)
     finally:
@@ -333,7 +337,3 @@ async def test_slices_are_handed_out_by_their_uuids_as_the_node_was_started_with
     finally:
         await connection.close()
         cluster.lose("slices")
-
-
-def agent_pid(home: Path, node: str) -> int:
-    return msgspec.json.decode((home / "nodes" / node / "agent.json").read_bytes(), type=AgentFile).pid

@@ -1,4 +1,4 @@
-"""Processes of a local node, for tests that stop or kill them; all are continued at the end."""
+"""Processes of a node of this machine, for tests that stop or kill them; all are continued at the end."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from jupyter_gpuaas.node.hosts import HostRecord
 
 
 def agent_pid(home: Path, node: str) -> int:
-    return int(msgspec.json.decode((home / "nodes" / node / "agent.json").read_bytes())["pid"])
+    (path,) = in_node(home, node, "agent.json")
+    return int(msgspec.json.decode(path.read_bytes())["pid"])
+
+
+def in_node(home: Path, node: str, files: str) -> list[Path]:
+    """Files in a node's folder; on a Ray cluster, that is in a folder of its service."""
+    return [path for above in ("", "*/") for path in (home / "nodes").glob(f"{above}{node}/{files}")]
 
 
 def records(home: Path, node: str = "*", session: str | None = None) -> list[HostRecord]:
     """Hosts that have a session."""
     found = []
-    for path in (home / "nodes").glob(f"{node}/hosts/*.json"):
+    for path in in_node(home, node, "hosts/*.json"):
         with contextlib.suppress(FileNotFoundError):
             record = msgspec.json.decode(path.read_bytes(), type=HostRecord)
             if record.session_id and session in (None, record.session_id):

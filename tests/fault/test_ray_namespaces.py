@@ -44,7 +44,9 @@ def cluster() -> Iterator[NamespaceCluster]:
 def home(cluster: NamespaceCluster, gpuaas_home: GpuaasHome) -> Iterator[GpuaasHome]:
     """After the cluster, whose processes are not to have the folder in their environment. Nothing is left on nodes."""
     yield gpuaas_home
-    left = psutil.wait_procs(processes_with("GPUAAS_HOME", str(gpuaas_home.path / "nodes")), timeout=END_S)[1]
+    folders = (gpuaas_home.path / "nodes").glob("*")  # each of one service
+    left = [process for folder in folders for process in processes_with("GPUAAS_HOME", str(folder))]
+    left = psutil.wait_procs(left, timeout=END_S)[1]
     for process in left:
         process.kill()
     assert not left

@@ -280,6 +280,7 @@ class _OneNode:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self.namespace = "service"
 
     async def nodes(self) -> list[plan.RayNode]:
         return [plan.RayNode(ray_id="f" * 56, alive=True, address="10.0.0.7", name="a", gpus=1.0)]

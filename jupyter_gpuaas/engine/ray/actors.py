@@ -9,7 +9,6 @@ import asyncio
 import os
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,15 +54,28 @@ class AgentKeeper:
     """Finds the agent of the node that it runs on, or starts it.
 
     The agent is no child of this process: it outlives it, and the raylet.
+
+    Parameters
+    ----------
+    folder
+        Setting ``ray_node_folder``.
+    namespace
+        Of the service; agents of others are none of its business.
+    home
+        The service's folder, on the machine that it runs on.
+    machine
+        Id of that machine.
     """
 
-    def __init__(self, node_id: str, folder: str, environ: dict[str, str], home: str, machine: str) -> None:
+    def __init__(
+        self, node_id: str, folder: str, namespace: str, environ: dict[str, str], home: str, machine: str
+    ) -> None:
         from jupyter_gpuaas.config import PREFIX, load
-        from jupyter_gpuaas.engine.ray.detached import DetachedAgent, base_folder, clean, visible_devices
+        from jupyter_gpuaas.engine.ray.detached import DetachedAgent, clean, service_folder, visible_devices
         from jupyter_gpuaas.wire.machine import machine_id
         from jupyter_gpuaas.wire.tls import of_node
 
-        base = Path(folder) if folder else base_folder()
+        base = service_folder(folder, namespace)
         # Where we are on the service's own machine, its folder is what tells whose processes these are.
         owner = home if machine == machine_id() else str(base)
         mine = clean(os.environ) | environ | {PREFIX + "HOME": owner}

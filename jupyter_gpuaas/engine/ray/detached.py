@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from platformdirs import user_data_dir
 
@@ -37,9 +38,20 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def base_folder() -> Path:
-    """Where the data of nodes is, unless a setting says otherwise."""
-    return Path(user_data_dir("jupyter-gpuaas", appauthor=False)).absolute() / "ray-nodes"
+def service_folder(base: str, namespace: str) -> Path:
+    """Where, on each node, a service has the data of that node.
+
+    A folder is what an agent is found by. Of several services on one cluster, each must find its own only.
+
+    Parameters
+    ----------
+    base
+        Setting ``ray_node_folder``.
+    namespace
+        Of the service in Ray: no other service has it.
+    """
+    above = Path(base) if base else Path(user_data_dir("jupyter-gpuaas", appauthor=False)).absolute() / "ray-nodes"
+    return above / quote(namespace, safe="").replace(".", "%2E")
 
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:

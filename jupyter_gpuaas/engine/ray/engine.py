@@ -172,9 +172,10 @@ class RayEngine:
 def _namespace(settings: Settings) -> str:
     """A namespace that no other service has, the same after each restart."""
     path = settings.folder / "ray-namespace"
-    try:
-        found = path.read_text("ascii").strip()
-    except FileNotFoundError:
-        found = f"gpuaas-{os.urandom(6).hex()}"
-        path.write_text(found, "ascii")
+    found = path.read_text("ascii").strip() if path.exists() else ""
+    if not found:
+        # One that is killed on the way must not leave an empty one, which others would have, too.
+        found, draft = f"gpuaas-{os.urandom(6).hex()}", path.with_suffix(".new")
+        draft.write_text(found, "ascii")
+        draft.replace(path)
     return found

@@ -344,7 +344,8 @@ class Members:
         environ = for_nodes(self._settings)
         environ["GPUAAS_HOST"] = self._settings.ray_agent_host or ray.address
         environ.pop("GPUAAS_NODES", None)
-        return [self._settings.ray_node_folder, environ, str(self._settings.folder), machine_id()]
+        where = [self._settings.ray_node_folder, self._cluster.namespace]
+        return [*where, environ, str(self._settings.folder), machine_id()]
 
     # -- both --------------------------------------------------------------------------------------------------
 
