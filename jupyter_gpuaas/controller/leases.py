@@ -147,7 +147,7 @@ class NodeLeases:
             self.losses.ring()
         for live in self._sessions.all():
             move, lease = live.record.move, live.lease
-            if move is not None and move.lease is not None and move.lease.node_id == node_id:
+            if move is not None and node_id in (move.view.source, move.view.target):
                 self.give_up(live, cause)
             acts = live.session.state in ACTING_STATES or live.has_host
             if lease is not None and lease.node_id == node_id and acts:

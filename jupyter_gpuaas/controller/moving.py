@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from jupyter_gpuaas.controller.catalogue.records import Incoming, Move
+from jupyter_gpuaas.controller.leases import ACTING_STATES
 from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.move_plans import MOVABLE
 from jupyter_gpuaas.controller.sessions import LiveSession
@@ -456,7 +457,10 @@ class Mover:
     async def _source_goes_on(self, moving: Moving) -> None:
         live = moving.live
         pause_s = self._settings.retry_first_s
-        while live.lease is not None and live.lease.epoch == moving.source_epoch:
+        # One that is lost or ended has no source any more, and its node may be silent.
+        while (
+            live.lease is not None and live.lease.epoch == moving.source_epoch and live.session.state in ACTING_STATES
+        ):
             try:
                 await asyncio.wait_for(self._op(moving, "resume", {}, STEP_S, source=True), STEP_S)
                 if live.session.state is SessionState.MIGRATING:
@@ -468,8 +472,6 @@ class Mover:
                 break
             except (GpuaasError, asyncio.TimeoutError, TimeoutError) as error:
                 log.warning("session %s does not go on yet: %s", live.session.id, error)
-            if live.ended() or live.session.state not in (*MOVABLE, SessionState.MIGRATING):
-                break
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_most_s)
 

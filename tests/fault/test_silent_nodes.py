@@ -17,7 +17,7 @@ from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.errors import CellError, StaleEpoch, TransportError
-from jupyter_gpuaas.model import LeaseGrant, LeaseRenewal, NodeState, ServiceFile, SessionState
+from jupyter_gpuaas.model import LeaseGrant, LeaseRenewal, NodeState, Phase, ServiceFile, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
 from tests.contract.test_turns import Pair
@@ -78,7 +78,7 @@ class Counted:
     def lines(self, who: str) -> int:
         return self.path.read_text().count(who)
 
-    async def comes_back(self) -> None:
+    async def comes_back(self, *, epoch: int = 2) -> None:
         """The session is on its other node with the state of its checkpoint, and its client was told."""
         with pytest.raises(CellError, match=r"lost while this cell ran"):
             await asyncio.wait_for(self.cell, 60)
@@ -87,14 +87,16 @@ class Counted:
         assert reply["status"] == "ok"
         assert await self.roamer.said("print(y is x)") == "True"
         assert await self.roamer.node() not in ("", self.node)
-        assert (await self.roamer.look()).epoch == 2
+        assert (await self.roamer.look()).epoch == epoch
 
-    async def only_one_is_left(self) -> None:
+    async def only_one_is_left(self, *, epoch: int = 2) -> None:
         """Nothing of the first host is left, and it has never run beside the second one."""
         await eventually(lambda: not lives(self.kernel) and not lives(self.host))
         await eventually(lambda: len(records(self.home, session=self.roamer.id)) == 1)
         engine = self.service.engine
-        await eventually(lambda: [each.epoch for each in engine.leases() if each.session_id == self.roamer.id] == [2])
+        await eventually(
+            lambda: [each.epoch for each in engine.leases() if each.session_id == self.roamer.id] == [epoch]
+        )
         reply = await self.roamer.run(counting(self.path, "new", most=20))
         assert reply["status"] == "ok"
         order = [line.split()[0] for line in self.path.read_text().splitlines()]
@@ -143,6 +145,33 @@ async def test_silent_node_its_kernel_is_stopped_before_the_session_goes_on_else
         story = await roamer.client.events(session=roamer.id)
         causes = [event.cause for event in story if event.target == "lost"]
         assert len(causes) == 1 and "silent" in causes[0] and counted.node in causes[0]
+
+
+@pytest.mark.parametrize("moment", ["copies", "waits for its cell"])
+async def test_move_whose_source_goes_silent_is_given_up_and_the_session_comes_back(
+    service: Service, tmp_path: Path, moment: str
+) -> None:
+    async with roaming(service, **NO_MORE) as roamer:
+        counted = Counted(service, roamer, tmp_path / "lines")
+        await counted.begin()
+        live = service.controller.sessions.get(roamer.id)
+        assert live is not None
+        await roamer.client.migrate(roamer.id)
+
+        def is_there() -> bool:
+            move = live.record.move
+            if moment == "copies":
+                return move is not None and move.view.phase is Phase.PRE_COPY
+            return service.controller.migrations.waits_for_cell(live)
+
+        await eventually(is_there)
+        with stopped(counted.agent, counted.host):
+            await is_lost(counted)
+            # The only other device is the one that the move held.
+            await eventually(lambda: live.session.state is S.IDLE, 15.0)
+            assert live.record.move is None
+            await counted.comes_back(epoch=3)
+        await counted.only_one_is_left(epoch=3)
 
 
 async def test_host_that_stands_still_alone_loses_nothing(service: Service, tmp_path: Path) -> None:
