@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ from .leash import now_s
 ANSWER_S = 2.0
 #: A host that does not answer is told again at one of the next renewals.
 HOST_S = 5.0
+#: Pause between two tries to have a leash.
+AGAIN_S = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,8 @@ class NodeLease:
         self._agent = os.urandom(8).hex()
         self._until_s: float | None = None
         self._leash: asyncio.subprocess.Process | None = None
+        #: Pid of the last one that has answered.
+        self._last = 0
         self._number = 0
         self._turn = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -92,7 +97,7 @@ class NodeLease:
 
     async def close(self) -> None:
         """There are no hosts any more."""
-        for task in self._tasks.values():
+        for task in [*self._tasks.values(), *([self._watching] if self._watching else ())]:
             task.cancel()
         await self._end()
         await asyncio.to_thread(self._end_former, None)
@@ -139,6 +144,8 @@ class NodeLease:
 
     async def _start(self, line: dict[str, Any]) -> _Answer:
         """A leash of our own; only then a former one is ended, and what it had stopped is ours."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name="watch the leash")
         self._leash = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
@@ -150,21 +157,26 @@ class NodeLease:
             limit=1 << 26,
             start_new_session=True,
         )
-        self._watching = asyncio.create_task(self._watch(self._leash))
         line = {"until_s": self._until_s, "runs": self._runs(), **line}
         answer = await self._ask(line)
-        taken = await asyncio.to_thread(self._end_former, self._leash.pid)
+        last, self._last = self._last, self._leash.pid
+        taken = await asyncio.to_thread(self._end_former, self._leash.pid, last, self._runs())
         if taken:
             answer = await self._ask({"take": taken})
             await asyncio.to_thread(self._forget_former, self._leash.pid)
         return answer
 
-    async def _watch(self, process: asyncio.subprocess.Process) -> None:
-        status = await process.wait()
-        if self._leash is process:
-            log.error("the leash of the node ended with status %d; another one is started", status)
-            with contextlib.suppress(GpuaasError):
+    async def _watch(self) -> None:
+        """From the first leash on there is one: no renewal may come any more that would start another."""
+        while True:
+            if (process := self._leash) is not None:
+                status = await process.wait()
+                log.error("the leash of the node ended with status %d; another one is started", status)
+            try:
                 await self._tell()
+            except (GpuaasError, OSError) as error:
+                log.error("the node has no leash: %s", error)
+                await asyncio.sleep(AGAIN_S)
 
     async def _ask(self, line: dict[str, Any]) -> _Answer:
         assert self._leash is not None and self._leash.stdin is not None and self._leash.stdout is not None
@@ -190,14 +202,26 @@ class NodeLease:
     def _left(self) -> list[Path]:
         return list(self._folder.glob("leash-*.json"))
 
-    def _end_former(self, mine: int | None) -> dict[str, Any]:
-        """End leashes that are not ours; what they had stopped."""
+    def _end_former(
+        self, mine: int | None, last: int = 0, runs: Mapping[str, tuple[int, str]] = MappingProxyType({})
+    ) -> dict[str, Any]:
+        """End leashes that are not ours; what they had stopped.
+
+        Parameters
+        ----------
+        last
+            One that is known to have been there. What it has stopped, like any other that has left no file, is found by
+            its state.
+        runs
+            The hosts that have a session; see ``_runs``.
+        """
         held: dict[str, Any] = {}
+        unwritten = bool(last) and not self._file(last).exists()
+        for pid in self._unwritten(mine):
+            unwritten = True
+            self._kill(pid, leash.started(pid))
         for path, left in self._former(mine):
-            leash.send(left.pid, left.started, signal.SIGKILL)
-            deadline_s = now_s() + ANSWER_S
-            while leash.is_there(left.pid, left.started) and now_s() < deadline_s:
-                time.sleep(0.002)
+            self._kill(left.pid, left.started)
             with contextlib.suppress(OSError, msgspec.MsgspecError):  # it may have written since
                 left = msgspec.json.decode(path.read_bytes(), type=_Left)
             for run, (since_s, processes) in left.held.items():
@@ -205,11 +229,37 @@ class NodeLease:
                 held[run] = (min(since_s, before[0]), [*before[1], *processes])
             if not left.held or mine is None:
                 path.unlink(missing_ok=True)
+        if unwritten:
+            for run, stopped in leash.standing({run: pid for run, (pid, _) in runs.items()}).items():
+                since_s, known = held.get(run, (now_s(), []))
+                held[run] = (since_s, list({**dict(known), **stopped}.items()))
         return held
 
+    @staticmethod
+    def _kill(pid: int, started: int) -> None:
+        """Return when it has ended."""
+        leash.send(pid, started, signal.SIGKILL)
+        deadline_s = now_s() + ANSWER_S
+        while leash.is_there(pid, started) and now_s() < deadline_s:
+            time.sleep(0.002)
+
     def _forget_former(self, mine: int) -> None:
-        for path, _ in self._former(mine):
-            path.unlink(missing_ok=True)
+        if self._file(mine).exists():
+            for path, _ in self._former(mine):
+                path.unlink(missing_ok=True)
+
+    def _file(self, pid: int) -> Path:
+        return self._folder / f"leash-{pid}.json"
+
+    def _unwritten(self, mine: int | None) -> list[int]:
+        """Leashes of this node that are not ours and have no file, as they cannot write one."""
+        command = [os.fsencode(leash.__file__), os.fsencode(self._folder), b""]
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "cmdline").read_bytes().split(b"\0")[-3:] == command:
+                    found.append(int(process.name))
+        return [pid for pid in found if pid != mine and not self._file(pid).exists()]
 
     def _former(self, mine: int | None) -> list[tuple[Path, _Left]]:
         found = []

@@ -7,7 +7,8 @@ Its agent tells it on its standard input, a line of JSON each time, until when t
 session, and reads as many answers. Without an agent it goes on by itself. A host's processes are those with its mark
 in their environment, and all below them: so it needs no list of kernels that could be out of date, and stops one that
 was started a moment ago, too. What it stops is in ``leash-PID.json`` before it is stopped; only that is ever continued,
-by the host, which knows of kernels that stand still for other reasons.
+by the host, which knows of kernels that stand still for other reasons. A disk that takes no file keeps it from nothing:
+it knows by itself, and tries to write again. Until it can there is no file, so that nobody believes an old one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ LOOK_S = 0.2
 LOOKS = 20
 #: A host that does not take its notice in this time gets none.
 TELL_S = 0.2
+#: Pause between two tries to write what could not be written.
+WRITE_AGAIN_S = 0.5
 
 Held = dict[str, dict[int, int]]  # run id -> pid -> start time
 
@@ -76,6 +80,15 @@ def is_there(pid: int, started: int) -> bool:
 
 def running(runs: dict[str, int]) -> Held:
     """Processes of these hosts (run id -> pid of the host, which is left out) that run."""
+    return _found(runs, lambda state: state not in "TtZXx")
+
+
+def standing(runs: dict[str, int]) -> Held:
+    """Those that are stopped, by whomever."""
+    return _found(runs, lambda state: state == "T")
+
+
+def _found(runs: dict[str, int], wanted: Callable[[str], bool]) -> Held:
     facts: dict[int, tuple[str, int, int]] = {}
     below: dict[int, list[int]] = {}
     owner: dict[int, str] = {}
@@ -100,7 +113,7 @@ def running(runs: dict[str, int]) -> Held:
     held: Held = {}
     for pid, run in owner.items():
         state, _, started = facts[pid]
-        if pid != runs[run] and state not in "TtZXx":
+        if pid != runs[run] and wanted(state):
             held.setdefault(run, {})[pid] = started
     return held
 
@@ -110,6 +123,7 @@ class Leash:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / f"leash-{os.getpid()}.json"
+        self._written = False
         self._until_s: float | None = None
         self._runs: dict[str, tuple[int, str]] = {}  # run id -> pid and folder of its host
         self._held: Held = {}
@@ -142,12 +156,15 @@ class Leash:
             else:
                 self._over = False
                 self._told.clear()
-        self._file.unlink(missing_ok=True)
+            if not self._written:
+                self._save()
+        self._remove()
 
     def _pause_ms(self) -> int | None:
-        if self._until_s is None:
-            return None
-        return int(1000 * (LOOK_S if self._over else max(0.0, self._until_s - now_s()))) + 1
+        pauses_s = [] if self._written else [WRITE_AGAIN_S]
+        if self._until_s is not None:
+            pauses_s.append(LOOK_S if self._over else max(0.0, self._until_s - now_s()))
+        return int(1000 * min(pauses_s)) + 1 if pauses_s else None
 
     def _hear(self, line: dict[str, Any]) -> dict[str, Any]:
         self._number = line["number"]
@@ -202,11 +219,23 @@ class Leash:
 
     def _save(self) -> None:
         draft = self._file.with_suffix(".new")
-        draft.write_text(json.dumps({"pid": os.getpid(), "started": _started(os.getpid()), "held": self._in_words()}))
-        draft.replace(self._file)
+        words = {"pid": os.getpid(), "started": started(os.getpid()), "held": self._in_words()}
+        try:
+            draft.write_text(json.dumps(words))
+            draft.replace(self._file)
+            self._written = True
+        except OSError:
+            self._written = False
+            self._remove()
+
+    def _remove(self) -> None:
+        for path in (self._file, self._file.with_suffix(".new")):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
-def _started(pid: int) -> int:
+def started(pid: int) -> int:
+    """Its start time; 0 when it is gone."""
     found = stat(pid)
     return 0 if found is None else found[2]
 
