@@ -12,6 +12,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from jupyter_gpuaas.controller.auth import User
+from jupyter_gpuaas.controller.below import inside
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.users import AuditRows
 from jupyter_gpuaas.errors import CatalogueError
@@ -75,7 +76,7 @@ class Audit:
                 token=token,
                 address=_address(scope)[:64],
                 action=f"{method} {route or '(no route)'}"[:256],
-                target=_printable(scope.get("path", "").replace("\x1f", "/"))[:TARGET_CHARS],
+                target=_printable(inside(scope).replace("\x1f", "/"))[:TARGET_CHARS],
                 status=status,
                 note=_printable(note)[:TARGET_CHARS],
             )

@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 from jupyter_gpuaas.controller.answers import failure
 from jupyter_gpuaas.controller.audit import GONE, Audit
 from jupyter_gpuaas.controller.auth import User
+from jupyter_gpuaas.controller.below import inside
 from jupyter_gpuaas.controller.hub.page import VISITS
 from jupyter_gpuaas.controller.identity import Identity
 from jupyter_gpuaas.controller.scopes import WEBSOCKET, needed
@@ -57,19 +58,20 @@ class Gate:
         raw = scope.get("raw_path") or b""
         if _QUOTED_SLASH.search(raw):
             # Names are often paths: `%2F` must not divide the segment that holds one.
-            path = _QUOTED_SLASH.sub(_SLASH.encode(), raw)
-            scope["path"] = unquote_to_bytes(path).decode("utf-8", "replace")
-        if scope["type"] == "http" and not _BUNDLE.fullmatch(scope["path"]):
+            quoted = _QUOTED_SLASH.sub(_SLASH.encode(), raw)
+            scope["path"] = unquote_to_bytes(quoted).decode("utf-8", "replace")
+        path = inside(scope)
+        if scope["type"] == "http" and not _BUNDLE.fullmatch(path):
             receive = self._bounded(receive)
-        if scope["path"] in OPEN_PATHS:
+        if path in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
         user: User | None = None
         try:
             user = await self._identity.check(headers.get(b"authorization", b"").decode("latin-1"))
-            user.must_have(needed(scope.get("method", WEBSOCKET), scope["path"]))
-            if "\0" in scope["path"]:
+            user.must_have(needed(scope.get("method", WEBSOCKET), path))
+            if "\0" in path:
                 # Not every database can even be asked for such a name.
                 raise NoSuchSession("path: there is nothing whose name contains NUL.")
         except (Unauthorized, Forbidden, ServiceUnreachable, NoSuchSession) as error:
@@ -98,7 +100,7 @@ class Gate:
             await send(message)
 
         try:
-            if scope["type"] == "websocket" or _LASTING.fullmatch(scope["path"]):
+            if scope["type"] == "websocket" or _LASTING.fullmatch(inside(scope)):
                 await self._while_valid(scope, receive, watched, user)
             else:
                 await self._app(scope, receive, watched)

@@ -229,6 +229,28 @@ async def test_every_route_refuses_a_token_with_another_scope(
     assert (await service.admin.session(session.id)).session.state == "idle"
 
 
+@pytest.mark.parametrize("prefix", ["/gpu", "/sessions", "/gpu/gpu"])
+async def test_scopes_hold_below_a_path_however_often_it_is_written(gpuaas_home: GpuaasHome, prefix: str) -> None:
+    async with running_service(gpuaas_home.path, public_url=f"https://example.org{prefix}") as service:
+        closed = routes_of(make_app(service.controller).routes) - {Route("GET", path) for path in OPEN_PATHS}
+        session = (await service.admin.create_session("mine", wait_s=30)).session
+        for scope in (Scope.READ, Scope.METRICS):
+            made = service.controller.tokens.create(session.owner, Role.ADMIN, scopes=[scope])
+            token = b"Bearer " + made.token.encode()
+            others = closed - NEEDS[scope] - {Route("GET", "/me")}
+            for written, expected in ((prefix, {403}), (prefix * 2, {403, 404, 405})):
+                below = {Route(route.method, written + route.path) for route in others}
+                answers = {route: await knock(service, route, token, session.id) for route in below}
+                assert set(answers.values()) <= expected, answers
+        assert (
+            await knock(
+                service, Route("GET", f"{prefix}/sessions/{{session}}"), b"Bearer " + service.token.encode(), session.id
+            )
+            == 200
+        )
+        assert await knock(service, Route("GET", f"{prefix}/api"), b"Bearer " + service.token.encode()) == 200
+
+
 def test_every_route_has_a_scope() -> None:
     assert set().union(*NEEDS.values()) | {Route("GET", "/me")} == OF_A_SESSION | OF_ADMINS | OF_ANY_USER
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from starlette import types
+from starlette._utils import get_route_path
 
 from jupyter_gpuaas.config import Settings, inherited, load
 from jupyter_gpuaas.controller.auth import Tokens, User
-from jupyter_gpuaas.controller.below import Below
+from jupyter_gpuaas.controller.below import Below, inside
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.hub import identity as identity_module
@@ -219,27 +220,27 @@ def test_page_escapes_what_users_have_named() -> None:
 
 
 async def test_paths_below_a_prefix() -> None:
-    seen: list[tuple[str, bytes, str]] = []
+    seen: list[tuple[str, str, str]] = []
 
     async def app(scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
-        seen.append((scope["path"], scope["raw_path"], scope.get("root_path", "")))
+        seen.append((inside(scope), get_route_path(scope), scope.get("root_path", "")))
 
     below = Below(app, prefix="/services/gpuaas")
-    for path, raw in (
-        ("/services/gpuaas/sessions/a/b", b"/services/gpuaas/sessions/a%2Fb"),
-        ("/services/gpuaas", b"/services/gpuaas"),
-        ("/services/gpuaas/me", b"/services/%67puaas/me"),
-        ("/services/gpuaas2/me", b"/services/gpuaas2/me"),
-        ("/me", b"/me"),
+    for path in (
+        "/services/gpuaas/sessions/a/b",
+        "/services/gpuaas",
+        "/services/gpuaas/services/gpuaas/me",
+        "/services/gpuaas2/me",
+        "/me",
     ):
-        await below({"type": "http", "path": path, "raw_path": raw}, None, None)  # type: ignore[arg-type]
+        await below({"type": "http", "path": path}, None, None)  # type: ignore[arg-type]
     prefix = "/services/gpuaas"
     assert seen == [
-        ("/sessions/a/b", b"/sessions/a%2Fb", prefix),
-        ("/", b"/", prefix),
-        ("/me", b"", prefix),
-        ("/services/gpuaas2/me", b"/services/gpuaas2/me", ""),
-        ("/me", b"/me", ""),
+        ("/sessions/a/b", "/sessions/a/b", prefix),
+        ("/", "/", prefix),
+        ("/services/gpuaas/me", "/services/gpuaas/me", prefix),
+        ("/services/gpuaas2/me", "/services/gpuaas2/me", ""),
+        ("/me", "/me", ""),
     ]
 
 
