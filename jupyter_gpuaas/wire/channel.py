@@ -115,7 +115,7 @@ class Channel:
         self._reader = RecordReader(settings.message_bytes)
         self._link: Link | None = None
         self._opening = False
-        self._doubt = False  # the ticket's addresses did not work
+        self._doubt = False  # the ticket's addresses did not work, or do not any more
         self._moved = False  # the session is on its way to another host
         self._most_bytes = settings.message_bytes
         self._unlinked: asyncio.Event = asyncio.Event()
@@ -303,6 +303,8 @@ class Channel:
             self._link = None
             self._welcomed = False
             self._reason = reason
+            # Of a node that hangs, the same address would be tried until that times out, too.
+            self._doubt = self._doubt or link.silent
             self._unlinked.set()
 
     def _count_on(self, welcome: dict[str, Any]) -> None:

@@ -94,6 +94,8 @@ class Link(asyncio.BufferedProtocol):
         self._closed = False
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.writable = True
+        #: Whether it was given up because nothing came: the other side may be gone without a word.
+        self.silent = False
 
     # -- asyncio's side ----------------------------------------------------------------------------------------
 
@@ -278,13 +280,14 @@ class Link(asyncio.BufferedProtocol):
         """Ping a quiet link, give up a silent one."""
         assert self._transport is not None
         silent_s = self._loop.time() - self._heard_s
-        if silent_s > self._silence_s:
+        if silent_s >= self._silence_s:
+            self.silent = True
             self.abort(f"nothing heard for {silent_s:.0f} s")
             return
         if silent_s >= self._ping_s and self._protocol.state is State.OPEN:
             self._protocol.send_ping(b"")
             self._flush()
-        self._timer = self._loop.call_later(self._ping_s, self._tick)
+        self._timer = self._loop.call_later(min(self._ping_s, self._silence_s - silent_s), self._tick)
 
 
 async def connect(

@@ -304,6 +304,19 @@ async def test_parked_session_gives_its_device_back_and_the_next_cell_brings_it_
         assert len(service.engine.leases()) == 1
 
 
+async def test_session_that_idles_is_parked_by_itself_and_says_why(gpuaas_home: GpuaasHome) -> None:
+    async with running_service(gpuaas_home.path, **QUICK, park_idle_s=1.0) as service, roaming(service) as roamer:
+        await roamer.said("x = [4]; y = x")
+        parked = await roamer.until(S.PARKED)
+        assert "idle" in parked.cause and "park_idle_s" in parked.cause
+
+        async def free() -> bool:
+            return not service.engine.leases()
+
+        await eventually(free)
+        assert await roamer.said("print(y is x)") == "True"
+
+
 async def test_session_that_stands_still_for_nobody_goes_on(service: Service) -> None:
     async with roaming(service) as roamer:
         lease = (await roamer.look()).lease

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from jupyter_gpuaas.config import Settings
@@ -21,8 +22,9 @@ class FakeLink:
 
     closed = False
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, *, silent: bool = False) -> None:
         self._channel = channel
+        self.silent = silent
 
     def close(self, reason: str, code: int = 1000) -> None:
         self.closed = True
@@ -80,6 +82,32 @@ async def test_links_that_open_and_bring_nothing_are_tried_ever_more_rarely(monk
     channel.close()
     await running
     assert told.pauses[:6] == pytest.approx([0.001 * module.PAUSE_GROWS**tries for tries in range(6)])
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_after_a_silent_link_the_service_is_asked_where_the_session_is(
+    monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    nodes: list[str] = []
+
+    async def connect(url: str, token: str, handler: Channel, **more: Any) -> Link:
+        nodes.append(url.partition("?")[0])
+        link = FakeLink(handler, silent=silent)
+        if len(nodes) == 1:
+            asyncio.get_running_loop().call_soon(link.close, "nothing heard")
+        return cast(Link, link)
+
+    async def ticket() -> ChannelInfo:
+        return msgspec.structs.replace(await _ticket(), direct_url=f"ws://node-{len(nodes)}")
+
+    monkeypatch.setattr(module, "connect", connect)
+    settings = Settings(retry_first_s=0.001, relay="never")
+    channel = Channel(ticket, cast(ChannelHandler, Told()), settings, token=lambda: "")
+    running = asyncio.create_task(channel.run())
+    await eventually(lambda: len(nodes) == 2)
+    channel.close()
+    await running
+    assert nodes == ["ws://node-0", "ws://node-1" if silent else "ws://node-0"]
 
 
 async def _ticket() -> ChannelInfo:
