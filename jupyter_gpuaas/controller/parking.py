@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -37,8 +37,9 @@ LAST_WORD_S = 2.0
 
 #: States in which what a session still holds is about to be given back.
 _LEAVING = (SessionState.PARKED, SessionState.RESTORING, SessionState.CLOSING, SessionState.FAILED)
-#: States in which a session may stand still to be parked.
-_STANDING = (SessionState.IDLE, SessionState.BUSY, SessionState.MIGRATING)
+#: States in which a session can be parked, and those in which it may stand still for that.
+_RUNNING = (SessionState.IDLE, SessionState.BUSY)
+_STANDING = (*_RUNNING, SessionState.MIGRATING)
 
 
 class Parking:
@@ -97,7 +98,7 @@ class Parking:
     def idle_s(self, live: LiveSession) -> float | None:
         """For how long a session has run no cell, 0 while it runs one; None where it cannot be parked now."""
         session, now_s = live.session, time.monotonic()
-        runs = session.state in (SessionState.IDLE, SessionState.BUSY) and live.hosted
+        runs = session.state in _RUNNING and live.hosted
         if not runs or live.record.move is not None or session.id in self.under_way:
             return None
         if now_s < self._not_before.get(session.id, 0.0):
@@ -137,7 +138,7 @@ class Parking:
             return
         if live.record.move is not None or session.id in self.under_way | self.suspending():
             raise MigrationError(f"session {session.name!r} is being moved or parked already.")
-        if session.state not in (SessionState.IDLE, SessionState.BUSY) or lease is None:
+        if session.state not in _RUNNING or lease is None:
             raise MigrationError(f"session {session.name!r} is {session.state}: only one that runs can be parked.")
         self._busy[session.id] = asyncio.current_task()
         try:
@@ -148,6 +149,7 @@ class Parking:
             client = self._agents.of(lease.node_id)
             asked = client.op(session.id, lease.epoch, "quiesce", {"wait_s": patience_s})
             quiet = msgspec.convert(await asyncio.wait_for(asked, patience_s + STEP_S), Quiet)
+            _check_still(live, lease, _RUNNING)
             view = quiet.checkpoint
             if view.lost and not accept_loss:
                 told = "; ".join(f"{name}: {why}" for name, why in view.lost.items())
@@ -156,6 +158,7 @@ class Parking:
                 )
             self._sessions.advance(live, SessionEvent.MOVING, cause)
             handed = await asyncio.wait_for(client.op(session.id, lease.epoch, "hand_over", {}), STEP_S)
+            _check_still(live, lease, (SessionState.MIGRATING,))
             if handed.get("held") and not come_back:
                 raise MigrationError("a cell came meanwhile.")
             incoming = Incoming(checkpoint=view.id, node=lease.node_id, epoch=lease.epoch)
@@ -168,7 +171,7 @@ class Parking:
             raise
         except BaseException as error:
             if live.session.state is not SessionState.PARKED:
-                await self._lead_back(live, str(error) or type(error).__name__, True)
+                await self._lead_back(live, lease, str(error) or type(error).__name__, True)
             if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
                 raise MigrationError("its host takes too long.") from error
             raise
@@ -178,6 +181,7 @@ class Parking:
     async def _keep(self, live: LiveSession, lease: Lease, cause: str) -> bool:
         """Park a session with its process, if it can be; whether it was."""
         await live.bell.until(lambda: live.session.state is not SessionState.BUSY, PATIENCE_S)
+        _check_still(live, lease, _RUNNING)
         if live.session.state is not SessionState.IDLE:
             return False  # which is told by the other way
         client = self._agents.of(lease.node_id)
@@ -186,6 +190,7 @@ class Parking:
         except (MigrationError, ImageError) as error:
             log.info("session %s is not parked with its process: %s", live.session.id, error)
             return False
+        _check_still(live, lease, _RUNNING)
         told = f"{cause}; its devices are free, and its process stays in the memory of {lease.node_id}"
         self._sessions.advance(live, SessionEvent.KEPT, told, record={"kept": lease}, swap=True)
         return True
@@ -198,17 +203,16 @@ class Parking:
         suspended
             Its processes may stand still, too, and nobody else looks after that.
         """
-        session_id = live.session.id
-        if session_id not in self._leading_back:
+        session_id, lease = live.session.id, live.lease
+        if session_id not in self._leading_back and lease is not None:
             log.info("session %s is told to go on: %s", session_id, cause)
-            task = asyncio.create_task(self._lead_back(live, cause, suspended), name=f"lead back {session_id}")
+            task = asyncio.create_task(self._lead_back(live, lease, cause, suspended), name=f"lead back {session_id}")
             self._leading_back[session_id] = task
             task.add_done_callback(lambda _: self._leading_back.pop(session_id, None))
 
-    async def _lead_back(self, live: LiveSession, cause: str, suspended: bool) -> None:
-        lease = live.lease
+    async def _lead_back(self, live: LiveSession, lease: Lease, cause: str, suspended: bool) -> None:
         pause_s = self._settings.retry_first_s
-        while lease is not None and live.record.move is None and live.session.state in _STANDING:
+        while live.lease == lease and live.record.move is None and live.session.state in _STANDING:
             try:
                 client = self._agents.of(lease.node_id)
                 for op in ("go_on", "resume") if suspended else ("resume",):
@@ -315,3 +319,14 @@ class Parking:
         task: asyncio.Task[None] = asyncio.create_task(work)  # type: ignore[arg-type]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _check_still(live: LiveSession, lease: Lease, states: Collection[SessionState]) -> None:
+    """Raise MigrationError where a session is not any more what it was when its host was asked for something.
+
+    1. Its node is cut off before the answer comes.  2. The session comes back elsewhere.  3. The answer comes.
+    """
+    if live.lease != lease or live.session.state not in states:
+        raise MigrationError(
+            f"session {live.session.name!r} has come to something else meanwhile: {live.session.state}."
+        )

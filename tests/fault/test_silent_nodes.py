@@ -16,7 +16,7 @@ from jupyter_gpuaas.client.embedded import read_service_file
 from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
-from jupyter_gpuaas.errors import CellError, StaleEpoch, TransportError
+from jupyter_gpuaas.errors import CellError, MigrationError, StaleEpoch, TransportError
 from jupyter_gpuaas.model import LeaseGrant, LeaseRenewal, NodeState, Phase, ServiceFile, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
@@ -219,6 +219,39 @@ async def test_parked_session_whose_process_is_on_a_silent_node_comes_back_elsew
             assert is_stopped(kernel)
         await nothing_of_the_first(service, roamer.id, kernel)
         assert await roamer.said("print(y is x)") == "True"
+
+
+@pytest.mark.parametrize("op", ["quiesce", "hand_over", "suspend"])
+async def test_session_that_is_back_elsewhere_when_the_host_answers_that_was_to_park_it_stays_there(
+    service: Service, op: str
+) -> None:
+    call, answered, late = AgentClient.op, asyncio.Event(), asyncio.Event()
+
+    async def answers_late(self: AgentClient, session_id: str, epoch: int, asked: str, content: Any) -> Any:
+        reply = await call(self, session_id, epoch, asked, content)
+        if asked == op:
+            answered.set()
+            await late.wait()
+        return reply
+
+    async with roaming(service, **NO_MORE) as roamer:
+        await roamer.said("x = [1]; y = x")
+        await kept(roamer)
+        live, node = service.controller.sessions.get(roamer.id), await roamer.node()
+        assert live is not None
+        with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(AgentClient, "op", answers_late)
+            work = service.controller.parking.park(live, "a test", process=op == "suspend")
+            parking = asyncio.ensure_future(work)
+            await asyncio.wait_for(answered.wait(), 30.0)
+            stack.enter_context(stopped(agent_pid(service.controller.settings.folder, node)))
+            await eventually(lambda: live.session.epoch == 2 and live.session.state is S.IDLE)
+            late.set()
+            with pytest.raises(MigrationError, match="meanwhile"):
+                await asyncio.wait_for(parking, 10.0)
+            assert (live.session.state, live.record.kept, live.record.incoming) == (S.IDLE, None, None)
+            assert await roamer.told("print(y is x)") == "True"
+            assert (await roamer.look()).epoch == 2
 
 
 async def test_suspended_session_on_a_silent_node_comes_back_elsewhere(gpuaas_home: GpuaasHome, tmp_path: Path) -> None:
