@@ -24,7 +24,7 @@ class LightKernel:
     """``Kernel`` whose cells say how many have run, after as many seconds as their code says."""
 
     pid = 0  # has no processes of its own: nothing to measure, to stop or to cap
-    stopped = False
+    stopped = halted = False
 
     def __init__(self, folder: Path, handler: KernelHandler) -> None:
         self.data_socket = folder / "data"
@@ -92,10 +92,10 @@ class LightKernel:
         """It takes none."""
 
     async def pause(self) -> None:
-        self.stopped = True
+        self.stopped = self.halted = True
 
     async def resume(self) -> None:
-        self.stopped = False
+        self.stopped = self.halted = False
 
     def interrupt(self) -> None:
         """Its cells are short."""

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..errors import ImageError, ImageUnavailable, NotDumpable, TransportError
+from ..errors import DeviceRefused, ImageError, ImageUnavailable, NotDumpable, TransportError
 from ..model import Channel
 from ..wire.jupyter import DELIMITER, make_parts, read_header, split_frames
 from ..wire.record import Buffer, Kind, Record
@@ -92,7 +92,10 @@ class ImageKernel:
         self._iopub_heard = asyncio.Event()
         self._exited: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._watch = asyncio.create_task(self._jail_ended())
+        #: Whether its tree is stopped.
         self.frozen = False
+        #: Whether ``thaw`` has something to do yet: where it failed, the tree runs, and lacks device memory, say.
+        self.halted = False
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -182,7 +185,7 @@ class ImageKernel:
         jail = await restore_tree(manifest, spec, criu, origin)
         kernel = cls(jail, criu, handler, cuda=cuda, state=manifest.link, kernel_pid=manifest.kernel_pid)
         kernel._devices.expect(manifest.devices, pairs)
-        kernel.frozen = True
+        kernel.frozen = kernel.halted = True
         return kernel
 
     def use_cuda(self, cuda: CudaHelper) -> None:
@@ -286,18 +289,18 @@ class ImageKernel:
     async def freeze(self) -> None:
         """Hang up, take device memory into host memory, and stop every process of the tree.
 
-        Raises ``ImageError``: then they run on, and the connection is there.
+        Raises ``ImageError``: then they run on, and the connection is there, unless they are ``halted``.
         """
         if self.frozen:
             return
+        self.halted = True
         try:
             await self._hang_up()
             # While it runs: the driver's own thread in each process does the work.
             await self._devices.suspend(self.jail)
             await self.jail.stop_tree()
         except BaseException:
-            with contextlib.suppress(TransportError):
-                await self.thaw()
+            await self._go_on_at_once()
             raise
         self.frozen = True
 
@@ -311,6 +314,12 @@ class ImageKernel:
         self.frozen = False
         await self.connect()
         await self._devices.resume(self.jail)
+        self.halted = False
+
+    async def _go_on_at_once(self) -> None:
+        """After a failure, whose reason is what is told; ``halted`` tells whether it works."""
+        with contextlib.suppress(DeviceRefused, TransportError):
+            await self.thaw()
 
     def begin_image(self, sink: Sink, key: bytes, name: ImageName) -> Dump:
         """An image in the making; whoever begins it closes it.
@@ -331,7 +340,7 @@ class ImageKernel:
         Raises
         ------
         ImageError, StoreError, TransportError
-            There is no image, and the kernel runs on.
+            There is no image, and the kernel runs on; as of ``freeze``.
         """
         await self.freeze()
         try:
@@ -342,7 +351,7 @@ class ImageKernel:
                 device_ids=self._devices.ids,
             )
         except BaseException:
-            await self.thaw()
+            await self._go_on_at_once()
             raise
 
     async def dump(self, sink: Sink, key: bytes, name: ImageName) -> ImageManifest:

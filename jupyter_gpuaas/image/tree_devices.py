@@ -36,6 +36,11 @@ class TreeDevices:
         """Call the driver by this one from now on."""
         self._cuda = cuda
 
+    @property
+    def taken(self) -> bool:
+        """Whether something was taken, here or at the source, and has not been given back."""
+        return bool(self._suspended or self._expected)
+
     async def suspend(self, jail: Tree) -> None:
         """Take the device memory of each process that has some.
 
@@ -44,8 +49,11 @@ class TreeDevices:
         if self._cuda is None:
             return
         self.ids = tuple(device.hex() for device in sorted(await self._cuda.free_bytes()))
+        self._forget_ended(jail)
+        # Of some it may have been taken before, and no device had room for it since.
+        taken = {one.pid for one in self._suspended}
         for process in jail.processes():
-            if await self._cuda.uses_device(process.pid):
+            if process.pid not in taken and await self._cuda.uses_device(process.pid):
                 self._suspended.append(await self._cuda.suspend(process.pid, LOCK_TIMEOUT_MS))
 
     def needs(self, jail: Tree) -> tuple[DeviceNeed, ...]:
@@ -73,13 +81,16 @@ class TreeDevices:
                 if need.inner_pid in outer
             ]
             self._expected = ()
-        there = {process.pid for process in jail.processes()}
-        # One that has ended meanwhile needs nothing, and nobody is to wait for it.
-        self._suspended = [one for one in self._suspended if one.pid in there]
+        self._forget_ended(jail)
         while self._suspended:
             await self._cuda.resume(self._suspended[0], self._pairs)
             self._suspended.pop(0)
         self._pairs = ()
+
+    def _forget_ended(self, jail: Tree) -> None:
+        """One that has ended meanwhile needs nothing, and nobody is to wait for it."""
+        there = {process.pid for process in jail.processes()}
+        self._suspended = [one for one in self._suspended if one.pid in there]
 
 
 def placed(devices: Iterable[DeviceNeed], onto: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import MigrationError
+from ..errors import DeviceRefused, MigrationError
 from ..image.follow import Follower
 from ..model import Channel, Loaded
 from .kernel_process import Kernel
@@ -95,7 +95,11 @@ class ImageStandby(Standby):
                 # Before the kernel can say anything: what it says is the session's from its first word on.
                 self._taken_over = True
                 self._session.take_over(self._handover)
-            await kernel.resume()
+            try:
+                await kernel.resume()
+            except DeviceRefused as error:
+                # The processes run here, and nowhere else any more: they are asked until they have their devices.
+                self._session.halted(kernel, str(error))
             self._live = True
             # What the former host had still to say is not known here.
             kernel.take_outputs()

@@ -36,7 +36,7 @@ class Imaging:
         """
         async with self._turn:
             kernel = self._kernel(session.kernel)
-            if not session.standstill.goes_on or kernel.frozen:
+            if not session.standstill.goes_on or kernel.halted:
                 return ImageRound(none="the session stands still already")
             if why := no_rounds(kernel.criu):
                 return ImageRound(none=why)

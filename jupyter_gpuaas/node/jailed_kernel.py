@@ -40,6 +40,10 @@ class JailedKernel:
         return self.image.frozen
 
     @property
+    def halted(self) -> bool:
+        return self.image.halted
+
+    @property
     def data_socket(self) -> Path:
         return self.image.data_socket
 

@@ -51,6 +51,10 @@ class Kernel(Protocol):
         """Whether ``pause`` has been called, and ``resume`` not yet."""
 
     @property
+    def halted(self) -> bool:
+        """Whether ``resume`` has something to do: where it failed, not all that ``pause`` has taken was given back."""
+
+    @property
     def data_socket(self) -> Path: ...
 
     def has(self, pid: int) -> bool:
@@ -122,6 +126,10 @@ class KernelProcess:
     def data_socket(self) -> Path:
         """Where the kernel takes bundles."""
         return self._folder / "data"
+
+    @property
+    def halted(self) -> bool:
+        return self.stopped
 
     @property
     def pid(self) -> int:

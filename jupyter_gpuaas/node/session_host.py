@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..config import Settings
-from ..errors import MigrationError, NoSuchSession, RemoteProtocolError, TransportError
+from ..errors import DeviceRefused, GpuaasError, MigrationError, NoSuchSession, RemoteProtocolError, TransportError
 from ..lifecycle.kernel_end import after_end
 from ..lifecycle.node_loss import ENAME, broken_words, lost_cells, notice
 from ..model import Channel, Handover, HeldRequest, HostReport, HostSpec, HostState, RestoreReport
@@ -102,6 +102,8 @@ class SessionHost:
         self._let_go = False
         #: Why its processes cannot stand still without devices; empty if they can.
         self.no_suspend = ""
+        #: Why it has not got its devices back, although it was to go on; empty if that is not so.
+        self._lacks = ""
         #: Whether it waits to take the session over from another host.
         self.stands_by = spec.peer is not None
         #: Whether its processes are stopped because its node has lost contact with the service.
@@ -126,7 +128,7 @@ class SessionHost:
             kernel_starts=self._kernel_starts,
             used_bytes=self.used_bytes,
             working_folder=str(self.folder / "work"),
-            warning=self.journal.no_room,
+            warning=self.journal.no_room or self._lacks,
             checkpoints=self._notes.status,
             wish=self._notes.wish,
             in_jail=isinstance(self.kernel, JailedKernel),
@@ -561,7 +563,7 @@ class SessionHost:
         MigrationError, ImageError
             It cannot, and goes on.
         """
-        if self.suspended:
+        if self._suspended.stands:
             return
         if not self.standstill.goes_on or not self.takes_requests:
             raise MigrationError("the session stands still already, or is about to, or has no kernel at the moment.")
@@ -576,6 +578,10 @@ class SessionHost:
                 if self.executing or list(self._held):
                     await self.go_on(())
                     raise MigrationError("a cell came meanwhile.")
+        except GpuaasError:
+            if self.suspended and not self._suspended.stands:
+                self._tell_lack("")
+            raise
         finally:
             self.release_held()
             self._changed(self.report())
@@ -591,13 +597,37 @@ class SessionHost:
         if devices:
             lease = msgspec.structs.replace(self.spec.lease, device_ids=devices)
             self.spec = msgspec.structs.replace(self.spec, lease=lease)
-        if await self._suspended.end(self.kernel):
+        try:
+            done = await self._suspended.end(self.kernel)
+        except DeviceRefused as error:
+            if self._lacks:
+                self._tell_lack(str(error))
+                self._changed(self.report())
+            raise
+        if done:
             if self._asleep:
                 # Whoever has woken it is about to come.
                 self._asleep = self._let_go = False
                 self._clients.unattended_since_s = time.time()
+            if self._lacks:
+                self._lacks = ""
+                self.notice("\n[remote GPU] This session has the memory of its devices back.\n")
             self.release_held()
             self._changed(self.report())
+
+    def halted(self, kernel: Kernel, why: str = "") -> None:
+        """A kernel in a jail was to go on, and lacks something of what it had: ``go_on`` gives it back."""
+        self._suspended.halted(Suspension(kernel, "", None))
+        self._tell_lack(why)
+        self._changed(self.report())
+
+    def _tell_lack(self, why: str) -> None:
+        if not self._lacks:
+            self.notice(
+                "\n[remote GPU] The memory of this session's devices could not be given back to it. "
+                "That is tried again; its cells wait for it.\n"
+            )
+        self._lacks = f"the memory of its devices has not been given back to it yet: {why}".rstrip(": .")
 
     def _interrupted(self) -> bool:
         """The user interrupts. True: the kernel is not to hear of it, or has heard of it."""

@@ -36,6 +36,9 @@ class StandbySession(Protocol):
 
     def take_over(self, handover: Handover, *, cell: int | None = None) -> None: ...
 
+    def halted(self, kernel: Kernel, why: str = "") -> None:
+        """As of ``StillSession``."""
+
 
 class Standby:
     """The way of one session to this host, from a checkpoint.

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..errors import GpuaasError, MigrationError, QuiesceTimeout, from_wire
+from ..errors import DeviceRefused, GpuaasError, MigrationError, QuiesceTimeout, from_wire
 from ..model import Channel, CheckpointView, Handover, Imaged, Quiet
 from ..model._compat import StrEnum
 from ..wire.record import Buffer
@@ -83,6 +83,9 @@ class StillSession(Protocol):
     def withdraw_handover(self) -> None: ...
 
     def kernel_exited(self, status: int) -> None: ...
+
+    def halted(self, kernel: Kernel, why: str = "") -> None:
+        """The kernel was to go on, and lacks something of what it had; it counts as suspended until it has it."""
 
     def stands_or_goes(self) -> None:
         """Shell requests wait from now on, or do not any more."""
@@ -203,7 +206,7 @@ class Standstill:
         Raises
         ------
         MigrationError, ImageError, StoreError
-            There is no image, and the session goes on.
+            There is no image, and the session goes on, or is to: see ``StillSession.halted``.
         """
         async with self._turn:
             if self._imaged is not None:
@@ -222,6 +225,8 @@ class Standstill:
                 if self.stage is not Stage.STOPPING:
                     raise MigrationError("the session's kernel ended.")
             except BaseException as error:
+                if kernel.halted:
+                    self._session.halted(kernel)
                 self._unseal(kernel)
                 if isinstance(error, RuntimeError):
                     raise MigrationError(f"{error}.") from error
@@ -242,9 +247,12 @@ class Standstill:
         if self._attempt is not None:
             self._attempt.cancel()
         async with self._turn:
-            kernel = self._session.kernel
-            if kernel is not None and kernel.alive and kernel.stopped and not self._session.suspended:
-                await kernel.resume()
+            kernel, refused = self._session.kernel, ""
+            if kernel is not None and kernel.alive and kernel.halted and not self._session.suspended:
+                try:
+                    await kernel.resume()
+                except DeviceRefused as error:
+                    refused = str(error)
             if self.stage is Stage.FROZEN:
                 self.handover = None
                 self._session.withdraw_handover()
@@ -252,6 +260,8 @@ class Standstill:
                 status, self._exited = self._exited, None
                 if status is not None:
                     self._session.kernel_exited(status)
+            if refused and kernel is not None:
+                self._session.halted(kernel, refused)
             if self._imaged is not None and self.stage is Stage.QUIET and kernel is not None:
                 self._unseal(kernel)
             if self._going_on is not None:

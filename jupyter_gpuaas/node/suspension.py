@@ -55,6 +55,11 @@ class Suspension:
         #: Pid and start time of what was stopped beside the kernel's group.
         self._beside: dict[int, int] = {}
 
+    @property
+    def halted(self) -> bool:
+        """Whether ``end`` has something to do."""
+        return self.kernel.halted or self._devices.taken
+
     def bytes(self) -> int:
         """Memory that it would keep, beside that of devices."""
         return sum(memory_bytes(pid) for pid in tree(self.kernel.pid))
@@ -65,7 +70,7 @@ class Suspension:
         Raises
         ------
         ImageError
-            It could not be; it goes on.
+            It could not be; it goes on, unless it is ``halted``.
         """
         if isinstance(self.kernel, JailedKernel):
             if self._cuda is not None:
@@ -123,6 +128,8 @@ class Suspended:
 
     def __init__(self) -> None:
         self._suspension: Suspension | None = None
+        #: Nothing of it runs; else a part of it has gone on, and has not all of its devices back.
+        self._whole = False
         self._turn = asyncio.Lock()
         #: From the moment that it is asked for until the end: nothing new goes to the kernel.
         self.holds = False
@@ -132,10 +139,10 @@ class Suspended:
     @property
     def stands(self) -> bool:
         """Whether nothing of the session runs, as far as its own kernel goes."""
-        return self.holds and self._suspension is not None
+        return self.holds and self._suspension is not None and self._whole
 
     async def begin(self, suspension: Suspension, *, room_bytes: int, refused: Callable[[int], str]) -> None:
-        """Suspend the session; once it is, this does nothing.
+        """Suspend the session; once it stands still, this does nothing.
 
         Parameters
         ----------
@@ -147,11 +154,13 @@ class Suspended:
         Raises
         ------
         MigrationError, ImageError
-            It goes on as before.
+            It goes on as before, or does so at ``end``: then it ``holds`` on.
         """
         async with self._turn:
-            if self._suspension is not None:
+            if self.stands:
                 return
+            # What it has taken already it knows by itself.
+            suspension = self._suspension or suspension
             wants_bytes = await asyncio.to_thread(suspension.bytes)
             if 0 <= room_bytes < wants_bytes:
                 raise MigrationError(f"{refused(wants_bytes)}.")
@@ -159,9 +168,14 @@ class Suspended:
             try:
                 await suspension.begin()
             except BaseException:
-                self.holds = False
+                self.halted(suspension)
                 raise
-            self._suspension = suspension
+            self._suspension, self._whole = suspension, True
+
+    def halted(self, suspension: Suspension) -> None:
+        """Its kernel was to go on; as long as it lacks something, the session counts as suspended."""
+        self.holds = suspension.halted
+        self._suspension, self._whole = suspension if self.holds else None, False
 
     async def end(self, kernel: Kernel | None) -> bool:
         """Let the session go on, with this kernel; whether there was anything to do.
@@ -174,6 +188,7 @@ class Suspended:
         async with self._turn:
             suspension = self._suspension
             if suspension is not None and suspension.kernel is kernel:
+                self._whole = False
                 await suspension.end()
                 if self.interrupted:
                     # What stood still has slept over the signal, perhaps.

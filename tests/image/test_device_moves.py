@@ -6,9 +6,11 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.errors import MigrationError
 from jupyter_gpuaas.image.criu import Criu
 from jupyter_gpuaas.image.cuda_states import ProcessState
@@ -113,3 +115,42 @@ async def test_parked_session_leaves_its_gpu_and_has_it_back_for_its_next_cell(s
         await eventually(lambda: not [lease for lease in service.engine.leases() if lease.device_ids])
         assert await roamer.said("print(os.getppid(), kept.closed)") == f"{before} False"
         assert gpu_files.read(file) == ({mine: 2 * MIB}, ProcessState.RUNNING)
+
+
+async def told(roamer: Roamer, words: str) -> None:
+    async def there() -> bool:
+        return words in await roamer.client.log(roamer.id)
+
+    await eventually(there)
+
+
+@pytest.mark.parametrize("step", ["resume", "live"])
+async def test_session_that_finds_its_gpu_full_has_its_memory_back_when_there_is_room(
+    service: Service, gpus: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is to go on after a move, or after one that fails, and somebody has its memory: nothing is lost by that."""
+    taken, real = gpu_files.path(os.getpid()), AgentClient.op
+    async with roaming(service) as roamer:
+        file, mine, other = await with_memory(roamer, gpus)
+
+        async def op(self: AgentClient, session_id: str, epoch: int, op: str, content: dict[str, Any]) -> Any:
+            if op == step and not taken.exists():
+                gpu_files.write(taken, {mine if step == "resume" else other: gpu_files.TOTAL_BYTES - MIB})
+            if op == "load" and step == "resume":
+                raise MigrationError("not here.")
+            return await real(self, session_id, epoch, op, content)
+
+        monkeypatch.setattr(AgentClient, "op", op)
+        running, outputs = await running_cell(roamer, MIDDLE, "middle")
+        done = await roamer.migrate(via="image")
+        assert done.phase is (Phase.FAILED if step == "resume" else Phase.DONE), done.cause
+        session = await roamer.look()
+        assert session.state is SessionState.BUSY
+        assert gpu_files.read(file)[1] == ProcessState.CHECKPOINTED
+        await told(roamer, "could not be given back")
+        taken.unlink()
+        await eventually(lambda: gpu_files.read(file)[1] == ProcessState.RUNNING)
+        await told(roamer, "memory of its devices back")
+        (work(service, await roamer.node(), roamer.id) / "go").touch()
+        assert (await asyncio.wait_for(running, 60.0))["status"] == "ok"
+        assert outputs.text.splitlines() == ["middle", "end True"]

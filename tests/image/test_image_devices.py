@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jupyter_gpuaas.errors import DeviceRefused, ImageUnavailable
+from jupyter_gpuaas.errors import DeviceRefused, ImageUnavailable, StoreError
 from jupyter_gpuaas.image.criu import Criu
 from jupyter_gpuaas.image.cuda import CudaLibrary
 from jupyter_gpuaas.image.cuda_helper import Answer, CudaHelper, Request, Served
@@ -123,4 +124,33 @@ async def test_image_with_device_memory_is_refused_where_it_finds_no_room(criu: 
                 jail, client, criu=criu, origin=StoredImage(store), image_id="image", key=KEY, cuda=cuda
             )
     assert not (tmp_path / "b" / "jail" / "images").exists()
+    await kernel.end()
+
+
+async def test_session_whose_image_fails_has_its_device_memory_back_as_soon_as_there_is_room(
+    criu: Criu, tmp_path: Path
+) -> None:
+    client = Client()
+    library = StandInLibrary({A: 8 * MIB}, {})
+    kernel = await start(tmp_path, client, criu, cuda=HelperHere(library))
+    library.processes[kernel.pid] = its = StandInProcess({A: 6 * MIB})
+
+    class FullStore(MemoryStore):
+        def put(self, *arguments: Any, **more: Any) -> Any:
+            library.processes[1] = StandInProcess({A: 4 * MIB})
+            raise StoreError("the store is full.")
+
+    with pytest.raises(StoreError, match="is full"):
+        await kernel.dump(StoredImage(FullStore()), KEY, ImageName(id="image"))
+    # Its processor's part goes on, and can be stopped again.
+    await client.run(kernel, "x = 1")
+    assert kernel.halted and not kernel.frozen and its.state is ProcessState.CHECKPOINTED
+    await kernel.freeze()
+    for _ in range(2):
+        with pytest.raises(DeviceRefused, match="bytes free"):
+            await kernel.thaw()
+    del library.processes[1]
+    await kernel.thaw()
+    assert its.state is ProcessState.RUNNING and not kernel.halted
+    await client.run(kernel, "assert x == 1")
     await kernel.end()

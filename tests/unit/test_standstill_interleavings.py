@@ -46,7 +46,7 @@ class ModelKernel:
     def __init__(self, chance: random.Random) -> None:
         self.host: SessionHost
         self.chance = chance
-        self.stopped = False
+        self.stopped = self.halted = False
         self.returning = Returning()
         self.shell: deque[list[Buffer]] = deque()
         self.control: deque[list[Buffer]] = deque()
@@ -74,10 +74,10 @@ class ModelKernel:
     def take_outputs(self) -> None: ...
 
     async def pause(self) -> None:
-        self.stopped = True
+        self.stopped = self.halted = True
 
     async def resume(self) -> None:
-        self.stopped = False
+        self.stopped = self.halted = False
 
     def interrupt(self) -> None: ...
 

@@ -123,6 +123,35 @@ async def test_kernel_whose_device_work_does_not_end_goes_on(kernel: KernelProce
     assert library.processes[kernel.pid].state is ProcessState.RUNNING
 
 
+async def test_kernel_that_has_not_got_its_device_memory_back_counts_as_suspended_until_it_has(
+    kernel: KernelProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = StandInLibrary({A: 8 * MIB}, {kernel.pid: StandInProcess({A: 6 * MIB})})
+    suspended = Suspended()
+
+    async def fails() -> None:
+        library.processes[1] = StandInProcess({A: 4 * MIB})  # just then somebody takes what is free
+        raise MigrationError("it cannot be stopped.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "pause", fails)
+        with pytest.raises(MigrationError, match="cannot be stopped"):
+            await suspended.begin(suspension(kernel, library), **NO_BOUND)  # type: ignore[arg-type]
+    assert suspended.holds and not suspended.stands and not is_stopped(kernel.pid)
+    with pytest.raises(DeviceRefused, match="bytes free"):
+        await suspended.end(kernel)
+    assert suspended.holds
+    # It may be told to give up its turn before it has got it.
+    await suspended.begin(suspension(kernel, library), **NO_BOUND)  # type: ignore[arg-type]
+    assert suspended.stands and is_stopped(kernel.pid)
+    with pytest.raises(DeviceRefused, match="bytes free"):
+        await suspended.end(kernel)
+    assert not suspended.stands and not is_stopped(kernel.pid)
+    del library.processes[1]
+    assert await suspended.end(kernel)
+    assert library.processes[kernel.pid].state is ProcessState.RUNNING and not suspended.holds
+
+
 async def test_kernel_that_would_keep_too_much_memory_goes_on(kernel: KernelProcess) -> None:
     suspended = Suspended()
     with pytest.raises(MigrationError, match="too large"):
