@@ -27,7 +27,8 @@ from tests.service import eventually
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="leashes need /proc and pidfds of Linux")
 
-RUN = "run-of-the-test"
+#: No other test's: what has this mark is stopped.
+RUN = f"run of test {os.getpid()}"
 
 
 @pytest.fixture
@@ -148,6 +149,9 @@ async def test_what_a_leash_has_stopped_without_writing_it_goes_on_although_it_i
         await eventually(lambda: agent.leash is not None and agent.leash.pid != leash.pid)
         later = agent
     else:
+        # Who is dead does not look after its leash any more.
+        assert agent.lease._watching is not None
+        agent.lease._watching.cancel()
         later = Agent(agent.folder)
     try:
         await later.renew(600.0)

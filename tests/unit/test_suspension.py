@@ -25,6 +25,8 @@ from tests.service import eventually
 
 A = bytes(range(16))
 MIB = 1 << 20
+#: No other test's: what has this mark is stopped.
+RUN = f"run of test {os.getpid()}"
 
 
 class HelperHere(CudaHelper):
@@ -64,7 +66,7 @@ async def heard() -> Heard:
 @pytest.fixture
 async def kernel(heard: Heard) -> AsyncIterator[KernelProcess]:
     folder = Path(tempfile.mkdtemp(prefix="gpuaas-"))  # short: paths of sockets are
-    environ = {**os.environ, "GPUAAS_RUN": "run-of-the-test"}
+    environ = {**os.environ, "GPUAAS_RUN": RUN}
     log = os.open(os.devnull, os.O_WRONLY)
     made = KernelProcess(folder, environ, log, heard)  # type: ignore[arg-type]
     await made.start(60.0)
@@ -77,7 +79,7 @@ async def kernel(heard: Heard) -> AsyncIterator[KernelProcess]:
 
 
 def suspension(kernel: KernelProcess, library: StandInLibrary | None) -> Suspension:
-    return Suspension(kernel, "run-of-the-test", HelperHere(library) if library is not None else None)
+    return Suspension(kernel, RUN, HelperHere(library) if library is not None else None)
 
 
 def run(kernel: KernelProcess, code: str) -> None:
