@@ -28,6 +28,7 @@ from ..wire.unreadable import is_count
 from . import http
 from .cell_runs import runs_of
 from .journal import Journal
+from .remains import given
 from .session_host import SessionHost
 from .succession import serve_handover, serve_journal, serve_source
 from .threads import in_thread
@@ -165,7 +166,12 @@ class Door:
                 handover = session.standstill.handover
                 if handover is None:
                     raise MigrationError("the session has not been handed over.")
-                await in_thread(serve_handover, connection, handover, name="serve-handover")
+                image, most = query.get("image") == "1", self._host.settings.message_bytes
+                # Nothing is added to a journal that was handed over, so it is read in a thread.
+                await in_thread(
+                    lambda: serve_handover(connection, given(handover, session.journal, most, image=image)),
+                    name="serve-handover",
+                )
             connection.close()
         finally:
             self._transfers -= 1

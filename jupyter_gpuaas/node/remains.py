@@ -173,10 +173,7 @@ class Shelf:
             raise MigrationError(f"what the host has left cannot be read: {error}.") from error
         if (handover.journal, handover.last) != (journal.id, journal.last):
             raise MigrationError("the journal that the host has left is not the one that it handed over.")
-        if handover.imaged and not image:
-            # Who begins with a checkpoint lacks what has been since, and its user is to be told.
-            return handover_of(journal, self._settings.message_bytes)
-        return handover
+        return given(handover, journal, self._settings.message_bytes, image=image)
 
     @staticmethod
     def _write(remains: Remains, folder: Path) -> None:
@@ -190,6 +187,14 @@ class Shelf:
 def note(session_id: str, epoch: int, secret: str, *, ordered: bool) -> Remains:
     """Remains of a host that ends now."""
     return Remains(session_id, epoch, secret, time.time(), ordered)
+
+
+def given(handover: Handover, journal: Journal, message_bytes: int, *, image: bool) -> Handover:
+    """What a successor gets, by whether it has the image of the kernel, if one was handed over.
+
+    Who begins with a checkpoint lacks what has been since, and its user is to be told.
+    """
+    return handover if image or not handover.imaged else handover_of(journal, message_bytes)
 
 
 def handover_of(journal: Journal, message_bytes: int) -> Handover:
