@@ -187,7 +187,8 @@ class Drains:
         """What sessions have that were parked here is in this node's memory: they run once more, to be put away."""
         for live in present:
             session_id = live.session.id
-            if live.session.state is not SessionState.PARKED:
+            # One that is parked as a checkpoint leaves by itself.
+            if live.session.state is not SessionState.PARKED or live.kept is None:
                 continue
             trip.woken.add(session_id)
             trip.refused[session_id] = "it was parked with its process, and waits for a device here"

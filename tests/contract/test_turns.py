@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import psutil
@@ -17,6 +18,7 @@ import pytest
 
 from jupyter_gpuaas.controller import drains
 from jupyter_gpuaas.controller.sessions import LiveSession
+from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.errors import CellError, GpuaasError, MigrationError
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
 from jupyter_gpuaas.model import SessionState
@@ -477,6 +479,34 @@ async def test_drain_puts_a_session_that_is_parked_with_its_process_into_its_sto
             assert not service.engine.leases()
             assert await one.said("print(y is x)") == "True"
             assert await one.node() == "local-1"
+
+
+@pytest.mark.fault
+async def test_drain_wakes_no_session_that_is_parked_as_a_checkpoint(
+    gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, gate = AgentClient.stop_host, asyncio.Event()
+
+    async def stops_late(self: AgentClient, *arguments: Any, **more: Any) -> None:
+        await gate.wait()
+        await stop(self, *arguments, **more)
+
+    monkeypatch.setattr(AgentClient, "stop_host", stops_late)
+    async with running_service(gpuaas_home.path, nodes=2, **QUICK) as service, roaming(service, "one") as one:
+        await one.said("x = [1]; y = x")
+        live, node = service.controller.sessions.get(one.id), await one.node()
+        assert live is not None
+        await service.controller.parking.park(live, "a test", process=False)
+        await service.admin.drain(node, deadline_s=600)
+        assert (await service.admin.drain_view(node)).left == (one.id,)
+        gate.set()
+
+        async def empty() -> bool:
+            return (await service.admin.drain_view(node)).done
+
+        await eventually(empty, 60.0)
+        assert (live.session.state, live.lease) == (S.PARKED, None)
+        assert await one.said("print(y is x)") == "True"
 
 
 @pytest.mark.fault
