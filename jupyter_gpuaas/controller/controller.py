@@ -161,7 +161,7 @@ class Controller:
             self.scheduler.submit(live)
         elif state in ACTING_STATES - {SessionState.SUSPENDED} and (live.lease is None or live.lease.id not in held):
             self.sessions.advance(live, SessionEvent.HOST_DIED, "the engine has lost its lease")
-        elif live.record.kept is not None and live.lease is not None and state in KEPT_STATES:
+        elif live.kept is not None and state in KEPT_STATES:
             parked = state is SessionState.PARKED
             self.commands.order(live, (Command.FREE_DEVICES,) if parked else (Command.FREE_DEVICES, Command.PLACE))
         elif state in _UNFINISHED:

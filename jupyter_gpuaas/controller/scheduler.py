@@ -185,8 +185,7 @@ class Scheduler:
             lease = await self._engine.acquire(request, meta, timeout=GIVE_S)
             where = f"on {lease.node_id} with {held(lease)}"
             if kept is not None:
-                told, gone = f"its turn {where}", {"kept": None}
-                self._sessions.advance(live, SessionEvent.ITS_TURN, told, record=gone, lease=lease)
+                self._sessions.advance(live, SessionEvent.ITS_TURN, f"its turn {where}", lease=lease)
             else:
                 live.hosted = False
                 self._sessions.advance(live, SessionEvent.PLACED, where, lease=lease, epoch=lease.epoch)

@@ -34,6 +34,9 @@ from jupyter_gpuaas.model import (
 
 log = logging.getLogger(__name__)
 
+#: States in which a session may have a host that has given its devices up.
+WITHOUT_DEVICES = KEPT_STATES | {SessionState.SUSPENDED}
+
 
 class LiveSession:
     """One session that has not ended, or whose devices are not back yet."""
@@ -74,11 +77,9 @@ class LiveSession:
 
     @property
     def kept(self) -> Lease | None:
-        """What its host had before it gave that up, if that host is there, without devices."""
+        """What its host had before it gave that up, if that host is there and has not got it back."""
         lease, kept = self.lease, self.record.kept
-        if kept is None or lease is None or lease.device_ids or lease.epoch != kept.epoch:
-            return None
-        return kept
+        return kept if kept is not None and lease is not None and lease.epoch == kept.epoch else None
 
     @property
     def has_host(self) -> bool:
@@ -228,6 +229,8 @@ class Sessions:
         """
         before = live.session
         target, commands = step(before.state, event)
+        if live.record.kept is not None and target not in WITHOUT_DEVICES:
+            record = {**(record or {}), "kept": None}
         session = msgspec.structs.replace(before, state=target, cause=cause, **changes)
         if target is not SessionState.QUEUED:
             session = msgspec.structs.replace(session, queue_place=0)
