@@ -510,6 +510,37 @@ async def test_drain_wakes_no_session_that_is_parked_as_a_checkpoint(
 
 
 @pytest.mark.fault
+async def test_drain_goes_on_when_a_session_is_released_that_it_puts_away(
+    gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, answered, gate = AgentClient.op, asyncio.Event(), asyncio.Event()
+
+    async def answers_late(self: AgentClient, session_id: str, epoch: int, asked: str, content: Any) -> Any:
+        reply = await call(self, session_id, epoch, asked, content)
+        if asked == "hand_over":
+            answered.set()
+            await gate.wait()
+        return reply
+
+    monkeypatch.setattr(AgentClient, "op", answers_late)
+    async with running_service(gpuaas_home.path, nodes=2, **QUICK) as service:
+        await service.admin.cordon("local-1", cordoned=True)
+        async with roaming(service, "one") as one:
+            await one.said("x = 1")
+            await parked_where_nothing_else_is(service, one)
+            await service.admin.drain("local-0", deadline_s=600)
+            await asyncio.wait_for(answered.wait(), 60.0)
+            await service.admin.release(one.id)
+            gate.set()
+
+            async def empty() -> bool:
+                return (await service.admin.drain_view("local-0")).done
+
+            await eventually(empty)
+            assert (await service.admin.drain_view("local-0")).cause == "the node is empty"
+
+
+@pytest.mark.fault
 async def test_drain_leaves_a_parked_session_that_would_lose_names_as_it_was_and_says_so(
     gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
