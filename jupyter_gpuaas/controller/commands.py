@@ -214,7 +214,8 @@ class Commands:
                     return
                 stands_by = comes
                 most_s = await self._limit_s(live, incoming) if incoming is not None else 0.0
-                if incoming is None or not incoming.stands_by:
+                # One that is there is not started again: what its former host's node says of that would be asked for.
+                if incoming is None or not (incoming.stands_by or incoming.ready):
                     starting = self._agents.of(lease.node_id).start_host(self.spec(live.record, lease, incoming))
                     report = await unless_lost(self._node_leases, lease.node_id, starting)
                 if incoming is not None and comes:

@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,10 +17,21 @@ import pytest
 from jupyter_gpuaas.client.migrations import ENDED, follow_migration
 from jupyter_gpuaas.controller import drains
 from jupyter_gpuaas.controller.sessions import LiveSession
-from jupyter_gpuaas.errors import AllocationError, Forbidden, InvalidRequest, MigrationError, NamesLost, StaleEpoch
+from jupyter_gpuaas.engine.agent_client import AgentClient
+from jupyter_gpuaas.engine.base import AgentEndpoint
+from jupyter_gpuaas.errors import (
+    AllocationError,
+    Forbidden,
+    InvalidRequest,
+    MigrationError,
+    NamesLost,
+    StaleEpoch,
+    TransportError,
+)
 from jupyter_gpuaas.model import HostReport, HostState, Phase, ResourceRequest, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
+from tests.fault.nodes import lives
 from tests.roaming import Outputs, Roamer, commit_as, roaming
 from tests.service import Service, eventually, running_service
 
@@ -269,6 +281,35 @@ async def test_target_that_dies_before_the_cutover_changes_nothing(service: Serv
         assert await roamer.node() == source
         assert await roamer.said("print(y is x)") == "True"
         await nothing_left(service, target, roamer.id)
+
+
+async def test_source_whose_agent_is_away_after_the_cutover_is_not_waited_for(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, op, away = service.engine.agent, AgentClient.op, asyncio.Event()
+
+    def unless_away(node_id: str) -> AgentEndpoint:
+        if away.is_set() and node_id == source:
+            raise TransportError(f"node {node_id} is away.")
+        return agent(node_id)
+
+    async def then_away(self: AgentClient, session_id: str, epoch: int, asked: str, content: Any) -> Any:
+        reply = await op(self, session_id, epoch, asked, content)
+        if asked == "succeed":  # the last that the target needs of its source
+            away.set()
+        return reply
+
+    async with roaming(service) as roamer:
+        kernel = int(await roamer.said("import os; x = [1]; y = x; print(os.getpid())"))
+        source = await roamer.node()
+        with monkeypatch.context() as patch:
+            patch.setattr(service.engine, "agent", unless_away)
+            patch.setattr(AgentClient, "op", then_away)
+            assert (await asyncio.wait_for(roamer.migrate(), 30.0)).phase is Phase.DONE
+            assert away.is_set() and await roamer.node() not in (source, "")
+            assert await roamer.said("print(y is x)") == "True"
+        await nothing_left(service, source, roamer.id)
+        assert not lives(kernel)
 
 
 async def test_notebook_asks_for_its_own_move(service: Service) -> None:
