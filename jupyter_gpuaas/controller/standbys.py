@@ -18,6 +18,7 @@ import msgspec
 from jupyter_gpuaas.controller.catalogue.records import Aside, Incoming
 from jupyter_gpuaas.controller.leases import NodeLeases
 from jupyter_gpuaas.controller.means import Means
+from jupyter_gpuaas.controller.patience import unless_lost
 from jupyter_gpuaas.controller.peers import TICKET_S
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.base import LeaseMeta
@@ -356,7 +357,8 @@ class Standbys:
         spec = self._commands.spec(live.record, lease, incoming)
         if spec.peer is None:
             spec = msgspec.structs.replace(spec, peer=NOWHERE)
-        report = await asyncio.wait_for(self._agents.of(node_id).start_host(spec), STEP_S)
+        starting = asyncio.wait_for(self._agents.of(node_id).start_host(spec), STEP_S)
+        report = await unless_lost(self._node_leases, node_id, starting)
         known.started = True
         if report.state is HostState.FAILED:
             self._failed.add(live.session.id)

@@ -192,6 +192,24 @@ async def test_host_that_stands_still_alone_loses_nothing(service: Service, tmp_
         await news.aclose()  # type: ignore[attr-defined]
 
 
+async def test_session_waits_for_a_host_ahead_no_longer_than_its_node_has_a_lease(service: Service) -> None:
+    home = service.controller.settings.folder
+    async with roaming(service, **NO_MORE) as roamer:
+        await roamer.said("x = [1]; y = x")
+        await kept(roamer)
+        live, node = service.controller.sessions.get(roamer.id), await roamer.node()
+        (record,) = records(home, node, roamer.id)
+        assert live is not None
+        (other,) = {each.id for each in service.engine.nodes()} - {node}
+        with stopped(agent_pid(home, other)):
+            for pid in (agent_pid(home, node), record.pid):
+                os.kill(pid, signal.SIGKILL)
+            await eventually(lambda: live.record.aside is not None)
+            await eventually(lambda: live.session.epoch > 1 and live.session.state is S.IDLE)
+            assert await roamer.node() == node
+            assert await roamer.told("print(y is x)") == "True"
+
+
 # -- sessions without devices ----------------------------------------------------------------------------------
 
 
