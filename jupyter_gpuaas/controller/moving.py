@@ -464,7 +464,7 @@ class Mover:
             try:
                 await asyncio.wait_for(self._op(moving, "resume", {}, STEP_S, source=True), STEP_S)
                 if live.session.state is SessionState.MIGRATING:
-                    self._sessions.advance(live, SessionEvent.STAYED, moving.view.cause)
+                    self._sessions.stay(live, moving.view.cause)
                 break
             except (NoSuchSession, StaleEpoch):
                 if live.session.state is SessionState.MIGRATING:

@@ -218,7 +218,7 @@ class Parking:
                 for op in ("go_on", "resume") if suspended else ("resume",):
                     await asyncio.wait_for(client.op(live.session.id, lease.epoch, op, {}), STEP_S)
                 if live.session.state is SessionState.MIGRATING:
-                    self._sessions.advance(live, SessionEvent.STAYED, f"not parked: {cause}")
+                    self._sessions.stay(live, f"not parked: {cause}")
                 return
             except (NoSuchSession, StaleEpoch):
                 if live.session.state is SessionState.MIGRATING:

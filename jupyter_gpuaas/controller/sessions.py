@@ -57,6 +57,8 @@ class LiveSession:
         self.stands_still = False
         #: What its host last said is wrong while it goes on.
         self.warning = ""
+        #: What its host last said, be it while that did not count.
+        self.report: HostReport | None = None
         #: What its host last said of its checkpoints.
         self.checkpoints: CheckpointStatus | None = None
         #: False after a restart of the service: what has been announced is not known then.
@@ -252,6 +254,13 @@ class Sessions:
         if commands:
             self.order(live, commands)
 
+    def stay(self, live: LiveSession, cause: str) -> None:
+        """Let a session be its host's on that was to become another's."""
+        self.advance(live, SessionEvent.STAYED, cause)
+        # In the middle of a cell, perhaps. Its host says what changes, and may have said all while that did not count.
+        if live.report is not None:
+            self.reported(live, live.report)
+
     def start_failed(self, live: LiveSession, cause: str) -> None:
         """Its host did not become the session's: another one tries it, where there is something to come back from."""
         incoming = live.record.incoming
@@ -285,7 +294,7 @@ class Sessions:
         lease = live.lease
         if lease is None or report.lease.epoch != lease.epoch:
             return  # Of a host that the session has left.
-        live.stands_still = report.stands_still
+        live.report, live.stands_still = report, report.stands_still
         if not live.has_host or report.state is HostState.STANDBY:
             return
         live.hosted = True
