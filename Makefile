@@ -181,7 +181,7 @@ POSTGRES = tools/install-by-apt.sh PostgreSQL 'compgen -G "/usr/lib/postgresql/*
   || { echo "*** NO POSTGRESQL HERE: NOTHING IS TESTED WITH IT ***" >&2; exit 0; }; GPUAAS_TEST_DATABASE=postgresql
 test-postgres: $(STAMPS)/test
 	@$(POSTGRES) tools/test-again.sh $(BIN)/python -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu' \
-	  $(addprefix tests/,contract/test_takeover.py fault/test_controller_restart.py contract/test_fair_use.py \
+	  $(addprefix tests/,contract/test_takeover.py contract/test_sharing.py fault/test_controller_restart.py contract/test_fair_use.py \
 	  contract/test_database.py contract/test_usage.py) $(PYTEST_ARGS)
 
 test-postgres-all: $(STAMPS)/test

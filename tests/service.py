@@ -47,17 +47,20 @@ def quick_settings(home: Path, **changes: Any) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def running_service(home: Path, *, end_sessions: bool = True, **changes: Any) -> AsyncIterator[Service]:
+async def running_service(
+    home: Path, *, end_sessions: bool = True, key: str = "", **changes: Any
+) -> AsyncIterator[Service]:
     """Serve on loopback until the end of the block; then sessions and nodes end, unless told otherwise.
 
-    With ``tls="on"``, by the certificates that ``certificates.own_ca`` has made.
+    With ``tls="on"``, by the certificates that ``certificates.own_ca`` has made; with a ``key``, for others that stand
+    by.
     """
     settings = quick_settings(home, **changes)
     engine = LocalEngine(settings)
     controller = Controller(settings, engine)
     await controller.open()
     listener = listen(settings, 0)
-    server = make_server(settings, make_app(controller))
+    server = make_server(settings, make_app(controller, key))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     credentials = of_service(settings)
     url = f"{'https' if credentials.cert else 'http'}://127.0.0.1:{listener.getsockname()[1]}"

@@ -11,17 +11,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from jupyter_gpuaas import __version__
+from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.answers import Facts, failure
 from jupyter_gpuaas.controller.catalogue.acting import ActingLease
 from jupyter_gpuaas.controller.passing import Front
+from jupyter_gpuaas.controller.sharing import Sharing, carries
 from jupyter_gpuaas.errors import GpuaasError, ServiceUnreachable
 from jupyter_gpuaas.lifecycle.acting import Seen, is_over, look, may_take, must_stop, pause_s
-from jupyter_gpuaas.wire.tls import Credentials
+from jupyter_gpuaas.wire.tls import Credentials, of_service
 
 log = logging.getLogger(__name__)
 
 #: Longest pause of one that waits: who gave the lease back need not be noticed in milliseconds.
 LOOK_S = 1.0
+#: Of those that connect to it a standby answers these itself.
+OWN_PATHS = frozenset({b"/healthz", b"/readyz"})
 
 
 class Acting:
@@ -43,6 +47,8 @@ class Acting:
         self.elsewhere = ""
         #: Called when that changes.
         self.moved: Callable[[], None] = lambda: None
+        #: What controllers show to the one that acts.
+        self.key = ""
 
     async def acquire(self) -> bool:
         """Wait for the lease; False when the service was ended meanwhile."""
@@ -55,11 +61,13 @@ class Acting:
                 if seen is None and row.holder:
                     log.info("%s acts; this controller waits for its end", row.holder)
                 seen = look(seen, row, time.monotonic())
+                self.key = row.key
                 self._is_at(row.url if row.holder else "")
                 if may_take(seen, time.monotonic()):
                     asked_s = time.monotonic()
                     if await asyncio.to_thread(self._lease.take, row):
                         self._renewed_s = asked_s
+                        self.key = self._lease.key
                         self._is_at("")
                         log.info("this controller acts from now on (term %d)", self._lease.term)
                         self._keeping = asyncio.create_task(self._keep(), name="keep acting")
@@ -103,35 +111,45 @@ class Acting:
 class Face:
     """The service as HTTP: the controller's application, once there is one.
 
-    Until then connections are passed on to the controller that acts (see ``passing``); what comes here is refused.
+    Until then connections are passed on to the controller that acts (see ``passing``), but for what this one carries
+    itself (see ``sharing``); what else comes here is refused.
     """
 
     def __init__(self) -> None:
-        self._app: ASGIApp | None = None
+        self.app: ASGIApp | None = None
         self._acting: Acting | None = None
         self._own = ""
         self._passed: set[Front] = set()
+        self._sharing: Sharing | None = None
         self.credentials = Credentials()
 
-    def stand_by(self, acting: Acting, own: str, credentials: Credentials) -> None:
-        """Pass on what comes.
+    def stand_by(self, acting: Acting, own: str, settings: Settings) -> None:
+        """Pass on what comes, or carry it.
 
         Parameters
         ----------
         own
             The address of this one, at which it is not to be looked for.
-        credentials
-            By which others are verified.
         """
-        self._acting, self._own, self.credentials = acting, own, credentials
+        self._acting, self._own, self.credentials = acting, own, of_service(settings)
+        self._sharing = Sharing(settings, self, self._refusal)
         acting.moved = self._cut
 
     @property
     def passes_to(self) -> str:
         """See ``Passes``."""
-        if self._app is not None or self._acting is None or self._acting.elsewhere == self._own:
+        if self.app is not None or self._acting is None or self._acting.elsewhere == self._own:
             return ""
         return self._acting.elsewhere
+
+    @property
+    def key(self) -> str:
+        """See ``WhoActs``."""
+        return self._acting.key if self._acting is not None else ""
+
+    def answers(self, method: bytes, path: bytes) -> bool:
+        """See ``Passes``."""
+        return path in OWN_PATHS or carries(method, path)
 
     def began(self, connection: Front) -> None:
         """See ``Passes``."""
@@ -145,14 +163,18 @@ class Face:
         """Who acted does so no more: clients are to come again, and find who does."""
         for connection in list(self._passed):
             connection.cut()
+        if self._sharing is not None:
+            self._sharing.cut()
 
     def show(self, app: ASGIApp | None) -> None:
         """Answer with this application from now on."""
-        self._app = app
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._app is not None:
-            await self._app(scope, receive, send)
+        if self.app is not None:
+            await self.app(scope, receive, send)
+        elif self._sharing is not None and self._sharing.takes(scope):
+            await self._sharing(scope, receive, send)
         elif scope["type"] == "websocket":
             await WebSocket(scope, receive, send).send_denial_response(self._refusal())
         elif scope["type"] == "http":

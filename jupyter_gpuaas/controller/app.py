@@ -39,8 +39,14 @@ from jupyter_gpuaas.logs import formatter
 log = logging.getLogger(__name__)
 
 
-def make_app(controller: Controller) -> FastAPI:
-    """The application over a controller, which its caller opens and closes."""
+def make_app(controller: Controller, key: str = "") -> FastAPI:
+    """The application over a controller, which its caller opens and closes.
+
+    Parameters
+    ----------
+    key
+        Shown by controllers that stand by; empty where there are none.
+    """
     app = FastAPI(
         title="jupyter_gpuaas",
         version=__version__,
@@ -49,6 +55,7 @@ def make_app(controller: Controller) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.controller = controller
+    app.state.key = key
     app.state.kernels = Kernels(lambda session_id: controller.sessions.get(session_id) is not None)
     app.state.figures = Figures()
     app.state.visits = visits.Visits(controller.settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Awaitable
 from urllib.parse import unquote_to_bytes
 
 from starlette.exceptions import HTTPException
@@ -39,7 +40,8 @@ _ANSWERS = {
     "websocket.accept": 101,
     "websocket.close": 403,
 }
-_POLICY_VIOLATION = 1008
+#: With this code a WebSocket ends whose token is not valid any more.
+POLICY_VIOLATION = 1008
 
 
 class Gate:
@@ -101,7 +103,7 @@ class Gate:
 
         try:
             if scope["type"] == "websocket" or _LASTING.fullmatch(inside(scope)):
-                await self._while_valid(scope, receive, watched, user)
+                await while_valid(self._app(scope, receive, watched), self._identity.void(user), scope, watched)
             else:
                 await self._app(scope, receive, watched)
         except Exception:
@@ -109,24 +111,6 @@ class Gate:
             raise
         finally:
             tell(GONE)
-
-    async def _while_valid(self, scope: Scope, receive: Receive, send: Send, user: User) -> None:
-        """Serve what lasts, but not longer than the token that it was begun with."""
-        serving = asyncio.ensure_future(self._app(scope, receive, send))
-        voided = asyncio.ensure_future(self._identity.void(user))
-        try:
-            await asyncio.wait((serving, voided), return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                await serving
-        finally:
-            ended = serving.done()
-            for task in (serving, voided):
-                task.cancel()
-            await asyncio.gather(serving, voided, return_exceptions=True)
-        if not ended and scope["type"] == "websocket":
-            with contextlib.suppress(Exception):
-                reason = "the token is not valid any more"
-                await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
 
     def _bounded(self, receive: Receive) -> Receive:
         got = 0
@@ -140,6 +124,24 @@ class Gate:
             return message
 
         return bounded
+
+
+async def while_valid(serving: Awaitable[None], void: Awaitable[None], scope: Scope, send: Send) -> None:
+    """Serve what lasts, but not longer than the token that it was begun with; ``void`` returns at its end."""
+    served, voided = asyncio.ensure_future(serving), asyncio.ensure_future(void)
+    try:
+        await asyncio.wait((served, voided), return_when=asyncio.FIRST_COMPLETED)
+        if served.done():
+            await served
+    finally:
+        ended = served.done()
+        for task in (served, voided):
+            task.cancel()
+        await asyncio.gather(served, voided, return_exceptions=True)
+    if not ended and scope["type"] == "websocket":
+        with contextlib.suppress(Exception):
+            reason = "the token is not valid any more"
+            await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": reason})
 
 
 async def _refuse(error: GpuaasError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,8 @@
 """What a controller that stands by passes on to the one that acts: whole connections, byte by byte.
 
-So a client may use the address of either. Nothing is looked at beyond the first line of a request: channels, streams
-and what WebSockets say among themselves go through as if nobody stood between.
+So a client may use the address of either. Nothing is looked at beyond the first line of a request, by which it is one
+that the standby answers itself, or not: streams and what WebSockets say among themselves go through as if nobody stood
+between.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from jupyter_gpuaas.wire.tls import Credentials, client_context
 
 log = logging.getLogger(__name__)
 
-#: Of those that connect to it a standby answers these itself.
-OWN_PATHS = frozenset({b"/healthz", b"/readyz"})
 CONNECT_TIMEOUT_S = 3.0
 #: A first line is not longer.
 LINE_BYTES = 64 * 1024
@@ -32,6 +31,9 @@ class Passes(Protocol):
     @property
     def passes_to(self) -> str:
         """Address of the controller that acts; empty when it acts itself, or nobody does."""
+
+    def answers(self, method: bytes, path: bytes) -> bool:
+        """Whether it answers such a request itself all the same; the path as it was sent, without its query."""
 
     #: By which the one that acts is verified, where it speaks TLS.
     credentials: Credentials
@@ -63,7 +65,7 @@ class Front(H11Protocol):
         line, complete, _ = self._head.partition(b"\r\n")
         if not complete and len(self._head) < LINE_BYTES:
             return
-        if _path(line) in OWN_PATHS:
+        if face.answers(*_asked(line)):  # type: ignore[union-attr]
             self._serve(b"")
             return
         self._unset_keepalive_if_required()
@@ -186,7 +188,7 @@ class _Far(asyncio.Protocol):
         self._front.transport.close()
 
 
-def _path(line: bytes) -> bytes:
-    """Of the first line of a request, without its query."""
-    words = line.split(b" ")
-    return words[1].partition(b"?")[0] if len(words) > 1 else b""
+def _asked(line: bytes) -> tuple[bytes, bytes]:
+    """Method and path, without its query, of the first line of a request."""
+    method, *words = line.split(b" ")
+    return method, words[0].partition(b"?")[0] if words else b""

@@ -185,7 +185,7 @@ class _Serving:
         url = settings.acting_url or self._written.url
         self._acting = _acting(settings, database, url, self._superseded)
         if self._acting is not None:
-            self._face.stand_by(self._acting, url, of_service(settings))
+            self._face.stand_by(self._acting, url, settings)
         self._controller: Controller | None = None
         self._stopping = asyncio.Event()
         #: Whether the sessions end with it.
@@ -206,7 +206,7 @@ class _Serving:
         await controller.open()
         self._written = msgspec.structs.replace(self._written, nodes=len(controller.engine.nodes()))
         _write(file, msgspec.json.encode(self._written))
-        self._face.show(make_app(controller))
+        self._face.show(make_app(controller, self._acting.key if self._acting is not None else ""))
         http = self._listen()
         ready(self._written)
         await http

@@ -26,6 +26,8 @@ class Row(msgspec.Struct, frozen=True):
     url: str
     #: How long the holder may be silent; negative when it was given back because the service was ended.
     ttl_s: float
+    #: By which others show the holder that they are controllers.
+    key: str = ""
 
 
 class Seen(msgspec.Struct, frozen=True):

@@ -380,7 +380,7 @@ def test_lease_is_taken_by_one_and_only_as_it_was_seen(opened: Open) -> None:
     assert first.take(seen)
     assert not second.take(seen), "somebody else was quicker"
     held = second.look()
-    assert held == Row(1, 0, "a", "http://a", 9.0)
+    assert held == Row(1, 0, "a", "http://a", 9.0, first.key) and first.key != second.key
     assert first.renew()
     assert not second.take(held), "its holder has moved since"
     assert second.take(second.look())

@@ -7,7 +7,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,24 +23,12 @@ from websockets.exceptions import ConnectionClosed
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.acting import Acting, Face
-from jupyter_gpuaas.controller.server import listen, make_server
 from jupyter_gpuaas.wire.tls import client_context, of_service
 from tests.certificates import own_ca
+from tests.controllers import FarActing, served
 from tests.service import eventually
 
 MUCH = 20_000_000
-
-
-@dataclass
-class FarActing:
-    """Knows where the other one is, as ``Acting`` does."""
-
-    elsewhere: str
-    moved: Any = field(default=lambda: None)
-
-    def is_at(self, url: str) -> None:
-        self.elsewhere = url
-        self.moved()
 
 
 async def echo(request: Request) -> Response:
@@ -109,20 +97,6 @@ class Both:
         return connect(url, proxy=None, ssl=self.context, **more)
 
 
-@contextlib.asynccontextmanager
-async def served(settings: Settings, app: Any) -> AsyncIterator[tuple[str, Any]]:
-    listener = listen(settings, 0)
-    server = make_server(settings, app)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        scheme = "https" if settings.tls == "on" else "http"
-        yield f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", server
-    finally:
-        server.should_exit = True
-        await serving
-        listener.close()
-
-
 BOTH_WAYS = pytest.mark.parametrize("both", ["plain", "tls"], indirect=True)
 
 
@@ -141,11 +115,10 @@ async def both(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     if tls:
         own_ca(tmp_path)
     settings = Settings(home=str(tmp_path), tls="on" if tls else "off")
-    credentials = of_service(settings)
     face = Face()
     async with served(settings, app) as (acts, _), served(settings, face) as (stands_by, _):
         acting = FarActing(acts)
-        face.stand_by(cast(Acting, acting), stands_by, credentials)
+        face.stand_by(cast(Acting, acting), stands_by, settings)
         yield Both(acts, stands_by, acting, face, app, settings)
 
 

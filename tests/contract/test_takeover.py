@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from jupyter_gpuaas.client.embedded import find_running, read_service_file
@@ -21,68 +17,15 @@ from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.model import SessionState
 from tests.conftest import GpuaasHome
+from tests.controllers import Controllers, acts, running_controllers, stands_by, url_of
 from tests.postgres import Server
 from tests.service import eventually
-
-ACTING_S = 2.0
-
-
-class Controllers:
-    """Controllers of one folder and one database, as processes with logs."""
-
-    def __init__(self, home: GpuaasHome, url: str) -> None:
-        self.home = home
-        self.url = url
-        self._processes: list[subprocess.Popen[bytes]] = []
-        (home.path / "settings.toml").write_text(
-            f'devices = "cpu:1"\nspare_kernels = 0\nstop_timeout_s = 2.0\n'
-            f'acting_s = {ACTING_S}\ndatabase_url = "{url}"\n'
-        )
-
-    def start(self) -> tuple[subprocess.Popen[bytes], Path]:
-        log = self.home.path / f"controller-{len(self._processes)}.log"
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "jupyter_gpuaas", "up", "--standby"],
-                env=self.home.env,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._processes.append(process)
-        return process, log
-
-    def close(self) -> None:
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.send_signal(signal.SIGTERM)
-        for process in self._processes:
-            process.wait(30)
 
 
 @pytest.fixture
 def controllers(gpuaas_home: GpuaasHome, postgres: Server) -> Iterator[Controllers]:
-    made = Controllers(gpuaas_home, postgres.database_of(str(gpuaas_home.path)))
-    yield made
-    # The last one ends the nodes, too.
-    gpuaas_home.cli("down", check=False)
-    made.close()
-
-
-async def acts(home: GpuaasHome, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when this process is the one that acts."""
-
-    async def look() -> bool:
-        written = read_service_file(home.path)
-        assert process.poll() is None, log.read_text()
-        return written is not None and written.pid == process.pid and await find_running(home.path) is not None
-
-    await eventually(look)
-
-
-async def stands_by(log: Path) -> None:
-    await eventually(lambda: "waits for its end" in log.read_text())
+    with running_controllers(gpuaas_home, postgres) as made:
+        yield made
 
 
 @asynccontextmanager
@@ -144,16 +87,6 @@ async def test_controller_that_stands_by_takes_over(controllers: Controllers, wa
     home.cli("down")
     assert second.wait(30) == 0
     assert third.wait(30) == 0, "the service was ended, and so nobody waits for it any more"
-
-
-def url_of(process: subprocess.Popen[bytes]) -> str:
-    """Where a controller listens."""
-    (port,) = {
-        each.laddr.port
-        for each in psutil.Process(process.pid).net_connections("tcp")
-        if each.status == psutil.CONN_LISTEN
-    }
-    return f"http://127.0.0.1:{port}"
 
 
 async def test_controller_that_stands_by_says_so_and_where_the_other_is(controllers: Controllers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 from sqlalchemy import select, update
@@ -18,14 +19,17 @@ class ActingLease:
 
     def __init__(self, database: Database, *, holder: str, url: str, ttl_s: float) -> None:
         self._database = database
-        self._mine = {"holder": holder, "url": url, "ttl_s": ttl_s}
+        #: Shown to the holder by those who wait: who can read the database is a controller.
+        self.key = secrets.token_urlsafe(32)
+        self._mine = {"holder": holder, "url": url, "ttl_s": ttl_s, "key": self.key}
         #: 0 as long as it is not held.
         self.term = 0
 
     def look(self) -> Row:
         """The lease as it is."""
         with self._database.reading() as connection:
-            found = connection.execute(select(_row.term, _row.beat, _row.holder, _row.url, _row.ttl_s)).one()
+            wanted = select(_row.term, _row.beat, _row.holder, _row.url, _row.ttl_s, _row.key)
+            found = connection.execute(wanted).one()
         return Row(*found)
 
     def take(self, seen: Row) -> bool:

@@ -99,6 +99,8 @@ controller_lease = Table(
     Column("holder", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("ttl_s", Float, nullable=False),
+    # The holder's, new with each; shown to it by those who wait.
+    Column("key", String(128), nullable=False, server_default=""),
 )
 #: The row as nobody has held it.
 FREE_LEASE: dict[str, object] = {"id": 1, "term": 0, "beat": 0, "holder": "", "url": "", "ttl_s": 0.0}
