@@ -6,7 +6,9 @@ For clients that cannot reach the node itself; by the controller that acts, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator
 from urllib.parse import quote, urlsplit
 
@@ -51,9 +53,12 @@ async def carry_channel(socket: WebSocket, info: ChannelInfo, settings: Settings
         return
     async with agent:
         await socket.accept()
+        quiet = _Quiet()
         pumps = [
             asyncio.create_task(_to_agent(socket, agent)),
-            asyncio.create_task(_to_client(socket, agent)),
+            asyncio.create_task(_to_client(socket, agent, quiet)),
+            asyncio.create_task(_ping(agent, quiet, settings.ping_s)),
+            asyncio.create_task(_until_silent(socket, agent, quiet, settings.silence_s)),
         ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -61,6 +66,42 @@ async def carry_channel(socket: WebSocket, info: ChannelInfo, settings: Settings
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
+
+
+class _Quiet:
+    """How long nothing has come of an agent although it was listened to: not while a client has to take something."""
+
+    _since_s: float | None = None
+
+    def begins(self) -> None:
+        self._since_s = time.monotonic()
+
+    def is_over(self) -> None:
+        self._since_s = None
+
+    def heard(self, pong: object) -> None:
+        if self._since_s is not None:
+            self.begins()
+
+    def lasts_s(self) -> float:
+        return 0.0 if self._since_s is None else time.monotonic() - self._since_s
+
+
+async def _ping(agent: ClientConnection, quiet: _Quiet, every_s: float) -> None:
+    """Not by the library's own pings: their answers wait behind what a slow client has not taken yet."""
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await asyncio.sleep(every_s)
+            asyncio.ensure_future(await agent.ping()).add_done_callback(quiet.heard)
+
+
+async def _until_silent(socket: WebSocket, agent: ClientConnection, quiet: _Quiet, silence_s: float) -> None:
+    """Return when the agent has been silent for too long, and let the client ask where its session is."""
+    while (silent_s := quiet.lasts_s()) < silence_s:
+        await asyncio.sleep(silence_s - silent_s)
+    # In this order: an agent that hangs does not answer a goodbye.
+    agent.transport.abort()
+    await socket.close(_GOING_AWAY, f"the node has been silent for {silence_s:.0f} s")
 
 
 async def _open(info: ChannelInfo, settings: Settings, query: str) -> ClientConnection:
@@ -75,6 +116,7 @@ async def _open(info: ChannelInfo, settings: Settings, query: str) -> ClientConn
             max_size=settings.frame_bytes,
             ssl=client_context(credentials) if info.direct_url.startswith("wss:") else None,
             open_timeout=CONNECT_TIMEOUT_S,
+            ping_interval=None,
             # Small: what waits here is not seen by either end's own flow control.
             max_queue=4,
         )
@@ -106,10 +148,12 @@ async def _to_agent(socket: WebSocket, agent: ClientConnection) -> None:
             return
 
 
-async def _to_client(socket: WebSocket, agent: ClientConnection) -> None:
+async def _to_client(socket: WebSocket, agent: ClientConnection, quiet: _Quiet) -> None:
     try:
         while True:
+            quiet.begins()
             data = await agent.recv()
+            quiet.is_over()
             if isinstance(data, str):
                 await socket.send_text(data)
             else:

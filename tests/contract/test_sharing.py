@@ -15,7 +15,10 @@ from typing import Any, cast
 import httpx
 import msgspec
 import pytest
+from starlette import types
+from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from jupyter_gpuaas.client.bundles import get_bundle, put_bundle
@@ -26,17 +29,18 @@ from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller import relay, sharing
 from jupyter_gpuaas.controller.acting import Acting, Face
 from jupyter_gpuaas.controller.app import make_app
+from jupyter_gpuaas.controller.carrying import carry_channel
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.gate import POLICY_VIOLATION
 from jupyter_gpuaas.controller.sharing import KEY_HEADER, carries
-from jupyter_gpuaas.model import NewToken, Scope
+from jupyter_gpuaas.model import ChannelInfo, NewToken, Scope
 from jupyter_gpuaas.state.bundle import FileHead, assemble, prefix
 from jupyter_gpuaas.wire.tls import client_context, of_service
 from tests.certificates import own_ca
 from tests.conftest import GpuaasHome
 from tests.controllers import Controllers, FarActing, acts, running_controllers, served, stands_by, url_of
 from tests.postgres import Server
-from tests.service import Service, eventually, running_service
+from tests.service import Service, eventually, quick_settings, running_service
 
 MIB = 1024**2
 KEY = "of the one that acts"
@@ -371,6 +375,49 @@ async def test_without_a_key_nothing_is_lent(gpuaas_home: GpuaasHome) -> None:
             asked = {**shown(service.token), KEY_HEADER: ""}
             answer = await http.get(f"{service.url}/sessions/{session}/bundles/none", headers=asked)
             assert answer.status_code == 503
+
+
+async def test_channel_is_given_up_when_its_node_goes_silent_but_not_for_a_client_that_takes_nothing(
+    gpuaas_home: GpuaasHome,
+) -> None:
+    settings = quick_settings(gpuaas_home.path, ping_s=0.05, silence_s=0.5)
+    hangs, over, sent = asyncio.Event(), asyncio.Event(), 0
+
+    async def agent(node: ServerConnection) -> None:
+        nonlocal sent
+        async with asyncio.TaskGroup() as both:
+            stopping = both.create_task(hangs.wait())
+            while not stopping.done():
+                sending = both.create_task(node.send(os.urandom(MIB)))
+                await asyncio.wait((sending, stopping), return_when=asyncio.FIRST_COMPLETED)
+                sent += sending.done()
+            node.transport.pause_reading()
+            sending.cancel()
+        await over.wait()
+        node.transport.abort()
+
+    async with serve(agent, "127.0.0.1", 0, compression=None, ping_interval=None) as node:
+        address = f"ws://127.0.0.1:{next(iter(node.sockets)).getsockname()[1]}"
+        info = ChannelInfo(
+            direct_url=address, ticket="t", epoch=1, expires_s=1e12, relay_url="", bundle_url="", relay_bundle_url=""
+        )
+
+        async def app(scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
+            await carry_channel(WebSocket(scope, receive, send), info, settings)
+
+        # A client that answers pings and takes nothing: what is there to say it has not got for longer than is silence.
+        async with served(msgspec.structs.replace(settings, ping_s=5.0, silence_s=60.0), app) as (url, _):
+            async with connect(url.replace("http", "ws"), proxy=None, compression=None, max_queue=1) as client:
+
+                async def stuck() -> bool:
+                    before = sent
+                    await asyncio.sleep(2 * settings.silence_s)
+                    return sent == before
+
+                await eventually(stuck)
+                hangs.set()
+                assert await ends_with(client) == 1001
+        over.set()
 
 
 # -- processes on one database -----------------------------------------------------------------------------------------
