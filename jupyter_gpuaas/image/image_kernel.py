@@ -196,7 +196,7 @@ class ImageKernel:
     def pid(self) -> int:
         """The kernel's pid on this node; 0 when it is not there."""
         for process in self.jail.processes():
-            if process.inner_pid == self._kernel_pid:
+            if process.inner_pid == self._kernel_pid and process.state not in "ZX":
                 return process.pid
         return 0
 

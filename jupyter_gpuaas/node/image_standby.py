@@ -83,7 +83,7 @@ class ImageStandby(Standby):
         Raises
         ------
         MigrationError, TransportError
-            Not everything is here yet; the kernel does not answer. It can be asked again.
+            Not everything is here yet, or the kernel is gone; it does not answer. It can be asked again.
         """
         async with self._turn:
             if self._live:
@@ -92,6 +92,9 @@ class ImageStandby(Standby):
             if not self._loaded or self._handover is None or kernel is None:
                 raise MigrationError("the session has not arrived here yet.")
             if not self._taken_over:
+                if not kernel.pid:
+                    # Nobody was told, as all of its tree stood still. The session comes back like one that is lost.
+                    raise MigrationError("the kernel that was to take the session over is gone.")
                 # Before the kernel can say anything: what it says is the session's from its first word on.
                 self._taken_over = True
                 self._session.take_over(self._handover)

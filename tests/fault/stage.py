@@ -49,7 +49,7 @@ NETS = {"link_cut", "link_down", "link_stalled", "link_stalled_for_a_while", "ch
 HANGING = {"link_stalled", "target_hangs"}
 DISKS = {"disk_full", "source_disk_full"}
 #: The moments for ways that are not for all of them. The target's kernel: before, the move goes back, as when the host
-#: dies; once live, the session has lost what its kernel had.
+#: dies; once live, the session has lost what its kernel had, and begins with a fresh one.
 _MOMENTS = {"target_kernel_killed": [("cutover", "before"), ("cutover", "after"), ("live", "before")]}
 #: Ways to hurt the host that is the session's once the move is done.
 TARGETS = {"target_host_killed", "target_hangs"}
@@ -84,9 +84,14 @@ def sure(how: str, point: Point, busy: bool) -> bool:
     return first <= points().index(point) <= last and (busy or how != "source_disk_full")
 
 
+def moments(how: str) -> list[Point]:
+    """Those at which this is tried."""
+    return _MOMENTS.get(how, points())
+
+
 def chosen(how: str, seed: str, count: int) -> list[tuple[Point, bool]]:
     """Moments, and whether the client runs cells meanwhile: all in turn, in an order of chance, a sure one first."""
-    found = [(point, busy) for point in _MOMENTS.get(how, points()) for busy in (False, True)]
+    found = [(point, busy) for point in moments(how) for busy in (False, True)]
     random.Random(seed).shuffle(found)
     if how in _SURE:
         found.insert(0, found.pop(next(n for n, each in enumerate(found) if sure(how, *each))))
@@ -161,7 +166,7 @@ class Stage:
 
     def target_kernel_killed(self) -> None:
         host = self.host(self.target)
-        children = [] if host is None else host.children()
+        children = [] if host is None else host.children(recursive=True)  # there may be a jail between them
         self._kill(next((each for each in children if "jupyter_gpuaas.kernel" in each.cmdline()), None))
 
     def source_agent_killed(self) -> None:
@@ -340,8 +345,9 @@ async def trial(stage: Stage, how: str, point: Point, busy: bool, via: Via = "au
     last = await walker.settled()
     assert last is not None and last.id == view.id
     done = last.phase is Phase.DONE
-    # Only who has lost the host that ran it may have lost anything. Before the cutover that is the source's.
-    died = how in TARGETS if done else how == "source_host_killed"
+    # Only who has lost the host that ran it may have lost anything. Before the cutover that is the source's. Behind it,
+    # what has come as an image is in its process only.
+    died = how in TARGETS or (how == "target_kernel_killed" and via == "image") if done else how == "source_host_killed"
     await walker.check(died=died)
     if not died:
         node = (await walker.look()).lease

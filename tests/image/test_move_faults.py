@@ -21,8 +21,7 @@ from jupyter_gpuaas.lifecycle.node_loss import ENAME
 from jupyter_gpuaas.model import ResourceRequest
 from tests.conftest import GpuaasHome
 from tests.fault.mortals import controller_trials, mortal_service
-from tests.fault.stage import NETS, SEED, SETTINGS, Point, Stage, chosen, impatient, staged, story, sure, trial
-from tests.fault.steps import points
+from tests.fault.stage import NETS, SEED, SETTINGS, Point, Stage, chosen, impatient, moments, staged, story, sure, trial
 from tests.fault.walker import Walker, walking
 from tests.image.test_moves import images_in, running_cell
 from tests.roaming import roaming
@@ -35,21 +34,25 @@ TRIALS = int(os.environ.get("GPUAAS_IMAGES_HURT", "4"))
 WAYS = [
     "source_host_killed",
     "target_host_killed",
+    "target_kernel_killed",
     "source_agent_killed",
     "target_agent_killed",
     "link_cut",
+    "link_down",
     "link_stalled",
     "link_stalled_for_a_while",
     "disk_full",
     "source_disk_full",
     "target_slow",
+    "target_hangs",
     "chunk_spoilt",
+    "chunks_spoilt",
 ]
 
 
 def trials() -> list[tuple[str, Point, bool]]:
     """Ways and moments, and whether the client runs cells meanwhile. The first finds something to break for sure."""
-    found = [(how, point, busy) for how in WAYS for point in points() for busy in (False, True)]
+    found = [(how, point, busy) for how in WAYS for point in moments(how) for busy in (False, True)]
     random.Random(f"{SEED}/images").shuffle(found)
     found.insert(0, found.pop(next(number for number, each in enumerate(found) if sure(*each))))
     return list(itertools.islice(itertools.cycle(found), TRIALS))

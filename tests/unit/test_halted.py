@@ -1,14 +1,15 @@
-"""A session whose devices are refused to it when it is to go on: it counts as suspended until it has them."""
+"""A session that is to go on, and is refused its devices, or finds its kernel gone."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from jupyter_gpuaas.errors import DeviceRefused, StoreError
+from jupyter_gpuaas.errors import DeviceRefused, MigrationError, StoreError
 from jupyter_gpuaas.image.image_kernel import ImageKernel
 from jupyter_gpuaas.model import Channel, HostState, Imaged, Peer
 from jupyter_gpuaas.node.image_standby import ImageStandby
@@ -28,6 +29,7 @@ class Image:
     def __init__(self) -> None:
         self.room = True
         self.frozen = self.halted = False
+        self.pid = 4711
         self.sent: list[str] = []
 
     async def freeze(self) -> None:
@@ -66,7 +68,7 @@ class Session:
     def run_cell(self) -> None:
         parts = make_parts(b"client", "execute_request", b"{}", {"code": "1"})
         link = cast(Any, SimpleNamespace())
-        self.host.requests_received(link, [Record(1, Kind.SHELL, 0, tuple(parts))])
+        self.host.requests_received(link, [Record(Kind.SHELL, 1, 0, tuple(parts))])
 
     async def told(self) -> str:
         await self.host.settled()
@@ -126,17 +128,17 @@ async def test_after_a_move_that_was_led_back(session: Session, handed_over: boo
     await session.gets_its_devices_back()
 
 
-async def test_after_a_move_to_another_host(session: Session, tmp_path: Path) -> None:
+@pytest.fixture
+async def there(session: Session, tmp_path: Path) -> AsyncIterator[tuple[Session, ImageStandby]]:
+    """The host that the session moves to, and has everything by now; the former one is closed."""
     await session.host.standstill.take_image(session.take_image)
     await session.host.standstill.hand_over()
-    handover = session.host.standstill.handover
     (tmp_path / "there").mkdir()
-    there = Session(tmp_path / "there")
-    there.host.stands_by = True
-    await there.image.freeze()
-    there.image.room = False
+    made = Session(tmp_path / "there")
+    made.host.stands_by = True
+    await made.image.freeze()
     standby = ImageStandby(
-        there.host,
+        made.host,
         Peer(url="", ticket=""),
         1,
         ready=cast(Any, None),
@@ -145,9 +147,28 @@ async def test_after_a_move_to_another_host(session: Session, tmp_path: Path) ->
         restore=cast(Any, None),
         moved=dict,
     )
-    standby._loaded, standby._handover = True, handover
+    standby._loaded, standby._handover = True, session.host.standstill.handover
+    session.host.kernel = None
+    await close(session.host)
+    yield made, standby
+
+
+async def test_after_a_move_to_another_host(there: tuple[Session, ImageStandby]) -> None:
+    session, standby = there
+    session.image.room = False
     await standby.live()
-    assert there.host.state is HostState.IDLE and there.host.is_here
-    await there.gets_its_devices_back()
+    assert session.host.state is HostState.IDLE and session.host.is_here
+    await session.gets_its_devices_back()
+
+
+async def test_kernel_that_was_killed_before_it_went_on_does_not_become_the_sessions(
+    there: tuple[Session, ImageStandby],
+) -> None:
+    session, standby = there
+    session.image.pid = 0
+    for _ in range(2):
+        with pytest.raises(MigrationError, match="is gone"):
+            await standby.live()
+    assert session.host.stands_by and session.image.frozen
     session.host.kernel = None
     await close(session.host)
