@@ -12,13 +12,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import msgspec
 import pytest
 from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
+from jupyter_gpuaas import model
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import JournalError
-from jupyter_gpuaas.model import Channel, HostSpec, Lease
+from jupyter_gpuaas.model import Channel, Handover, HostSpec, Lease
+from jupyter_gpuaas.node.attachment import Attachment
+from jupyter_gpuaas.node.door import Door, Inside
 from jupyter_gpuaas.node.held import Held
 from jupyter_gpuaas.node.host import Host
 from jupyter_gpuaas.node.kernel_process import Kernel
@@ -26,7 +30,7 @@ from jupyter_gpuaas.node.outflow import LARGE_BYTES
 from jupyter_gpuaas.node.session_host import SessionHost
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.link import Link
-from jupyter_gpuaas.wire.record import Kind, RecordReader
+from jupyter_gpuaas.wire.record import Buffer, Kind, Record, RecordReader
 from tests.service import eventually
 
 
@@ -127,6 +131,49 @@ async def test_interrupt_without_a_reply_goes_along_with_an_image_and_leaves_the
     host._clients._attached["client"].op_received(cast(Link, None), {"op": "interrupt"})
     assert [held.header.msg_type for held in host._held] == ["interrupt_request"]
     assert host.report().clients == 1
+    await close(host, (near, far))
+
+
+@pytest.mark.parametrize("image", [True, False])
+async def test_successor_without_the_image_that_was_handed_over_is_given_what_the_journal_tells(
+    tmp_path: Path, image: bool
+) -> None:
+    """It begins with a checkpoint: the cell that ran, it has not, and not what came of those after the checkpoint."""
+
+    class Imaged(Outputs):
+        halted = False
+
+        async def ask(self, channel: Channel, msg_type: str, content: dict[str, object]) -> dict[str, object]:
+            return {"busy": ""}
+
+        def send(self, channel: Channel, parts: list[Buffer]) -> None: ...
+
+        async def take(self, kernel: Kernel) -> model.Imaged:
+            return model.Imaged(image="i", image_bytes=1, took_s=0.0)
+
+    host, kernel = make_host(tmp_path), Imaged()
+    host.kernel_ready(cast(Kernel, kernel))
+    asker = cast(Attachment, None)
+    cells = [make_parts(b"client", "execute_request", b"{}", {"code": code}) for code in ("ended", "runs")]
+    host.requests_received(asker, [Record(Kind.SHELL, number, 0, tuple(parts)) for number, parts in enumerate(cells)])
+    answer = make_parts(b"", "execute_reply", bytes(cells[0][1]), {"status": "ok", "execution_count": 7})[1:]
+    host.kernel_said(Channel.SHELL, [(b"", list(answer))])
+    await host.standstill.take_image(kernel.take)
+    await host.standstill.hand_over()
+    near, far = socket.socketpair()
+    door = Door(cast(Inside, SimpleNamespace(settings=host.settings)))
+    query = {"image": "1"} if image else {}
+    await door._serve_transfer(far, host, {"method": "GET", "path": "handover", "query": query})
+    given = msgspec.msgpack.decode(
+        (await heard(near)).partition(b"\r\n\r\n")[2].removesuffix(b"<closed>"), type=Handover
+    )
+    assert (given.journal, given.last) == (host.journal.id, host.journal.last)
+    if image:
+        assert given == host.standstill.handover and [each.msg_type for each in given.asked] == ["execute_request"]
+    else:
+        assert (given.whole, given.imaged, given.asked, given.answered) == (False, False, (), (7,))
+        assert [read_header(each.parts[1]).msg_id for each in given.broken] == [read_header(cells[1][1]).msg_id]
+    host.kernel = None
     await close(host, (near, far))
 
 
