@@ -16,7 +16,8 @@ class Agents:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._clients: dict[str, AgentClient] = {}
-        self._old: list[AgentClient] = []
+        #: Of agents that have gone, until nobody uses them any more.
+        self._retiring: dict[AgentClient, asyncio.Task[None]] = {}
         #: Rung when a node came, changed or went; by whoever follows them.
         self.changed = Bell()
 
@@ -36,14 +37,23 @@ class Agents:
         endpoint = self._engine.agent(node_id)
         client = self._clients.get(node_id)
         if client is None or client.endpoint != endpoint:
-            if client is not None:
-                # Calls that use it fail by themselves: its agent is gone.
-                self._old.append(client)
+            self.forget(node_id)
             client = self._clients[node_id] = AgentClient(endpoint)
         return client
 
+    def forget(self, node_id: str) -> None:
+        """The agent that the node had has gone."""
+        client = self._clients.pop(node_id, None)
+        if client is not None:
+            retiring = self._retiring[client] = asyncio.create_task(client.retire(), name=f"retire {node_id}")
+            retiring.add_done_callback(lambda _: self._retiring.pop(client, None))
+
     async def close(self) -> None:
         """Close all connections."""
-        for client in [*self._clients.values(), *self._old]:
+        clients, retiring = [*self._clients.values(), *self._retiring], list(self._retiring.values())
+        for task in retiring:
+            task.cancel()
+        await asyncio.gather(*retiring, return_exceptions=True)
+        for client in clients:
             await client.close()
-        self._clients, self._old = {}, []
+        self._clients = {}

@@ -100,6 +100,12 @@ class NodeLeases:
         while not self._closing:
             now_s = time.monotonic()
             await asyncio.sleep(max(0.0, next_try(contact, last_s) - now_s))
+            if self._is_over(node_id):
+                # Should it come back, it is as one that has never been there.
+                self._lost.discard(node_id)
+                self._silent_before.discard(node_id)
+                del self._tasks[node_id]
+                return
             last_s = began_s = time.monotonic()
             given_s = given(contact, began_s)
             fenced = len(self._engine.nodes()) > 1 or self._engine.grows
@@ -124,6 +130,12 @@ class NodeLeases:
                 # Tried again at the next beat: a database that is full must not leave a node half lost.
                 log.exception("loss of node %s", node_id)
 
+    def _is_over(self, node_id: str) -> bool:
+        """Whether the engine has forgotten the node, and no session needs to know that it is lost."""
+        if any(node.id == node_id for node in self._engine.nodes()):
+            return False
+        return not any(node_id in _nodes_of(live.record) for live in self._sessions.all())
+
     def _stands(self, node_id: str) -> dict[str, int]:
         """Hosts of the node that may go on."""
         found: dict[str, int] = {}
@@ -143,8 +155,8 @@ class NodeLeases:
         if node_id not in self._lost:
             log.warning("%s", cause)
             self._lost.add(node_id)
-            self._engine.silent(node_id, cause)
             self.losses.ring()
+        self._engine.silent(node_id, cause)  # again: it may have forgotten the node meanwhile
         for live in self._sessions.all():
             move, lease = live.record.move, live.lease
             if move is not None and node_id in (move.view.source, move.view.target):
@@ -160,6 +172,12 @@ class NodeLeases:
         self._lost.discard(node_id)
         self._silent_before.discard(node_id)
         self._engine.silent(node_id, "")
+
+
+def _nodes_of(record: SessionRecord) -> set[str]:
+    """Nodes on which the session has something, or may have."""
+    leases = [*acting(record), *([record.session.lease] if record.session.lease is not None else [])]
+    return {lease.node_id for lease in leases} | ({record.incoming.node} if record.incoming is not None else set())
 
 
 def acting(record: SessionRecord) -> list[Lease]:

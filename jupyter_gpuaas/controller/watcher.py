@@ -79,7 +79,7 @@ class Watcher:
 
     async def _follow(self, node_id: str) -> None:
         pause_s = self._settings.retry_first_s
-        while True:
+        while any(node.id == node_id for node in self._engine.nodes()):
             try:
                 if await self._watch(node_id):
                     pause_s = self._settings.retry_first_s
@@ -90,6 +90,9 @@ class Watcher:
                 log.exception("following node %s failed", node_id)
             await self._agents.pause(pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_most_s)
+        # The engine has forgotten it. Should it come back, that is told, and it is followed anew.
+        del self._tasks[node_id]
+        self._agents.forget(node_id)
 
     async def _watch(self, node_id: str) -> bool:
         """Follow one connection until it ends; whether it had begun."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import httpx
@@ -56,9 +57,27 @@ class AgentClient:
             trust_env=False,
             verify=client_context(endpoint.tls) if endpoint.url.startswith("https:") else _tls(),
         )
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._retired = False
 
     async def close(self) -> None:
+        """Close its connections; calls that wait for an answer fail."""
+        self._retired = True
         await self._http.aclose()
+
+    def retire(self) -> Coroutine[Any, Any, None]:
+        """Take no more calls from now on; what is returned closes it when those that there are have ended.
+
+        A host answers on connections that its agent has handed to it, also when that agent has gone.
+        """
+        self._retired = True
+        return self._close_when_idle()
+
+    async def _close_when_idle(self) -> None:
+        await self._idle.wait()
+        await self.close()
 
     async def node(self) -> Node:
         """What the agent says about its node."""
@@ -177,25 +196,22 @@ class AgentClient:
             query["tail"] = tail
         timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, read=None if follow else READ_TIMEOUT_S)
         path = f"/v1/hosts/{session_id}/log"
-        try:
+        with self._call_under_way():
             async with self._http.stream("GET", path, params=query, timeout=timeout) as answer:
                 await _check(answer)
                 yield answer.aiter_bytes()
-        except _FAILURES as error:
-            raise self._unreachable(error) from error
 
     async def watch(self) -> AsyncGenerator[WatchLine, None]:
         """All hosts, then every change of one, until the connection breaks."""
         decoder = msgspec.json.Decoder(WatchLine)
         timeout = httpx.Timeout(CONNECT_TIMEOUT_S, read=WATCH_SILENCE_S)
         try:
-            async with self._http.stream("GET", "/v1/watch", timeout=timeout) as answer:
-                await _check(answer)
-                async for line in answer.aiter_lines():
-                    if line.strip():
-                        yield decoder.decode(line)
-        except _FAILURES as error:
-            raise self._unreachable(error) from error
+            with self._call_under_way():
+                async with self._http.stream("GET", "/v1/watch", timeout=timeout) as answer:
+                    await _check(answer)
+                    async for line in answer.aiter_lines():
+                        if line.strip():
+                            yield decoder.decode(line)
         except msgspec.MsgspecError as error:
             raise RemoteProtocolError(f"agent {self.endpoint.url}: {error}.") from error
 
@@ -214,13 +230,27 @@ class AgentClient:
         if timeout is not None:
             request.extensions["timeout"] = timeout.as_dict()
         try:
-            answer = await self._http.send(request)
-            await _check(answer)
-            return msgspec.json.decode(answer.content, type=kind)
-        except _FAILURES as error:
-            raise self._unreachable(error) from error
+            with self._call_under_way():
+                answer = await self._http.send(request)
+                await _check(answer)
+                return msgspec.json.decode(answer.content, type=kind)
         except msgspec.MsgspecError as error:
             raise RemoteProtocolError(f"agent {self.endpoint.url}{path}: {error}.") from error
+
+    @contextmanager
+    def _call_under_way(self) -> Iterator[None]:
+        if self._retired:
+            raise TransportError(f"the agent at {self.endpoint.url} does not answer (it has gone).")
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        except _FAILURES as error:
+            raise self._unreachable(error) from error
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
 
     def _unreachable(self, error: Exception) -> TransportError:
         trouble = explain(error, httpx.URL(self.endpoint.url).netloc.decode(), self.endpoint.tls.ca)

@@ -1,4 +1,4 @@
-"""How a controller asks for the leases of nodes that it takes over from another one."""
+"""How a controller asks for the leases of nodes: of those that it takes over, and of those that have gone."""
 
 from __future__ import annotations
 
@@ -7,9 +7,27 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.controller.catalogue.records import Incoming, SessionRecord
 from jupyter_gpuaas.controller.leases import NodeLeases
-from jupyter_gpuaas.model import LeaseGrant, LeaseRenewal, Node, NodeState
+from jupyter_gpuaas.controller.sessions import LiveSession
+from jupyter_gpuaas.engine.base import NodeEvent
+from jupyter_gpuaas.engine.news import News
+from jupyter_gpuaas.errors import TransportError
+from jupyter_gpuaas.lifecycle.session import SessionEvent
+from jupyter_gpuaas.model import (
+    GpuSession,
+    HostReport,
+    Lease,
+    LeaseGrant,
+    LeaseRenewal,
+    Node,
+    NodeState,
+    ResourceRequest,
+    SessionState,
+)
 from tests.service import eventually
 
 
@@ -18,10 +36,20 @@ class Agent:
 
     def __init__(self) -> None:
         self.renewals: list[LeaseRenewal] = []
+        self.asked = False
 
     async def renew_lease(self, renewal: LeaseRenewal) -> LeaseGrant:
         self.renewals.append(renewal)
         return LeaseGrant(agent="the same", beat_s=float(len(self.renewals)), runs=True)
+
+    async def hosts(self) -> list[HostReport]:
+        self.asked = True
+        return []
+
+
+class Mute(Agent):
+    async def renew_lease(self, renewal: LeaseRenewal) -> LeaseGrant:
+        raise TransportError("it does not answer.")
 
 
 class World:
@@ -31,19 +59,55 @@ class World:
 
     def __init__(self) -> None:
         self.by_node = {"one": Agent(), "two": Agent()}
+        self.sessions: list[LiveSession] = []
+        self.news = News()
+        self.silenced: list[str] = []
 
     def nodes(self) -> list[Node]:
         return [Node(name, NodeState.UP, ()) for name in self.by_node]
 
-    async def events(self) -> AsyncIterator[Node]:
-        await asyncio.Event().wait()
-        yield  # type: ignore[misc]  # never
+    def events(self) -> AsyncIterator[NodeEvent]:
+        return self.news.follow()
 
     def of(self, node_id: str) -> Agent:
+        if node_id not in self.by_node:
+            raise TransportError(f"node {node_id} does not answer now.")
         return self.by_node[node_id]
 
-    def all(self) -> list[Any]:
-        return []
+    def silent(self, node_id: str, cause: str) -> None:
+        if cause and node_id in self.by_node:
+            self.silenced.append(node_id)
+
+    def all(self) -> list[LiveSession]:
+        return self.sessions
+
+    def advance(self, live: LiveSession, event: SessionEvent, cause: str) -> None:
+        assert event is SessionEvent.HOST_DIED
+        change(live, state=SessionState.LOST, cause=cause)
+
+    def come(self, name: str) -> Agent:
+        """A node that is there from now on."""
+        made = self.by_node[name] = Agent()
+        self.news.tell(NodeEvent(name, NodeState.UP))
+        return made
+
+
+def session_on(node_id: str) -> LiveSession:
+    lease = Lease("l", "s", node_id, ("cpu:0",), 1)
+    session = GpuSession(
+        id="s", name="n", owner="o", state=SessionState.IDLE, epoch=1, request=ResourceRequest(), created_s=0.0,
+        since_s=0.0, lease=lease,
+    )  # fmt: skip
+    return LiveSession(SessionRecord(session=session, secret=""))
+
+
+def change(live: LiveSession, **fields: Any) -> None:
+    session = msgspec.structs.replace(live.session, **fields)
+    live.record = msgspec.structs.replace(live.record, session=session)
+
+
+def followed(node_id: str) -> bool:
+    return any(task.get_name() == f"lease of {node_id}" for task in asyncio.all_tasks())
 
 
 async def test_lease_that_another_controller_has_renewed_is_renewed_at_once(tmp_path: Path) -> None:
@@ -60,3 +124,34 @@ async def test_lease_that_another_controller_has_renewed_is_renewed_at_once(tmp_
         await leases.close()
     # The beat that came then makes it run for a while: there is no third one yet.
     assert [len(agent.renewals) for agent in world.by_node.values()] == [2, 2]
+
+
+async def test_node_that_has_gone_is_lost_for_its_session_and_forgotten_after_that(tmp_path: Path) -> None:
+    world = World()
+    live = session_on("one")
+    world.sessions = [live]
+    given = cast(Any, world)
+    leases = NodeLeases(given, given, given, Settings(home=str(tmp_path), lease_s=0.3))
+    leases.open()
+    try:
+        await eventually(lambda: len(world.by_node["one"].renewals) > 2)
+        del world.by_node["one"]
+        # Its lease still has to run out before anything becomes of what it had.
+        await eventually(lambda: live.session.state is SessionState.LOST)
+        assert "has been silent" in live.session.cause and leases.lost("one")
+        # Nobody has its session yet, which may have left something there.
+        change(live, lease=None)
+        live.record = msgspec.structs.replace(live.record, incoming=Incoming(checkpoint="c", node="one"))
+        world.by_node["one"] = Mute()
+        await eventually(lambda: world.silenced)  # the engine had forgotten that it is lost
+        assert followed("one") and leases.lost("one")
+        del world.by_node["one"]
+        live.record = msgspec.structs.replace(live.record, incoming=None)
+        await eventually(lambda: not followed("one"))
+        assert followed("two") and not leases.lost("one")
+        # Another of that name is a new one.
+        agent = world.come("one")
+        await eventually(lambda: len(agent.renewals) > 2)
+        assert not leases.lost("one") and not agent.asked
+    finally:
+        await leases.close()
