@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,13 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_gpuaas.config import Settings
+from jupyter_gpuaas.engine.base import AgentEndpoint
+from jupyter_gpuaas.engine.ray import members as members_module
 from jupyter_gpuaas.engine.ray import plan
 from jupyter_gpuaas.engine.ray.detached import clean, visible_devices
 from jupyter_gpuaas.engine.ray.members import Members
+from jupyter_gpuaas.errors import TransportError
 from jupyter_gpuaas.lifecycle.labels import parse, selects
 from jupyter_gpuaas.lifecycle.placement import Waiting, why_never
 from jupyter_gpuaas.lifecycle.room import ATOM, room, used_of
 from jupyter_gpuaas.model import CUDA, Device, Lease, Node, NodeState, ResourceRequest
+from tests.service import eventually
 
 GIB = 1024**3
 
@@ -297,6 +304,83 @@ async def test_agent_that_does_not_speak_tls_is_not_talked_to_where_that_is_on(
     await members.open()
     assert members.nodes() == []
     assert "node a: its agent at http://10.0.0.7:1 does not speak TLS" in caplog.text
+
+
+class _Leaving:
+    """A cluster whose one node can leave it."""
+
+    namespace = "service"
+
+    def __init__(self) -> None:
+        self.left = False
+        self.looks = 0
+
+    async def nodes(self) -> list[plan.RayNode]:
+        self.looks += 1
+        return [] if self.left else await _OneNode("").nodes()
+
+    async def agent(self, *_: Any) -> dict[str, Any]:
+        return {"url": "http://127.0.0.1:1", "token": "x"}
+
+    async def looked(self) -> None:
+        """Ray was asked, and what it said was taken in."""
+        looks = self.looks
+        await eventually(lambda: self.looks >= looks + 3)
+
+
+class _Agent:
+    """An agent that answers while it is there."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    def __call__(self, endpoint: AgentEndpoint) -> _Agent:
+        return self
+
+    async def node(self) -> Node:
+        if self.gone.is_set():
+            raise TransportError("it does not answer.")
+        return Node("a", NodeState.UP, (gpu(0),))
+
+    async def watch(self) -> AsyncIterator[None]:
+        await self.gone.wait()
+        return
+        yield
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_node_that_has_left_ray_is_forgotten_by_when_its_agent_was_last_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, cluster, agent = [1000.0], _Leaving(), _Agent()
+    monkeypatch.setattr(members_module, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    monkeypatch.setattr(members_module, "AgentClient", agent)
+    given_: Any = cluster
+    members = Members(Settings(home=str(tmp_path), ray_poll_s=0.01, retry_first_s=0.01), given_, start=True)
+
+    def states() -> list[NodeState]:
+        return [each.state for each in members.nodes()]
+
+    await members.open()
+    members.follow()
+    try:
+        await eventually(lambda: states() == [NodeState.UP])
+        cluster.left = True
+        await eventually(lambda: states() == [NodeState.CORDONED])
+        # What runs there goes on for long, and then its agent stumbles.
+        now_s[0] += 2 * members_module.FORGET_S
+        agent.gone.set()
+        await eventually(lambda: states() == [NodeState.LOST])
+        await cluster.looked()
+        now_s[0] += members_module.FORGET_S - 1
+        await cluster.looked()
+        assert states() == [NodeState.LOST]
+        now_s[0] += 2
+        await eventually(lambda: states() == [])
+    finally:
+        await members.close(stop_nodes=False)
 
 
 # -- labels --------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 #: An agent says something every 3 s; one that has been quiet for this long does not answer.
 QUIET_S = 10.0
-#: A node that has left Ray, and whose agent has been gone for this long, is none of the pool any more.
+#: A node that has left Ray, and whose agent was last heard of, this long ago is none of the pool any more.
 FORGET_S = 600.0
 
 
@@ -62,6 +62,7 @@ class Member:
         self.node: Node | None = None
         self.endpoint: AgentEndpoint | None = None
         self.answers = False
+        #: When it left Ray, or its agent went silent, whichever was later; 0: it has not left Ray since it was found.
         self.gone_s = 0.0
         self.changed = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -254,6 +255,8 @@ class Members:
             if member.answers:
                 cause = await self._until_silent(member)
                 member.answers = False
+                if member.ray is None:
+                    member.gone_s = time.monotonic()
                 self._settle(member, f"its agent does not answer: {cause}")
             member.changed.clear()
             try:
