@@ -99,7 +99,8 @@ class AgentProcess:
         with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
             node = await asyncio.wait_for(self._ask(written), ADOPT_S)
         if node is not None and written.url.startswith("https:") != bool(self._credentials.cert):
-            await self._replace(written.pid)
+            # It is from before TLS was switched on, or off. The next agent finds its hosts.
+            await self._end_at_once(written.pid)
             return None
         if node is not None:
             self.pid = written.pid
@@ -108,8 +109,8 @@ class AgentProcess:
             self.endpoint = AgentEndpoint(written.url, self._token(), self._credentials)
         return node
 
-    async def _replace(self, pid: int) -> None:
-        """End an agent from before TLS was switched on, or off; its hosts go on, and the next agent finds them."""
+    async def _end_at_once(self, pid: int) -> None:
+        """End an agent that need not be our child; its hosts go on."""
         self.endpoint = None
         if self._is_ours(pid):
             self.pid = pid

@@ -54,6 +54,7 @@ from .fronted import Fronted
 from .hosts import SPARE_LATER_S, HostHandle, Hosts
 from .kernel_launch import check_reachable, find_user, is_plain, known_ahead, top_of
 from .lease import NodeLease
+from .only_one import hold
 from .threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -544,7 +545,8 @@ def main(node: str, folder: Path, port: int, devices: str | None) -> None:
         await agent.run(port)
 
     try:
-        asyncio.run(serve())
+        with hold(folder):
+            asyncio.run(serve())
     except GpuaasError as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -42,6 +42,11 @@ def keepers(gpuaas_home: GpuaasHome) -> Iterator[Keepers]:
     made.close()
 
 
+def agents(home: GpuaasHome) -> list[int]:
+    """Processes of agents."""
+    return [each.pid for each in home.processes() if "jupyter_gpuaas.node.agent" in each.cmdline()]
+
+
 def url(keeper: AgentKeeper) -> str:
     said = keeper.ensure(START_S)
     assert "error" not in said, said
@@ -54,3 +59,13 @@ def test_agent_is_found_by_its_own_service_only(keepers: Keepers) -> None:
     assert url(second) != theirs
     second.stop(START_S)
     assert url(keepers.of("first")) == theirs
+
+
+def test_agent_that_does_not_answer_in_time_is_ended_before_another_is_started(
+    keepers: Keepers, gpuaas_home: GpuaasHome
+) -> None:
+    keeper = keepers.of("service")
+    assert "did not answer in 0 s" in keeper.ensure(0.0)["error"]
+    assert agents(gpuaas_home) == []
+    url(keeper)
+    assert len(agents(gpuaas_home)) == 1

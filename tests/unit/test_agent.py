@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 
 import msgspec
@@ -13,6 +15,8 @@ import pytest
 
 from jupyter_gpuaas.errors import StaleEpoch, TransportError
 from jupyter_gpuaas.model import HostReport, HostSpec, HostState, Lease
+from jupyter_gpuaas.node import agent as agent_module
+from jupyter_gpuaas.node import only_one
 from jupyter_gpuaas.node.agent import Agent
 from tests.service import quick_settings
 
@@ -142,3 +146,21 @@ async def test_agent_whose_token_was_not_written_to_its_end_makes_another(tmp_pa
     assert len(made._token) > 30 and (tmp_path / "token").read_text() == made._token
     assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
     assert Agent("local-0", tmp_path, quick_settings(tmp_path))._token == made._token
+
+
+def test_agent_beside_another_on_its_folder_ends_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(only_one, "PATIENCE_S", 0.0)
+    with only_one.hold(tmp_path):
+        monkeypatch.setattr(agent_module, "log_to_stderr", lambda log_format: None)
+        with pytest.raises(SystemExit, match=f"{tmp_path} has an agent already, process {os.getpid()}"):
+            agent_module.main(["--node", "a", "--folder", str(tmp_path)])
+    assert not (tmp_path / "token").exists()
+
+
+def test_agent_waits_for_a_former_one_that_is_about_to_be_gone(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        with only_one.hold(tmp_path):
+            waiting = pool.submit(lambda: only_one.hold(tmp_path).__enter__())
+            with pytest.raises(TimeoutError):
+                waiting.result(3 * only_one.PAUSE_S)
+        waiting.result(30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -95,6 +96,9 @@ class DetachedAgent(AgentProcess):
             if not alive(pid):
                 raise TransportError(f"the agent of {self.node_id} has ended: {self._tail()}")
             await asyncio.sleep(START_POLL_S)
+        # Nobody would find it, and the next one that is started would be a second one on its folder.
+        with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            await self._end_at_once(pid)
         raise TransportError(f"the agent of {self.node_id} did not answer in {timeout_s:g} s: {self._tail()}")
 
     def _launch(self) -> int:
