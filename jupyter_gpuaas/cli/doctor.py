@@ -199,6 +199,8 @@ def _service(settings: Settings) -> Iterator[Finding]:
         yield Finding("service", "failure", f"{url} is not ready: {checks}", "Its log says more.")
     if version not in ("?", __version__):
         yield Finding("service", "warning", f"its version is {version}, ours {__version__}", "Use the same on both.")
+    if version != "?":
+        yield from _node_clocks(settings, url, verify)
     if "date" in answer.headers:
         apart_s = abs(parsedate_to_datetime(answer.headers["date"]).timestamp() - middle_s)
         far = apart_s > CLOCKS_S
@@ -208,6 +210,26 @@ def _service(settings: Settings) -> Iterator[Finding]:
             f"{apart_s:.0f} s apart" if far else f"less than {CLOCKS_S:g} s apart",
             "Let both keep time by NTP: tickets and tokens end by the clock." if far else "",
         )
+
+
+def _node_clocks(settings: Settings, url: str, verify: Any) -> Iterator[Finding]:
+    import httpx
+
+    token = settings.token
+    if not settings.url and (settings.folder / "token").exists():
+        token = (settings.folder / "token").read_text("utf-8").strip()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    answer = httpx.get(f"{url}/nodes", timeout=TIMEOUT_S, trust_env=bool(settings.url), verify=verify, headers=headers)
+    if answer.status_code != 200:
+        yield Finding("clocks", "note", "those of the nodes were not looked at: the service wants a token for that")
+        return
+    ahead = {node["id"]: node.get("clock_ahead_s") for node in answer.json()}
+    for node_id, ahead_s in ahead.items():
+        if ahead_s is not None and abs(ahead_s) > CLOCKS_S:
+            says = f"node {node_id} is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} the service"
+            yield Finding("clocks", "warning", says, "Let it keep time by NTP: it judges tickets by its clock.")
+    seen = sum(ahead_s is not None for ahead_s in ahead.values())
+    yield Finding("clocks", "ok", f"{seen} of {len(ahead)} nodes were compared with the service")
 
 
 def _port(settings: Settings) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 from fastapi import APIRouter, Response
@@ -40,11 +41,18 @@ async def nodes(controller: TheController, user: Caller) -> Response:
                 samples=tuple(measured),
                 leased=tuple(used.get(node.id, ())),
                 used={device_id: min(1.0, round(part, 6)) for device_id, part in used.get(node.id, {}).items()},
+                clock_ahead_s=_clock_ahead_s(controller, node),
                 drain=_drain(controller, node, user),
             )
             for node, measured in zip(pool, samples, strict=True)
         ]
     )
+
+
+def _clock_ahead_s(controller: Controller, node: Node) -> float | None:
+    with contextlib.suppress(GpuaasError):
+        return controller.agents.of(node.id).clock_ahead_s
+    return None
 
 
 def _drain(controller: Controller, node: Node, user: User) -> DrainView | None:

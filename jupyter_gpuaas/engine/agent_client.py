@@ -6,8 +6,10 @@ import asyncio
 import functools
 import json
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
@@ -23,6 +25,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
+#: Of an answer that took longer nobody can tell when it was given.
+ROUND_TRIP_S = 1.0
 #: The agent sends a line every few seconds; silence for this long means that it hangs.
 WATCH_SILENCE_S = 30.0
 #: The second is not mapped by httpx where it comes after the handshake: our certificate is not accepted.
@@ -48,6 +52,8 @@ class AgentClient:
 
     def __init__(self, endpoint: AgentEndpoint) -> None:
         self.endpoint = endpoint
+        #: How far the node's clock is ahead of ours, by its last answer, give or take a second; None before that.
+        self.clock_ahead_s: float | None = None
         self._http = httpx.AsyncClient(
             base_url=endpoint.url,
             headers={"Authorization": f"Bearer {endpoint.token}"},
@@ -231,7 +237,9 @@ class AgentClient:
             request.extensions["timeout"] = timeout.as_dict()
         try:
             with self._call_under_way():
+                began_s = time.time()
                 answer = await self._http.send(request)
+                self._compare_clocks(answer, began_s)
                 await _check(answer)
                 return msgspec.json.decode(answer.content, type=kind)
         except msgspec.MsgspecError as error:
@@ -251,6 +259,12 @@ class AgentClient:
             self._calls -= 1
             if not self._calls:
                 self._idle.set()
+
+    def _compare_clocks(self, answer: httpx.Response, began_s: float) -> None:
+        now_s = time.time()
+        if "date" in answer.headers and now_s - began_s < ROUND_TRIP_S:
+            theirs_s = parsedate_to_datetime(answer.headers["date"]).timestamp()
+            self.clock_ahead_s = theirs_s + 0.5 - (began_s + now_s) / 2
 
     def _unreachable(self, error: Exception) -> TransportError:
         trouble = explain(error, httpx.URL(self.endpoint.url).netloc.decode(), self.endpoint.tls.ca)

@@ -70,5 +70,7 @@ class NodeView(Node, frozen=True):
     leased: tuple[str, ...] = ()
     #: and how much of each of these; 1 is all, less leaves room for sessions that ask for a part.
     used: dict[str, float] = msgspec.field(default_factory=dict)
+    #: How far its clock is ahead of the service's, give or take a second; None where that is not known.
+    clock_ahead_s: float | None = None
     #: How far it is with being emptied; None where it is not. Which sessions are left, only an admin is told.
     drain: DrainView | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -125,8 +126,8 @@ def head(status: int, content_type: str, length: int | None = None) -> bytes:
     """Head of a response; without a length the body goes to the end of the connection."""
     size = "" if length is None else f"Content-Length: {length}\r\n"
     return (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {content_type}\r\n{size}"
-        "Connection: close\r\n\r\n"
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nDate: {formatdate(usegmt=True)}\r\n"
+        f"Content-Type: {content_type}\r\n{size}Connection: close\r\n\r\n"
     ).encode()
 
 

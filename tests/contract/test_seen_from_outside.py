@@ -9,6 +9,8 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from jupyter_gpuaas.client.service import ServiceClient
 from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.controller import routes_metrics
 from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.engine import agent_client
 from jupyter_gpuaas.errors import CatalogueError
 from jupyter_gpuaas.logs import JsonFormatter
 from jupyter_gpuaas.model import CheckpointStatus
@@ -27,6 +30,7 @@ from tests.conftest import GpuaasHome
 from tests.service import Service, eventually, quick_settings, running_service
 
 DOCS = Path(__file__).parents[2] / "docs"
+MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
@@ -222,7 +226,19 @@ def test_doctor_finds_what_is_wrong_and_says_what_to_do(gpuaas_home: GpuaasHome)
         path.unlink()
 
 
-async def test_doctor_of_a_running_service_compares_clocks(service: Service, gpuaas_home: GpuaasHome) -> None:
+async def test_doctor_of_a_running_service_compares_clocks(
+    service: Service, gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUAAS_TOKEN", service.token)
     done = await asyncio.to_thread(gpuaas_home.cli, "--url", service.url, "doctor", "--json", check=False)
     found = {each["what"]: each for each in json.loads(done.stdout)}
     assert found["service"]["level"] == found["clocks"]["level"] == "ok", done.stdout
+    assert any(each["says"].startswith("1 of 1 nodes were compared") for each in json.loads(done.stdout)), done.stdout
+
+    # As if the service's clock was a minute behind.
+    (node,) = service.engine.nodes()
+    client = service.controller.agents.of(node.id)
+    monkeypatch.setattr(agent_client, "parsedate_to_datetime", lambda date: parsedate_to_datetime(date) + MINUTE)
+    await client.node()
+    (view,) = await service.admin.nodes()
+    assert view.clock_ahead_s == pytest.approx(60, abs=3)

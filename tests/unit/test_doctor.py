@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -35,14 +36,15 @@ def listening() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def service(*, apart_s: float) -> Iterator[str]:
-    """One whose clock is wrong."""
+def service(*, apart_s: float = 0.0, nodes: bytes = b"[]") -> Iterator[str]:
+    """One whose clock is wrong, or that tells this of its nodes."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            looks_at_nodes = self.path == "/nodes"
+            self.send_response(200 if not looks_at_nodes or self.headers["Authorization"] == "Bearer good" else 401)
             self.end_headers()
-            self.wfile.write(b'{"version": "%s"}' % __version__.encode())
+            self.wfile.write(nodes if looks_at_nodes else b'{"version": "%s"}' % __version__.encode())
 
         def date_time_string(self, timestamp: float | None = None) -> str:
             return super().date_time_string(time.time() + apart_s)
@@ -94,7 +96,20 @@ def test_clock_of_the_service_that_is_wrong_is_seen(
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with service(apart_s=apart_s) as url:
         found = doctor._service(Settings(home=str(tmp_path), url=url))
-        assert [each.level for each in found if each.what == "clocks"] == [level]
+        assert [each.level for each in found if each.what == "clocks"] == ["note", level]
+
+
+def test_clocks_of_nodes_that_are_wrong_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    nodes = [("fine", 0.4), ("fast", 61.0), ("slow", -7.6), ("away", None)]
+    listed = json.dumps([{"id": name, "clock_ahead_s": ahead_s} for name, ahead_s in nodes]).encode()
+    with service(nodes=listed) as url:
+        found = look("service", tmp_path, url=url, token="good")
+        assert ("warning", "node fast is 61 s ahead of the service") in found
+        assert ("warning", "node slow is 8 s behind the service") in found
+        assert ("ok", "3 of 4 nodes were compared with the service") in found
+        assert len(found) == 5, found
+        assert any("wants a token" in says for _, says in look("service", tmp_path, url=url, token="bad"))
 
 
 def test_port_that_is_in_use_is_a_failure(tmp_path: Path) -> None:
