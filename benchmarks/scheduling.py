@@ -263,7 +263,12 @@ class Simulation:
         for session_id in self.order[:PARKS_A_TICK]:
             request = self.waiting[session_id].request
             found = whom_to_park(
-                [request], list(idle.values()), self.nodes, taken, idle_s=0.0, waiting_s=PARK_FOR_WAITING_S
+                [Waiting(session_id, request)],
+                list(idle.values()),
+                self.nodes,
+                taken,
+                idle_s=0.0,
+                waiting_s=PARK_FOR_WAITING_S,
             )
             if not found and self._lower(request.priority):
                 out = push_out(_asking(self.waiting[session_id]), self.pool())

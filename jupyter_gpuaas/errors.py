@@ -5,6 +5,7 @@
     GpuaasError
     ├─ AllocationError          no device could be given
     │   ├─ NoCapacity           the pool can never satisfy the request
+    │   ├─ NotAsked             others were before it all the time
     │   └─ QuotaExceeded        the user has as many sessions as allowed
     ├─ LeaseError
     │   ├─ StaleEpoch           an older host or client tried to act; stop, never retry
@@ -81,6 +82,10 @@ class AllocationError(GpuaasError):
 
 class NoCapacity(AllocationError):
     """The pool can never satisfy the request, so waiting in the queue would be pointless."""
+
+
+class NotAsked(AllocationError):
+    """Others were before it all the time, so nothing is known of whether there are devices for it."""
 
 
 class QuotaExceeded(AllocationError):

@@ -30,6 +30,7 @@ from jupyter_gpuaas.controller.limits import UserLimits
 from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.metering import Meter, MeteredEngine
 from jupyter_gpuaas.controller.migrations import Migrations
+from jupyter_gpuaas.controller.others import Others
 from jupyter_gpuaas.controller.outlook import Outlook
 from jupyter_gpuaas.controller.parking import Parking
 from jupyter_gpuaas.controller.reports import HOSTED_STATES, KEPT_STATES
@@ -88,9 +89,11 @@ class Controller:
         plan, newest = self.checkpoints.plan, self.checkpoints.newest_view
         self.node_leases = NodeLeases(self.sessions, engine, self.agents, settings)
         self.commands = Commands(self.sessions, engine, self.agents, settings, self.node_leases, plan, newest)
-        means = Means(self.sessions, self.commands, engine, self.agents, settings)
-        self.fair = FairUse(self.sessions, engine, self.limits, ReservationRows(self.database), settings)
-        self.scheduler = Scheduler(self.sessions, engine, self.fair)
+        others = Others(engine)
+        means = Means(self.sessions, self.commands, engine, others, self.agents, settings)
+        rows = ReservationRows(self.database)
+        self.fair = FairUse(self.sessions, engine, others, self.limits, rows, settings)
+        self.scheduler = Scheduler(self.sessions, engine, others, self.fair)
         self.fair.changed = self.scheduler.look
         engine.on_free = self.scheduler.look
         self.outlook = Outlook(self.sessions, engine, self.meter, settings)
@@ -107,8 +110,8 @@ class Controller:
         self.node_leases.heard = self.watcher.heard
         self.parking = Parking(means)
         self.parking.room_comes = lambda: bool(self.commands.giving_back())
-        self.parking.waiting = self.scheduler.requests
-        self.parking.pushed_out = self._pushed_out
+        self.parking.waiting = self.scheduler.queue
+        self.parking.pushed_out = lambda: self.fair.push_out(self.scheduler.left_waiting())
         self.parking.over = self.fair.over
         self.fair.idle_s = self.parking.idle_s
         self.turns = Turns(means, self.scheduler, self.fair, self.parking)
@@ -476,10 +479,6 @@ class Controller:
     def list_events(self, user: User, *, after: int, limit: int, session_id: str) -> list[Event]:
         """Events that concern the user; for threads."""
         return self.database.events(after=after, limit=limit, session_id=session_id, owner=user.sees)
-
-    def _pushed_out(self) -> list[tuple[str, str]]:
-        first = self.scheduler.first()
-        return self.fair.push_out(first) if first is not None else []
 
     def owner_of(self, session_id: str) -> str:
         """Whose session it is, or was; empty where nobody knows it."""

@@ -18,6 +18,7 @@ from jupyter_gpuaas.controller.scheduler import Scheduler
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import CatalogueError, GpuaasError, InvalidRequest, MigrationError
 from jupyter_gpuaas.lifecycle.placement import Leaving, Waiting, leaving_order, room_for
+from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.model import DrainView, NodeState, Phase, Proposal, SessionState
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Drains:
     ) -> None:
         self._sessions = means.sessions
         self._engine = means.engine
+        self._others = means.others
         self._migrations = migrations
         self._parking = parking
         self._scheduler = scheduler
@@ -115,7 +117,8 @@ class Drains:
         held = [
             live.session for live in self._sessions.all() if live.session.state in MOVABLE and live.record.move is None
         ]
-        return room_for(waiting, held, self._engine.nodes(), self._engine.leases())
+        taken = used_of([*self._engine.leases(), *self._others.held()])
+        return room_for(waiting, held, self._engine.nodes(), taken)
 
     def _check(self, node_id: str) -> None:
         known = [node.id for node in self._engine.nodes()]

@@ -13,10 +13,11 @@ import msgspec
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.catalogue.reservations import Kept, ReservationRows
 from jupyter_gpuaas.controller.limits import UserLimits
+from jupyter_gpuaas.controller.others import Others
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine
 from jupyter_gpuaas.errors import CatalogueError, InvalidRequest
-from jupyter_gpuaas.lifecycle.fairness import Asking, Holding, Outlook, Pool, beyond_quota, push_out, serve
+from jupyter_gpuaas.lifecycle.fairness import Asking, Holding, Outlook, Pool, beyond_quota, make_room, serve
 from jupyter_gpuaas.lifecycle.placement import Placement, why_never
 from jupyter_gpuaas.model import Lease, Reservation, ResourceRequest, SessionState
 
@@ -32,10 +33,17 @@ class FairUse:
     """Asks the pure rules, and keeps the reservations."""
 
     def __init__(
-        self, sessions: Sessions, engine: Engine, limits: UserLimits, rows: ReservationRows, settings: Settings
+        self,
+        sessions: Sessions,
+        engine: Engine,
+        others: Others,
+        limits: UserLimits,
+        rows: ReservationRows,
+        settings: Settings,
     ) -> None:
         self._sessions = sessions
         self._engine = engine
+        self._others = others
         self._limits = limits
         self._rows = rows
         self._settings = settings
@@ -98,16 +106,21 @@ class FairUse:
         pool = msgspec.structs.replace(pool, holdings=[*pool.holdings, *more])
         return serve([_asking(live) for live in waiting], pool)
 
-    def push_out(self, first: LiveSession) -> list[tuple[str, str]]:
-        """Sessions to park so that this one, the first of those who wait, is served."""
-        return push_out(_asking(first), self.pool([first]))
+    def push_out(self, waiting: Sequence[LiveSession]) -> list[tuple[str, str]]:
+        """Sessions to park so that the first of those who wait is served whom that helps."""
+        return make_room(map(_asking, waiting), self.pool(waiting)) if waiting else []
 
     def gives_turn(self, holder: LiveSession, waiting: Sequence[LiveSession]) -> bool:
         """Whether somebody else would get what this one gives up, and not this one again, which then waits, too."""
         pool = self.pool([*waiting, holder])
         left = [each for each in pool.holdings if each.session_id != holder.session.id]
         pool = msgspec.structs.replace(pool, holdings=left)
-        outlook = serve([_asking(live) for live in (*waiting, holder)], pool)
+        lease = holder.lease
+        assert lease is not None
+        # It asks for what it gives up: that it could go on elsewhere helps nobody who waits for this.
+        again = msgspec.structs.replace(holder.session.request, node=lease.node_id)
+        its = Asking(session_id=holder.session.id, owner=holder.session.owner, request=again, kept=lease)
+        outlook = serve([*map(_asking, waiting), its], pool)
         return all(each.session_id != holder.session.id for each in outlook.placements)
 
     def over(self, live: LiveSession) -> str:
@@ -135,6 +148,17 @@ class FairUse:
                     standby=lease.id in standbys,
                 )
             )
+        holdings += [
+            Holding(
+                session_id="",
+                owner="",
+                node_id=each.node_id,
+                device_ids=each.device_ids,
+                share=each.share,
+                foreign=True,
+            )
+            for each in self._others.held()
+        ]
         owners = {live.session.owner for live in waiting}
         return Pool(
             nodes=self._engine.nodes(),
@@ -263,7 +287,7 @@ class FairUse:
 
 def _asking(live: LiveSession) -> Asking:
     session = live.session
-    return Asking(session_id=session.id, owner=session.owner, request=asked_for(live))
+    return Asking(session_id=session.id, owner=session.owner, request=asked_for(live), kept=live.kept)
 
 
 def asked_for(live: LiveSession) -> ResourceRequest:

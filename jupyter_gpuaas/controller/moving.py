@@ -40,6 +40,7 @@ from jupyter_gpuaas.lifecycle.migration import (
     way,
     without_image,
 )
+from jupyter_gpuaas.lifecycle.placement import Waiting
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import (
     CheckpointView,
@@ -125,7 +126,7 @@ class Mover:
         if moving.lease is None:
             request = msgspec.structs.replace(live.session.request, node=view.target)
             meta = LeaseMeta(live.session.id, moving.epoch)
-            self._standbys.give_way([request])
+            self._standbys.give_way([Waiting(live.session.id, request)])
             # It may have come from there just now.
             await self._commands.left(live.session.id, view.target, STEP_S)
             moving.lease = await self._engine.acquire(request, meta, timeout=STEP_S)

@@ -15,11 +15,11 @@ from jupyter_gpuaas.controller.catalogue.records import Incoming
 from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import GpuaasError, ImageError, MigrationError, NamesLost, NoSuchSession, StaleEpoch
-from jupyter_gpuaas.lifecycle.placement import Idle, whom_to_park
+from jupyter_gpuaas.lifecycle.placement import Idle, Waiting, whom_to_park
 from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.lifecycle.turns import keeps_process
-from jupyter_gpuaas.model import Lease, Quiet, ResourceRequest, SessionState
+from jupyter_gpuaas.model import Lease, Quiet, SessionState
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,9 @@ class Parking:
         self._leading_back: dict[str, asyncio.Task[None]] = {}
         #: Whether devices are about to be given back, for which those who wait can wait; set by the controller.
         self.room_comes: Callable[[], bool] = lambda: False
-        #: What those who wait ask for, in order; set by the controller.
-        self.waiting: Callable[[], Sequence[ResourceRequest]] = lambda: ()
-        #: Sessions that are to make room for the one in front, with the reason; set by the controller.
+        #: Those who wait, in order; set by the controller.
+        self.waiting: Callable[[], Sequence[Waiting]] = lambda: ()
+        #: Sessions that are to make room for those in front, with the reason; set by the controller.
         self.pushed_out: Callable[[], Sequence[tuple[str, str]]] = lambda: ()
         #: Sessions that are being suspended as their turn is over; set by the controller.
         self.suspending: Callable[[], frozenset[str]] = frozenset

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from jupyter_gpuaas.controller.fair_use import WAITING, FairUse, asked_for
+from jupyter_gpuaas.controller.others import Others
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine, LeaseMeta
-from jupyter_gpuaas.errors import AllocationError, CatalogueError, GpuaasError, NoCapacity
+from jupyter_gpuaas.errors import AllocationError, CatalogueError, GpuaasError, NoCapacity, NotAsked
 from jupyter_gpuaas.lifecycle.fairness import Outlook
 from jupyter_gpuaas.lifecycle.placement import Placement, Waiting, place
 from jupyter_gpuaas.lifecycle.room import Held, used_of
@@ -34,9 +35,10 @@ LOOK_S = 5.0
 class Scheduler:
     """The queue. Who waits is in the database; who is next, the rules say; the engine is asked for no one else."""
 
-    def __init__(self, sessions: Sessions, engine: Engine, fair: FairUse) -> None:
+    def __init__(self, sessions: Sessions, engine: Engine, others: Others, fair: FairUse) -> None:
         self._sessions = sessions
         self._engine = engine
+        self._others = others
         self._fair = fair
         #: Those who wait, in the order in which they came.
         self._waiting: dict[str, LiveSession] = {}
@@ -56,7 +58,7 @@ class Scheduler:
         self._again = False
         self._closing = False
         #: Hears who waits, in order; set by the controller.
-        self.on_waiting: Callable[[Sequence[ResourceRequest]], None] = lambda waiting: None
+        self.on_waiting: Callable[[Sequence[Waiting]], None] = lambda waiting: None
 
     def open(self) -> None:
         """Look from time to time, for what nobody tells."""
@@ -89,14 +91,14 @@ class Scheduler:
             placing[1].cancel()
         self.look()
 
-    def first(self) -> LiveSession | None:
-        """The one that waits in front, and for whom nothing is on its way."""
+    def left_waiting(self) -> list[LiveSession]:
+        """Those who wait, and for whom nothing is on its way, in the order of service; not those whom a quota keeps."""
         asked = (live for live in self._order if live.session.id not in self._why)
-        return next((live for live in asked if live.session.state in WAITING), None)
+        return [live for live in asked if live.session.state in WAITING]
 
-    def requests(self) -> list[ResourceRequest]:
-        """What those who wait are to have, in the order of service; not of those whom a quota keeps waiting."""
-        return [self._wanted(live) for live in self._order if live.session.id not in self._why]
+    def queue(self) -> list[Waiting]:
+        """Who waits, and what they are to have, in the order of service; not those whom a quota keeps waiting."""
+        return [self._waits(live) for live in self._order if live.session.id not in self._why]
 
     def waits(self) -> list[Waits]:
         """The same with all that turns go by."""
@@ -112,6 +114,9 @@ class Scheduler:
             for live in self._order
             if live.session.id not in self._why and live.session.state in WAITING
         ]
+
+    def _waits(self, live: LiveSession) -> Waiting:
+        return Waiting(live.session.id, self._wanted(live), live.kept, live.session.name)
 
     def _wanted(self, live: LiveSession) -> ResourceRequest:
         return self._wants.get(live.session.id) or asked_for(live)
@@ -172,8 +177,9 @@ class Scheduler:
         back = [live for live in self._order if live.kept is not None and live.kept.node_id in there]
         if not back:
             return []
-        given: list[Held] = [*self._engine.leases(), *(placement for placement, _ in self._placing.values())]
-        return place([Waiting(live.session.id, asked_for(live), live.kept) for live in back], nodes, used_of(given))
+        coming = (placement for placement, _ in self._placing.values())
+        given: list[Held] = [*self._engine.leases(), *coming, *self._others.held()]
+        return place([self._waits(live) for live in back], nodes, used_of(given))
 
     async def _place(self, live: LiveSession, placement: Placement) -> None:
         session_id = live.session.id
@@ -190,9 +196,14 @@ class Scheduler:
                 live.hosted = False
                 self._sessions.advance(live, SessionEvent.PLACED, where, lease=lease, epoch=lease.epoch)
             self._waiting.pop(session_id, None)
-        except AllocationError as error:
+        except (NoCapacity, NotAsked) as error:
             log.info("session %s not placed on %s: %s", session_id, placement.node_id, error)
             await asyncio.sleep(RETRY_S)
+        except AllocationError as error:
+            # The rules are asked again at once, and know of it: they do not choose the same devices again.
+            log.info("session %s not placed on %s: %s", session_id, placement.node_id, error)
+            coming = [each for key, (each, _) in self._placing.items() if key != session_id]
+            self._others.refused(self._waits(live), placement.node_id, coming)
         except CatalogueError as error:
             # The session does not know of its devices, so it has none.
             log.error("session %s not placed: %s", session_id, error)
@@ -216,7 +227,7 @@ class Scheduler:
         for number, live in enumerate(self._order, start=1):
             if live.session.state not in WAITING:
                 continue
-            why = self._why.get(live.session.id, "")
+            why = self._why.get(live.session.id) or self._others.why(self._waits(live))
             suspended = live.session.state is SessionState.SUSPENDED
             told = place_words(number) if suspended else f"place {number} in the queue"
             told += f": {why}" if why else ""
@@ -228,6 +239,6 @@ class Scheduler:
             with contextlib.suppress(CatalogueError):
                 changes = {"cause": told} if causes else {}
                 self._sessions.note(live, told, {"queue_place": number}, queue_place=number, **changes)
-        requests = self.requests()
-        self._engine.want(requests)
-        self.on_waiting(requests)
+        queue = self.queue()
+        self._engine.want([each.request for each in queue])
+        self.on_waiting(queue)

@@ -32,7 +32,8 @@ from jupyter_gpuaas.errors import (
 )
 from jupyter_gpuaas.lifecycle.fairness import Standing, beyond_quota
 from jupyter_gpuaas.lifecycle.migration import SLOWEST_BYTES_S
-from jupyter_gpuaas.lifecycle.room import amount, used_of
+from jupyter_gpuaas.lifecycle.placement import Waiting
+from jupyter_gpuaas.lifecycle.room import Held, amount, used_of
 from jupyter_gpuaas.lifecycle.standby import Facts, Step, beyond_quotas, decide, where, who_gives_way
 from jupyter_gpuaas.model import (
     CheckpointView,
@@ -76,6 +77,7 @@ class Standbys:
         self._sessions = means.sessions
         self._commands = means.commands
         self._engine = means.engine
+        self._others = means.others
         self._agents = means.agents
         self._settings = means.settings
         self._node_leases = node_leases
@@ -88,7 +90,7 @@ class Standbys:
         #: Sessions whose last standby failed by itself.
         self._failed: set[str] = set()
         #: Those who wait for devices, in their order.
-        self._waiting: list[ResourceRequest] = []
+        self._waiting: list[Waiting] = []
         self._closing = False
 
     def open(self) -> None:
@@ -145,7 +147,7 @@ class Standbys:
 
     # -- who else has to do with them --------------------------------------------------------------------------
 
-    def make_room(self, waiting: Sequence[ResourceRequest]) -> None:
+    def make_room(self, waiting: Sequence[Waiting]) -> None:
         """Drop as many standbys as keep those from being served who wait, or take their users beyond a quota."""
         self._waiting = list(waiting)
         self._keep_quotas()
@@ -154,10 +156,11 @@ class Standbys:
             return
         self.give_way(waiting)
 
-    def give_way(self, waiting: Sequence[ResourceRequest]) -> None:
-        """Drop standbys for these requests, as few as that takes."""
+    def give_way(self, waiting: Sequence[Waiting]) -> None:
+        """Drop standbys for these, as few as that takes."""
         leaving = self._commands.giving_back()
-        held = [lease for lease in self._engine.leases() if lease not in leaving]
+        held: list[Held] = [lease for lease in self._engine.leases() if lease not in leaving]
+        held += self._others.held()
         standbys = {
             live.session.id: live.record.aside.lease for live in self._sessions.all() if live.record.aside is not None
         }
@@ -325,7 +328,7 @@ class Standbys:
 
     async def _lease(self, live: LiveSession, own: Lease) -> tuple[Lease | None, str]:
         """Devices on another node than that of ``own``, which are the session's from now on; None, and why."""
-        taken = used_of(self._engine.leases())
+        taken = used_of([*self._engine.leases(), *self._others.held()])
         node_id, why = where(live.session.request, own.node_id, self._engine.nodes(), taken, self._waiting)
         if node_id is None:
             return None, why

@@ -45,6 +45,7 @@ class Turns:
         self._sessions = means.sessions
         self._commands = means.commands
         self._engine = means.engine
+        self._others = means.others
         self._agents = means.agents
         self._settings = means.settings
         self._scheduler = scheduler
@@ -124,7 +125,7 @@ class Turns:
         holding = self._holding(now_s, busy)
         leaving = {lease.id for lease in self.leaving()}
         stays = (each for each in self._engine.leases() if each.id not in leaving and each.session_id not in busy)
-        taken = used_of(stays)
+        taken = used_of([*stays, *self._others.held()])
         settings = self._settings
         # Those that rest for long, ``parking`` parks by itself.
         limits = Limits(settings.turn_s, 0.0)

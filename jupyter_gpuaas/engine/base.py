@@ -76,7 +76,8 @@ class Engine(Protocol):
         NoCapacity
             The pool can never satisfy the request.
         AllocationError
-            Nothing became free in ``timeout`` seconds (None: wait for ever).
+            Nothing became free in ``timeout`` seconds (None: wait for ever). ``NotAsked`` where others were before it
+            all the time.
         """
 
     async def release(self, lease_id: str) -> None:
@@ -113,4 +114,4 @@ class Engine(Protocol):
         """Reason why waiting for devices would be pointless; empty where it is not."""
 
     def want(self, requests: Sequence[ResourceRequest]) -> None:
-        """Hint what is waiting, for engines that can add nodes."""
+        """Hint what is waiting, be it for nodes that are there, to engines that can add nodes."""

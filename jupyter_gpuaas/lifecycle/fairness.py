@@ -23,8 +23,8 @@ from itertools import product
 
 import msgspec
 
-from ..model import Device, Limits, Node, NodeState, Reservation, ResourceRequest
-from .placement import Placement, fitting
+from ..model import Device, Lease, Limits, Node, NodeState, Reservation, ResourceRequest
+from .placement import Placement, can_go_to, fitting, suitable
 from .room import ATOM, amount, free, opens, room, used_of, who_goes
 
 #: For how long what is held now is expected to be held.
@@ -41,10 +41,12 @@ class Asking(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str
     owner: str
     request: ResourceRequest
+    #: What its host had, which is there still, without devices: see ``suitable``.
+    kept: Lease | None = None
 
 
 class Holding(msgspec.Struct, frozen=True, kw_only=True):
-    """Devices that are held, by a session or for one (its standby, the target of its move)."""
+    """Devices that are held, by a session or for one (its standby, the target of its move), or by others than us."""
 
     session_id: str
     owner: str
@@ -59,6 +61,8 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
     share: float = 1.0
     #: For a standby, which gives way to whoever wants a device: it keeps no other session of its owner waiting.
     standby: bool = False
+    #: Others than our sessions have it: when they give it back, nobody can tell.
+    foreign: bool = False
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,12 +165,12 @@ def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:
     for lower in by_node.values():
         lower.sort(key=lambda each: (each.priority, each.idle_s == 0.0, -each.idle_s, each.session_id))
     for request, node in product(claims or [first.request], pool.nodes):
-        if node.state is not NodeState.UP or node.id not in by_node:
+        if node.id not in by_node or not can_go_to(request, first.kept, node):
             continue
-        fits, used = fitting(request, node), space.used(node)
+        fits, used = suitable(request, first.kept, node), space.used(node)
         chosen = who_goes(request, fits, used, by_node[node.id], lambda each: each)
         # What they leave must be for this one, and not for another's reservation.
-        if not chosen or not space.would_serve(request, node, chosen, kept, reserves=bool(claims)):
+        if not chosen or not space.would_serve(request, fits, node, chosen, kept, reserves=bool(claims)):
             continue
         busy = sum(each.idle_s == 0.0 for each in chosen)
         idle_s = min(each.idle_s for each in chosen)
@@ -177,6 +181,20 @@ def push_out(first: Asking, pool: Pool) -> list[tuple[str, str]]:
     return [(each.session_id, f"makes room for a session {claim} (its own is {each.priority})") for each in best]
 
 
+def make_room(waiting: Iterable[Asking], pool: Pool) -> list[tuple[str, str]]:
+    """As ``push_out``, for the first of those who wait whom it helps.
+
+    Nobody behind one has room made on a node that it could go to.
+    """
+    nodes = list(pool.nodes)
+    for each in waiting:
+        out = push_out(each, msgspec.structs.replace(pool, nodes=nodes))
+        nodes = [node for node in nodes if not can_go_to(each.request, each.kept, node)]
+        if out or not nodes:
+            return out
+    return []
+
+
 class _Room:
     """Free devices, and what is kept of them for whom."""
 
@@ -184,8 +202,12 @@ class _Room:
         self._pool = pool
         self._used = used_of(pool.holdings)
         self._held: dict[str, float] = {}
+        #: By node, what others than our sessions have.
+        self._foreign: dict[str, set[str]] = {}
         for each in pool.holdings:
-            if each.standby:
+            if each.foreign:
+                self._foreign.setdefault(each.node_id, set()).update(each.device_ids)
+            if each.foreign or each.standby:
                 continue
             self._held[each.owner] = self._held.get(each.owner, 0.0) + len(each.device_ids) * each.share
         nothing: dict[str, float] = {}
@@ -257,7 +279,7 @@ class _Room:
             if each.user == asking.owner and self._unused[each.id] >= amount(asking.request) - ATOM:
                 within = _within(asking.request, each)
                 if within is not None and any(
-                    len(fitting(within, self._nodes[node_id])) >= within.devices for node_id in self._free
+                    len(suitable(within, asking.kept, self._nodes[node_id])) >= within.devices for node_id in self._free
                 ):
                     found.append(within)
         return found
@@ -288,6 +310,7 @@ class _Room:
     def would_serve(
         self,
         request: ResourceRequest,
+        fits: Sequence[Device],
         node: Node,
         going: Iterable[Holding],
         kept: Sequence[tuple[Reservation, int]],
@@ -298,13 +321,15 @@ class _Room:
 
         Parameters
         ----------
+        fits
+            Those of its devices that would do.
         kept, reserves
             As in ``kept``.
         """
         before, used = self.used(node), dict(self.used(node))
         for each in going:
             free(used, each)
-        chosen = room(request, fitting(request, node), used)
+        chosen = room(request, fits, used)
         if chosen is None:
             return False
         if not opens(request, chosen, used) and request.share < 1:
@@ -319,16 +344,17 @@ class _Room:
 
     # -- devices ---------------------------------------------------------------------------------------------
 
-    def _fits(self, request: ResourceRequest, node_id: str) -> list[Device]:
+    def _fits(self, request: ResourceRequest, node_id: str, there: Lease | None = None) -> list[Device]:
+        """Devices that are free and would do; ``there`` is what a host on a node had."""
         free = self._free[node_id]
         if request.node not in (None, node_id) or not free:
             return []
         plain = request.kind is None and not request.memory_bytes and not request.labels and not request.avoid
-        if plain and len({(each.kind, each.memory_bytes) for each in free}) == 1:
+        if plain and there is None and len({(each.kind, each.memory_bytes) for each in free}) == 1:
             return free
         node = self._nodes[node_id]
         ids = {device.id for device in free}
-        return [device for device in fitting(request, node) if device.id in ids]
+        return [device for device in suitable(request, there, node) if device.id in ids]
 
     def find(self, asking: Asking) -> tuple[Placement | None, str]:
         """Devices for a session, or why there are none."""
@@ -342,9 +368,10 @@ class _Room:
         return None, ""  # it waits for others to go, not for what is free
 
     def _find(self, asking: Asking, request: ResourceRequest, *, reserves: bool) -> tuple[Placement | None, str]:
-        if request.share < 1 and (part := self._part(request)) is not None:
+        if request.share < 1 and (part := self._part(request, asking.kept)) is not None:
             return Placement(asking.session_id, part[0], (part[1],), request.share), ""
-        shape = msgspec.msgpack.encode(msgspec.structs.replace(request, priority=0, standby=0, on_node_loss=""))
+        plain = msgspec.structs.replace(request, priority=0, standby=0, on_node_loss="")
+        shape = msgspec.msgpack.encode((plain, asking.kept))
         if shape in self._hopeless:
             return None, ""
         kept = self.kept(asking.owner, reserves=reserves) if self._pool.reservations else []
@@ -358,7 +385,7 @@ class _Room:
             rank = count if self._pool.pack else -count
             if count < request.devices or (best is not None and (rank, node_id) >= best):
                 continue
-            free = self._fits(request, node_id)
+            free = self._fits(request, node_id, asking.kept)
             if len(free) < request.devices:
                 continue
             those = free[: request.devices]
@@ -370,40 +397,51 @@ class _Room:
         if best is None:
             if not reason:
                 self._hopeless.add(shape)
-            self._claim(request)
-            self._close_parts(request)
+            self._claim(request, asking.kept)
+            self._close_parts(request, asking.kept)
             return None, reason
         return Placement(asking.session_id, best[1], tuple(device.id for device in chosen), request.share), ""
 
-    def _part(self, request: ResourceRequest) -> tuple[str, str] | None:
+    def _part(self, request: ResourceRequest, there: Lease | None) -> tuple[str, str] | None:
         """A device that is held in part already, with room for a part more: the fullest one."""
         best: tuple[float, str, str] | None = None
         for node_id, parts in self._parts.items():
             if request.node not in (None, node_id) or node_id in self._claimed:
                 continue
-            for device in fitting(request, self._nodes[node_id]):
+            for device in suitable(request, there, self._nodes[node_id]):
                 part = parts.get(device.id, 1.0)
                 if part + request.share <= 1 + ATOM and (best is None or (-part, node_id, device.id) < best):
                     best = -part, node_id, device.id
         return None if best is None else best[1:]
 
-    def _close_parts(self, request: ResourceRequest) -> None:
+    def _close_parts(self, request: ResourceRequest, there: Lease | None) -> None:
         """What is left of devices that one waits for goes to nobody behind him."""
         for node_id, parts in self._parts.items():
-            for device in fitting(request, self._nodes[node_id]):
+            for device in suitable(request, there, self._nodes[node_id]):
                 parts.pop(device.id, None)
 
-    def _claim(self, request: ResourceRequest) -> None:
+    def _claim(self, request: ResourceRequest, there: Lease | None) -> None:
         if request.devices < 2 or len(self._claimed) >= CLAIMS:
             return
         best: tuple[int, str] | None = None
         for node_id in self._free:
-            if node_id in self._claimed or len(fitting(request, self._nodes[node_id])) < request.devices:
+            if node_id in self._claimed:
                 continue
-            candidate = (-len(self._fits(request, node_id)), node_id)
+            foreign = self._foreign.get(node_id, ())
+            could = sum(device.id not in foreign for device in suitable(request, there, self._nodes[node_id]))
+            if could < request.devices:
+                continue
+            candidate = (-len(self._fits(request, node_id, there)), node_id)
             best = candidate if best is None else min(best, candidate)
-        if best is not None:
-            self._claimed.add(best[1])
+        if best is None:
+            return
+        node_id = best[1]
+        only = {device.id for device in suitable(request, there, self._nodes[node_id])}
+        if len(only) == request.devices:
+            # It wants these and no others, so the rest of the node is for those behind it.
+            self._free[node_id] = [device for device in self._free[node_id] if device.id not in only]
+        else:
+            self._claimed.add(node_id)
 
     def take(self, owner: str, placement: Placement) -> None:
         ids, share = set(placement.device_ids), placement.share

@@ -8,7 +8,7 @@ import msgspec
 
 from ..model import CUDA, Device, GpuSession, Lease, Node, NodeState, Proposal, ResourceRequest
 from .labels import selects
-from .room import hold, opens, room, used_of, who_goes
+from .room import hold, opens, room, who_goes
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -146,7 +146,7 @@ class Idle(msgspec.Struct, frozen=True):
 
 
 def whom_to_park(
-    waiting: Sequence[ResourceRequest],
+    waiting: Sequence[Waiting],
     idle: Sequence[Idle],
     nodes: Sequence[Node],
     taken: Taken,
@@ -156,35 +156,46 @@ def whom_to_park(
 ) -> list[tuple[str, str]]:
     """Sessions to park now, each with the reason in words.
 
-    Those that have been idle for ``idle_s``, and, for the first request that waits, as few as it needs of those idle
-    for ``waiting_s``, the longest idle first. 0 seconds mean never.
+    Those that have been idle for ``idle_s``; if there are none, for the first of those who wait whom it helps, as few
+    as it needs of those idle for ``waiting_s``, the longest idle first. 0 seconds mean never.
     """
     parked = {
         each.session_id: f"idle for {each.idle_s:.0f} s (setting park_idle_s)"
         for each in idle
         if idle_s and each.idle_s >= idle_s
     }
-    if waiting and waiting_s and not parked:
-        request = waiting[0]
-        rested = sorted((each for each in idle if each.idle_s >= waiting_s), key=lambda each: -each.idle_s)
+    rested = [each for each in idle if waiting_s and each.idle_s >= waiting_s]
+    if not parked:
+        parked = {
+            each.session_id: f"idle for {each.idle_s:.0f} s while another session waits for a device "
+            "(setting park_for_waiting_s)"
+            for each in _who_rests_for(waiting, rested, nodes, taken)
+        }
+    return list(parked.items())
+
+
+def _who_rests_for(
+    waiting: Iterable[Waiting], rested: Sequence[Idle], nodes: Sequence[Node], taken: Taken
+) -> list[Idle]:
+    """Those whose devices serve the first whom they could serve; nobody behind one gets a node that it could go to."""
+    by_node: dict[str, list[Idle]] = {}
+    for each in sorted(rested, key=lambda each: -each.idle_s):
+        by_node.setdefault(each.lease.node_id, []).append(each)
+    left = [node for node in nodes if node.id in by_node]
+    for wait in waiting:
         best: list[Idle] = []
-        by_node: dict[str, list[Idle]] = {}
-        for each in rested:
-            by_node.setdefault(each.lease.node_id, []).append(each)
-        for node in nodes:
-            here = by_node.get(node.id)
-            if not here:
-                continue
+        rooms = [node for node in left if can_go_to(wait.request, wait.kept, node)]
+        for node in rooms:
+            here = by_node[node.id]
             theirs = {device_id for each in here for device_id in each.lease.device_ids}
-            fits = [device for device in fitting(request, node) if device.id in theirs]
-            chosen = who_goes(request, fits, taken.get(node.id, {}), here, lambda each: each.lease)
+            fits = [device for device in suitable(wait.request, wait.kept, node) if device.id in theirs]
+            chosen = who_goes(wait.request, fits, taken.get(node.id, {}), here, lambda each: each.lease)
             if chosen and (not best or len(chosen) < len(best)):
                 best = chosen
-        for each in best:
-            parked[each.session_id] = (
-                f"idle for {each.idle_s:.0f} s while another session waits for a device (setting park_for_waiting_s)"
-            )
-    return list(parked.items())
+        left = [node for node in left if node not in rooms]
+        if best or not left:
+            return best
+    return []
 
 
 class Leaving(msgspec.Struct, frozen=True):
@@ -204,13 +215,12 @@ def leaving_order(sessions: Iterable[Leaving]) -> list[str]:
 
 
 def room_for(
-    queue: Iterable[Waiting], held: Sequence[GpuSession], nodes: Sequence[Node], leases: Sequence[Lease]
+    queue: Iterable[Waiting], held: Sequence[GpuSession], nodes: Sequence[Node], taken: Taken
 ) -> list[Proposal]:
     """The fewest moves after which one that waits could be placed: the first of the queue whom moves help.
 
     As in ``place``, nobody gets room on a node that somebody before it could go to.
     """
-    taken = used_of(leases)
     closed: set[str] = set()
     for waiting in queue:
         rooms = [node for node in nodes if node.id not in closed and can_go_to(waiting.request, waiting.kept, node)]

@@ -13,8 +13,8 @@ import msgspec
 from ..model import Lease, Node, NodeState, ResourceRequest, SessionState
 from ..model._compat import StrEnum
 from .fairness import Standing, beyond_quota
-from .placement import Taken, Waiting, fitting, place, targets
-from .room import used_of
+from .placement import Placement, Taken, Waiting, can_go_to, place, suitable, targets
+from .room import Held, used_of, who_goes
 
 S = SessionState
 
@@ -69,7 +69,7 @@ def decide(facts: Facts) -> tuple[Step, str]:
 
 
 def where(
-    request: ResourceRequest, own_node: str, nodes: Sequence[Node], taken: Taken, waiting: Sequence[ResourceRequest]
+    request: ResourceRequest, own_node: str, nodes: Sequence[Node], taken: Taken, waiting: Sequence[Waiting]
 ) -> tuple[str | None, str]:
     """The node for a standby of a session on ``own_node``; None, and why, where there is none now."""
     if request.node is not None:
@@ -102,7 +102,7 @@ def beyond_quotas(
 
 
 def who_gives_way(
-    waiting: Sequence[ResourceRequest], standbys: Mapping[str, Lease], nodes: Sequence[Node], leases: Sequence[Lease]
+    waiting: Sequence[Waiting], standbys: Mapping[str, Lease], nodes: Sequence[Node], taken: Sequence[Held]
 ) -> list[str]:
     """Sessions whose standbys are to go, so that those who wait are served; as few as that takes.
 
@@ -112,40 +112,34 @@ def who_gives_way(
         In their order.
     standbys
         Leases of standbys by session, the oldest first: the newest goes first.
-    leases
-        Those that are held and not about to be given back.
+    taken
+        What is held and not about to be given back, be it by others than us.
     """
-    held = list(leases)
+    held = list(taken)
     given: list[str] = []
-    for request in waiting:
-        if _place(request, nodes, held):
-            held.append(_place(request, nodes, held)[0])
+    for wait in waiting:
+        if placed := _place(wait, nodes, held):
+            held += placed
             continue
-        best: list[str] | None = None
+        best: list[tuple[str, Lease]] = []
+        used, left = used_of(held), [each for each in standbys.items() if each[0] not in given]
         for node in nodes:
-            if node.state is not NodeState.UP or not fitting(request, node):
+            if not can_go_to(wait.request, wait.kept, node):
                 continue
-            chosen: list[str] = []
-            left = list(held)
-            for session_id, lease in reversed(list(standbys.items())):
-                if lease.node_id != node.id or session_id in given or _place(request, [node], left):
-                    continue
-                chosen.append(session_id)
-                left = [each for each in left if each.id != lease.id]
-            if chosen and _place(request, [node], left) and (best is None or len(chosen) < len(best)):
+            fits = suitable(wait.request, wait.kept, node)
+            here = [each for each in reversed(left) if each[1].node_id == node.id]
+            chosen = who_goes(wait.request, fits, used.get(node.id, {}), here, lambda each: each[1])
+            if chosen and (not best or len(chosen) < len(best)):
                 best = chosen
-        if best is None:
+        if not best:
             break  # nobody behind it is served before it
-        given += best
-        gone = {standbys[session_id].id for session_id in best}
-        held = [each for each in held if each.id not in gone]
-        held += _place(request, nodes, held)
+        given += [session_id for session_id, _ in best]
+        gone = [lease for _, lease in best]
+        held = [each for each in held if each not in gone]
+        held += _place(wait, nodes, held)
     return given
 
 
-def _place(request: ResourceRequest, nodes: Sequence[Node], leases: Sequence[Lease]) -> list[Lease]:
-    """The lease that the request would have; none where there is no room."""
-    return [
-        Lease(f"for {len(leases)}", placed.session_id, placed.node_id, placed.device_ids, 0, placed.share)
-        for placed in place([Waiting("", request)], nodes, used_of(leases))
-    ]
+def _place(waiting: Waiting, nodes: Sequence[Node], taken: Sequence[Held]) -> list[Placement]:
+    """What the one that waits would have; nothing where there is no room."""
+    return place([waiting], nodes, used_of(taken))

@@ -68,7 +68,8 @@ async def test_higher_priority_parks_the_lower_one_whose_cells_all_run_in_the_en
 async def test_same_priority_parks_nobody_that_is_busy_or_just_idle(service: Service) -> None:
     first = (await service.admin.create_session("first", wait_s=30)).session
     second = (await service.admin.create_session("second")).session
-    assert service.controller.fair.push_out(service.controller.sessions.get(second.id)) == []  # type: ignore[arg-type]
+    live = service.controller.sessions.get(second.id)
+    assert live is not None and service.controller.fair.push_out([live]) == []
     assert (await service.admin.session(first.id)).session.state is S.IDLE
 
 

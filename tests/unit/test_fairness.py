@@ -11,9 +11,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jupyter_gpuaas.lifecycle.fairness import Asking, Holding, Outlook, Pool, Standing, push_out, serve
+from jupyter_gpuaas.lifecycle.fairness import Asking, Holding, Outlook, Pool, Standing, make_room, push_out, serve
 from jupyter_gpuaas.lifecycle.room import ATOM, amount, hold, used_of
-from jupyter_gpuaas.model import Device, Limits, Node, NodeState, Reservation, ResourceRequest
+from jupyter_gpuaas.model import Device, Lease, Limits, Node, NodeState, Reservation, ResourceRequest
 from jupyter_gpuaas.model.session import parts
 
 
@@ -29,7 +29,7 @@ def asks(session: str, devices: int = 1, priority: int = 0, **request: Any) -> A
 def holds(session: str, on: str, *devices: int, priority: int = 0, idle_s: float = 0.0, **more: Any) -> Holding:
     return Holding(
         session_id=session,
-        owner=session[0],
+        owner=session[:1],
         node_id=on,
         device_ids=more.get("device_ids", tuple(f"cuda:{number}" for number in devices)),
         priority=priority,
@@ -37,6 +37,7 @@ def holds(session: str, on: str, *devices: int, priority: int = 0, idle_s: float
         parkable=more.get("parkable", True),
         share=more.get("share", 1.0),
         standby=more.get("standby", False),
+        foreign=more.get("foreign", False),
     )
 
 
@@ -117,6 +118,9 @@ def test_who_wants_many_is_not_starved_by_who_wants_one() -> None:
     assert placed(serve(waiting, pool(nodes, *held))) == []
     # Where another node has room, nobody has to wait for him.
     assert placed(serve(waiting, pool([*nodes, node("o")], *held))) == ["b1"]
+    # Nor for what others than our sessions have, of whom nobody knows when they give it back.
+    theirs = [holds("", "m", 0, foreign=True, parkable=False), held[1]]
+    assert placed(serve(waiting, pool(nodes, *theirs))) == ["b1"]
 
 
 def test_reservation_keeps_devices_free_and_comes_first() -> None:
@@ -298,6 +302,57 @@ def test_nobody_is_parked_for_who_could_not_have_what_is_reserved_for_another() 
     running = {"reservations": [reserved("a", 1)]}
     assert not push_out(asks("b1", priority=5), pool([node("n")], holds("x", "n", 0), **running))
     assert push_out(asks("b1", priority=5), pool([node("n")], holds("x", "n", 0)))
+
+
+def had(*devices: int, on: str = "n") -> Lease:
+    return Lease("l", "a1", on, tuple(f"cuda:{number}" for number in devices), 1)
+
+
+def test_one_whose_memory_was_on_a_device_gets_that_or_waits() -> None:
+    home = msgspec.structs.replace(asks("a1", node="n"), kept=had(0))
+    (found,) = serve([home], pool([node("n", 2)])).placements
+    assert found.device_ids == ("cuda:0",)
+    assert placed(serve([home, asks("b1")], pool([node("n", 2)], holds("c1", "n", 0)))) == ["b1"]
+    (found,) = serve([msgspec.structs.replace(home, kept=had(1))], pool([node("n", 2)])).placements
+    assert found.device_ids == ("cuda:1",)
+    # What has no memory of its own does beside any.
+    cpus = node("n", 2, kind="cpu")
+    held = holds("c1", "n", device_ids=("cpu:0",))
+    assert placed(serve([home], pool([cpus], held))) == ["a1"]
+
+
+def test_one_whose_memory_was_on_several_devices_claims_these_and_no_others() -> None:
+    home = msgspec.structs.replace(asks("a1", 2, node="n"), kept=had(0, 1))
+    outlook = serve([home, asks("b1"), asks("b2"), asks("b3")], pool([node("n", 4)], holds("c1", "n", 1)))
+    assert [each.device_ids for each in outlook.placements] == [("cuda:2",), ("cuda:3",)]
+
+
+def test_part_of_the_device_that_its_memory_was_on_or_none() -> None:
+    home = msgspec.structs.replace(asks("a1", share=0.5, node="n"), kept=had(1))
+    held = [holds("x", "n", 0, share=0.5), holds("y", "n", 1, share=0.75)]
+    outlook = serve([home, asks("b1", share=0.25), asks("b2", share=0.25)], pool([node("n", 2)], *held))
+    # Nor does anybody behind it get the rest of that one.
+    assert [each.device_ids for each in outlook.placements] == [("cuda:0",), ("cuda:0",)]
+
+
+def test_holder_of_the_device_that_its_memory_was_on_makes_room_and_no_other() -> None:
+    held = [holds("x", "n", 0, priority=-2, idle_s=9), holds("y", "n", 1, priority=-1)]
+    home = msgspec.structs.replace(asks("a1", node="n"), kept=had(1))
+    assert [session for session, _ in push_out(asks("a1"), pool([node("n", 2)], *held))] == ["x"]
+    assert [session for session, _ in push_out(home, pool([node("n", 2)], *held))] == ["y"]
+    cordoned = pool([node("n", 2, NodeState.CORDONED)], *held)
+    assert [session for session, _ in push_out(home, cordoned)] == ["y"]
+    assert not push_out(asks("a1"), cordoned)
+
+
+def test_one_whom_parking_does_not_help_keeps_others_from_no_other_node() -> None:
+    nodes = [node("m", 2), node("n")]
+    held = [holds("x", "m", 0, 1, priority=-1), holds("y", "n", 0, priority=1)]
+    stuck, behind = asks("a1", node="n"), asks("b1")
+    assert [session for session, _ in make_room([stuck, behind], pool(nodes, *held))] == ["x"]
+    assert not make_room([stuck, asks("b1", node="n")], pool(nodes, *held))
+    # What it makes do with on the other node is not for those behind it.
+    assert not make_room([asks("a1", 2), behind], pool(nodes, holds("x", "m", 0, priority=-1), holds("z", "m", 1)))
 
 
 names = st.sampled_from(["a", "b", "c"])

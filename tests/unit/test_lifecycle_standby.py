@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jupyter_gpuaas.lifecycle.fairness import Standing
+from jupyter_gpuaas.lifecycle.others import Foreign
 from jupyter_gpuaas.lifecycle.placement import Waiting, place
 from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.lifecycle.standby import Facts, Step, beyond_quotas, decide, where, who_gives_way
@@ -32,6 +33,10 @@ def node(name: str, devices: int = 1, state: NodeState = N.UP) -> Node:
 
 def lease(session: str, on: str, *devices: int, epoch: int = 1) -> Lease:
     return Lease(f"{session}-{on}-{epoch}", session, on, tuple(f"cpu:{number}" for number in devices), epoch)
+
+
+def waits(devices: int = 1, kept: Lease | None = None, **request: Any) -> Waiting:
+    return Waiting("", ResourceRequest(devices=devices, **request), kept)
 
 
 @pytest.mark.parametrize("state", list(S))
@@ -73,7 +78,7 @@ def test_place_of_a_standby() -> None:
     nodes = [node("one"), node("two"), node("three", 2)]
     taken = {"one": {"cpu:0": 1.0}}
     assert where(request, "one", nodes, taken, []) == ("three", "")
-    assert where(request, "one", nodes, taken, [ResourceRequest()])[0] is None
+    assert where(request, "one", nodes, taken, [waits()])[0] is None
     full = taken | {"two": {"cpu:0": 1.0}, "three": {"cpu:0": 1.0, "cpu:1": 1.0}}
     assert where(request, "one", nodes, full, []) == (None, "no other node has a device to spare")
     assert where(request, "two", [node("one", state=N.CORDONED), node("two")], {}, [])[0] is None
@@ -83,20 +88,35 @@ def test_place_of_a_standby() -> None:
 def test_standby_gives_way_only_to_who_cannot_be_served_otherwise() -> None:
     nodes = [node("one"), node("two"), node("three")]
     own, beside = lease("a", "one", 0), lease("a", "two", 0, epoch=2)
-    assert who_gives_way([ResourceRequest()], {"a": beside}, nodes, [own, beside]) == []
-    assert who_gives_way([ResourceRequest()] * 2, {"a": beside}, nodes, [own, beside]) == ["a"]
-    assert who_gives_way([ResourceRequest(node="two")], {"a": beside}, nodes, [own, beside]) == ["a"]
-    assert who_gives_way([ResourceRequest(node="one")], {"a": beside}, nodes, [own, beside]) == []
+    assert who_gives_way([waits()], {"a": beside}, nodes, [own, beside]) == []
+    assert who_gives_way([waits()] * 2, {"a": beside}, nodes, [own, beside]) == ["a"]
+    assert who_gives_way([waits(node="two")], {"a": beside}, nodes, [own, beside]) == ["a"]
+    assert who_gives_way([waits(node="one")], {"a": beside}, nodes, [own, beside]) == []
 
 
 def test_newest_standby_goes_first_and_as_few_as_needed() -> None:
     nodes = [node("one", 3), node("two", 2)]
     standbys = {"a": lease("a", "one", 0), "b": lease("b", "one", 1), "c": lease("c", "one", 2)}
     held = [*standbys.values(), lease("x", "two", 0), lease("y", "two", 1)]
-    assert who_gives_way([ResourceRequest()], standbys, nodes, held) == ["c"]
-    assert who_gives_way([ResourceRequest(devices=2)], standbys, nodes, held) == ["c", "b"]
-    assert who_gives_way([ResourceRequest(devices=2), ResourceRequest()], standbys, nodes, held) == ["c", "b", "a"]
-    assert who_gives_way([ResourceRequest(devices=4)], standbys, nodes, held) == []
+    assert who_gives_way([waits()], standbys, nodes, held) == ["c"]
+    assert who_gives_way([waits(2)], standbys, nodes, held) == ["c", "b"]
+    assert who_gives_way([waits(2), waits()], standbys, nodes, held) == ["c", "b", "a"]
+    assert who_gives_way([waits(4)], standbys, nodes, held) == []
+
+
+def test_standby_on_the_device_that_holds_a_sessions_memory_gives_way_and_no_other() -> None:
+    gpus = tuple(Device(f"cuda:{number}", "cuda", "", 10) for number in range(3))
+    standbys = {f"s{number}": Lease(f"l{number}", f"s{number}", "one", (f"cuda:{number}",), 1) for number in range(2)}
+    kept = Lease("k", "a", "one", ("cuda:0",), 1)
+    nodes, held = [Node("one", N.UP, gpus)], list(standbys.values())
+    assert who_gives_way([waits(kept=kept)], standbys, nodes, held) == ["s0"]
+    assert who_gives_way([waits()], standbys, nodes, held) == []
+
+
+def test_standby_gives_way_where_others_use_what_seems_to_be_free() -> None:
+    nodes, beside = [node("one"), node("two")], lease("a", "two", 0, epoch=2)
+    assert who_gives_way([waits()], {"a": beside}, nodes, [beside]) == []
+    assert who_gives_way([waits()], {"a": beside}, nodes, [beside, Foreign("one", ("cpu:0",), 1.0)]) == ["a"]
 
 
 def test_standbys_beyond_a_quota_go_the_newest_first_and_no_more_than_that() -> None:
@@ -126,7 +146,7 @@ def test_whoever_waits_first_is_served_if_standbys_alone_keep_it_from_that(
     fits = [(at, device) for at, device in held if at < len(sizes) and device < sizes[at]]
     standbys = {f"s{index}": lease(f"s{index}", f"n{at}", device) for index, (at, device) in enumerate(fits)}
     request = ResourceRequest(devices=wanted)
-    given_way = who_gives_way([request], standbys, nodes, list(standbys.values()))
+    given_way = who_gives_way([Waiting("", request)], standbys, nodes, list(standbys.values()))
     left = used_of(each for session, each in standbys.items() if session not in given_way)
     assert bool(place([Waiting("", request)], nodes, left)) is (max(sizes) >= wanted)
     if given_way:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from jupyter_gpuaas.lifecycle.placement import (
     Idle,
     Leaving,
@@ -65,31 +67,53 @@ def test_park_nobody_waits_only_the_long_idle_ones() -> None:
 
 
 def test_park_zero_means_never() -> None:
-    assert park([ResourceRequest()], [idle("x", "a", 1e9)], idle_s=0, waiting_s=0) == []
+    assert park([waits("w")], [idle("x", "a", 1e9)], idle_s=0, waiting_s=0) == []
 
 
-def park(waiting: list[ResourceRequest], present: list[Idle], **more: float) -> list[tuple[str, str]]:
-    return whom_to_park(waiting, present, NODES, used_of(each.lease for each in present), **more)
+def park(
+    waiting: list[Waiting], present: list[Idle], nodes: list[Node] = NODES, **more: float
+) -> list[tuple[str, str]]:
+    return whom_to_park(waiting, present, nodes, used_of(each.lease for each in present), **more)
 
 
 def test_park_for_who_waits_the_longest_idle_one_and_no_more() -> None:
     present = [idle("x", "a", 40), idle("y", "b", 90, "cpu:0"), idle("z", "b", 60, "cpu:1")]
-    found = park([ResourceRequest()], present, idle_s=0, waiting_s=30)
+    found = park([waits("w")], present, idle_s=0, waiting_s=30)
     assert len(found) == 1
     assert "park_for_waiting_s" in found[0][1]
 
 
 def test_park_for_who_waits_as_many_as_it_needs_on_one_node() -> None:
     present = [idle("x", "a", 40), idle("y", "b", 90, "cpu:0"), idle("z", "b", 60, "cpu:1")]
-    found = park([ResourceRequest(devices=2)], present, idle_s=0, waiting_s=30)
+    found = park([waits("w", 2)], present, idle_s=0, waiting_s=30)
     assert sorted(each for each, _ in found) == ["y", "z"]
 
 
 def test_park_who_would_not_help_is_left_alone() -> None:
     present = [idle("x", "a", 40)]
-    assert park([ResourceRequest(node="b")], present, idle_s=0, waiting_s=30) == []
-    assert park([ResourceRequest(devices=2)], present, idle_s=0, waiting_s=30) == []
-    assert park([ResourceRequest()], [idle("x", "a", 20)], idle_s=0, waiting_s=30) == []
+    assert park([waits("w", node="b")], present, idle_s=0, waiting_s=30) == []
+    assert park([waits("w", 2)], present, idle_s=0, waiting_s=30) == []
+    assert park([waits("w")], [idle("x", "a", 20)], idle_s=0, waiting_s=30) == []
+
+
+def test_park_for_one_that_has_memory_on_a_device_who_holds_that() -> None:
+    gpus = [Node("a", NodeState.UP, tuple(Device(f"cuda:{number}", "cuda", "GPU", GIB) for number in range(2)))]
+    present = [idle("x", "a", 90, "cuda:0"), idle("y", "a", 40, "cuda:1")]
+    home = waits("w", node="a", kept=lease("w", "a", "cuda:1"))
+    assert [each for each, _ in park([home], present, gpus, idle_s=0, waiting_s=30)] == ["y"]
+    assert [each for each, _ in park([waits("w")], present, gpus, idle_s=0, waiting_s=30)] == ["x"]
+    cordoned = [msgspec.structs.replace(gpus[0], state=NodeState.CORDONED)]
+    assert [each for each, _ in park([home], present, cordoned, idle_s=0, waiting_s=30)] == ["y"]
+    assert not park([waits("w")], present, cordoned, idle_s=0, waiting_s=30)
+
+
+def test_park_for_the_first_whom_it_helps_and_not_where_one_before_could_go() -> None:
+    present = [idle("x", "b", 90, "cpu:0"), idle("y", "b", 60, "cpu:1")]
+    found = park([waits("v", node="a"), waits("w")], present, idle_s=0, waiting_s=30)
+    assert [each for each, _ in found] == ["x"]
+    assert not park([waits("v", 3), waits("w", 2, kind="cuda")], present, idle_s=0, waiting_s=30)
+    busy_one = [present[0]]  # v has to wait for the other one of b
+    assert not park([waits("v", 2), waits("w")], busy_one, idle_s=0, waiting_s=30)
 
 
 def test_leaving_idle_ones_first_and_of_either_kind_the_large_ones() -> None:
@@ -104,7 +128,7 @@ def waits(name: str, wants: int = 1, kept: Lease | None = None, **more: Any) -> 
 def proposed(
     queue: list[Waiting], held: list[GpuSession], nodes: list[Node] = NODES
 ) -> list[tuple[str, str, str, str]]:
-    found = room_for(queue, held, nodes, [each.lease for each in held if each.lease])
+    found = room_for(queue, held, nodes, used_of(each.lease for each in held if each.lease))
     return [(each.session_id, each.source, each.target, each.makes_room_for) for each in found]
 
 

@@ -194,9 +194,17 @@ def test_candidates_of_one_whose_host_is_there() -> None:
 def test_is_served_counts_who_stands_before() -> None:
     pool = [node("a", 1), node("b", 1)]
     queue = waiting(ResourceRequest(), ResourceRequest(node="a"), ResourceRequest())
+    held_a = [lease("1", "a", "cuda:0")]
     assert plan.is_served(0, queue, pool, [])
     assert not plan.is_served(1, queue, pool, [])  # the first takes a
-    assert not plan.is_served(2, queue, pool, [])  # behind one that waits
+    assert plan.is_served(2, queue, pool, [])  # behind one that waits, and could not go to b
+    assert not plan.is_served(2, waiting(*(ResourceRequest(),) * 3), pool, [])
+    assert not plan.is_served(1, waiting(ResourceRequest(devices=2), ResourceRequest()), [node("a", 2)], held_a)
+    # Whom Ray does not give what seems to be there, others do not pass, where they could go to the same node.
+    assert not plan.is_served(2, queue, pool, [], stuck={0})
+    pinned = waiting(ResourceRequest(node="a"), ResourceRequest(node="b"))
+    assert plan.is_served(1, pinned, pool, [], stuck={0}) and not plan.is_served(0, pinned, pool, [], stuck={0})
+    assert plan.could_go(pinned[:1], pool) == {"a"}
     assert plan.is_served(1, waiting(ResourceRequest(), ResourceRequest()), pool, [])
     assert not plan.is_served(0, queue, pool, [lease("1", "a", "cuda:0"), lease("2", "b", "cuda:0")])
 
@@ -249,10 +257,20 @@ def test_selector_names_nodes() -> None:
 def test_demand_has_what_is_held_beside_what_waits() -> None:
     held = [lease("1", "a", "cuda:0", "cuda:1"), lease("2", "a", "cuda:2", share=0.5)]
     waiting = [ResourceRequest(devices=4, labels={"zone": "!b"}), ResourceRequest(share=0.25)]
-    assert plan.demand(held, []) == ([], [])
-    bundles, selectors = plan.demand(held, waiting)
+    assert plan.demand(held, [], [node("a")]) == ([], [])
+    bundles, selectors = plan.demand(held, waiting, [node("a")])
     assert bundles == [{"GPU": 2.0}, {"GPU": 0.5}, {"GPU": 4.0}, {"GPU": 0.25}]
     assert selectors == [{}, {}, {"zone": "!b"}, {}]
+
+
+def test_demand_has_nothing_that_no_new_node_could_serve() -> None:
+    held = [lease("1", "a", "cuda:0")]
+    useless = [ResourceRequest(node="a"), ResourceRequest(kind="cpu")]
+    assert plan.demand(held, useless, [node("a")]) == ([], [])
+    assert plan.demand(held, [*useless, ResourceRequest(kind=CUDA)], [node("a")])[0] == [{"GPU": 1.0}] * 2
+    # Stand-ins for GPUs: more of them may come.
+    stands_in = Node("c", NodeState.UP, (Device("cpu:0", "cpu", "CPU", GIB),))
+    assert plan.demand([], useless, [stands_in])[0] == [{"GPU": 1.0}]
 
 
 def test_lease_of_an_actors_name() -> None:

@@ -13,6 +13,7 @@ from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.reservations import ReservationRows
 from jupyter_gpuaas.controller.fair_use import FairUse
+from jupyter_gpuaas.controller.others import Others
 from jupyter_gpuaas.errors import InvalidRequest
 from jupyter_gpuaas.model import Device, Node, NodeState
 
@@ -23,7 +24,7 @@ def test_reservations_of_several_nodes_stand_beside_each_other(tmp_path: Path) -
     sessions: Any = SimpleNamespace(all=list, tell_user=lambda *_: None)
     limits: Any = None  # nobody asks for devices
     database = Database(tmp_path / "x.db", events_kept=10)
-    fair = FairUse(sessions, engine, limits, ReservationRows(database), Settings(home=str(tmp_path)))
+    fair = FairUse(sessions, engine, Others(engine), limits, ReservationRows(database), Settings(home=str(tmp_path)))
     until_s = time.time() + 600
 
     def reserve(count: int, node: str | None, from_s: float = 0.0) -> None:

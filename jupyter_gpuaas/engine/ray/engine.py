@@ -152,7 +152,7 @@ class RayEngine:
         told: object = None
         while True:
             self._news_for_autoscaler.clear()
-            wanted = plan.demand(self.leases(), self._wanted or self._leases.waiting())
+            wanted = plan.demand(self.leases(), self._wanted or self._leases.waiting(), self.nodes())
             if wanted != told:
                 told = wanted if await self._request(*wanted) else None
             try:

@@ -1,9 +1,9 @@
 """Leases of a Ray cluster's devices: our own queue, and one actor in Ray for each lease.
 
 What we have granted is in a file; Ray's accounting follows it. The queue decides where there is room as far as we
-know, and asks Ray for devices there, for one waiter at a time: Ray serves whom it likes first. Where others use the
-cluster as well, Ray may have less than we think. Then the waiter takes what comes free on any node that would do, and
-those behind it wait.
+know, and asks Ray for devices there, on each node for one waiter at a time: Ray serves whom it likes first. Where
+others use the cluster as well, Ray may have less than we think. Then the waiter takes what comes free on any node that
+would do, and those behind it that want the same nodes wait.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ import msgspec
 from jupyter_gpuaas.engine.base import LeaseMeta
 from jupyter_gpuaas.engine.ray import plan
 from jupyter_gpuaas.engine.ray.cluster import Cluster, Held, Holder
-from jupyter_gpuaas.errors import AllocationError, GpuaasError, LeaseError, TransportError
+from jupyter_gpuaas.errors import AllocationError, GpuaasError, LeaseError, NotAsked, TransportError
 from jupyter_gpuaas.lifecycle.placement import Waiting
 from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.model import Lease, Node, ResourceRequest
@@ -101,6 +101,8 @@ class RayLeases:
         #: Actors that could not be ended; by themselves they end, too, but not so soon.
         self._unfreed: list[Any] = []
         self._tasks: list[asyncio.Task[None]] = []
+        #: One for each who waits.
+        self._serving: set[asyncio.Task[None]] = set()
         self._freeing: set[asyncio.Task[None]] = set()
         self.on_change: Callable[[], None] = lambda: None
 
@@ -130,16 +132,15 @@ class RayLeases:
             self._save(self._held)
 
     def open(self) -> None:
-        """Begin to serve."""
-        work = (self._serve(), self._renew(), self._hold_again())
-        self._tasks = [asyncio.create_task(each) for each in work]
-        self.kick()
+        """Begin to look after what is held."""
+        self._tasks = [asyncio.create_task(each) for each in (self._renew(), self._hold_again())]
 
     async def close(self, *, give_back: bool) -> None:
         """Stop; with ``give_back``, nothing is held any more."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._serving]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks = []
         if give_back:
             for actor in self._holders.values():
@@ -174,6 +175,9 @@ class RayLeases:
         """See ``Engine.acquire``."""
         waiter = _Waiter(request, meta)
         self._waiting.append(waiter)
+        serving = asyncio.create_task(self._serve(waiter), name=f"devices for {meta.session_id}")
+        self._serving.add(serving)
+        serving.add_done_callback(self._serving.discard)
         self.kick()
         try:
             await asyncio.wait([waiter.granted], timeout=timeout)
@@ -185,6 +189,10 @@ class RayLeases:
                     break
                 either: list[asyncio.Future[Any]] = [waiter.granted, self._changes.next()]
                 await asyncio.wait(either, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if not waiter.granted.done():
+                kind = NotAsked if self._is_behind(waiter) else AllocationError
+                raise kind(f"nothing became free for session {meta.session_id} in {timeout:g} s.")
+            return waiter.granted.result()
         except asyncio.CancelledError:
             if waiter.granted.done() and waiter.granted.exception() is None:
                 # Nobody who could give it back knows of it.
@@ -195,16 +203,21 @@ class RayLeases:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
             self.kick()
-        if not waiter.granted.done():
-            raise AllocationError(f"nothing became free for session {meta.session_id} in {timeout:g} s.")
-        return waiter.granted.result()
 
     def _is_next(self, waiter: _Waiter) -> bool:
-        if waiter not in self._waiting or any(each.stuck for each in self._waiting):
+        if waiter not in self._waiting:
             return False
         place = self._waiting.index(waiter)
-        queue = [Waiting(each.id, each.request, each.meta.kept) for each in self._waiting]
-        return plan.is_served(place, queue, self._pool.nodes(), self.held(), self._unsettled())
+        stuck = {number for number, each in enumerate(self._waiting) if each.stuck}
+        return plan.is_served(place, _queue(self._waiting), self._pool.nodes(), self.held(), self._unsettled(), stuck)
+
+    def _taken_before(self, waiter: _Waiter) -> frozenset[str]:
+        """Nodes that somebody before this one in the queue could go to: nothing there is for it."""
+        before = self._waiting[: self._waiting.index(waiter)]
+        return plan.could_go(_queue(before), self._pool.nodes())
+
+    def _is_behind(self, waiter: _Waiter) -> bool:
+        return bool(plan.could_go(_queue([waiter]), self._pool.nodes()) & self._taken_before(waiter))
 
     def release(self, lease_id: str) -> asyncio.Task[None] | None:
         """Give a lease back; what is returned ends when Ray knows, too.
@@ -244,21 +257,19 @@ class RayLeases:
 
     # -- the queue ---------------------------------------------------------------------------------------------
 
-    async def _serve(self) -> None:
-        while True:
+    async def _serve(self, waiter: _Waiter) -> None:
+        while not waiter.left:
             changed = self._changes.next()
-            while self._waiting:
-                waiter = self._waiting[0]
-                try:
-                    if not await self._serve_first(waiter):
-                        break
-                except Exception as error:
-                    log.error("session %s has no devices yet: %s", waiter.meta.session_id, error, exc_info=_odd(error))
-                    await asyncio.sleep(PAUSE_S)
-            await asyncio.wait([changed])
+            try:
+                if await self._try(waiter):
+                    return
+                await asyncio.wait([changed])
+            except Exception as error:
+                log.error("session %s has no devices yet: %s", waiter.meta.session_id, error, exc_info=_odd(error))
+                await asyncio.sleep(PAUSE_S)
 
-    async def _serve_first(self, waiter: _Waiter) -> bool:
-        """Bring the first in the queue to devices; False when there is nothing for it now."""
+    async def _try(self, waiter: _Waiter) -> bool:
+        """Bring one to devices; False when there is nothing for it now."""
         holder: Holder | None = None
         chosen: tuple[str, ...] = ()
         others: list[Holder] = []
@@ -311,7 +322,8 @@ class RayLeases:
     def _targets(self, waiter: _Waiter) -> list[str]:
         used, kept = used_of(self.held()), waiter.meta.kept
         found = plan.candidates(waiter.request, self._pool.nodes(), used, self._unsettled(), kept)
-        return [node_id for node_id in found if self._pool.ray_id(node_id)]
+        taken = self._taken_before(waiter)
+        return [node_id for node_id in found if node_id not in taken and self._pool.ray_id(node_id)]
 
     def _grant(self, waiter: _Waiter, lease: Lease | None, held: Held, holder: Holder) -> None:
         self._waiting.remove(waiter)
@@ -432,6 +444,10 @@ class RayLeases:
         with open(fd, "wb") as file:
             file.write(msgspec.json.encode(list(held.values())))
         draft.replace(self._file)
+
+
+def _queue(waiters: Iterable[_Waiter]) -> list[Waiting]:
+    return [Waiting(each.id, each.request, each.meta.kept) for each in waiters]
 
 
 def _told(whose: LeaseMeta | Lease, share: float) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +12,7 @@ import msgspec
 
 from jupyter_gpuaas.lifecycle.placement import Placement, Waiting, can_go_to, suitable
 from jupyter_gpuaas.lifecycle.room import ATOM, Used, hold, opens, room, used_of
-from jupyter_gpuaas.model import Device, Lease, Node, NodeState, ResourceRequest
+from jupyter_gpuaas.model import CUDA, Device, Lease, Node, NodeState, ResourceRequest
 
 #: Label with which an operator names a node: `ray start --labels gpuaas.io/node=a`.
 NAME_LABEL = "gpuaas.io/node"
@@ -158,21 +158,36 @@ def candidates(
     return [each[-1] for each in sorted(found)]
 
 
+def could_go(queue: Iterable[Waiting], nodes: Sequence[Node]) -> frozenset[str]:
+    """Ids of the nodes that any of these could go to, whoever holds their devices now."""
+    return frozenset(node.id for each in queue for node in nodes if can_go_to(each.request, each.kept, node))
+
+
 def is_served(
     place: int,
     queue: Sequence[Waiting],
     nodes: Sequence[Node],
     held: Iterable[Lease],
     unsettled: frozenset[str] = frozenset(),
+    stuck: Collection[int] = (),
 ) -> bool:
-    """Whether there is room for the request at this place of the queue, behind all before it."""
+    """Whether there is room for the request at this place of the queue, behind all before it: as ``place`` has it.
+
+    Parameters
+    ----------
+    stuck
+        Places of those to whom Ray does not give what seems to be there.
+    """
     used = used_of(held)
+    closed: frozenset[str] = frozenset()
     for number, each in enumerate(queue[: place + 1]):
-        found = candidates(each.request, nodes, used, unsettled, each.kept)
-        if not found:
-            return False
+        there = [] if number in stuck else candidates(each.request, nodes, used, unsettled, each.kept)
+        found = [node_id for node_id in there if node_id not in closed]
         if number == place:
-            return True
+            return bool(found)
+        if not found:
+            closed |= could_go([each], nodes)
+            continue
         node = next(one for one in nodes if one.id == found[0])
         on_node = used.setdefault(node.id, {})
         chosen = room(each.request, suitable(each.request, each.kept, node), on_node)
@@ -204,21 +219,28 @@ def selector(ray_ids: Sequence[str]) -> dict[str, str]:
 
 
 def demand(
-    held: Iterable[Lease], waiting: Sequence[ResourceRequest]
+    held: Iterable[Lease], waiting: Sequence[ResourceRequest], nodes: Sequence[Node]
 ) -> tuple[list[dict[str, float]], list[dict[str, str]]]:
     """What Ray's autoscaler is asked for: bundles, and a selector of labels for each.
 
-    It takes that for what the cluster should be able to hold in all, so what is held is part of it. Nothing waits:
-    nothing is asked for, and what is held keeps its nodes by itself.
+    It takes that for what the cluster should be able to hold in all, so what is held is part of it. Nothing waits that
+    a new node could serve: nothing is asked for, and what is held keeps its nodes by itself.
     """
-    if not waiting:
+    kinds = {device.kind for node in nodes for device in node.devices}
+    helped = [each for each in waiting if _could_help(each, kinds)]
+    if not helped:
         return [], []
     bundles = [{"GPU": lease.share * len(lease.device_ids)} for lease in held]
     selectors: list[dict[str, str]] = [{} for _ in bundles]
-    for request in waiting:
+    for request in helped:
         bundles.append({"GPU": gpus_of(request)})
         selectors.append(dict(request.labels))
     return bundles, selectors
+
+
+def _could_help(request: ResourceRequest, kinds: Collection[str]) -> bool:
+    """Whether a new node could serve a request, which is neither for one that is there nor for other than its GPUs."""
+    return request.node is None and (request.kind in (None, CUDA) or request.kind in kinds)
 
 
 def keepers_of(node_id: str, ray_id: str) -> str:
