@@ -65,7 +65,8 @@ class Shared:
         rows: Any = SimpleNamespace(all=list)
         settings: Any = SimpleNamespace(placement="spread")
         others = Others(world, lambda: self.now_s)
-        self.scheduler = Scheduler(world, world, others, FairUse(world, world, others, limits, rows, settings))
+        self.fair = FairUse(world, world, others, limits, rows, settings)
+        self.scheduler = Scheduler(world, world, others, self.fair)
 
     def why_never(self, request: ResourceRequest) -> str:
         return ""
@@ -172,3 +173,13 @@ async def test_woken_session_waits_for_the_device_that_its_memory_was_on_and_kee
     assert shared.asked == [("y", "a"), ("x", "a")]
     assert shared.held[-1].device_ids == ("cuda:0",)
     await shared.scheduler.close()
+
+
+async def test_turn_is_given_to_one_whose_memory_was_on_the_device_although_others_are_free() -> None:
+    shared = Shared(a=2)
+    holder = waits("c")
+    holder.lease = Lease("c", "c", "a", ("cuda:0",), 1)
+    shared.held.append(holder.lease)
+    assert shared.fair.gives_turn(holder, [waits("x", kept=Lease("l", "x", "a", ("cuda:0",), 1))])
+    # Nobody would get it.
+    assert not shared.fair.gives_turn(holder, [waits("x", kept=Lease("l", "x", "a", ("cuda:1",), 1))])
