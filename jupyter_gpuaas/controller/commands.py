@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 S = SessionState
 #: A node whose host died and that does not give what the host has left in this time is not waited for by a standby.
 SOON_S = 2.0
+#: How it is told, behind why a session was lost, that it cannot come back yet.
+UNREADABLE = "its checkpoints cannot be read now"
 
 
 class Commands:
@@ -249,7 +251,8 @@ class Commands:
         """How long a host may take until it is that of a session which comes back."""
         view = live.checkpoints.last if live.checkpoints is not None else None
         if view is None and not incoming.ready:
-            view = await self._newest_of(live)
+            with contextlib.suppress(StoreError):  # its host reads them, too, and says what is wrong
+                view = await self._newest_of(live)
         state_bytes = view.host_bytes + view.device_bytes if view is not None else 0
         return limit_s(self._settings.start_timeout_s, state_bytes, incoming.failures)
 
@@ -422,8 +425,24 @@ class Commands:
             self._sessions.note(live, "its devices were given back", {}, lease=None)
 
     async def _newest_of(self, live: LiveSession) -> CheckpointView | None:
-        with contextlib.suppress(StoreError):
-            return await asyncio.to_thread(self._newest, live.session.owner, live.session.id)
+        return await asyncio.to_thread(self._newest, live.session.owner, live.session.id)
+
+    async def _newest_readable(self, live: LiveSession) -> CheckpointView | None:
+        """The newest checkpoint of a lost session; while the store cannot be read, that is waited for.
+
+        None where it has none, or is not lost any more.
+        """
+        pause_s = self._settings.retry_first_s
+        while _lost(live):
+            try:
+                return await self._newest_of(live)
+            except StoreError as error:
+                log.warning("checkpoints of session %s: %s", live.session.id, error)
+                cause, told = live.session.cause, f"{UNREADABLE}: {error}"
+                if UNREADABLE not in cause:
+                    self._sessions.note(live, told, {"warning": True}, cause=f"{cause}; {told}")
+            await live.bell.until(lambda: not _lost(live), pause_s)
+            pause_s = min(2 * pause_s, self._settings.retry_most_s)
         return None
 
     def stands_by(self, aside: Aside) -> bool:
@@ -445,14 +464,14 @@ class Commands:
             return
         if not self.stands_by(aside):
             return
-        newest = await self._newest_of(live)
+        newest = await self._newest_readable(live)
         left = newest is not None and await self._left_soon(lease)
         if newest is not None and _lost(live) and live.record.aside == aside:
             self._stood_in(live, aside, newest, left=left)
 
     def _stood_in(self, live: LiveSession, aside: Aside, newest: CheckpointView, *, left: bool) -> None:
         """The session is its standby's; ``left`` tells whether what its former host has left is to be had."""
-        lease, why = live.lease, live.session.cause
+        lease, why = live.lease, _lost_by(live)
         assert lease is not None
         incoming = Incoming(checkpoint=newest.id, why=why, stands_by=True, cell=newest.cell)
         if left:
@@ -477,7 +496,7 @@ class Commands:
 
     async def _hurry(self, live: LiveSession) -> None:
         """Have a host ready elsewhere when the session's own node gives away what is left there."""
-        newest = await self._newest_of(live)
+        newest = await self._newest_readable(live)
         if newest is None:
             return
         aside = await self.hurry(live)
@@ -509,19 +528,19 @@ class Commands:
         if not _lost(live):
             self._hurried.pop(live.session.id, None)
             return  # it is with its standby
-        session = live.session
-        newest = await self._newest_of(live)
+        newest = await self._newest_readable(live)
         if not _lost(live):
             return  # meanwhile its user has ended it
+        lost_by = _lost_by(live)
         if newest is None:
-            cause = f"{session.cause}; there is no checkpoint to restore it from"
+            cause = f"{lost_by}; there is no checkpoint to restore it from"
             self._sessions.advance(live, SessionEvent.GIVEN_UP, cause)
             return
-        cause = f"{session.cause}; checkpoint {newest.short} is restored"
+        cause = f"{lost_by}; checkpoint {newest.short} is restored"
         incoming, lease = self._incoming(live), live.lease
         # What a host fails at that is to bring it back is not what its user has lost it by.
         failures, why = (incoming.failures, incoming.why) if incoming is not None else (0, "")
-        why = why or session.cause
+        why = why or lost_by
         left = lease is not None and await self._has_remains(lease)
         aside = await self._ahead(live)
         if aside is not None and lease is not None and incoming is None:
@@ -589,3 +608,8 @@ def _told(checkpoint: CheckpointView) -> dict[str, Any]:
 
 def _lost(live: LiveSession) -> bool:
     return live.session.state is S.LOST
+
+
+def _lost_by(live: LiveSession) -> str:
+    """Why it was lost."""
+    return live.session.cause.partition(f"; {UNREADABLE}")[0]

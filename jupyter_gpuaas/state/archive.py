@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import CheckpointError, NoSuchCheckpoint
+from ..errors import CheckpointError, NoSuchCheckpoint, StoreError
 from ..model import short_id
 from ..store.base import Freed, Store
 from ..store.blob import TOGETHER_BYTES, chunk_digests, chunk_sizes, read_blobs
@@ -86,11 +86,19 @@ class Archive:
         return found
 
     def newest(self) -> Checkpoint | None:
-        """The last of ``checkpoints``; only that one is read, where ids tell their sessions."""
+        """The last of ``checkpoints``; only that one is read, where ids tell their sessions.
+
+        Raises
+        ------
+        StoreError
+            It cannot be read now: an older one is not the newest.
+        """
         ids = self.store.manifests()
         for checkpoint_id in reversed(of_session(self._session, ids) if self._session else ids):
             try:
                 found = Checkpoint(validate(self.store.manifest(checkpoint_id), self._key))
+            except StoreError:
+                raise
             except CheckpointError:
                 continue
             if self._session in ("", found.manifest.session):

@@ -81,7 +81,7 @@ class Store(Protocol):
         """
 
     def manifest(self, manifest_id: str) -> bytes:
-        """A manifest's bytes as they were committed. Raises ``NoSuchCheckpoint``."""
+        """A manifest's bytes as they were committed. Raises ``NoSuchCheckpoint``, or ``TooLarge`` where it is none."""
 
     def manifests(self) -> list[str]:
         """Ids of all manifests, oldest commit first."""

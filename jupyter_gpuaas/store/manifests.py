@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import NoSuchCheckpoint, StoreError
 from .base import Objection, no_objection
+from .defects import TooLarge
 from .lease import FILE_MODE
 from .packwriter import NEW_SUFFIX, write_all
 
@@ -131,7 +132,7 @@ class Manifests:
         file = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         with open(file, "rb") as opened:
             if os.fstat(file).st_size > MANIFEST_BYTES:
-                raise StoreError(f"the manifest {name} is larger than {MANIFEST_BYTES} bytes.")
+                raise TooLarge(f"the manifest {name} is larger than {MANIFEST_BYTES} bytes.")
             return opened.read(MANIFEST_BYTES)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import ChunkCorrupt, ChunkMissing, QuotaReached, StoreError
 from .base import CHUNK_BYTES, DIGEST_BYTES, Buffer, Freed, Objection, Usage, Written, no_objection
 from .codec import Encoded, decode, encode, matches
+from .defects import TooLarge
 from .manifests import MANIFEST_BYTES, check_manifest, file_name, no_such, parse_name
 from .objects import Objects
 from .pack import HEAD_BYTES, INDEX_HEADER, PACK_HEADER, Entry, Place, head, index_batch
@@ -380,7 +381,7 @@ class FsspecStore:
         if size is None:
             return None
         if size > MANIFEST_BYTES:
-            raise StoreError(f"the manifest {name} is larger than {MANIFEST_BYTES} bytes.")
+            raise TooLarge(f"the manifest {name} is larger than {MANIFEST_BYTES} bytes.")
         return self._objects.read(f"manifests/{name}")
 
     def _stored_bytes(self) -> int:

@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,17 @@ import psutil
 import pytest
 
 from jupyter_gpuaas.controller import commands
+from jupyter_gpuaas.controller.commands import UNREADABLE
+from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.lifecycle.recovery import HOSTS_IN_A_ROW
-from jupyter_gpuaas.model import Phase, SessionState
+from jupyter_gpuaas.model import CheckpointView, Phase, ResourceRequest, SessionState
+from jupyter_gpuaas.state.listing import owners_address
 from tests.conftest import GpuaasHome
 from tests.fault.nodes import lives, records
 from tests.fault.steps import Steps
 from tests.roaming import Roamer, roaming
-from tests.service import Service, eventually, running_service
+from tests.service import DEADLINE_S, Service, eventually, running_service
 
 #: Between real nodes, and so not quick: a part of `make test-faults`.
 pytestmark = pytest.mark.fault
@@ -206,6 +209,67 @@ async def test_checkpoint_that_kills_every_kernel_ends_its_session_with_the_reas
         # Whoever knows what is wrong with it begins with an older one, or with this.
         (tmp_path / "kill").unlink()
         assert (await service.admin.restore(roamer.id, "-1", new="again")).names
+
+
+@contextlib.contextmanager
+def store_away(service: Service, live: LiveSession) -> Iterator[None]:
+    """For the time of the block the checkpoints of the session's owner are not where they were."""
+    there = Path(owners_address(service.controller.checkpoints.address, live.session.owner)) / "manifests"
+    away = there.rename(there.with_name("away"))
+    try:
+        yield
+    finally:
+        away.rename(there)
+
+
+async def lose_host_without_store(service: Service, live: LiveSession) -> None:
+    """Lose the host of a session; returns when that waits for the store."""
+    (host,) = records(service.controller.settings.folder, live.lease.node_id if live.lease else "*", live.session.id)
+    os.kill(host.pid, signal.SIGKILL)
+    assert await live.bell.until(lambda: UNREADABLE in live.session.cause, DEADLINE_S)
+    assert live.session.state is S.LOST
+
+
+@pytest.mark.parametrize("standby", [0, 1])
+async def test_session_whose_checkpoints_cannot_be_read_for_a_while_comes_back_when_they_can(
+    service: Service, standby: int
+) -> None:
+    async with roaming(service, request=ResourceRequest(standby=standby)) as roamer:
+        live = service.controller.sessions.get(roamer.id)
+        assert live is not None
+        await roamer.said("x = [1]; y = x")
+        if standby:
+            await roamer.followed(after=1)
+        await eventually(lambda: live.checkpoints is not None and live.checkpoints.taken)
+        reads = 0
+        newest = service.controller.commands._newest
+
+        def read(owner: str, session: str) -> CheckpointView | None:
+            nonlocal reads
+            reads += 1
+            return newest(owner, session)
+
+        service.controller.commands._newest = read
+        with store_away(service, live):
+            await lose_host_without_store(service, live)
+            before = reads
+            await eventually(lambda: reads >= before + 2)
+            assert live.session.state is S.LOST
+        assert await roamer.told("print(x, y is x)") == "[1] True"
+        events = await roamer.client.events(session=roamer.id)
+        assert len([each for each in events if each.cause.startswith(UNREADABLE)]) == 1
+        assert not any(UNREADABLE in each.cause for each in events if each.kind != "session")
+
+
+async def test_session_that_waits_for_the_checkpoint_store_can_be_ended(service: Service) -> None:
+    async with roaming(service) as roamer:
+        live = service.controller.sessions.get(roamer.id)
+        assert live is not None
+        await roamer.said("x = [1]")
+        with store_away(service, live):
+            await lose_host_without_store(service, live)
+            assert (await service.admin.release(roamer.id)).session.state is S.CLOSED
+        assert not service.engine.leases()
 
 
 async def test_kernel_that_hangs_while_it_makes_a_variable_is_given_up(

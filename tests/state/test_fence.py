@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jupyter_gpuaas.errors import StaleEpoch
+from jupyter_gpuaas.errors import StaleEpoch, StoreError
 from jupyter_gpuaas.model import short_id
 from jupyter_gpuaas.state.checkpointer import Checkpointer
 from jupyter_gpuaas.state.fence import new_id, newest_epoch, of_session, unless_stale
@@ -109,3 +109,23 @@ def test_newest_checkpoint_is_found_without_reading_the_others() -> None:
     assert Checkpointer(store, key=b"x" * 16, session="s").newest() is None
     loose = Checkpointer(MemoryStore(), key=KEY)
     assert loose.capture({"a": 1}).id == (loose.newest() or loose.capture({})).id
+
+
+def test_newest_checkpoint_that_cannot_be_read_now_is_not_an_older_one_and_one_that_is_none_is_passed_over() -> None:
+    class Away(MemoryStore):
+        away = ""
+
+        def manifest(self, manifest_id: str) -> bytes:
+            if manifest_id == self.away:
+                raise StoreError("the disk does not answer.")
+            return super().manifest(manifest_id)
+
+    store = Away()
+    mine = Checkpointer(store, key=KEY, session="s")
+    older, newer = mine.capture({"a": 1}, epoch=1), mine.capture({"a": 2}, epoch=1)
+    store.away = newer.id
+    with pytest.raises(StoreError):
+        mine.newest()
+    store.away = ""
+    store.rewrite(newer.id, b"not a manifest")
+    assert mine.newest() == older
