@@ -528,9 +528,10 @@ class Checkpoints:
         return report
 
     def claim(self) -> dict[str, str]:
-        """Let the store refuse what former hosts of the session commit, which comes back here after a loss.
+        """Make what the session begins with here its own newest checkpoint, and that of this host.
 
-        Where that fails, the first checkpoint that is taken here does it; the session begins all the same.
+        It is what the next loss brings back; what former hosts of the session commit, the store refuses. Where that
+        fails, the first checkpoint that is taken here does it; the session begins all the same.
         """
         if self._committed is None:
             return {}

@@ -228,11 +228,11 @@ class Host:
             )
         report = msgspec.convert(reply["result"], RestoreReport)
         spec, view = session.spec, report.checkpoint
-        # One that begins with a checkpoint of another has lost nothing, however often its start is tried: what is
-        # restored after a loss is a session's own.
+        # One that begins with a checkpoint of another has lost nothing: what is restored after a loss is a session's
+        # own. It is that from here on, in case that the host is lost before there is another.
         if view.session == spec.session_id:
             session.restored_cell = view.cell
-            await claim(kernel)
+        await claim(kernel)
         session.notice("".join(f"[remote GPU] {line}\n" for line in restored_lines(report)))
 
     async def adopt(self, spec: HostSpec, devices: list[Device], folder: Path, machine: str) -> HostReport:

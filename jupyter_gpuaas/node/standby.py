@@ -255,7 +255,7 @@ class Standby:
 
 
 async def claim(kernel: Kernel) -> None:
-    """Let the checkpoint store refuse what a former host of the session commits; see ``Checkpoints.claim``."""
+    """Make what the kernel begins with the session's own checkpoint; see ``Checkpoints.claim``."""
     with contextlib.suppress(RuntimeError):  # who needs the kernel next finds that it has ended
         await kernel.ask(Channel.SHELL, "gpuaas_checkpoint_request", {"op": "claim"})
 

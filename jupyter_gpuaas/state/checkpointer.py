@@ -176,9 +176,10 @@ class Checkpointer(Archive):
         return Pending(finish, head["id"], stall_s, draft.waiting_bytes)
 
     def claim(self, checkpoint: Checkpoint, *, epoch: int) -> Checkpoint:
-        """Commit a checkpoint of the session once more, as that of a host of this epoch, which begins with it.
+        """Commit a checkpoint once more, as the session's own, of a host of this epoch, which begins with it.
 
-        From then on what a former host commits is refused. Nothing of what the checkpoint holds is read or written.
+        From then on what a former host commits is refused, and one that was another session's may be forgotten there.
+        Nothing of what the checkpoint holds is read or written.
 
         Raises
         ------
@@ -196,6 +197,8 @@ class Checkpointer(Archive):
                 id=new_id(self._session, epoch),
                 parent=manifest.id,
                 created_s=time.time(),
+                owner=self._owner,
+                session=self._session,
                 epoch=epoch,
                 label="",
                 costs=Costs(host_bytes=before.host_bytes, device_bytes=before.device_bytes),

@@ -223,17 +223,36 @@ async def test_session_that_begins_with_a_checkpoint_has_lost_nothing_until_its_
         await eventually(starts)
     await run(service, service.admin, "again", "assert x == 2")
     assert (await service.admin.cells(new)).restored_cell is None
-    (own,) = await taken(service.admin, new, 1)
+    own = (await taken(service.admin, new, 2))[-1]
+    assert await lose_host(service, new) == own.cell == 3
 
-    (host,) = records(gpuaas_home.path, session=new)
+
+async def lose_host(service: Service, session: str) -> int:
+    """Kill the session's host; returns the cell that it comes back with."""
+    (host,) = records(service.controller.settings.folder, session=session)
     os.kill(host.pid, signal.SIGKILL)
 
     async def restored() -> int | None:
         with contextlib.suppress(GpuaasError):  # no host at the moment
-            return (await service.admin.cells(new)).restored_cell
+            return (await service.admin.cells(session)).restored_cell
         return None
 
-    assert await eventually(restored) == own.cell == 3
+    cell: int = await eventually(restored)
+    return cell
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_session_that_begins_with_a_checkpoint_and_is_lost_before_its_first_cell_comes_back_with_it(
+    service: Service, forgotten: bool
+) -> None:
+    session = await run(service, service.admin, "a", "x = [1]; y = x", "x.append(2)")
+    await taken(service.admin, session, 2)
+    report = await service.admin.restore(session, "-1", new="again")
+    if forgotten:
+        await service.admin.release(session)
+        await service.admin.forget_checkpoint(session, "-1")
+    assert await lose_host(service, report.session) == 2
+    assert await run(service, service.admin, "again", "assert x == [1, 2] and x is y") == report.session
 
 
 async def test_checkpoint_is_forgotten_while_another_is_being_written(service: Service) -> None:

@@ -77,6 +77,19 @@ def test_checkpoint_of_an_older_host_is_refused_once_a_later_one_has_claimed_wha
         next_one.claim(claimed, epoch=1)
 
 
+def test_checkpoint_of_another_session_that_was_claimed_is_the_sessions_own() -> None:
+    store = MemoryStore()
+    other, mine = (Checkpointer(store, key=KEY, owner="ann", session=session) for session in "ts")
+    theirs = other.capture({"a": [1]}, epoch=5, cell=7)
+    claimed = mine.claim(theirs, epoch=1)
+    assert mine.newest() == claimed and mine.checkpoints() == [claimed]
+    assert other.newest() == theirs
+    other.forget(theirs)
+    other.collect()
+    assert mine.restore(claimed).namespace["a"] == [1]
+    assert (claimed.manifest.cell, claimed.manifest.owner) == (7, "ann")
+
+
 def test_what_an_older_host_commits_at_the_same_moment_is_not_the_newest() -> None:
     ids = [new_id("s", 2), new_id("s", 1)]
     assert of_session("s", ids) == ids[::-1]
