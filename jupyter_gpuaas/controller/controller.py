@@ -116,6 +116,7 @@ class Controller:
         self.fair.idle_s = self.parking.idle_s
         self.turns = Turns(means, self.scheduler, self.fair, self.parking)
         self.parking.suspending = lambda: self.turns.under_way
+        self.migrations.plans.giving_up = lambda: self.parking.under_way | self.turns.under_way
         self.fair.standbys = self.standbys.leases
         self.turns.leaving = lambda: self.commands.giving_back() | self.standbys.leases()
         self.drains = Drains(means, self.migrations, self.parking, self.scheduler, DrainRows(self.database))

@@ -45,7 +45,7 @@ class Migrations:
         self._sessions = means.sessions
         self._commands = means.commands
         self._standbys = standbys
-        self._plans = MovePlans(means, standbys, newest)
+        self.plans = MovePlans(means, standbys, newest)
         self._mover = Mover(means, standbys)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._reasons: dict[str, str] = {}
@@ -61,7 +61,7 @@ class Migrations:
         """
         if self._closing:
             raise TransportError("the service is shutting down.")
-        return await self._plans.plan(live, target)
+        return await self.plans.plan(live, target)
 
     async def begin(
         self,
@@ -93,11 +93,9 @@ class Migrations:
             It cannot be done. Nothing has changed.
         """
         plan = await self.plan(live, target)
-        asked = await self._plans.asked(
-            live, plan, via, wait=wait, accept_loss=accept_loss, between_cells=between_cells
-        )
-        way = self._plans.way(asked, plan)
-        self._plans.check(live, plan.target)  # once more: the store was read meanwhile, and the host was asked
+        asked = await self.plans.asked(live, plan, via, wait=wait, accept_loss=accept_loss, between_cells=between_cells)
+        way = self.plans.way(asked, plan)
+        self.plans.check(live, plan.target)  # once more: the store was read meanwhile, and the host was asked
         view = MigrationView(
             id=uuid.uuid4().hex,
             session_id=live.session.id,

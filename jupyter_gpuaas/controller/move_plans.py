@@ -53,6 +53,8 @@ class MovePlans:
         self._agents = means.agents
         self._standbys = standbys
         self._newest = newest
+        #: Ids of sessions that are being parked or suspended; set by the controller.
+        self.giving_up: Callable[[], frozenset[str]] = frozenset
 
     async def plan(self, live: LiveSession, target: str | None) -> MigrationPlan:
         """What a migration would do.
@@ -120,6 +122,9 @@ class MovePlans:
         session, lease = live.session, live.lease
         if live.record.move is not None:
             raise MigrationError(f"session {session.name!r} is being moved already.")
+        if session.id in self.giving_up():
+            hint = "It can be moved when it has come back."
+            raise MigrationError(f"session {session.name!r} is being parked or suspended.", hint=hint)
         if session.state not in MOVABLE or lease is None:
             hint = "Ask again when its turn has come." if session.state is SessionState.SUSPENDED else ""
             raise MigrationError(

@@ -379,6 +379,35 @@ async def test_session_that_stands_still_for_nobody_goes_on(service: Service) ->
         assert (await roamer.look()).lease == lease
 
 
+@pytest.mark.parametrize("how", ["parked", "suspended"])
+async def test_session_that_is_being_parked_or_suspended_is_not_moved_meanwhile(
+    service: Service, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    asked, gate, real = asyncio.Event(), asyncio.Event(), AgentClient.op
+
+    async def op(self: AgentClient, session_id: str, epoch: int, op: str, content: dict[str, Any]) -> Any:
+        if op in ("quiesce", "suspend"):
+            asked.set()
+            await gate.wait()
+        return await real(self, session_id, epoch, op, content)
+
+    async with roaming(service) as roamer:
+        await roamer.said("x = [4]; y = x")
+        live = service.controller.sessions.get(roamer.id)
+        assert live is not None
+        monkeypatch.setattr(AgentClient, "op", op)
+        controller = service.controller
+        stopping = controller.parking.park(live, "a test") if how == "parked" else controller.turns.suspend(live, "too")
+        task = asyncio.create_task(stopping)
+        await asyncio.wait_for(asked.wait(), 30.0)
+        with pytest.raises(MigrationError, match="parked or suspended"):
+            await roamer.migrate()
+        gate.set()
+        await task
+        assert await roamer.said("print(y is x)") == "True"
+        assert (await roamer.migrate()).phase is Phase.DONE
+
+
 async def test_parked_session_that_is_released_leaves_nothing(service: Service) -> None:
     async with roaming(service) as roamer:
         node = await roamer.node()
