@@ -19,7 +19,7 @@ import pytest
 from jupyter_gpuaas.controller import drains
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
-from jupyter_gpuaas.errors import CellError, GpuaasError, MigrationError
+from jupyter_gpuaas.errors import CellError, DeviceRefused, GpuaasError, MigrationError
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
 from jupyter_gpuaas.model import SessionState
 from tests.conftest import GpuaasHome
@@ -435,6 +435,25 @@ async def test_session_that_was_parked_from_under_its_client_is_not_left_by_that
         assert not live.session.unattended_since_s
         assert one.id not in unattended._timers
         assert await one.said("print(os.getpid())") == str(pid)
+
+
+async def test_session_whose_device_refuses_is_parked_without_its_process(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AgentClient.op
+
+    async def op(self: AgentClient, session_id: str, epoch: int, op: str, content: dict[str, Any]) -> Any:
+        if op == "suspend":
+            raise DeviceRefused("the device work did not end.")
+        return await real(self, session_id, epoch, op, content)
+
+    async with roaming(service, "one") as one:
+        pid = int(await one.said("import os; x = [1]; y = x; print(os.getpid())"))
+        monkeypatch.setattr(AgentClient, "op", op)
+        parked = (await one.client.park(one.id)).session
+        assert parked.state is S.PARKED and "checkpoint" in parked.cause
+        await eventually(lambda: not lives(pid))
+        assert await one.said("print(x, y is x)") == "[1] True"
 
 
 @pytest.mark.fault
