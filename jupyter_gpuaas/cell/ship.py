@@ -109,8 +109,6 @@ class Shipper:
         self._modules = modules.LocalModules(root)
         self._synchroniser = Synchroniser(root, settings)
         self._held: dict[tuple[str, ...], Held] = {}
-        #: Files that the session has: path -> digest.
-        self._files: dict[str, str] = {}
         self._dropped: list[str] = []
         #: The notebook's namespace.
         self._space: dict[str, Any] = {}
@@ -157,7 +155,6 @@ class Shipper:
         bundle = ""
         if to_send or new_files:
             bundle = self._put(assemble(to_send, new_files, held=held))
-            self._files |= {file.path: file.digest for file, _ in new_files}
         sending = set(map(id, to_send))
         dropped, self._dropped = self._dropped, []
         shipment = Shipment(
@@ -210,12 +207,8 @@ class Shipper:
         ]
 
     def _new_files(self, files: Sequence[tuple[FileHead, bytes]]) -> list[tuple[FileHead, Buffer]]:
-        unknown = [(file, content) for file, content in files if self._files.get(file.path) != file.digest]
-        if not unknown:
-            return []
-        wanted = self._wanted([file for file, _ in unknown])
-        self._files |= {file.path: file.digest for file, _ in unknown}
-        return [unknown[index] for index in wanted]
+        """Those that the session lacks: it is asked, as its folder may have gone with a node since the last cell."""
+        return [files[index] for index in self._wanted([file for file, _ in files])]
 
     # -- its results -----------------------------------------------------------------------------
 
@@ -332,7 +325,6 @@ class Shipper:
             content = [(file, self._synchroniser.content(file)) for file in wanted]
             bundle = self._put(assemble([], content))
             self._runner.run(self.session.ask("write", bundle=bundle))
-        self._files |= {file.path: file.digest for file in plan.files}
         return plan, wanted
 
     def _wanted(self, files: Sequence[FileHead]) -> list[int]:

@@ -266,3 +266,24 @@ def test_result_shares_nothing_with_an_input_that_the_cell_changed(book: Noteboo
     book.local("l = [1]")
     book.cell("l.append(2)\nd = [l]")
     assert book.here["d"] == [[1, 2]] and book.here["l"] == [1]
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def test_local_module_goes_again_only_where_the_session_has_lost_it(
+    book: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.setenv("GPUAAS_WORK", str(there))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "shipped_module.py").write_text("value = 1")
+    try:
+        assert book.cell("import shipped_module")[0] > 0
+        assert book.cell("import shipped_module")[0] == 0
+        (there / "shipped_module.py").unlink()  # as on another node, to which the session came from a checkpoint
+        book.cell("import shipped_module")
+        assert (there / "shipped_module.py").read_text() == "value = 1"
+    finally:
+        sys.modules.pop("shipped_module", None)
