@@ -296,7 +296,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     journal_segment_bytes: Annotated[Bytes, about("Size at which the journal begins a new file.")] = 32 * MIB
     message_bytes: Annotated[Bytes, about("Largest single message.")] = 4 * GIB
     frame_bytes: Annotated[Bytes, about("Largest WebSocket frame.")] = 4 * MIB
-    outbox_bytes: Annotated[Bytes, about("Requests a proxy keeps while its link is down; more are refused.")] = GIB
+    outbox_bytes: Annotated[
+        Bytes,
+        about(
+            "Requests that a proxy keeps while its link is down, and a host while its session stands still or has no "
+            "kernel; more are refused."
+        ),
+    ] = GIB
     requests_remembered: Annotated[Count, about("Requests whose ids a host remembers, to run none twice.")] = 100_000
     clients_remembered: Annotated[Some, about("Clients of a session whose last request its host remembers.")] = 1000
     waiting_bytes: Annotated[

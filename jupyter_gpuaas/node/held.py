@@ -9,6 +9,7 @@ import msgspec
 from ..model import Channel, HeldRequest
 from ..wire.jupyter import Header, make_parts, read_header, read_subshell
 from ..wire.record import Buffer
+from ..wire.waiting import memory_bytes
 
 #: File in a session's folder with what its host has handed over.
 HANDOVER = "handover"
@@ -42,15 +43,16 @@ class Held(msgspec.Struct):
         return self.failed("KeyboardInterrupt", "cancelled before it began")
 
     def failed(self, name: str, why: str) -> Told:
-        """What it says of a cell that ended with an error."""
+        """What it says of a cell that ended with an error, or of another request that did; nothing where none waits."""
         error: dict[str, object] = {
             "ename": name,
             "evalue": why,
             "traceback": [f"\x1b[31m{name}\x1b[0m: {why}"],
         }
-        return self._answer(
-            {"status": "error", **error, "execution_count": 0, "user_expressions": {}, "payload": []}, error
-        )
+        if self.header.msg_type == "execute_request":
+            of_cell = {"execution_count": 0, "user_expressions": {}, "payload": []}
+            return self._answer({"status": "error", **error, **of_cell}, error)
+        return self._answer({"status": "error", **error}, None) if self.header.msg_type.endswith("_request") else []
 
     def _answer(self, content: dict[str, object], error: dict[str, object] | None) -> Told:
         parent = self.parts[1]
@@ -62,30 +64,45 @@ class Held(msgspec.Struct):
         if error is not None:
             told.append((Channel.IOPUB, make_parts(b"error", "error", parent, error)))
         metadata = {"status": content["status"]}
-        told.append((self.channel, make_parts(self.parts[0], "execute_reply", parent, content, metadata)))
+        reply = self.header.msg_type.replace("_request", "_reply")
+        told.append((self.channel, make_parts(self.parts[0], reply, parent, content, metadata)))
         told.append(status("idle"))
         return told
 
 
 class HeldRequests:
-    """The waiting requests; those that a kernel gave back come before those that it never had."""
+    """The waiting requests; those that a kernel gave back come before those that it never had.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    most_bytes
+        Of memory that they may take together.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         self._held: list[Held] = []
+        self._bytes = 0
         self._given_back = 0
+
+    def has_room_for(self, held: Held) -> bool:
+        """Whether one more may wait; the only one always may."""
+        return not self._held or self._bytes + memory_bytes(held.parts) <= self._most_bytes
 
     def add(self, held: Held) -> None:
         """A request has come."""
         self._held.append(held)
+        self._bytes += memory_bytes(held.parts)
 
     def put_before(self, held: Held) -> None:
         """The kernel gives a request back."""
         self._held.insert(self._given_back, held)
+        self._bytes += memory_bytes(held.parts)
         self._given_back += 1
 
     def take(self) -> list[Held]:
         """All of them."""
-        held, self._held, self._given_back = self._held, [], 0
+        held, self._held, self._bytes, self._given_back = self._held, [], 0, 0
         return held
 
     def take_cells(self, *shell: str | None) -> list[Held]:
@@ -99,7 +116,7 @@ class HeldRequests:
                 self._given_back -= index < given_back
             else:
                 rest.append(held)
-        self._held = rest
+        self._held, self._bytes = rest, sum(memory_bytes(held.parts) for held in rest)
         return cells
 
     def __iter__(self) -> Iterator[Held]:

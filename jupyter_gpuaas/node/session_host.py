@@ -38,6 +38,8 @@ from .suspension import Suspended, Suspension
 
 log = logging.getLogger(__name__)
 
+#: Name of the error of a request that cannot wait, as too many do.
+TOO_MUCH = "TooMuchWaits"
 #: How the topics of messages end that tell what a kernel is about.
 STATUS = b"status"
 KINDS = {Channel.SHELL: Kind.SHELL, Channel.IOPUB: Kind.IOPUB, Channel.STDIN: Kind.STDIN, Channel.CONTROL: Kind.CONTROL}
@@ -86,7 +88,7 @@ class SessionHost:
         self._kernel_starts = 0
         self._deaths = 0
         self._expected_exit = ""  # why the kernel's end is no accident: restart, end, stop
-        self._held = HeldRequests()  # for the kernel
+        self._held = HeldRequests(settings.outbox_bytes)  # for the kernel
         #: The cell that the variables were restored to when this host began, after the loss of another; else None.
         self.restored_cell: int | None = None
         #: Number of the last record before that.
@@ -282,7 +284,7 @@ class SessionHost:
         if self.standstill.sealed:
             # With the other requests, to wherever the session goes on.
             parts = make_parts(b"", "interrupt_request", b"{}", {})
-            self._held.add(Held(Channel.CONTROL, read_header(parts[1]), parts))
+            self._hold(Held(Channel.CONTROL, read_header(parts[1]), parts))
         else:
             self.interrupt()
 
@@ -317,7 +319,7 @@ class SessionHost:
             self._outflow.append(Kind.REQUEST, parts)
         if self.takes_requests:
             if self.standstill.sealed or (channel is Channel.SHELL and self._holds):
-                self._held.add(Held(channel, header, parts))
+                self._hold(Held(channel, header, parts))
             elif header.msg_type == "interrupt_request" and self._interrupted():
                 self._outflow.append(
                     KINDS[channel], make_parts(parts[0], "interrupt_reply", parts[1], {"status": "ok"})
@@ -331,7 +333,14 @@ class SessionHost:
             if shutdown_kind(parts[4]) == "end":
                 self._expect_exit("end")
         else:
-            self._held.add(Held(channel, header, parts))
+            self._hold(Held(channel, header, parts))
+
+    def _hold(self, held: Held) -> None:
+        """A request waits for the kernel, or is refused where too many do: clients that go on asking cost no more."""
+        if self._held.has_room_for(held):
+            self._held.add(held)
+        else:
+            self.tell(held.failed(TOO_MUCH, "too much waits for this session already (setting outbox_bytes)."))
 
     def pass_on(self, channel: Channel, header: Header, parts: list[Buffer]) -> None:
         """Give the kernel a request."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -17,6 +17,8 @@ from .record import Buffer
 QUIET_S = 1.0
 #: A front end shows the kernel as connecting until it gets this answer; a session in a queue may take long.
 KERNEL_INFO_S = 3.0
+#: What a request takes in memory beside the bytes of its parts.
+BESIDE_BYTES = 2048
 
 Reply = Callable[[Channel, bytes, list[Buffer]], object]
 Publish = Callable[[Buffer, list[Buffer]], object]
@@ -56,6 +58,7 @@ class Waiting:
         self._most_bytes = most_bytes
         self._loop = asyncio.get_running_loop()
         self._held: list[Held] = []
+        self._held_bytes = 0
         self._status = "starting"
         self._trouble = ""
         self._trouble_since_s = 0.0
@@ -64,11 +67,14 @@ class Waiting:
 
     def hold(self, held: Held) -> bool:
         """Keep a request until ``release``; False when too much waits already."""
-        waiting = sum(len(part) for one in (*self._held, held) for part in one.parts)
-        if self._held and waiting > self._most_bytes:
+        size = memory_bytes(held.parts)
+        if self._held and self._held_bytes + size > self._most_bytes:
             return False
-        self._held.append(held)
-        self._tick()
+        # The others are not looked at for each that comes: they may be many.
+        if self._waits_on(held, self._loop.time()):
+            self._held.append(held)
+            self._held_bytes += size
+            self._look_again()
         return True
 
     def status(self, text: str) -> None:
@@ -90,43 +96,56 @@ class Waiting:
 
     def release(self) -> list[Held]:
         """The session is there: take down what was shown, and hand out the requests in their order."""
-        held, self._held = self._held, []
+        held = self._held
+        self._keep([])
         for one in held:
             self._take_down(one)
         return held
 
     def fail(self, ename: str, why: str) -> None:
         """No session comes: every request gets its answer."""
-        held, self._held = self._held, []
+        held = self._held
+        self._keep([])
         for one in held:
             self._fail(one, ename, why)
 
     def cancel_cells(self) -> None:
         """The user interrupts: cells that have not been sent will not run."""
         cells = [held for held in self._held if held.msg_type == "execute_request"]
-        self._held = [held for held in self._held if held not in cells]
+        self._keep([held for held in self._held if held.msg_type != "execute_request"])
         for one in cells:
             self._fail(one, "KeyboardInterrupt", "cancelled before it was sent")
 
     def _tick(self) -> None:
+        now = self._loop.time()
+        self._keep([held for held in self._held if self._waits_on(held, now)])
+
+    def _waits_on(self, held: Held, now: float) -> bool:
+        """Whether a request is to wait on; else it has got its answer."""
+        waited = now - held.since_s
+        if held.msg_type == "execute_request":
+            if self._trouble and now - self._trouble_since_s >= self._unreachable_s:
+                self._fail(held, "RemoteUnreachable", self._trouble)
+                return False
+            if waited >= QUIET_S and not held.shown:
+                self._show(held)
+        elif held.msg_type == "kernel_info_request" and (waited >= KERNEL_INFO_S or self._known or self._trouble):
+            # Answered late it holds up everything that a front end does next, so only the first one waits.
+            self._known = True
+            answer_kernel_info(held, self._reply, self._publish)
+            return False
+        return True
+
+    def _keep(self, held: list[Held]) -> None:
+        """These wait, and no others."""
+        self._held, self._held_bytes = held, sum(memory_bytes(one.parts) for one in held)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = self._loop.time()
-        for held in list(self._held):
-            waited = now - held.since_s
-            if held.msg_type == "execute_request":
-                if self._trouble and now - self._trouble_since_s >= self._unreachable_s:
-                    self._held.remove(held)
-                    self._fail(held, "RemoteUnreachable", self._trouble)
-                elif waited >= QUIET_S and not held.shown:
-                    self._show(held)
-            elif held.msg_type == "kernel_info_request" and (waited >= KERNEL_INFO_S or self._known or self._trouble):
-                # Answered late it holds up everything that a front end does next, so only the first one waits.
-                self._known = True
-                self._held.remove(held)
-                answer_kernel_info(held, self._reply, self._publish)
-        if self._held:
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if self._held and self._timer is None:
             self._timer = self._loop.call_later(0.25, self._tick)
 
     def _fail(self, held: Held, ename: str, why: str) -> None:
@@ -156,6 +175,11 @@ class Waiting:
             "transient": {"display_id": f"gpuaas-waiting-{held.msg_id}"},
         }
         self._publish(b"display_data", make_parts(b"", msg_type, parent, content)[1:])
+
+
+def memory_bytes(parts: Iterable[Buffer]) -> int:
+    """About what a request takes that waits in memory."""
+    return BESIDE_BYTES + sum(len(part) for part in parts)
 
 
 def fail_request(held: Held, ename: str, why: str, reply: Reply, publish: Publish) -> None:

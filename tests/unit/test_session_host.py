@@ -270,6 +270,24 @@ async def test_cell_that_waits_when_devices_come_before_the_next_kernel_is_given
     await close(host)
 
 
+async def test_session_that_stands_still_takes_no_more_requests_than_may_wait_and_answers_the_rest(
+    tmp_path: Path,
+) -> None:
+    host = make_host(tmp_path, Settings(outbox_bytes=10_000))
+    host.kernel = cast(Kernel, SimpleNamespace(send=None))
+    host._suspended.holds = True
+    cells = [make_parts(b"client", "execute_request", b"{}", {"code": "x" * 3000}) for _ in range(5)]
+    records = [Record(Kind.SHELL, number, 0, tuple(parts)) for number, parts in enumerate(cells, 1)]
+    host.requests_received(cast(Attachment, None), records)
+    assert [held.parts for held in host._held] == [cells[0]]
+    said = RecordReader(1 << 20).feed(host.journal.reader(0).read())
+    replies = [record.parts for record in said if record.kind is Kind.SHELL]
+    assert [read_header(parts[2]).msg_id for parts in replies] == [read_header(parts[1]).msg_id for parts in cells[1:]]
+    assert all("outbox_bytes" in json.loads(bytes(parts[4]))["evalue"] for parts in replies)
+    host.kernel = None
+    await close(host)
+
+
 async def test_host_answers_a_command_that_it_fails_at_whatever_it_raises(tmp_path: Path) -> None:
     def broken() -> None:
         raise RuntimeError("a bug")

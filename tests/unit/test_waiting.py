@@ -143,3 +143,24 @@ async def test_more_than_may_wait_is_refused_and_the_rest_kept() -> None:
     assert not wait.hold(held())
     assert wait.release() == [big]
     assert wait.hold(held())
+
+
+async def test_request_that_comes_is_looked_at_alone_however_many_wait() -> None:
+    wait = Waiting(Clients().reply, Clients().publish, 60.0, 1 << 30)
+    looked = 0
+    look = wait._waits_on
+
+    def counting(one: Held, now: float) -> bool:
+        nonlocal looked
+        looked += 1
+        return look(one, now)
+
+    wait._waits_on = counting  # type: ignore[method-assign]
+    for _ in range(100):
+        wait.hold(held())
+    assert looked == len(wait.release()) == 100
+
+
+async def test_small_requests_take_memory_beside_their_bytes() -> None:
+    wait = waiting(Clients())
+    assert [wait.hold(held()) for _ in range(6)] == [True] * 4 + [False] * 2
