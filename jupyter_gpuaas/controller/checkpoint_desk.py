@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
-from jupyter_gpuaas.errors import CheckpointError, NoSuchCheckpoint, StoreError
+from jupyter_gpuaas.errors import CheckpointError, ManifestError, NoSuchCheckpoint, StoreError
 from jupyter_gpuaas.model import CheckpointDiff, CheckpointPlan, CheckpointView, short_id
 
 if TYPE_CHECKING:
@@ -66,6 +66,23 @@ class CheckpointDesk:
 
         found = self._checkpointer(owner, session).newest()
         return view_of(found.manifest) if found is not None else None
+
+    def way_back(self, record: SessionRecord) -> CheckpointView | None:
+        """What a session comes back with after a loss: its newest checkpoint, or before it has one, its beginning.
+
+        Raises
+        ------
+        StoreError
+            That cannot be read now.
+        """
+        from jupyter_gpuaas.state.listing import view_of
+
+        session = record.session
+        newest = self.newest_view(session.owner, session.id)
+        if newest is None and record.restore:
+            with contextlib.suppress(NoSuchCheckpoint, ManifestError):
+                return view_of(self._checkpointer(session.owner, "").load(record.restore).manifest)
+        return newest
 
     def find(self, owner: str, session: str, name: str) -> CheckpointView:
         """One of a session's checkpoints by id, by an end of its id, by name, or as ``-1``; or raises."""

@@ -55,13 +55,13 @@ class Commands:
         settings: Settings,
         node_leases: NodeLeases,
         plan: Callable[[SessionRecord], CheckpointPlan | None] = lambda record: None,
-        newest: Callable[[str, str], CheckpointView | None] = lambda owner, session: None,
+        way_back: Callable[[SessionRecord], CheckpointView | None] = lambda record: None,
     ) -> None:
         self._sessions = sessions
         #: How a session takes checkpoints.
         self._plan = plan
-        #: A session's newest checkpoint, read from the store in a thread; None where there is none.
-        self._newest = newest
+        #: The checkpoint that a session comes back with, read from the store in a thread; None where there is none.
+        self._way_back = way_back
         #: Puts a session into the queue; set by the controller.
         self.place: Callable[[LiveSession], None] = lambda live: None
         self._engine = engine
@@ -425,7 +425,19 @@ class Commands:
             self._sessions.note(live, "its devices were given back", {}, lease=None)
 
     async def _newest_of(self, live: LiveSession) -> CheckpointView | None:
-        return await asyncio.to_thread(self._newest, live.session.owner, live.session.id)
+        """The checkpoint that the session comes back with, mostly its newest; None where there is none.
+
+        Raises
+        ------
+        StoreError
+            It cannot be read now.
+        """
+        found = await asyncio.to_thread(self._way_back, live.record)
+        known = live.checkpoints.last if live.checkpoints is not None else None
+        if found is None and known is not None:
+            # The newest one of a session that lives stays, so this is not the store as it was: not mounted, perhaps.
+            raise StoreError(f"checkpoint {known.short}, which has been written, is not in the store.")
+        return found
 
     async def _newest_readable(self, live: LiveSession) -> CheckpointView | None:
         """The newest checkpoint of a lost session; while the store cannot be read, that is waited for.
@@ -465,8 +477,10 @@ class Commands:
         if not self.stands_by(aside):
             return
         newest = await self._newest_readable(live)
-        left = newest is not None and await self._left_soon(lease)
-        if newest is not None and _lost(live) and live.record.aside == aside:
+        if newest is None or _begins(live, newest):
+            return
+        left = await self._left_soon(lease)
+        if _lost(live) and live.record.aside == aside:
             self._stood_in(live, aside, newest, left=left)
 
     def _stood_in(self, live: LiveSession, aside: Aside, newest: CheckpointView, *, left: bool) -> None:
@@ -497,7 +511,7 @@ class Commands:
     async def _hurry(self, live: LiveSession) -> None:
         """Have a host ready elsewhere when the session's own node gives away what is left there."""
         newest = await self._newest_readable(live)
-        if newest is None:
+        if newest is None or _begins(live, newest):
             return
         aside = await self.hurry(live)
         if aside is not None:
@@ -541,9 +555,12 @@ class Commands:
         # What a host fails at that is to bring it back is not what its user has lost it by.
         failures, why = (incoming.failures, incoming.why) if incoming is not None else (0, "")
         why = why or lost_by
-        left = lease is not None and await self._has_remains(lease)
+        begins = _begins(live, newest)
+        if begins and lease is not None:
+            self._spawn(self._drop(lease.node_id, live.session.id), f"drop remains of {live.session.id}")
+        left = lease is not None and not begins and await self._has_remains(lease)
         aside = await self._ahead(live)
-        if aside is not None and lease is not None and incoming is None:
+        if aside is not None and lease is not None and incoming is None and not begins:
             self._stood_in(live, aside, newest, left=left)
             return
         if not _lost(live):
@@ -608,6 +625,11 @@ def _told(checkpoint: CheckpointView) -> dict[str, Any]:
 
 def _lost(live: LiveSession) -> bool:
     return live.session.state is S.LOST
+
+
+def _begins(live: LiveSession, checkpoint: CheckpointView) -> bool:
+    """Whether it begins once more, with another session's checkpoint: a host makes that by itself, and nobody else."""
+    return checkpoint.session != live.session.id
 
 
 def _lost_by(live: LiveSession) -> str:

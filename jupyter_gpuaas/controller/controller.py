@@ -86,9 +86,9 @@ class Controller:
         self.sessions = Sessions(self.database, settings)
         self.limits = UserLimits(self.tokens, self.meter, settings)
         self.checkpoints = CheckpointDesk(self.database, settings, self.limits.checkpoint_bytes)
-        plan, newest = self.checkpoints.plan, self.checkpoints.newest_view
+        plan, way_back = self.checkpoints.plan, self.checkpoints.way_back
         self.node_leases = NodeLeases(self.sessions, engine, self.agents, settings)
-        self.commands = Commands(self.sessions, engine, self.agents, settings, self.node_leases, plan, newest)
+        self.commands = Commands(self.sessions, engine, self.agents, settings, self.node_leases, plan, way_back)
         others = Others(engine)
         means = Means(self.sessions, self.commands, engine, others, self.agents, settings)
         rows = ReservationRows(self.database)

@@ -248,11 +248,41 @@ async def test_session_that_begins_with_a_checkpoint_and_is_lost_before_its_firs
     session = await run(service, service.admin, "a", "x = [1]; y = x", "x.append(2)")
     await taken(service.admin, session, 2)
     report = await service.admin.restore(session, "-1", new="again")
+    await run(service, service.admin, "again")  # no cell, only until it is there
     if forgotten:
         await service.admin.release(session)
         await service.admin.forget_checkpoint(session, "-1")
     assert await lose_host(service, report.session) == 2
     assert await run(service, service.admin, "again", "assert x == [1, 2] and x is y") == report.session
+
+
+async def test_session_whose_host_is_lost_while_it_begins_with_a_checkpoint_begins_with_it_again(
+    service: Service, tmp_path: Path
+) -> None:
+    once = tmp_path / "once"
+    trouble = (
+        "import os, pathlib, signal\n"
+        "class Trouble:\n"
+        f"    once = pathlib.Path({str(once)!r})\n"
+        "    def __init__(self): self.kept = 1\n"
+        "    def __setstate__(self, state):\n"
+        "        self.__dict__.update(state)\n"
+        "        if self.once.exists():\n"
+        "            self.once.unlink()\n"
+        "            os.kill(os.getppid(), signal.SIGKILL)\n"
+        "            signal.pause()\n"
+        "trouble = Trouble(); x = [1]; y = x"
+    )
+    session = await run(service, service.admin, "a", trouble)
+    (made,) = await taken(service.admin, session, 1)
+    assert not made.lost
+    once.touch()
+    report = await service.admin.restore(session, "-1", new="again")
+    assert await run(service, service.admin, "again", "assert x is y and trouble.kept == 1") == report.session
+    assert not once.exists()
+    states = [each.target for each in await service.admin.events(session=report.session) if each.kind == "transition"]
+    assert states.count("lost") == 1
+    await eventually(lambda: not list(service.controller.settings.folder.glob("nodes/*/remains/*")))
 
 
 async def test_checkpoint_is_forgotten_while_another_is_being_written(service: Service) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from jupyter_gpuaas.controller import commands
+from jupyter_gpuaas.controller.catalogue.records import SessionRecord
 from jupyter_gpuaas.controller.commands import UNREADABLE
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
@@ -230,9 +231,9 @@ async def lose_host_without_store(service: Service, live: LiveSession) -> None:
     assert live.session.state is S.LOST
 
 
-@pytest.mark.parametrize("standby", [0, 1])
+@pytest.mark.parametrize(("standby", "empty"), [(0, False), (1, False), (0, True)])
 async def test_session_whose_checkpoints_cannot_be_read_for_a_while_comes_back_when_they_can(
-    service: Service, standby: int
+    service: Service, standby: int, empty: bool
 ) -> None:
     async with roaming(service, request=ResourceRequest(standby=standby)) as roamer:
         live = service.controller.sessions.get(roamer.id)
@@ -241,15 +242,17 @@ async def test_session_whose_checkpoints_cannot_be_read_for_a_while_comes_back_w
         if standby:
             await roamer.followed(after=1)
         await eventually(lambda: live.checkpoints is not None and live.checkpoints.taken)
+        if not empty:  # as a store looks that is opened where it is not mounted
+            assert await roamer.client.checkpoints(roamer.id)
         reads = 0
-        newest = service.controller.commands._newest
+        way_back = service.controller.commands._way_back
 
-        def read(owner: str, session: str) -> CheckpointView | None:
+        def read(record: SessionRecord) -> CheckpointView | None:
             nonlocal reads
             reads += 1
-            return newest(owner, session)
+            return way_back(record)
 
-        service.controller.commands._newest = read
+        service.controller.commands._way_back = read
         with store_away(service, live):
             await lose_host_without_store(service, live)
             before = reads
@@ -266,6 +269,7 @@ async def test_session_that_waits_for_the_checkpoint_store_can_be_ended(service:
         live = service.controller.sessions.get(roamer.id)
         assert live is not None
         await roamer.said("x = [1]")
+        assert await roamer.client.checkpoints(roamer.id) is not None
         with store_away(service, live):
             await lose_host_without_store(service, live)
             assert (await service.admin.release(roamer.id)).session.state is S.CLOSED
