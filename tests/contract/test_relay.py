@@ -14,29 +14,16 @@ from websockets.asyncio.client import connect
 from jupyter_gpuaas.client.bundles import get_bundle, put_bundle
 from jupyter_gpuaas.client.embedded import find_running, read_service_file
 from jupyter_gpuaas.client.service import ServiceClient
-from jupyter_gpuaas.client.session import Message, RemoteSession
+from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.model import SessionView
 from jupyter_gpuaas.state.bundle import FileHead, assemble, read_head
 from tests.conftest import GpuaasHome
+from tests.roaming import Outputs
 from tests.service import Service, running_service
 
 MIB = 1024**2
-
-
-class Collector:
-    """Keeps what a cell printed."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def output(self, message: Message) -> None:
-        if message.msg_type == "stream":
-            self.text += message.content["text"]
-
-    def asked(self, message: Message) -> None:
-        raise AssertionError("no cell here asks for input")
 
 
 @pytest.fixture
@@ -56,7 +43,7 @@ def relayed(service: Service, view: SessionView) -> RemoteSession:
 
 
 async def run(session: RemoteSession, code: str) -> str:
-    seen = Collector()
+    seen = Outputs()
     reply = await session.request("execute_request", {"code": code, "silent": False}, listener=seen)
     assert reply["status"] == "ok", reply
     return seen.text

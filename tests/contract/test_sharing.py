@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from jupyter_gpuaas.client.bundles import get_bundle, put_bundle
 from jupyter_gpuaas.client.embedded import find_running, read_service_file
 from jupyter_gpuaas.client.service import ServiceClient
-from jupyter_gpuaas.client.session import Message, RemoteSession
+from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller import relay, sharing
 from jupyter_gpuaas.controller.acting import Acting, Face
@@ -40,6 +40,7 @@ from tests.certificates import own_ca
 from tests.conftest import GpuaasHome
 from tests.controllers import Controllers, FarActing, acts, running_controllers, served, stands_by, url_of
 from tests.postgres import Server
+from tests.roaming import Outputs
 from tests.service import Service, eventually, quick_settings, running_service
 
 MIB = 1024**2
@@ -97,20 +98,6 @@ def shown(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-class Collector:
-    """Keeps what a cell printed."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def output(self, message: Message) -> None:
-        if message.msg_type == "stream":
-            self.text += message.content["text"]
-
-    def asked(self, message: Message) -> None:
-        raise AssertionError("no cell here asks for input")
-
-
 @contextlib.asynccontextmanager
 async def relayed(
     client: ServiceClient, session: str, settings: Settings
@@ -125,8 +112,8 @@ async def relayed(
         await remote.close()
 
 
-async def run(remote: RemoteSession, code: str, seen: Collector | None = None) -> str:
-    seen = seen or Collector()
+async def run(remote: RemoteSession, code: str, seen: Outputs | None = None) -> str:
+    seen = seen or Outputs()
     reply = await remote.request("execute_request", {"code": code, "silent": False}, listener=seen)
     assert reply["status"] == "ok", reply
     return seen.text
@@ -519,7 +506,7 @@ async def test_channels_at_standbys_go_on_when_the_one_that_acts_is_killed(contr
                     )
                 )
             )
-            seen = Collector()
+            seen = Outputs()
             asked.append(asyncio.create_task(run(remote, code, seen)))
             outputs.append(seen)
             notices.append(told)
