@@ -23,6 +23,7 @@ from jupyter_gpuaas.errors import (
 )
 from jupyter_gpuaas.store import CHUNK_BYTES, FolderStore, seal, validate
 from jupyter_gpuaas.store.codec import RAW, ZSTD, Encoded
+from jupyter_gpuaas.store.defects import TooLarge
 from jupyter_gpuaas.store.pack import HEADER_BYTES, INDEX_HEADER, Place, index_batch, read_index
 from jupyter_gpuaas.store.packwriter import PackWriter
 
@@ -236,7 +237,7 @@ def test_symbolic_links_are_not_followed(folder: Path, tmp_path: Path) -> None:
 def test_huge_manifest_is_not_read(folder: Path, little_memory: None) -> None:
     with open(folder / "manifests" / "0000000000000009.huge", "wb") as file:
         os.truncate(file.fileno(), 2**40)
-    with pytest.raises(StoreError):
+    with pytest.raises(TooLarge):
         FolderStore(folder).manifest("huge")
 
 

@@ -13,6 +13,7 @@ import pytest
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.means import Means
+from jupyter_gpuaas.controller.others import Others
 from jupyter_gpuaas.controller.watcher import Watcher
 from jupyter_gpuaas.engine.base import AgentEndpoint, NodeEvent
 from jupyter_gpuaas.engine.news import News
@@ -130,7 +131,8 @@ async def test_node_that_has_gone_is_not_followed_until_it_comes_back(tmp_path: 
     sessions: Any = Sessions()
     commands: Any = None
     agents, agent = Agents(engine), Slow()
-    watcher = Watcher(Means(sessions, commands, engine, agents, Settings(home=str(tmp_path), retry_first_s=0.05)))
+    settings = Settings(home=str(tmp_path), retry_first_s=0.05)
+    watcher = Watcher(Means(sessions, commands, engine, Others(engine), agents, settings))
     watcher.open()
     async with serving(agent) as url:
         engine.change(a=url)

@@ -95,7 +95,7 @@ def test_broken_connection_is_gone_on_with_behind_the_last_whole_record(
     journal, copy = make(tmp_path), make(tmp_path / "copy")
     for number in range(20):
         say(journal, b"%d" % number * 50)
-    cuts = iter([700, 300, 10_000_000])
+    cuts = iter([600, 200, 10_000_000])
 
     def answer(connection: socket.socket, after: int) -> None:
         near, far = socket.socketpair()
@@ -105,7 +105,8 @@ def test_broken_connection_is_gone_on_with_behind_the_last_whole_record(
             data = b""
             while piece := near.recv(1 << 16):
                 data += piece
-        connection.sendall(data[: next(cuts)])
+        body = data.index(b"\r\n\r\n") + 4
+        connection.sendall(data[: body + next(cuts)])
 
     served = source(answer)
     fetch_journal(served.peer, copy)
