@@ -95,7 +95,7 @@ def test_broken_connection_is_gone_on_with_behind_the_last_whole_record(
     journal, copy = make(tmp_path), make(tmp_path / "copy")
     for number in range(20):
         say(journal, b"%d" % number * 50)
-    cuts = iter([600, 200, 10_000_000])
+    cuts = iter([700, 400, 10_000_000])
 
     def answer(connection: socket.socket, after: int) -> None:
         near, far = socket.socketpair()
