@@ -107,6 +107,19 @@ async def test_lease_that_ray_does_not_know_of_holds_up_its_node_only(world: Wor
     await asyncio.gather(first, return_exceptions=True)
 
 
+async def test_actor_that_was_taken_for_gone_and_lives_gives_way_to_the_next_one(
+    world: World, leases: RayLeases
+) -> None:
+    asking = acquire(leases, "one", "a")
+    await eventually(lambda: "one a" in world.asked)
+    world.give("one", "a")
+    lease = await asking
+    leases._grant_s = 1000.0  # the next one waits for its devices
+    leases.lost(lease.id)
+    await eventually(lambda: world.freed == ["one a"])
+    assert leases.held() == [lease]
+
+
 async def test_those_who_want_any_node_are_served_in_their_order(world: World, leases: RayLeases) -> None:
     leases._grant_s = 1000.0  # else each would ask on both nodes
     first, second = acquire(leases, "first"), acquire(leases, "second")

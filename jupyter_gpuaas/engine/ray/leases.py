@@ -381,8 +381,11 @@ class RayLeases:
 
     def lost(self, lease_id: str) -> None:
         """The actor of a lease is gone, with its node or by itself."""
-        if self._holders.pop(lease_id, None) is not None:
+        actor = self._holders.pop(lease_id, None)
+        if actor is not None:
             log.warning("lease %s has lost its actor in Ray", lease_id)
+            # Should it live after all, it has what the lease is to be held by again.
+            self._free(actor)
             self.kick()
 
     def node_left(self, node_id: str) -> None:
