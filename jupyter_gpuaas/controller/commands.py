@@ -345,7 +345,9 @@ class Commands:
         while live.session.state in (S.STARTING, S.IDLE, S.BUSY) and live.lease == lease:
             try:
                 asked = {"devices": list(lease.device_ids)}
-                await self._agents.of(lease.node_id).op(live.session.id, lease.epoch, "go_on", asked)
+                going_on = self._agents.of(lease.node_id).op(live.session.id, lease.epoch, "go_on", asked)
+                # Should the node be lost meanwhile, the session's recovery waits for the end of this.
+                await unless_lost(self._node_leases, lease.node_id, going_on)
                 return
             except (NoSuchSession, StaleEpoch):
                 return  # its end is reported

@@ -239,6 +239,28 @@ async def test_parked_session_whose_process_is_on_a_silent_node_comes_back_elsew
         assert await roamer.said("print(y is x)") == "True"
 
 
+async def test_session_whose_node_goes_silent_as_it_is_told_to_go_on_comes_back_elsewhere(service: Service) -> None:
+    await service.admin.cordon("local-1", cordoned=True)
+    async with roaming(service, **NO_MORE) as roamer:
+        await roamer.said("x = [1]; y = x")
+        await kept(roamer)
+        assert "its process stays" in (await roamer.client.park(roamer.id)).session.cause
+        await service.admin.cordon("local-1", cordoned=False)
+        await service.admin.cordon("local-0", cordoned=True)  # it goes back there all the same: its process does
+        agent = service.controller.agents.of("local-0")
+        real, silent = agent.op, contextlib.ExitStack()
+
+        async def op(session: str, epoch: int, name: str, content: dict[str, Any]) -> dict[str, Any]:
+            if name == "go_on":
+                silent.enter_context(stopped(agent_pid(service.controller.settings.folder, "local-0")))
+            return await real(session, epoch, name, content)
+
+        agent.op = op  # type: ignore[method-assign]
+        with silent:
+            assert await roamer.told("print(y is x)") == "True"
+            assert (await roamer.node(), (await roamer.look()).epoch) == ("local-1", 2)
+
+
 @pytest.mark.parametrize("op", ["quiesce", "hand_over", "suspend"])
 async def test_session_that_is_back_elsewhere_when_the_host_answers_that_was_to_park_it_stays_there(
     service: Service, op: str
