@@ -304,7 +304,7 @@ class Cluster:
                 with contextlib.suppress(ValueError, ray.exceptions.RayError):  # it has gone since
                     former = ray.get_actor(other, namespace=self.namespace)
                     ray.wait([former.__ray_terminate__.remote()], timeout=CALL_S)  # once it has started one
-                    _kill(former)
+                    ray.kill(former, no_restart=True)
         made = ray.remote(AgentKeeper).options(
             name=name,
             namespace=self.namespace,
@@ -330,8 +330,11 @@ def _shut_down(ray: Any, wait_s: float) -> None:
 
 
 def _kill(actor: Any) -> None:
+    """End the actor of a lease."""
     import ray
 
+    # Straight to it, if it has begun: a head that hangs may forget that it is to be killed.
+    actor.end.remote()
     with contextlib.suppress(ValueError):
         ray.kill(actor, no_restart=True)
 
