@@ -91,6 +91,8 @@ class Walker:
         self.well: dict[int, int] = {}
         #: Those of which the user was told that they were cut off.
         self.cut_off: set[int] = set()
+        #: Those whose effects are there, by the last check: of one that was cut off, too, where a checkpoint had them.
+        self._there: set[int] = set()
 
     async def run(self, code: str, outputs: Outputs | None = None) -> dict[str, Any]:
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
@@ -210,12 +212,13 @@ class Walker:
         lost = {self._at(count) for text in self.remote.notices for count in _lost(text)} if died else set()
         missing = set(self.well) - set(told) - lost
         assert not missing, f"the session forgot cells {sorted(missing)}; told: {self.remote.notices}"
-        assert set(told) <= set(self.well) | self.cut_off
+        assert set(told) <= set(self.well) | self.cut_off | self._there
         assert died or not (self.cut_off or self.remote.losses), (self.cut_off, self.remote.losses)
         await self._nothing_elsewhere()
         # From here it is counted anew: what is lost is lost.
         self.well = {number: count for number, count in self.well.items() if number in told}
         self.cut_off.clear()
+        self._there = set(told)
         self.remote.notices.clear()
         self.remote.losses = 0
 
