@@ -138,6 +138,8 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     broken: tuple[HeldRequest, ...] = ()
     #: Execution counts of the newest cells that were answered, in this order; of a dead host only.
     answered: tuple[int, ...] = ()
+    #: Headers of cells that were answered, and of which nobody has said that they have ended; of a dead host only.
+    unended: tuple[bytes, ...] = ()
     #: Whether the kernel itself goes along, as an image; what it will answer there, and the prompt that it waits for.
     #: Of use only with that image: no checkpoint is of the same moment.
     imaged: bool = False

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from .transfer import Transfer, TransferRequest
 
 KEPT_S = 3600.0
 NOTE = "remains.json"
+#: Of so many of the newest replies it is looked whether their cells have ended.
+ENDS_LOOKED_AT = 16
 #: Where a record's head has its kind.
 KIND_AT = 4
 
@@ -206,13 +208,16 @@ def handover_of(journal: Journal, message_bytes: int) -> Handover:
     seen: dict[bytes, None] = {}
     unanswered: dict[str, tuple[int, HeldRequest]] = {}
     answered: deque[int] = deque(maxlen=CELLS_TOLD)
+    replies: deque[tuple[int, bytes]] = deque(maxlen=ENDS_LOOKED_AT)
     for record in _records(journal, 0, message_bytes, {Kind.REQUEST, Kind.SHELL}):
         if record.kind is Kind.REQUEST:
             parts = tuple(map(bytes, record.parts))
             seen[xxhash.xxh3_128_digest(parts[1])] = None
             unanswered[read_header(parts[1]).msg_id] = (record.number, HeldRequest(Channel.SHELL, parts))
         else:
-            if unanswered.pop(read_header(record.parts[2]).msg_id, None) is not None:
+            request = unanswered.pop(read_header(record.parts[2]).msg_id, None)
+            if request is not None:
+                replies.append((request[0], bytes(record.parts[2])))
                 if count := read_count(record.parts[4]):
                     answered.append(count)
     begun: set[str] = set()
@@ -220,7 +225,7 @@ def handover_of(journal: Journal, message_bytes: int) -> Handover:
         first = min(number for number, _ in unanswered.values())
         for record in _records(journal, first, message_bytes, {Kind.IOPUB}):
             begun.add(read_header(record.parts[2]).msg_id)
-    requests = {msg_id: request for msg_id, (_, request) in unanswered.items()}
+    requests = {msg_id: asked for msg_id, (_, asked) in unanswered.items()}
     broken, held = sort_out(((msg_id, read_subshell(request.parts[1])) for msg_id, request in requests.items()), begun)
     return Handover(
         journal=journal.id,
@@ -232,9 +237,23 @@ def handover_of(journal: Journal, message_bytes: int) -> Handover:
         held=tuple(requests[msg_id] for msg_id in held),
         broken=tuple(requests[msg_id] for msg_id in broken),
         answered=tuple(answered),
+        unended=_unended(journal, message_bytes, replies),
         whole=False,
         kernel_starts=1,
     )
+
+
+def _unended(journal: Journal, message_bytes: int, replies: Sequence[tuple[int, bytes]]) -> tuple[bytes, ...]:
+    """Headers of cells whose host died between their reply and the word that they have ended: clients wait for both.
+
+    ``replies`` are numbers of requests and their headers, oldest first.
+    """
+    unended = {read_header(parent).msg_id: parent for _, parent in replies}
+    if replies:
+        for record in _records(journal, replies[0][0], message_bytes, {Kind.IOPUB}):
+            if read_header(record.parts[1]).msg_type == "status" and b'"idle"' in bytes(record.parts[4]):
+                unended.pop(read_header(record.parts[2]).msg_id, None)
+    return tuple(unended.values())
 
 
 def _records(journal: Journal, after: int, message_bytes: int, kinds: set[Kind]) -> Iterator[Record]:

@@ -529,6 +529,9 @@ class SessionHost:
         if not handover.whole:
             self._lost_cells = tuple(lost_cells(handover.answered, cell))
             self.notice(notice(self._lost_cells, cell))
+        for header in handover.unended:
+            ended = make_parts(STATUS, "status", header, {"execution_state": "idle"})
+            self.tell([(Channel.IOPUB, ended)])
         for each in handover.broken if policy != "rerun" else ():
             self.tell(Held.of(each).failed(ENAME, broken_words(policy, cell)))
         if handover.asked and not isinstance(self.kernel, JailedKernel):

@@ -55,6 +55,10 @@ def busy(request: list[Buffer]) -> list[Buffer]:
     return make_parts(b"kernel.status", "status", request[1], {"execution_state": "busy"})
 
 
+def idle(request: list[Buffer]) -> list[Buffer]:
+    return make_parts(b"kernel.status", "status", request[1], {"execution_state": "idle"})
+
+
 def test_handover_of_a_dead_host_is_what_its_journal_tells(tmp_path: Path) -> None:
     journal = make(tmp_path, BOUND, 2000)
     done, running, large, queued = cell(), cell(), cell("x" * 3_000_000), cell()
@@ -79,6 +83,22 @@ def test_handover_of_a_dead_host_is_what_its_journal_tells(tmp_path: Path) -> No
     assert (handover.journal, handover.last, handover.answered) == (journal.id, 10, (7,))
     assert len(handover.seen) == 5
     assert not handover.whole
+
+
+def test_cell_that_was_answered_and_of_which_nobody_has_said_that_it_ended_is_handed_over(tmp_path: Path) -> None:
+    journal = make(tmp_path, BOUND, 2000)
+    ended, early, cut = cell(), cell(), cell()
+    for request, said in (
+        (ended, [(Kind.SHELL, answer(ended, 1)), (Kind.IOPUB, idle(ended))]),
+        (early, [(Kind.IOPUB, idle(early)), (Kind.SHELL, answer(early, 2))]),
+        (cut, [(Kind.SHELL, answer(cut, 3))]),
+    ):
+        for kind, parts in ((Kind.REQUEST, request), (Kind.IOPUB, busy(request)), *said):
+            journal.append(kind, US, parts)
+            journal.flush(US)
+    handover = handover_of(journal, BOUND)
+    assert [read_header(header).msg_id for header in handover.unended] == [read_header(cut[1]).msg_id]
+    assert (handover.answered, handover.broken, handover.held) == ((1, 2, 3), (), ())
 
 
 def test_handover_of_a_host_that_said_nothing_is_empty(tmp_path: Path) -> None:
