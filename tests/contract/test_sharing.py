@@ -402,6 +402,7 @@ async def test_channel_is_given_up_when_its_node_goes_silent_but_not_for_a_clien
                     return sent == before
 
                 await eventually(stuck)
+                assert node.connections, "it was given up because its client is slow"
                 hangs.set()
                 assert await ends_with(client) == 1001
         over.set()
