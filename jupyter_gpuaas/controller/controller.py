@@ -23,6 +23,7 @@ from jupyter_gpuaas.controller.catalogue.usage import UsageRows
 from jupyter_gpuaas.controller.checkpoint_desk import CheckpointDesk
 from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.drains import Drains
+from jupyter_gpuaas.controller.endings import Endings
 from jupyter_gpuaas.controller.fair_use import WAITING, FairUse
 from jupyter_gpuaas.controller.identity import Identity
 from jupyter_gpuaas.controller.leases import ACTING_STATES, NodeLeases
@@ -33,6 +34,7 @@ from jupyter_gpuaas.controller.migrations import Migrations
 from jupyter_gpuaas.controller.others import Others
 from jupyter_gpuaas.controller.outlook import Outlook
 from jupyter_gpuaas.controller.parking import Parking
+from jupyter_gpuaas.controller.recoveries import Recoveries
 from jupyter_gpuaas.controller.reports import HOSTED_STATES, KEPT_STATES
 from jupyter_gpuaas.controller.scheduler import Scheduler
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
@@ -88,9 +90,13 @@ class Controller:
         self.checkpoints = CheckpointDesk(self.database, settings, self.limits.checkpoint_bytes)
         plan, way_back = self.checkpoints.plan, self.checkpoints.way_back
         self.node_leases = NodeLeases(self.sessions, engine, self.agents, settings)
-        self.commands = Commands(self.sessions, engine, self.agents, settings, self.node_leases, plan, way_back)
+        self.endings = Endings(self.sessions, engine, self.agents, settings, self.node_leases)
+        self.recoveries = Recoveries(self.sessions, self.agents, settings, self.node_leases, self.endings, way_back)
+        self.commands = Commands(
+            self.sessions, engine, self.agents, settings, self.node_leases, self.endings, self.recoveries, plan
+        )
         others = Others(engine)
-        means = Means(self.sessions, self.commands, engine, others, self.agents, settings)
+        means = Means(self.sessions, self.commands, self.endings, engine, others, self.agents, settings)
         rows = ReservationRows(self.database)
         self.fair = FairUse(self.sessions, engine, others, self.limits, rows, settings)
         self.scheduler = Scheduler(self.sessions, engine, others, self.fair)
@@ -104,12 +110,12 @@ class Controller:
         self.watcher.standbys = self.standbys
         self.watcher.on_nodes = self.scheduler.look
         self.scheduler.on_waiting = self.standbys.make_room
-        self.commands.on_freed = self.standbys.changed
-        self.commands.hurry = self.standbys.hurry
+        self.endings.on_freed = self.standbys.changed
+        self.recoveries.hurry = self.standbys.hurry
         self.node_leases.give_up = self.migrations.give_up
         self.node_leases.heard = self.watcher.heard
         self.parking = Parking(means)
-        self.parking.room_comes = lambda: bool(self.commands.giving_back())
+        self.parking.room_comes = lambda: bool(self.endings.giving_back())
         self.parking.waiting = self.scheduler.queue
         self.parking.pushed_out = lambda: self.fair.push_out(self.scheduler.left_waiting())
         self.parking.over = self.fair.over
@@ -118,7 +124,7 @@ class Controller:
         self.parking.suspending = lambda: self.turns.under_way
         self.migrations.plans.giving_up = lambda: self.parking.under_way | self.turns.under_way
         self.fair.standbys = self.standbys.leases
-        self.turns.leaving = lambda: self.commands.giving_back() | self.standbys.leases()
+        self.turns.leaving = lambda: self.endings.giving_back() | self.standbys.leases()
         self.drains = Drains(means, self.migrations, self.parking, self.scheduler, DrainRows(self.database))
         self.wishes = Wishes(means, self.migrations, self.parking)
         self.sessions.on_wish = self.wishes.heard
@@ -144,7 +150,7 @@ class Controller:
                 # It was to have these devices again, and knows nothing of it yet: its host is not to be ended.
                 await self.engine.release(lease_id)
             else:
-                self.commands.give_back(lease)
+                self.endings.give_back(lease)
         self.fair.open()
         self.scheduler.open()
         self.sessions.announce("service", "the service has started")
@@ -194,7 +200,7 @@ class Controller:
             await self.watcher.close()
             await self.fair.close()
             await self.scheduler.close()
-            await self.commands.close()
+            await self.endings.close()
             await self.meter.close()
             self.unattended.close()
             cause = "the service ends with its sessions" if end_sessions else "the service ends"

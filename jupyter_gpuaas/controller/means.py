@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.commands import Commands
+from jupyter_gpuaas.controller.endings import Endings
 from jupyter_gpuaas.controller.others import Others
 from jupyter_gpuaas.controller.sessions import Sessions
 from jupyter_gpuaas.engine.base import Engine
@@ -18,6 +19,7 @@ class Means:
 
     sessions: Sessions
     commands: Commands
+    endings: Endings
     engine: Engine
     others: Others
     agents: Agents

@@ -43,7 +43,7 @@ class Migrations:
 
     def __init__(self, means: Means, standbys: Standbys, newest: Callable[[str, str], CheckpointView | None]) -> None:
         self._sessions = means.sessions
-        self._commands = means.commands
+        self._endings = means.endings
         self._standbys = standbys
         self.plans = MovePlans(means, standbys, newest)
         self._mover = Mover(means, standbys)
@@ -158,7 +158,7 @@ class Migrations:
         assert move is not None
         if live.lease is None:  # lost meanwhile, and given up
             if move.lease is not None:
-                self._commands.give_back(move.lease)
+                self._endings.give_back(move.lease)
             self._sessions.keep(live, move=None)
             return
         epoch = move.lease.epoch if move.lease is not None else live.record.epochs

@@ -47,7 +47,7 @@ class MovePlans:
     """
 
     def __init__(self, means: Means, standbys: Standbys, newest: Callable[[str, str], CheckpointView | None]) -> None:
-        self._commands = means.commands
+        self._endings = means.endings
         self._engine = means.engine
         self._others = means.others
         self._agents = means.agents
@@ -137,7 +137,7 @@ class MovePlans:
         if target == lease.node_id:
             raise InvalidRequest(f"target: the session is on {target} already.")
         # What standbys hold is given back for it, and so is what the session has just left.
-        free = self._standbys.leases() | self._commands.giving_back()
+        free = self._standbys.leases() | self._endings.giving_back()
         taken = used_of([*(held for held in leases if held not in free), *self._others.held()])
         request = msgspec.structs.replace(session.request, node=target)
         found = [node_id for node_id in targets(request, nodes, taken) if node_id != lease.node_id]

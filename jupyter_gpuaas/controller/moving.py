@@ -114,6 +114,7 @@ class Mover:
     def __init__(self, means: Means, standbys: Standbys) -> None:
         self._sessions = means.sessions
         self._commands = means.commands
+        self._endings = means.endings
         self._engine = means.engine
         self._agents = means.agents
         self._settings = means.settings
@@ -128,7 +129,7 @@ class Mover:
             meta = LeaseMeta(live.session.id, moving.epoch)
             self._standbys.give_way([Waiting(live.session.id, request)])
             # It may have come from there just now.
-            await self._commands.left(live.session.id, view.target, STEP_S)
+            await self._endings.left(live.session.id, view.target, STEP_S)
             moving.lease = await self._engine.acquire(request, meta, timeout=STEP_S)
             self._sessions.keep(live, move=moving.noted())
         incoming = self._incoming(moving, "")
@@ -435,7 +436,7 @@ class Mover:
         """The same migration by another way; what was made on the target for the former one goes."""
         live = moving.live
         if moving.lease is not None:
-            self._commands.give_back(moving.lease)
+            self._endings.give_back(moving.lease)
         moving.lease, moving.checkpoint, moving.stopped_s = None, "", 0.0
         moving.view = msgspec.structs.replace(moving.view, via=via, rounds=(), lost={})
         # First, so that nobody else gives this epoch to another host.
@@ -448,7 +449,7 @@ class Mover:
         live = moving.live
         await self._source_goes_on(moving)
         if moving.lease is not None:
-            self._commands.give_back(moving.lease)
+            self._endings.give_back(moving.lease)
         moving.view = msgspec.structs.replace(moving.view, total_s=time.time() - moving.view.started_s)
         where = (
             f"it goes on on {moving.view.source}" if live.session.state in MOVABLE else f"it is {live.session.state}"

@@ -76,6 +76,7 @@ class Standbys:
     def __init__(self, means: Means, node_leases: NodeLeases, standing: Callable[[str], Standing]) -> None:
         self._sessions = means.sessions
         self._commands = means.commands
+        self._endings = means.endings
         self._engine = means.engine
         self._others = means.others
         self._agents = means.agents
@@ -158,7 +159,7 @@ class Standbys:
 
     def give_way(self, waiting: Sequence[Waiting]) -> None:
         """Drop standbys for these, as few as that takes."""
-        leaving = self._commands.giving_back()
+        leaving = self._endings.giving_back()
         held: list[Held] = [lease for lease in self._engine.leases() if lease not in leaving]
         held += self._others.held()
         standbys = {
@@ -193,7 +194,7 @@ class Standbys:
 
     def leases(self) -> frozenset[Lease]:
         """What standbys hold, which is as good as free to others."""
-        self._dropped &= self._commands.giving_back()
+        self._dropped &= self._endings.giving_back()
         held = {live.record.aside.lease for live in self._sessions.all() if live.record.aside is not None}
         return frozenset(held | self._dropped)
 
@@ -342,12 +343,12 @@ class Standbys:
             return None, ""  # somebody was quicker; whatever is given back is told
         lost = SessionState.LOST in (state, live.session.state) and live.session.state is not state
         if lost or live.lease != own or live.record.aside is not None or live.record.move is not None:
-            self._commands.give_back(lease)
+            self._endings.give_back(lease)
             return None, ""
         try:
             self._sessions.keep(live, aside=Aside(lease=lease))
         except CatalogueError:
-            self._commands.give_back(lease)  # nobody else knows of it
+            self._endings.give_back(lease)  # nobody else knows of it
             raise
         self._known[live.session.id] = _Followed(epoch, _starts(lease))
         live.bell.ring()
@@ -417,7 +418,7 @@ class Standbys:
             return
         self._known.pop(live.session.id, None)
         self._sessions.keep(live, aside=None)
-        self._commands.give_back(aside.lease)
+        self._endings.give_back(aside.lease)
         self._dropped.add(aside.lease)
         node_id = aside.lease.node_id
         self._sessions.tell(live.session, "standby", f"no standby on {node_id} any more: {why}", {"node": node_id})

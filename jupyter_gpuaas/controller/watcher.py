@@ -24,7 +24,7 @@ class Watcher:
 
     def __init__(self, means: Means) -> None:
         self._sessions = means.sessions
-        self._commands = means.commands
+        self._endings = means.endings
         self._engine = means.engine
         self._agents = means.agents
         self._settings = means.settings
@@ -150,7 +150,7 @@ class Watcher:
             self._sessions.reported(live, report)
         else:
             # No session knows this host: a release or a new epoch was stored, and then the service ended.
-            self._commands.give_back(report.lease)
+            self._endings.give_back(report.lease)
 
 
 def _stands_by(live: LiveSession, node_id: str) -> bool:

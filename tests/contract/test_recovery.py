@@ -245,14 +245,14 @@ async def test_session_whose_checkpoints_cannot_be_read_for_a_while_comes_back_w
         if not empty:  # as a store looks that is opened where it is not mounted
             assert await roamer.client.checkpoints(roamer.id)
         reads = 0
-        way_back = service.controller.commands._way_back
+        way_back = service.controller.recoveries._way_back
 
         def read(record: SessionRecord) -> CheckpointView | None:
             nonlocal reads
             reads += 1
             return way_back(record)
 
-        service.controller.commands._way_back = read
+        service.controller.recoveries._way_back = read
         with store_away(service, live):
             await lose_host_without_store(service, live)
             before = reads
