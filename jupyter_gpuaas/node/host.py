@@ -267,7 +267,7 @@ class Host:
             self.session.failed(str(error))
             return self.session.report()
         if on_gpu and self._cuda is None:
-            self.session.no_suspend = "suspending sessions is switched off (setting turn_s)"
+            self.session.without_devices.barred = "suspending sessions is switched off (setting turn_s)"
         elif self._cuda is not None:
             self.task(self._ask_driver(self.session))
         if spec.peer is not None:
@@ -349,7 +349,7 @@ class Host:
                 await self._suspend(session, content)
                 return {}
             if op == "go_on":
-                await session.go_on(tuple(content.get("devices") or ()))
+                await session.without_devices.go_on(tuple(content.get("devices") or ()))
                 return {}
             if op == "quiesce":
                 return _plain(await session.standstill.quiesce(content.get("wait_s")))
@@ -373,10 +373,10 @@ class Host:
     # -- standing still without devices ------------------------------------------------------------------------
 
     async def _suspend(self, session: SessionHost, content: dict[str, Any]) -> None:
-        """See ``SessionHost.suspend``."""
+        """See ``WithoutDevices.suspend``."""
         room_bytes, most_bytes = int(content.get("room_bytes", -1)), int(content.get("most_bytes", 0))
-        if session.no_suspend:
-            raise MigrationError(f"{session.no_suspend}.")
+        if session.without_devices.barred:
+            raise MigrationError(f"{session.without_devices.barred}.")
         if session.kernel is None:
             raise MigrationError("the session has no kernel at the moment.")
         cuda = await asyncio.shield(self._cuda) if self._cuda is not None else None
@@ -385,17 +385,17 @@ class Host:
         def refused(wants_bytes: int) -> str:
             return room_to_keep(most_bytes - room_bytes, wants_bytes, most_bytes)
 
-        await session.suspend(suspension, room_bytes, refused, asleep=bool(content.get("asleep")))
+        await session.without_devices.suspend(suspension, room_bytes, refused, asleep=bool(content.get("asleep")))
 
     async def _ask_driver(self, session: SessionHost) -> None:
         """Find out whether the session's processes can be without their devices."""
         assert self._cuda is not None
-        session.no_suspend = "CUDA's driver has not answered yet"
+        session.without_devices.barred = "CUDA's driver has not answered yet"
         try:
             await asyncio.shield(self._cuda)
-            session.no_suspend = ""
+            session.without_devices.barred = ""
         except (GpuaasError, OSError) as error:
-            session.no_suspend = f"the memory of its devices cannot be taken from them: {error}"
+            session.without_devices.barred = f"the memory of its devices cannot be taken from them: {error}"
         self.line.report(session.report())
 
     # -- images of the kernel's process ------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ..config import Settings
-from ..errors import DeviceRefused, GpuaasError, MigrationError, NoSuchSession, RemoteProtocolError, TransportError
+from ..errors import MigrationError, NoSuchSession, RemoteProtocolError, TransportError
 from ..lifecycle.kernel_end import after_end
 from ..lifecycle.node_loss import ENAME, broken_words, lost_cells, notice
 from ..model import Channel, Handover, HeldRequest, HostReport, HostSpec, HostState, RestoreReport
@@ -34,7 +34,7 @@ from .outflow import Outflow
 from .overdue import Overdue
 from .standstill import RETURNED, Standstill
 from .standstill import TOPIC as STAND_TOPIC
-from .suspension import Suspended, Suspension
+from .without_devices import WithoutDevices
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class SessionHost:
         self._kernel_starts = 0
         self._deaths = 0
         self._expected_exit = ""  # why the kernel's end is no accident: restart, end, stop
-        self._held = HeldRequests(settings.outbox_bytes)  # for the kernel
+        self.held = HeldRequests(settings.outbox_bytes)  # for the kernel
         #: The cell that the variables were restored to when this host began, after the loss of another; else None.
         self.restored_cell: int | None = None
         #: Number of the last record before that.
@@ -97,15 +97,7 @@ class SessionHost:
         marks = Marks()
         self.standstill = Standstill(self, marks)
         self._overdue = Overdue(self, marks, settings.begin_s)
-        self._suspended = Suspended()
-        #: It was suspended between two cells, and clients are to ask for it when they want it.
-        self._asleep = False
-        #: It had clients then. They were told to let it go, so that it is not left by them.
-        self._let_go = False
-        #: Why its processes cannot stand still without devices; empty if they can.
-        self.no_suspend = ""
-        #: Why it has not got its devices back, although it was to go on; empty if that is not so.
-        self._lacks = ""
+        self.without_devices = WithoutDevices(self)
         #: Whether it waits to take the session over from another host.
         self.stands_by = spec.peer is not None
         #: Whether its processes are stopped because its node has lost contact with the service.
@@ -120,22 +112,23 @@ class SessionHost:
 
     def report(self) -> HostReport:
         """The session as it stands."""
+        attended = bool(self._clients) or self.without_devices.let_go
         return HostReport(
             session_id=self.spec.session_id,
             lease=self.spec.lease,
             state=self.state,
             cause=self.cause,
             clients=len(self._clients),
-            unattended_since_s=0.0 if self._clients or self._let_go else self._clients.unattended_since_s,
+            unattended_since_s=0.0 if attended else self._clients.unattended_since_s,
             kernel_starts=self._kernel_starts,
             used_bytes=self.used_bytes,
             working_folder=str(self.folder / "work"),
-            warning=self.journal.no_room or self._lacks,
+            warning=self.journal.no_room or self.without_devices.lacks,
             checkpoints=self._notes.status,
             wish=self._notes.wish,
             in_jail=isinstance(self.kernel, JailedKernel),
-            suspended=self._suspended.holds,
-            no_suspend=self.no_suspend,
+            suspended=self.without_devices.holds,
+            no_suspend=self.without_devices.barred,
             lost_cells=self._lost_cells,
             stands_still=self.standstill.holds,
         )
@@ -337,8 +330,8 @@ class SessionHost:
 
     def _hold(self, held: Held) -> None:
         """A request waits for the kernel, or is refused where too many do: clients that go on asking cost no more."""
-        if self._held.has_room_for(held):
-            self._held.add(held)
+        if self.held.has_room_for(held):
+            self.held.add(held)
         else:
             self.tell(held.failed(TOO_MUCH, "too much waits for this session already (setting outbox_bytes)."))
 
@@ -438,12 +431,12 @@ class SessionHost:
     def may_be_asked(self) -> bool:
         """Whether the kernel is to answer now."""
         runs = self.kernel is not None and not self.kernel.stopped and self.takes_requests
-        return runs and self.is_here and self.standstill.goes_on and not (self._suspended.holds or self.cut_off)
+        return runs and self.is_here and self.standstill.goes_on and not (self.without_devices.holds or self.cut_off)
 
     @property
     def is_here(self) -> bool:
         """Whether clients may use the session here."""
-        return not (self.stands_by or self.standstill.frozen or self._asleep)
+        return not (self.stands_by or self.standstill.frozen or self.without_devices.asleep)
 
     @property
     def executing(self) -> bool:
@@ -465,17 +458,17 @@ class SessionHost:
         """Give the kernel what waits, unless it has to wait on, or there is no kernel yet that could take it."""
         if self._holds or not self.takes_requests:
             return
-        for held in self._held.take():
+        for held in self.held.take():
             self.pass_on(held.channel, held.header, held.parts)
 
     def abort_held(self, subshell: str | None) -> None:
         """Answer the cells that wait as the kernel does behind one that failed."""
-        for held in self._held.take_cells(subshell):
+        for held in self.held.take_cells(subshell):
             self.tell(held.aborted())
 
     def cancel_held(self) -> None:
         """The user interrupts: the first cell that waits is told so, those behind it as behind one that failed."""
-        for index, held in enumerate(self._held.take_cells()):
+        for index, held in enumerate(self.held.take_cells()):
             self.tell(held.aborted() if index else held.interrupted())
 
     def handover(self, subshells: tuple[str, ...]) -> Handover:
@@ -487,7 +480,7 @@ class SessionHost:
             sent=self._clients.sent,
             inboxes=self._clients.received,
             seen=self.dialogue.seen,
-            held=tuple(HeldRequest(held.channel, tuple(map(bytes, held.parts))) for held in self._held),
+            held=tuple(HeldRequest(held.channel, tuple(map(bytes, held.parts))) for held in self.held),
             kernel_starts=self._kernel_starts,
             subshells=subshells,
         )
@@ -537,7 +530,7 @@ class SessionHost:
         if handover.asked and not isinstance(self.kernel, JailedKernel):
             self.tell(self.dialogue.kernel_died("its process was lost on the way to another node"))
         for each in (*(handover.broken if policy == "rerun" else ()), *handover.held):
-            self._held.add(Held.of(each))
+            self.held.add(Held.of(each))
         self.release_held()
         self._set_state(HostState.BUSY if self.dialogue.busy else HostState.IDLE, "")
 
@@ -545,7 +538,7 @@ class SessionHost:
         """The kernel gives back a request that it has not begun."""
         held = Held(Channel.SHELL, *self.dialogue.returned(Channel.SHELL, parts))
         if self._holds or not self.takes_requests:
-            self._held.put_before(held)
+            self.held.put_before(held)
         else:
             self.pass_on(held.channel, held.header, held.parts)
 
@@ -553,104 +546,33 @@ class SessionHost:
 
     @property
     def suspended(self) -> bool:
-        return self._suspended.holds
+        """Whether it has no devices, or is about to have none."""
+        return self.without_devices.holds
 
     @property
     def _holds(self) -> bool:
         """Whether shell requests wait here."""
-        return self.standstill.holds or self._suspended.holds
-
-    async def suspend(
-        self, suspension: Suspension, room_bytes: int, refused: Callable[[int], str], *, asleep: bool
-    ) -> None:
-        """Let the session stand still without devices, in the middle of its cell, too.
-
-        Parameters
-        ----------
-        asleep
-            Between two cells only, and until it is wanted: its clients are let go.
-
-        Raises
-        ------
-        MigrationError, ImageError
-            It cannot, and goes on.
-        """
-        if self._suspended.stands:
-            return
-        if not self.standstill.goes_on or not self.takes_requests:
-            raise MigrationError("the session stands still already, or is about to, or has no kernel at the moment.")
-        if asleep and self.executing:
-            raise MigrationError("a cell runs.")
-        try:
-            await self._suspended.begin(suspension, room_bytes=room_bytes, refused=refused)
-            if asleep:
-                self._asleep, self._let_go = True, bool(self._clients)
-                self.let_clients_go({"op": "moved"}, "the session is parked")
-                await self.settled()
-                if self.executing or list(self._held):
-                    await self.go_on(())
-                    raise MigrationError("a cell came meanwhile.")
-        except GpuaasError:
-            if self.suspended and not self._suspended.stands:
-                self._tell_lack("")
-            raise
-        finally:
-            self.release_held()
-            self._changed(self.report())
-
-    async def go_on(self, devices: tuple[str, ...]) -> None:
-        """The session has devices again.
-
-        Raises
-        ------
-        DeviceRefused
-            One has no room yet.
-        """
-        if devices:
-            lease = msgspec.structs.replace(self.spec.lease, device_ids=devices)
-            self.spec = msgspec.structs.replace(self.spec, lease=lease)
-        try:
-            done = await self._suspended.end(self.kernel)
-        except DeviceRefused as error:
-            if self._lacks:
-                self._tell_lack(str(error))
-                self._changed(self.report())
-            raise
-        if done:
-            if self._asleep:
-                # Whoever has woken it is about to come.
-                self._asleep = self._let_go = False
-                self._clients.unattended_since_s = time.time()
-            if self._lacks:
-                self._lacks = ""
-                self.notice("\n[remote GPU] This session has the memory of its devices back.\n")
-            self.release_held()
-            self._changed(self.report())
+        return self.standstill.holds or self.without_devices.holds
 
     def halted(self, kernel: Kernel, why: str = "") -> None:
-        """A kernel in a jail was to go on, and lacks something of what it had: ``go_on`` gives it back."""
-        self._suspended.halted(Suspension(kernel, "", None))
-        self._tell_lack(why)
-        self._changed(self.report())
+        """See `WithoutDevices.halted`."""
+        self.without_devices.halted(kernel, why)
 
-    def _tell_lack(self, why: str) -> None:
-        if not self._lacks:
-            self.notice(
-                "\n[remote GPU] The memory of this session's devices could not be given back to it. "
-                "That is tried again; its cells wait for it.\n"
-            )
-        self._lacks = f"the memory of its devices has not been given back to it yet: {why}".rstrip(": .")
+    def let_clients_sleep(self) -> bool:
+        """Let all clients go until they want the session; whether there were any."""
+        had = bool(self._clients)
+        self.let_clients_go({"op": "moved"}, "the session is parked")
+        return had
+
+    def awake(self) -> None:
+        """Whoever has woken the session is about to come."""
+        self._clients.unattended_since_s = time.time()
 
     def _interrupted(self) -> bool:
         """The user interrupts. True: the kernel is not to hear of it, or has heard of it."""
         if not self.suspended:
             return self.standstill.interrupted()
-        if self.executing and self.kernel is not None:
-            # Its signal waits for it until it goes on.
-            self._suspended.interrupted = True
-            self.kernel.interrupt()
-        else:
-            self.cancel_held()
+        self.without_devices.interrupted()
         return True
 
     def _refuse_elsewhere(self) -> None:

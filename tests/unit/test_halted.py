@@ -83,11 +83,11 @@ class Session:
         assert "could not be given back" in await self.told()
         self.run_cell()
         with pytest.raises(DeviceRefused):
-            await self.host.go_on(("d",))
+            await self.host.without_devices.go_on(("d",))
         assert self.host.report().warning.endswith("the device has no room")
         assert self.host.report().suspended and self.image.sent == []
         self.image.room = True
-        await self.host.go_on(("d",))
+        await self.host.without_devices.go_on(("d",))
         assert not self.host.report().suspended and self.host.report().warning == ""
         assert not self.image.halted and self.image.sent == ["shell"]
         assert "has the memory of its devices back" in await self.told()

@@ -129,7 +129,7 @@ async def test_interrupt_without_a_reply_goes_along_with_an_image_and_leaves_the
     await host.attach(far, handshake(), b"", "client", None)
     host.standstill.sealed = True
     host._clients._attached["client"].op_received(cast(Link, None), {"op": "interrupt"})
-    assert [held.header.msg_type for held in host._held] == ["interrupt_request"]
+    assert [held.header.msg_type for held in host.held] == ["interrupt_request"]
     assert host.report().clients == 1
     await close(host, (near, far))
 
@@ -257,15 +257,15 @@ async def test_client_that_has_heard_more_than_its_host_knows_of_begins_anew_wit
 async def test_cell_that_waits_when_devices_come_before_the_next_kernel_is_given_to_that(tmp_path: Path) -> None:
     """A session that stands still is restarted, and its turn comes: the kernel was gone, and the cell with it."""
     host = make_host(tmp_path)
-    host._suspended.holds = True
+    host.without_devices._suspended.holds = True
     parts = make_parts(b"client", "execute_request", b"{}", {"code": "1"})
-    host._held.add(Held(Channel.SHELL, read_header(parts[1]), list(parts)))
-    await host.go_on(("d",))
-    assert len(list(host._held)) == 1
+    host.held.add(Held(Channel.SHELL, read_header(parts[1]), list(parts)))
+    await host.without_devices.go_on(("d",))
+    assert len(list(host.held)) == 1
     sent: list[Channel] = []
     kernel = SimpleNamespace(send=lambda channel, parts: sent.append(channel), alive=False)
     host.kernel_ready(cast(Kernel, kernel))
-    assert sent == [Channel.SHELL] and not list(host._held)
+    assert sent == [Channel.SHELL] and not list(host.held)
     host.kernel = None
     await close(host)
 
@@ -275,11 +275,11 @@ async def test_session_that_stands_still_takes_no_more_requests_than_may_wait_an
 ) -> None:
     host = make_host(tmp_path, Settings(outbox_bytes=10_000))
     host.kernel = cast(Kernel, SimpleNamespace(send=None))
-    host._suspended.holds = True
+    host.without_devices._suspended.holds = True
     cells = [make_parts(b"client", "execute_request", b"{}", {"code": "x" * 3000}) for _ in range(5)]
     records = [Record(Kind.SHELL, number, 0, tuple(parts)) for number, parts in enumerate(cells, 1)]
     host.requests_received(cast(Attachment, None), records)
-    assert [held.parts for held in host._held] == [cells[0]]
+    assert [held.parts for held in host.held] == [cells[0]]
     said = RecordReader(1 << 20).feed(host.journal.reader(0).read())
     replies = [record.parts for record in said if record.kind is Kind.SHELL]
     assert [read_header(parts[2]).msg_id for parts in replies] == [read_header(parts[1]).msg_id for parts in cells[1:]]
