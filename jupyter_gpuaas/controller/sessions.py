@@ -308,7 +308,7 @@ class Sessions:
         )
         try:
             for event, cause in happened(session.state, starts, report):
-                if event is SessionEvent.START_FAILED:
+                if event is SessionEvent.START_FAILED or (event is SessionEvent.HOST_DIED and _comes_back(live)):
                     self.start_failed(live, cause)
                 else:
                     self.advance(live, event, cause)
@@ -378,6 +378,11 @@ class Sessions:
         log.debug("session %s: %s %s", session.id, session.state, news.get("cause", ""))
         live.bell.ring()
         self.news.ring()
+
+
+def _comes_back(live: LiveSession) -> bool:
+    """Whether its host is about to bring it back, or to take it over."""
+    return live.session.state is SessionState.STARTING and live.record.incoming is not None
 
 
 def _holds(lease: Lease | None) -> dict[str, Any]:

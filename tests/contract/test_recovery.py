@@ -16,7 +16,7 @@ import pytest
 
 from jupyter_gpuaas.controller import commands
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
-from jupyter_gpuaas.controller.commands import UNREADABLE
+from jupyter_gpuaas.controller.recoveries import UNREADABLE
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.lifecycle.recovery import HOSTS_IN_A_ROW
@@ -49,6 +49,9 @@ class Trouble:
             os.kill(os.getpid(), signal.SIGKILL)
         if (self.folder / "kill").exists():
             os.kill(os.getpid(), signal.SIGKILL)
+        if (self.folder / "kill host").exists():
+            os.kill(os.getppid(), signal.SIGKILL)
+            signal.pause()
         while (self.folder / "hang").exists():
             time.sleep(0.01)
 trouble, x = Trouble(), [1]
@@ -188,17 +191,21 @@ async def test_kernel_that_dies_while_it_makes_the_variables_is_followed_by_anot
         await one_host(service, roamer)
 
 
-async def test_checkpoint_that_kills_every_kernel_ends_its_session_with_the_reason(
-    service: Service, tmp_path: Path
+@pytest.mark.parametrize(
+    ("kills", "journal", "why"),
+    [("kill", True, "SIGKILL"), ("kill host", True, "its host"), ("kill host", False, "its host")],
+)
+async def test_checkpoint_that_kills_every_process_ends_its_session_with_the_reason(
+    service: Service, tmp_path: Path, kills: str, journal: bool, why: str
 ) -> None:
-    (tmp_path / "kill").touch()
+    (tmp_path / kills).touch()
     async with roaming(service) as roamer:
         live = service.controller.sessions.get(roamer.id)
         assert live is not None
-        await in_trouble(service, roamer, tmp_path)
+        await in_trouble(service, roamer, tmp_path, journal=journal)
         await eventually(live.ended, 120.0)
         assert live.session.state is S.FAILED
-        assert f"{HOSTS_IN_A_ROW} hosts in a row" in live.session.cause and "SIGKILL" in live.session.cause
+        assert f"{HOSTS_IN_A_ROW} hosts in a row" in live.session.cause and why in live.session.cause
         assert tried(tmp_path) == HOSTS_IN_A_ROW
         folder = service.controller.settings.folder
 
@@ -208,7 +215,7 @@ async def test_checkpoint_that_kills_every_kernel_ends_its_session_with_the_reas
 
         await eventually(nothing_left)
         # Whoever knows what is wrong with it begins with an older one, or with this.
-        (tmp_path / "kill").unlink()
+        (tmp_path / kills).unlink()
         assert (await service.admin.restore(roamer.id, "-1", new="again")).names
 
 
