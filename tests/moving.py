@@ -275,7 +275,7 @@ class Nodes:
         await place.op("load", checkpoint=checkpoint)
         await place.op("succeed")
         await place.op("live")
-        await lost.agent.drop_remains(SESSION)
+        await lost.agent.drop_remains(SESSION, epoch=lost.epoch)
         self.place = place
         return place
 

@@ -300,7 +300,7 @@ class Commands:
                 self._endings.incoming(live)
             else:
                 if not keep:
-                    await self._endings.drop(live.lease.node_id, live.session.id)
+                    await self._endings.drop(live.lease.node_id, live.session.id, live.lease.epoch)
 
     async def _release_lease(self, live: LiveSession) -> None:
         lease = live.lease

@@ -104,17 +104,17 @@ class Endings:
         if incoming.lease is not None:
             self.give_back(incoming.lease, for_good=True)
         elif incoming.node:
-            self.clear_away(incoming.node, live.session.id)
+            self.clear_away(incoming.node, live.session.id, incoming.epoch)
 
-    def clear_away(self, node_id: str, session_id: str) -> None:
-        """What a session has left on a node is not needed any more."""
-        self.spawn(self.drop(node_id, session_id), f"drop remains of {session_id}")
+    def clear_away(self, node_id: str, session_id: str, epoch: int) -> None:
+        """What hosts of a session up to this epoch have left on a node is not needed any more."""
+        self.spawn(self.drop(node_id, session_id, epoch), f"drop remains of {session_id}")
 
-    async def drop(self, node_id: str, session_id: str) -> None:
+    async def drop(self, node_id: str, session_id: str, epoch: int) -> None:
         """As `clear_away`; return when that is done, or cannot be done by us."""
         while True:
             try:
-                await self._agents.of(node_id).drop_remains(session_id)
+                await self._agents.of(node_id).drop_remains(session_id, epoch=epoch)
                 return
             except GpuaasError as error:
                 log.info("remains of session %s on %s: %s", session_id, node_id, error)
@@ -149,7 +149,7 @@ class Endings:
         try:
             await self.end(lease, "the service knows no such session", moved=True)
             if for_good:
-                await self.drop(lease.node_id, lease.session_id)
+                await self.drop(lease.node_id, lease.session_id, lease.epoch)
             pause_s = self._settings.retry_first_s
             while True:
                 try:

@@ -185,9 +185,7 @@ class Recoveries:
         why = why or lost_by
         begins = _begins(live, newest)
         if begins and lease is not None:
-            self._endings.spawn(
-                self._endings.drop(lease.node_id, live.session.id), f"drop remains of {live.session.id}"
-            )
+            self._endings.clear_away(lease.node_id, live.session.id, lease.epoch)
         left = lease is not None and not begins and await self._has_remains(lease)
         aside = await self._ahead(live)
         if aside is not None and lease is not None and incoming is None and not begins:

@@ -140,9 +140,9 @@ class AgentClient:
             return False
         return True
 
-    async def drop_remains(self, session_id: str) -> None:
-        """Remove what a host of the session has left; where there is nothing, this does nothing."""
-        await self._call(dict[str, Any], "DELETE", f"/v1/hosts/{session_id}/remains")
+    async def drop_remains(self, session_id: str, *, epoch: int) -> None:
+        """Remove what hosts of the session up to this epoch have left; where there is nothing, this does nothing."""
+        await self._call(dict[str, Any], "DELETE", f"/v1/hosts/{session_id}/remains", query={"epoch": epoch})
 
     async def op(self, session_id: str, epoch: int, op: str, content: dict[str, Any]) -> dict[str, Any]:
         """Let the session's host of this epoch do something that moving a session needs (``docs/migration.md``).

@@ -250,7 +250,9 @@ class Agent:
                     raise NoSuchSession(f"session {session_id[:64]!r} has left nothing on this node.")
                 return http.response(200)
             case ("DELETE", "hosts", session_id, "remains"):
-                await asyncio.to_thread(self._hosts.remains.drop, _id(session_id))
+                epoch = request.query.get("epoch", "")
+                up_to = int(epoch) if is_count(epoch) else None
+                await asyncio.to_thread(self._hosts.remains.drop, _id(session_id), up_to=up_to)
                 return http.response(200)
             case ("POST", "hosts", session_id, ("interrupt" | "restart") as op):
                 await self._handle(session_id).ask(op)

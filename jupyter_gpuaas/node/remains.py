@@ -6,7 +6,9 @@ of its requests is in its journal. Remains that nobody ordered are given up afte
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import socket
 import threading
@@ -71,7 +73,8 @@ class Shelf:
         self.drop(remains.session_id)
         self._write(remains, session_folder)
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        session_folder.rename(self._folder / remains.session_id)
+        with self._lock:
+            session_folder.rename(self._folder / remains.session_id)
 
     def get(self, session_id: str) -> Remains | None:
         try:
@@ -87,14 +90,26 @@ class Shelf:
         self._write(msgspec.structs.replace(remains, ordered=True), self._folder / session_id)
         return True
 
-    def drop(self, session_id: str) -> None:
-        """Remove them, if there are any."""
+    def drop(self, session_id: str, *, up_to: int | None = None) -> None:
+        """Remove them, if there are any.
+
+        Parameters
+        ----------
+        up_to
+            Epoch of the host that has left them, as whoever asks knows it: what a later one has left stays.
+        """
+        gone = self._folder / f".{session_id}.{secrets.token_hex(4)}"
         with self._lock:
+            remains = self.get(session_id) if up_to is not None else None
+            if remains is not None and up_to is not None and remains.epoch > up_to:
+                return
             self._journals.pop(session_id, None)
             transfer = self._transfers.pop(session_id, None)
+            with contextlib.suppress(FileNotFoundError):
+                (self._folder / session_id).rename(gone)
         if transfer is not None:
             transfer.close()
-        shutil.rmtree(self._folder / session_id, ignore_errors=True)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def expire(self, now_s: float) -> None:
         """Remove what nobody has asked for in time, and what cannot be read."""

@@ -184,8 +184,8 @@ async def test_remains_are_there_after_a_restart_of_the_agent_and_until_they_are
     await eventually(has)
     with pytest.raises(NoSuchSession):
         await place.op("resume")
-    await place.agent.drop_remains(SESSION)
-    await place.agent.drop_remains(SESSION)
+    await place.agent.drop_remains(SESSION, epoch=1)
+    await place.agent.drop_remains(SESSION, epoch=1)
     assert not await place.agent.has_remains(SESSION, epoch=1)
 
 
@@ -194,7 +194,7 @@ async def test_journal_that_begins_anew_is_taken_from_its_beginning(nodes: Nodes
     checkpoint = await nodes.newest(nodes.place, 1)
     await notebook.run("print('a' * 10)")
     lost = await lose_host(nodes)
-    await lost.agent.drop_remains(SESSION)
+    await lost.agent.drop_remains(SESSION, epoch=1)
     nodes.place, place = None, Place(NODES[1], 2, nodes.agents[NODES[1]])
     sent_meanwhile = notebook.execute("x += 1")
     await place.agent.start_host(nodes.spec(NODES[1], 2, restore=checkpoint))

@@ -193,7 +193,7 @@ async def test_kernel_that_dies_while_it_makes_the_variables_is_followed_by_anot
 
 @pytest.mark.parametrize(
     ("kills", "journal", "why"),
-    [("kill", True, "SIGKILL"), ("kill host", True, "its host"), ("kill host", False, "its host")],
+    [("kill", True, "SIGKILL"), ("kill host", True, "host process"), ("kill host", False, "host process")],
 )
 async def test_checkpoint_that_kills_every_process_ends_its_session_with_the_reason(
     service: Service, tmp_path: Path, kills: str, journal: bool, why: str
