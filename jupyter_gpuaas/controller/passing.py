@@ -81,15 +81,15 @@ class Front(H11Protocol):
         super().data_received(head)
 
     async def _pass(self, far: _Far, url: str) -> None:
-        parts = urlsplit(url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
+            parts = urlsplit(url)
+            port = parts.port or (443 if parts.scheme == "https" else 80)
             credentials: Credentials = self.config.app.credentials  # type: ignore[union-attr]
             context = client_context(credentials) if parts.scheme == "https" else None
             await asyncio.wait_for(
                 self.loop.create_connection(lambda: far, parts.hostname or "", port, ssl=context), CONNECT_TIMEOUT_S
             )
-        except (OSError, SettingError, asyncio.TimeoutError, TimeoutError) as error:
+        except (OSError, ValueError, SettingError, asyncio.TimeoutError, TimeoutError) as error:
             log.warning("%s cannot be asked for a client: %s", url, error or "it does not answer")
             if not self.transport.is_closing():
                 self._forget_far()

@@ -17,7 +17,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Protocol
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import httpx
 import msgspec
@@ -46,8 +46,20 @@ ASK_AGAIN_S = 1.0
 _VOID = frozenset({401, 403, POLICY_VIOLATION})
 #: Not of dots alone: those lead elsewhere.
 _SEGMENT = rb"(?!\.{1,2}(?:/|$))[^/#]+"
-_CARRIED = re.compile(rb"GET .*/sessions/%b/channel|(GET|PUT) .*/sessions/%b/bundles/%b" % ((_SEGMENT,) * 3))
-_AWAY = (OSError, ssl.SSLError, WebSocketException, httpx.HTTPError, TimeoutError, asyncio.TimeoutError, GpuaasError)
+#: A session, below whatever path the service is at. What a client sends as its path need not be one.
+_SESSION = rb"(?:/%b)*/sessions/%b" % (_SEGMENT, _SEGMENT)
+_CARRIED = re.compile(rb"GET %b/channel|(?:GET|PUT) %b/bundles/%b" % (_SESSION, _SESSION, _SEGMENT))
+_AWAY = (
+    OSError,
+    ssl.SSLError,
+    WebSocketException,
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    TimeoutError,
+    asyncio.TimeoutError,
+    ValueError,
+    GpuaasError,
+)
 
 
 class WhoActs(Protocol):
@@ -68,6 +80,22 @@ class WhoActs(Protocol):
 def carries(method: bytes, path: bytes) -> bool:
     """Whether this is for one that stands by; the path as it was sent, without its query."""
     return _CARRIED.fullmatch(method + b" " + path) is not None
+
+
+def url_at(service: str, path: str) -> str:
+    """Where a path is at a controller, and nowhere else: it comes from strangers.
+
+    Raises
+    ------
+    ValueError
+        It is no path, or the controller's address is none.
+    """
+    parts = urlsplit(service)
+    if not path.startswith("/") or not parts.hostname:
+        raise ValueError(f"{path!r} is no path at {service!r}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = "" if parts.port is None else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}{path}"
 
 
 class Sharing:
@@ -183,10 +211,9 @@ class Sharing:
             return failure(error)
 
     def _url(self, question: Scope) -> str:
-        url, path = self._who.passes_to, question["raw_path"].decode("ascii")
-        if not url:
+        if not self._who.passes_to:
             raise ServiceUnreachable("nobody acts.")
-        return f"{url}{path}"
+        return url_at(self._who.passes_to, question["raw_path"].decode("ascii"))
 
     def _headers(self, question: Scope) -> dict[str, str]:
         headers = {KEY_HEADER: self._who.key}

@@ -196,13 +196,13 @@ async def test_standby_that_acts_serves_itself_on_connections_that_were_there(bo
         assert (await http.get("/echo")).text == "here"
 
 
-@pytest.mark.parametrize("where", ["", "itself", "nobody"])
+@pytest.mark.parametrize("where", ["", "itself", "nobody", "nowhere"])
 async def test_without_one_that_acts_requests_are_refused_for_now(
     both: Both, http: httpx.AsyncClient, where: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    both.acting.is_at({"itself": both.stands_by, "nobody": nobody}.get(where, ""))
+    both.acting.is_at({"itself": both.stands_by, "nobody": nobody, "nowhere": "http://h:none"}.get(where, ""))
     for _ in range(2):
         refused = await http.post("/echo", content=b"body")
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")

@@ -32,7 +32,7 @@ from jupyter_gpuaas.controller.app import make_app
 from jupyter_gpuaas.controller.carrying import carry_channel
 from jupyter_gpuaas.controller.catalogue.records import Role
 from jupyter_gpuaas.controller.gate import POLICY_VIOLATION
-from jupyter_gpuaas.controller.sharing import KEY_HEADER, carries
+from jupyter_gpuaas.controller.sharing import KEY_HEADER, carries, url_at
 from jupyter_gpuaas.model import ChannelInfo, NewToken, Scope
 from jupyter_gpuaas.state.bundle import FileHead, assemble, prefix
 from jupyter_gpuaas.wire.tls import client_context, of_service
@@ -148,12 +148,97 @@ def bundle_of(*contents: bytes) -> list[Any]:
         ("GET /sessions/a/bundles/..", False),
         ("GET /sessions/a/bundles/...", True),
         ("GET /sessions//channel", False),
+        ("GET //sessions/a/channel", False),
+        ("GET /../sessions/a/channel", False),
+        ("GET /b#/sessions/a/channel", False),
+        ("GET @h/sessions/a/channel", False),
+        ("PUT @h/sessions/a/bundles/b", False),
+        ("GET 9/sessions/a/channel", False),
+        ("GET http://h/sessions/a/channel", False),
         ("GET /api/kernels/a/channels", False),
     ],
 )
 def test_standby_takes_channels_and_bundles_alone(request_line: str, own: bool) -> None:
     method, path = request_line.encode().split(b" ")
     assert carries(method, path) is own
+
+
+@pytest.mark.parametrize(
+    ("service", "url"),
+    [
+        ("http://h:8700", "http://h:8700/a@b/c"),
+        ("http://h:8700/", "http://h:8700/a@b/c"),
+        ("https://h", "https://h/a@b/c"),
+        ("http://[::1]:8700", "http://[::1]:8700/a@b/c"),
+    ],
+)
+def test_path_is_one_at_the_one_that_acts_however_its_address_is_written(service: str, url: str) -> None:
+    assert url_at(service, "/a@b/c") == url
+
+
+@pytest.mark.parametrize(
+    ("service", "path"), [("http://h:1", "@evil/a"), ("http://h:1", ""), ("h:1", "/a"), ("http://h:x", "/a")]
+)
+def test_what_is_no_path_or_no_address_is_nowhere(service: str, path: str) -> None:
+    with pytest.raises(ValueError, match=r"no path|Port"):
+        url_at(service, path)
+
+
+@pytest.mark.parametrize("start", ["@", "http://"])
+@pytest.mark.parametrize(
+    ("request_line", "more"),
+    [
+        ("GET {start}{host}/sessions/a/bundles/b", "Connection: close"),
+        ("PUT {start}{host}/sessions/a/bundles/b", "Connection: close\r\nContent-Length: 0"),
+        (
+            "GET {start}{host}/sessions/a/channel",
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ),
+    ],
+    ids=["get", "put", "websocket"],
+)
+async def test_stranger_cannot_send_a_standby_elsewhere(
+    shared: Shared, start: str, request_line: str, more: str
+) -> None:
+    """What a client may send as its target need not be a path: with an `@`, the address before it would be a user."""
+    came = 0
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        writer.close()
+
+    async with await asyncio.start_server(count, "127.0.0.1", 0) as elsewhere:
+        host = f"127.0.0.1:{elsewhere.sockets[0].getsockname()[1]}"
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(shared.url.rpartition(":")[2]))
+        writer.write(f"{request_line.format(start=start, host=host)} HTTP/1.1\r\nHost: h\r\n{more}\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+        writer.close()
+        await writer.wait_closed()
+    assert came == 0
+    # In the words of the one that acts, to which it was passed on.
+    assert answer.startswith(b"HTTP/1.1 401 ")
+
+
+async def test_standby_carries_at_whatever_is_written_as_the_address_of_the_one_that_acts(shared: Shared) -> None:
+    token = shared.token().token
+    async with shared.client(token) as client:
+        session = (await client.create_session("book", wait_s=30)).session.id
+    paths = (f"/sessions/{session}/channel?client=c", f"/sessions/{session}/bundles/none")
+    async with httpx.AsyncClient(trust_env=False, timeout=30, headers=shown(token)) as http:
+        for url in (f"{shared.service.url}/", shared.service.url):
+            shared.acting.is_at(url)
+            async with shared.open(paths[0], shown(token)) as channel:
+                assert await asyncio.wait_for(channel.recv(), 30)
+            assert "bundle" in (await http.get(shared.url + paths[1])).json()["message"]
+        # One that leads nowhere is as if nobody acted.
+        shared.acting.is_at("http://127.0.0.1:none")
+        with pytest.raises(InvalidStatus) as refusal:
+            async with shared.open(paths[0], shown(token)):
+                pass
+        statuses = [refusal.value.response.status_code, (await http.get(shared.url + paths[1])).status_code]
+        assert statuses == [503, 503]
 
 
 @pytest.mark.parametrize("tls", ["off", "on"])
