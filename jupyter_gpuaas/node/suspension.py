@@ -159,8 +159,8 @@ class Suspended:
         async with self._turn:
             if self.stands:
                 return
-            # What it has taken already it knows by itself.
-            suspension = self._suspension or suspension
+            if self._suspension is not None and self._suspension.kernel is suspension.kernel:
+                suspension = self._suspension  # it knows what it has taken already
             wants_bytes = await asyncio.to_thread(suspension.bytes)
             if 0 <= room_bytes < wants_bytes:
                 raise MigrationError(f"{refused(wants_bytes)}.")

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -63,19 +64,27 @@ async def heard() -> Heard:
     return Heard()
 
 
-@pytest.fixture
-async def kernel(heard: Heard) -> AsyncIterator[KernelProcess]:
+@asynccontextmanager
+async def started(heard: Heard) -> AsyncIterator[KernelProcess]:
     folder = Path(tempfile.mkdtemp(prefix="gpuaas-"))  # short: paths of sockets are
     environ = {**os.environ, "GPUAAS_RUN": RUN}
     log = os.open(os.devnull, os.O_WRONLY)
     made = KernelProcess(folder, environ, log, heard)  # type: ignore[arg-type]
     await made.start(60.0)
-    yield made
-    made.kill()
-    await made.ended()
-    made.close()
-    os.close(log)
-    shutil.rmtree(folder)
+    try:
+        yield made
+    finally:
+        made.kill()
+        await made.ended()
+        made.close()
+        os.close(log)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def kernel(heard: Heard) -> AsyncIterator[KernelProcess]:
+    async with started(heard) as made:
+        yield made
 
 
 def suspension(kernel: KernelProcess, library: StandInLibrary | None) -> Suspension:
@@ -173,3 +182,22 @@ async def test_kernel_that_was_killed_while_it_stood_still_holds_its_successor_u
     assert await asyncio.wait_for(kernel.ended(), 30)
     assert await suspended.end(None)
     assert not suspended.holds
+
+
+async def test_kernel_after_one_that_had_not_got_its_device_memory_back_stands_still_and_goes_on(
+    kernel: KernelProcess, heard: Heard
+) -> None:
+    library = StandInLibrary({A: 8 * MIB}, {kernel.pid: StandInProcess({A: 6 * MIB})})
+    suspended = Suspended()
+    await suspended.begin(suspension(kernel, library), **NO_BOUND)  # type: ignore[arg-type]
+    library.processes[1] = StandInProcess({A: 4 * MIB})
+    with pytest.raises(DeviceRefused, match="bytes free"):
+        await suspended.end(kernel)
+    kernel.kill()  # its user restarts it meanwhile
+    assert await asyncio.wait_for(kernel.ended(), 30)
+    del library.processes[kernel.pid]
+    async with started(heard) as successor:
+        await suspended.begin(suspension(successor, library), **NO_BOUND)  # type: ignore[arg-type]
+        assert suspended.stands and is_stopped(successor.pid)
+        assert await suspended.end(successor)
+        assert not suspended.holds and not is_stopped(successor.pid)
