@@ -8,6 +8,7 @@
     │   ├─ NotAsked             others were before it all the time
     │   └─ QuotaExceeded        the user has as many sessions as allowed
     ├─ LeaseError
+    │   ├─ LeaseNotWritten      the engine cannot write down who holds what
     │   ├─ StaleEpoch           an older host or client tried to act; stop, never retry
     │   └─ Unauthorized         token or ticket missing, wrong or expired
     ├─ TransportError           the other side could not be reached or went silent
@@ -99,6 +100,13 @@ class LeaseError(GpuaasError):
     """The caller has no right to act for this session."""
 
     status = 409
+
+
+class LeaseNotWritten(LeaseError):
+    """The engine cannot write down who holds what, for instance because the disk is full."""
+
+    retryable = True
+    status = 507
 
 
 class StaleEpoch(LeaseError):

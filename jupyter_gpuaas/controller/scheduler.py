@@ -14,7 +14,7 @@ from jupyter_gpuaas.controller.fair_use import WAITING, FairUse, asked_for
 from jupyter_gpuaas.controller.others import Others
 from jupyter_gpuaas.controller.sessions import LiveSession, Sessions
 from jupyter_gpuaas.engine.base import Engine, LeaseMeta
-from jupyter_gpuaas.errors import AllocationError, CatalogueError, GpuaasError, NoCapacity, NotAsked
+from jupyter_gpuaas.errors import AllocationError, CatalogueError, GpuaasError, LeaseNotWritten, NoCapacity, NotAsked
 from jupyter_gpuaas.lifecycle.fairness import Outlook
 from jupyter_gpuaas.lifecycle.placement import Placement, Waiting, place
 from jupyter_gpuaas.lifecycle.room import Held, used_of
@@ -204,6 +204,11 @@ class Scheduler:
             log.info("session %s not placed on %s: %s", session_id, placement.node_id, error)
             coming = [each for key, (each, _) in self._placing.items() if key != session_id]
             self._others.refused(self._waits(live), placement.node_id, coming)
+        except LeaseNotWritten as error:
+            # The devices are there, and nobody else uses them: this is for the admin to mend.
+            log.error("session %s not placed on %s: %s", session_id, placement.node_id, error)
+            self._tell(live, 1, error.message.rstrip("."))
+            await asyncio.sleep(RETRY_S)
         except CatalogueError as error:
             # The session does not know of its devices, so it has none.
             log.error("session %s not placed: %s", session_id, error)
@@ -227,18 +232,20 @@ class Scheduler:
         for number, live in enumerate(self._order, start=1):
             if live.session.state not in WAITING:
                 continue
-            why = self._why.get(live.session.id) or self._others.why(self._waits(live))
-            suspended = live.session.state is SessionState.SUSPENDED
-            told = place_words(number) if suspended else f"place {number} in the queue"
-            told += f": {why}" if why else ""
-            # Its cause is why it waits, where there is more to say than that others are before it.
-            causes = bool(why) or live.session.cause.startswith("place ")
-            if live.session.queue_place == number and (not causes or live.session.cause == told):
-                continue
-            # Only what is shown: where it cannot be written, the next count tells it.
-            with contextlib.suppress(CatalogueError):
-                changes = {"cause": told} if causes else {}
-                self._sessions.note(live, told, {"queue_place": number}, queue_place=number, **changes)
+            self._tell(live, number, self._why.get(live.session.id) or self._others.why(self._waits(live)))
         queue = self.queue()
         self._engine.want([each.request for each in queue])
         self.on_waiting(queue)
+
+    def _tell(self, live: LiveSession, number: int, why: str) -> None:
+        """Tell one its place in the queue, and why it waits, where there is more to say than who is before it."""
+        suspended = live.session.state is SessionState.SUSPENDED
+        told = place_words(number) if suspended else f"place {number} in the queue"
+        told += f": {why}" if why else ""
+        causes = bool(why) or live.session.cause.startswith("place ")
+        if live.session.queue_place == number and (not causes or live.session.cause == told):
+            return
+        # Only what is shown: where it cannot be written, the next count tells it.
+        with contextlib.suppress(CatalogueError):
+            changes = {"cause": told} if causes else {}
+            self._sessions.note(live, told, {"queue_place": number}, queue_place=number, **changes)

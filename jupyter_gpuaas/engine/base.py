@@ -78,6 +78,8 @@ class Engine(Protocol):
         AllocationError
             Nothing became free in ``timeout`` seconds (None: wait for ever). ``NotAsked`` where others were before it
             all the time.
+        LeaseNotWritten
+            There are devices, and nobody has them: whose they are could not be written down.
         """
 
     async def release(self, lease_id: str) -> None:

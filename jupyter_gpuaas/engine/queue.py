@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from jupyter_gpuaas.engine.base import LeaseMeta
-from jupyter_gpuaas.errors import AllocationError, LeaseError, NoCapacity
+from jupyter_gpuaas.errors import AllocationError, LeaseError, LeaseNotWritten, NoCapacity
 from jupyter_gpuaas.lifecycle.placement import Waiting, place, why_never
 from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.model import Lease, Node, ResourceRequest
@@ -112,7 +112,7 @@ class LeaseQueue:
             # A lease that a restart would forget must not be handed out.
             for waiter, lease in served:
                 del self._held[lease.id]
-                waiter.granted.set_exception(AllocationError(f"lease not written: {error}."))
+                waiter.granted.set_exception(LeaseNotWritten(f"lease not written: {error}."))
             return
         for waiter, lease in served:
             waiter.granted.set_result(lease)
@@ -122,7 +122,7 @@ class LeaseQueue:
 
         Raises
         ------
-        LeaseError
+        LeaseNotWritten
             This could not be written, so the lease is still held.
         """
         if lease_id not in self._held:
@@ -133,7 +133,7 @@ class LeaseQueue:
             self._save()
         except OSError as error:
             self._held = held
-            raise LeaseError(f"lease {lease_id} not given back, which could not be written: {error}.") from error
+            raise LeaseNotWritten(f"lease {lease_id} not given back, which could not be written: {error}.") from error
         self.serve()
 
     def _save(self) -> None:

@@ -307,6 +307,28 @@ async def test_leases_that_cannot_be_written_for_a_while_delay_the_end_of_a_sess
     assert await service.admin.allocations() == []
 
 
+async def test_lease_that_cannot_be_written_is_told_to_who_waits_for_it_and_tried_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, is_full = LeaseQueue._save, True
+
+    def failing(self: LeaseQueue) -> None:
+        if is_full:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        save(self)
+
+    monkeypatch.setattr(LeaseQueue, "_save", failing)
+    session = (await service.admin.create_session("first")).session
+
+    async def is_told() -> bool:
+        seen = (await service.admin.session(session.id)).session
+        return seen.state is S.QUEUED and "lease not written" in seen.cause and "no space left" in seen.cause
+
+    await eventually(is_told)
+    is_full = False
+    await until(service.admin, session, S.IDLE)
+
+
 async def test_service_whose_disk_is_full_tells_nobody_but_ends_its_nodes(
     gpuaas_home: GpuaasHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:

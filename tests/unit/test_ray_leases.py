@@ -12,7 +12,7 @@ import pytest
 from jupyter_gpuaas.engine.base import LeaseMeta
 from jupyter_gpuaas.engine.ray.cluster import Held, Holder
 from jupyter_gpuaas.engine.ray.leases import RayLeases
-from jupyter_gpuaas.errors import AllocationError, NotAsked
+from jupyter_gpuaas.errors import AllocationError, LeaseNotWritten, NotAsked
 from jupyter_gpuaas.model import CUDA, Device, Lease, Node, NodeState, ResourceRequest
 from tests.service import eventually
 
@@ -93,6 +93,19 @@ async def test_one_who_was_behind_others_all_the_time_is_told_so(world: World, l
     with pytest.raises(AllocationError) as refused:
         await leases.acquire(ResourceRequest(node="a"), LeaseMeta("alone", 1), 0)
     assert type(refused.value) is AllocationError
+
+
+async def test_lease_that_cannot_be_written_is_nobodys_and_its_devices_go_back_to_ray(
+    world: World, leases: RayLeases, tmp_path: Path
+) -> None:
+    leases._file = tmp_path / "none" / "leases.json"
+    asking = acquire(leases, "one", "a")
+    await eventually(lambda: "one a" in world.asked)
+    world.give("one", "a")
+    with pytest.raises(LeaseNotWritten, match="No such file"):
+        await asking
+    assert leases.held() == []
+    await eventually(lambda: world.freed == ["one a"])
 
 
 async def test_lease_that_ray_does_not_know_of_holds_up_its_node_only(world: World, leases: RayLeases) -> None:

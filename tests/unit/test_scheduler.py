@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 
+from jupyter_gpuaas.controller import scheduler
 from jupyter_gpuaas.controller.fair_use import FairUse
 from jupyter_gpuaas.controller.others import Others
 from jupyter_gpuaas.controller.scheduler import Scheduler
-from jupyter_gpuaas.errors import AllocationError
+from jupyter_gpuaas.errors import AllocationError, LeaseNotWritten
 from jupyter_gpuaas.lifecycle.fairness import Outlook, Standing
 from jupyter_gpuaas.lifecycle.others import FIRST_S
 from jupyter_gpuaas.model import Device, Lease, Node, NodeState, ResourceRequest, SessionState
@@ -55,6 +57,8 @@ class Shared:
         }
         #: How many devices of each node others use.
         self.theirs = dict.fromkeys(devices, 0)
+        #: Why the engine cannot write its leases; mostly empty.
+        self.unwritten = ""
         self.asked: list[tuple[str, str]] = []
         self.wanted: list[ResourceRequest] = []
         self.held: list[Lease] = []
@@ -90,6 +94,8 @@ class Shared:
             free = [device for device in free if device in meta.kept.device_ids]
         if len(free) - self.theirs[request.node] < request.devices:
             raise AllocationError("nothing became free.")
+        if self.unwritten:
+            raise LeaseNotWritten(f"lease not written: {self.unwritten}.")
         ids = tuple(free[: request.devices])
         self.held.append(Lease(meta.session_id, meta.session_id, request.node, ids, 1))
         return self.held[-1]
@@ -142,6 +148,25 @@ async def test_session_is_told_that_others_use_its_node_which_is_tried_again_aft
     shared.theirs["a"] = 0
     shared.later(100.0)
     await eventually(lambda: shared.placed == {"y": "b", "x": "a"})
+    await shared.scheduler.close()
+
+
+async def test_session_whose_lease_cannot_be_written_is_told_so_and_nobody_else_seems_to_use_its_node(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(scheduler, "RETRY_S", 0.05)
+    shared = Shared(a=1)
+    shared.unwritten = "No space left on device"
+    x = waits("x")
+    shared.scheduler.submit(x)
+    told = "place 1 in the queue: lease not written: No space left on device"
+    await eventually(lambda: x.session.cause == told)
+    await eventually(lambda: shared.asked.count(("x", "a")) > 2)
+    assert shared.told == [told]
+    assert shared.scheduler._others.held() == []
+    assert {each.levelname for each in caplog.records if "not written" in each.message} == {"ERROR"}
+    shared.unwritten = ""
+    await eventually(lambda: shared.placed == {"x": "a"})
     await shared.scheduler.close()
 
 

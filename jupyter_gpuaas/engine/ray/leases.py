@@ -22,7 +22,7 @@ import msgspec
 from jupyter_gpuaas.engine.base import LeaseMeta
 from jupyter_gpuaas.engine.ray import plan
 from jupyter_gpuaas.engine.ray.cluster import Cluster, Held, Holder
-from jupyter_gpuaas.errors import AllocationError, GpuaasError, LeaseError, NotAsked, TransportError
+from jupyter_gpuaas.errors import AllocationError, GpuaasError, LeaseError, LeaseNotWritten, NotAsked, TransportError
 from jupyter_gpuaas.lifecycle.placement import Waiting
 from jupyter_gpuaas.lifecycle.room import used_of
 from jupyter_gpuaas.model import Lease, Node, ResourceRequest
@@ -224,7 +224,7 @@ class RayLeases:
 
         Raises
         ------
-        LeaseError
+        LeaseNotWritten
             This could not be written, so the lease is still held.
         """
         if lease_id not in self._held:
@@ -232,7 +232,7 @@ class RayLeases:
         try:
             self._save({key: lease for key, lease in self._held.items() if key != lease_id})
         except OSError as error:
-            raise LeaseError(f"lease {lease_id} not given back, which could not be written: {error}.") from error
+            raise LeaseNotWritten(f"lease {lease_id} not given back, which could not be written: {error}.") from error
         return self._let_go(lease_id)
 
     def _let_go(self, lease_id: str) -> asyncio.Task[None] | None:
@@ -337,7 +337,7 @@ class RayLeases:
             self._save({**self._held, lease.id: lease})
         except OSError as error:
             self._free(holder.actor)
-            waiter.granted.set_exception(AllocationError(f"lease not written: {error}."))
+            waiter.granted.set_exception(LeaseNotWritten(f"lease not written: {error}."))
             return
         self._held[lease.id] = lease
         self._holders[lease.id] = holder.actor
