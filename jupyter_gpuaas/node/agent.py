@@ -413,6 +413,7 @@ class Agent:
                     raise RemoteProtocolError("journal: is not made of letters, digits, '-' and '_'.")
                 passed["journal"] = journal
                 passed["head"] = base64.b64encode(request.raw).decode()
+                passed["epoch"] = _number("epoch", request.query.get("epoch"))
                 passed |= {"kind": "channel", "client": client, "after": _number("after", after)}
             case (("PUT" | "GET"), "bundles", bundle) if ID.fullmatch(bundle):
                 if request.length > self._settings.bundle_bytes:

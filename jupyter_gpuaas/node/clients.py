@@ -43,8 +43,6 @@ class Clients:
         self._settings = settings
         self._attached: dict[str, Attachment] = {}
         self._inboxes: OrderedDict[str, Inbox] = OrderedDict()
-        #: Those that have attached to this host.
-        self._met: set[str] = set()
         #: Highest record number that ever went out to one that has left.
         self._sent = 0
         #: Number of the last record that a host left which was lost; None when there was none. What had come from
@@ -83,6 +81,7 @@ class Clients:
         after: int | None,
         journal: str,
         *,
+        met: bool,
         may: Callable[[], bool],
         welcome: Callable[[], dict[str, Any]],
     ) -> bool | None:
@@ -92,6 +91,8 @@ class Clients:
         ----------
         after, journal
             The last record that it has, and of which journal; None and empty when it has none.
+        met
+            It has read a welcome of this host. One that was sent may never have come.
         may
             Whether clients are let in.
         welcome
@@ -102,7 +103,7 @@ class Clients:
         Whether it is new; None when it is not attached.
         """
         s = self._settings
-        place = self._place(client, after, journal)
+        place = self._place(client, after, journal, met)
         attachment = Attachment(
             self._owner, client, place.inbox, place.start, message_bytes=s.message_bytes, frame_bytes=s.frame_bytes
         )
@@ -144,18 +145,19 @@ class Clients:
             attachment.send_op(op)
             attachment.close(reason, 1001)
 
-    def _place(self, client: str, after: int | None, journal: str) -> _Place:
+    def _place(self, client: str, after: int | None, journal: str, met: bool) -> _Place:
         mine = self._owner.journal
-        behind = journal == mine.id and after is not None and self._is_behind(client, after)
+        # Of one that a host handed over, or that was here before any loss, the count is known.
+        met = met or self._lost_after is None
+        behind = journal == mine.id and after is not None and self._is_behind(after, met)
         if behind or (journal and journal != mine.id):
             # What it has is of a host that was lost, and so is its count of requests.
             after = None
             self._inboxes.pop(client, None)
         known = client in self._inboxes
-        counted = known or self._lost_after is None or after is None
+        counted = after is None or (known and met)
         inbox = self._inboxes.setdefault(client, Inbox())
         self._inboxes.move_to_end(client)
-        self._met.add(client)
         self._forget_some(client)
         start = mine.acknowledged if after is None else after
         if behind:
@@ -169,11 +171,9 @@ class Clients:
             away = [each for each in self._inboxes if each not in self._attached and each != newest]
             for client in away[:surplus]:
                 del self._inboxes[client]
-                self._met.discard(client)
 
-    def _is_behind(self, client: str, after: int) -> bool:
+    def _is_behind(self, after: int, met: bool) -> bool:
         """Whether a client has heard more than this host knows of: what a host that was lost had only in memory."""
-        met = client in self._met or self._lost_after is None
         return after > self._owner.journal.last or (not met and after > (self._lost_after or 0))
 
     # -- what they get -----------------------------------------------------------------------------------------

@@ -120,9 +120,8 @@ class Door:
                 await self._serve_transfer(connection, session, passed)
             elif kind == "channel":
                 head, rest = (base64.b64decode(passed[name]) for name in ("head", "rest"))
-                await session.attach(
-                    connection, head, rest, passed["client"], passed["after"], passed.get("journal", "")
-                )
+                client, after, journal = passed["client"], passed["after"], passed.get("journal", "")
+                await session.attach(connection, head, rest, client, after, journal, passed.get("epoch"))
             else:
                 if passed["method"] == "PUT" or session.standstill.sealed:
                     # It belongs to a cell that comes behind it, which may run on another host.

@@ -236,7 +236,14 @@ class SessionHost:
     # -- towards clients ---------------------------------------------------------------------------------------
 
     async def attach(
-        self, connection: Any, head: bytes, rest: bytes, client: str, after: int | None, journal: str = ""
+        self,
+        connection: Any,
+        head: bytes,
+        rest: bytes,
+        client: str,
+        after: int | None,
+        journal: str = "",
+        epoch: int | None = None,
     ) -> None:
         """A client opens its link, for the first time or again; its former link is closed.
 
@@ -244,13 +251,16 @@ class SessionHost:
         ----------
         after, journal
             The last record that it has, and of which journal; None and empty when it has none.
+        epoch
+            Of the host that has welcomed it last, as far as it knows; None where none has.
         """
         if not self._lets_in():
             # With this answer a client asks the service where it is.
             raise NoSuchSession(MOVING)
         self._outflow.flush()
+        met = epoch == self.spec.lease.epoch
         new = await self._clients.attach(
-            connection, head, rest, client, after, journal, may=self._lets_in, welcome=self._welcome
+            connection, head, rest, client, after, journal, met=met, may=self._lets_in, welcome=self._welcome
         )
         if new is None:
             return

@@ -112,6 +112,7 @@ class Channel:
         self._outbox = Outbox(settings.outbox_bytes)
         self._inbox: Inbox | None = None
         self._journal = ""  # which one the inbox is of
+        self._epoch = 0  # of the host with which the outbox counts
         self._reader = RecordReader(settings.message_bytes)
         self._link: Link | None = None
         self._opening = False
@@ -311,7 +312,7 @@ class Channel:
         """Go on counting where the host does, or begin anew with it."""
         journal, received = welcome.get("journal", ""), welcome["received"]
         anew = (bool(self._journal) and journal != self._journal) or bool(welcome.get("behind"))
-        self._journal = journal
+        self._journal, self._epoch = journal, welcome.get("epoch", 0)
         if anew:
             self._inbox, self._acknowledged = None, 0
         if anew or received is None:
@@ -340,7 +341,7 @@ class Channel:
         self._reader = RecordReader(self._settings.message_bytes)
         self._unlinked.clear()
         query = f"?client={self.client}" + (f"&after={self._inbox.last}" if self._inbox else "")
-        query += f"&journal={self._journal}" if self._journal else ""
+        query += f"&journal={self._journal}&epoch={self._epoch}" if self._journal else ""
         url, token = (info.relay_url, self._token()) if self._relayed else (info.direct_url, info.ticket)
         s = self._settings
         self._opening = True

@@ -7,6 +7,7 @@ import resource
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -14,8 +15,13 @@ import pytest
 
 from jupyter_gpuaas.errors import NoSuchSession, TransportError
 from jupyter_gpuaas.model import CellRuns, HostState
+from jupyter_gpuaas.wire import channel as channel_module
+from jupyter_gpuaas.wire import link
+from jupyter_gpuaas.wire.channel import Channel
+from jupyter_gpuaas.wire.link import Link
+from jupyter_gpuaas.wire.record import Buffer
 from tests.conftest import GpuaasHome
-from tests.moving import NODES, SESSION, Nodes, Notebook, Place, two_nodes
+from tests.moving import NODES, SESSION, Message, Nodes, Notebook, Place, two_nodes
 from tests.service import eventually
 
 from .test_moves import in_order
@@ -87,6 +93,54 @@ async def test_host_that_dies_leaves_its_journal_and_cells_that_had_not_begun_ru
     assert in_order(notebook)
     assert notebook.losses == [False]
     assert not await nodes.agents[NODES[0]].has_remains(SESSION, epoch=1)
+
+
+class Deaf:
+    """A client's end of a link that is cut before what comes first is read."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.link_closed = channel.link_closed
+
+    def op_received(self, link: Link, op: Message) -> None:
+        link.abort("the network is cut")
+
+    def binary_received(self, link: Link, data: Buffer) -> None: ...
+
+    def room(self, link: Link) -> None: ...
+
+    def link_drained(self, link: Link) -> None: ...
+
+
+async def test_client_whose_links_are_cut_after_a_loss_before_it_has_read_that_it_counts_anew_gets_in(
+    nodes: Nodes, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, unread = notebook.channel, 2
+
+    async def connect(url: str, token: str, handler: Channel, **more: Any) -> Link:
+        nonlocal unread
+        unread -= 1
+        return await link.connect(url, token, Deaf(handler) if unread >= 0 else handler, **more)
+
+    async def cut() -> None:
+        links = len(notebook.welcomes)
+        assert channel._link is not None
+        channel._link.abort("the network is cut")
+        await eventually(lambda: len(notebook.welcomes) > links)
+
+    for number in range(3):
+        await notebook.run(f"ran = {number}")
+    checkpoint = await nodes.newest(nodes.place, 3)
+    await channel.delivered(10)
+    monkeypatch.setattr(channel_module, "connect", connect)
+    await lose_host(nodes)
+    await nodes.recover(checkpoint)
+    await eventually(lambda: notebook.losses)
+    await cut()  # before it has asked anything
+    await notebook.run("ran += 1")
+    await cut()  # and after
+    assert await notebook.value("ran") == "3"
+    assert unread < 0 and notebook.losses == [False]
+    assert [welcome["received"] for welcome in notebook.welcomes[-3:]] == [None, 0, 1]
 
 
 async def test_client_goes_on_that_has_heard_what_the_lost_host_had_in_memory_only(

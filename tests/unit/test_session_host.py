@@ -254,6 +254,44 @@ async def test_client_that_has_heard_more_than_its_host_knows_of_begins_anew_wit
     await close(host, (near, far))
 
 
+@pytest.mark.parametrize("behind", [False, True])
+async def test_client_that_has_not_read_what_it_was_told_after_a_loss_is_told_it_again(
+    tmp_path: Path, behind: bool
+) -> None:
+    """The link is cut before its welcome comes: it still counts its requests as the lost host did."""
+    host = make_host(tmp_path)
+    host.notice("before")
+    host._clients.take_over({}, 1, 1)
+    pairs = [socket.socketpair() for _ in range(3)]
+    told = []
+    for (near, far), epoch in zip(pairs, (None, 0, 1), strict=True):
+        near.setblocking(False)
+        host.notice("that counts from there, too")
+        after = 2 if behind and not epoch else 1
+        await host.attach(far, handshake(), b"", "client", after, host.journal.id, epoch)
+        (welcome,) = re.findall(rb'\{"op":"welcome".*?\}', await heard(near))
+        told.append({key: json.loads(welcome)[key] for key in ("received", "behind", "after")})
+    lost = {"received": 0, "behind": True, "after": 1} if behind else {"received": None, "behind": False, "after": 1}
+    assert told == [lost, lost, {"received": 0, "behind": False, "after": 1}]
+    await close(host, *pairs)
+
+
+async def test_client_that_was_forgotten_is_told_that_its_requests_are_not_counted(tmp_path: Path) -> None:
+    host = make_host(tmp_path, Settings(clients_remembered=1))
+    pairs = [socket.socketpair() for _ in range(3)]
+    await host.attach(pairs[0][1], handshake(), b"", "first", None)
+    host._clients._inboxes["first"].accept(1)
+    pairs[0][0].close()
+    await eventually(lambda: not host.report().clients)
+    await host.attach(pairs[1][1], handshake(), b"", "second", None)
+    near, far = pairs[2]
+    near.setblocking(False)
+    await host.attach(far, handshake(), b"", "first", 0, host.journal.id, 1)
+    (welcome,) = re.findall(rb'\{"op":"welcome".*?\}', await heard(near))
+    assert json.loads(welcome)["received"] is None
+    await close(host, *pairs)
+
+
 async def test_cell_that_waits_when_devices_come_before_the_next_kernel_is_given_to_that(tmp_path: Path) -> None:
     """A session that stands still is restarted, and its turn comes: the kernel was gone, and the cell with it."""
     host = make_host(tmp_path)
