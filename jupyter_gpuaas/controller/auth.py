@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import socket
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -27,8 +28,10 @@ from jupyter_gpuaas.errors import Forbidden, InvalidRequest, Unauthorized
 from jupyter_gpuaas.model import GpuSession, Limits, NewToken, Scope, TokenView
 
 ID_CHARS = 16
-#: Label of the token that lies in the home folder.
-OF_THE_FILE = "token of the home folder"
+#: Label of a token that lies in a home folder; which one's, stands behind it. Earlier versions left that out.
+OF_A_FOLDER = "token of the home folder"
+#: File beside that token with the name of the folder. Several controllers with folders of their own may use a database.
+FOLDER_NAME = "folder-name"
 #: How long at most nobody looks whether a token has ended.
 LOOK_S = 3600.0
 #: For so long after its end the owner of a token is told that it has expired, not that nobody knows it.
@@ -93,6 +96,8 @@ class Tokens:
         self._users = {record.name: record for record in self._rows.all()}
         for name in {record.user for record in self._known.values()} - self._users.keys():
             self._users[name] = self._rows.ensure(name)
+        #: Label of the token in this controller's home folder.
+        self._mine = OF_A_FOLDER
         #: Rung when tokens or users have changed.
         self._changed = Bell()
 
@@ -139,8 +144,8 @@ class Tokens:
         return await self._changed.until(lambda: self._is_blocked(name), timeout_s)
 
     def whom_it_runs_as(self) -> set[str]:
-        """Of whom the token in the home folder is."""
-        marked = (key for key, each in self._details.items() if each.label == OF_THE_FILE)
+        """Of whom the tokens in home folders are."""
+        marked = (key for key, each in self._details.items() if each.label.startswith(OF_A_FOLDER))
         return {self._known[key].user for key in marked if key in self._known}
 
     async def void(self, user: User) -> None:
@@ -206,7 +211,7 @@ class Tokens:
         Raises
         ------
         InvalidRequest
-            There is none of this id, or it is the one in the home folder.
+            There is none of this id, or it is the one in this controller's home folder.
         """
         record = self._of(token_id)
         if record is None:
@@ -214,34 +219,45 @@ class Tokens:
                 f"token: there is none with the id {token_id[:64]!r}.", hint="They are listed with it."
             )
         view = self._view(record)
-        if view.label == OF_THE_FILE:
+        if view.label == self._mine:
             raise InvalidRequest(
                 f"token: {token_id} is that of the service's own folder.",
                 hint="Remove the file `token` there and start the service again: it makes another.",
             )
-        self._forget([record.digest])
+        if view.label.startswith(OF_A_FOLDER):
+            # Its details stay, so that the controller of that folder does not take it for a new one.
+            self._database.drop_tokens([record.digest])
+            del self._known[record.digest]
+        else:
+            self._forget([record.digest])
         self._changed.ring()
         return view
 
     def ensure_file(self, path: Path) -> None:
         """Make sure that the token in this 0600 file is one of an admin, and that there is one."""
-        try:
-            token = path.read_text("utf-8").strip()
-        except FileNotFoundError:
-            token = ""
-        if not token:
+        self._mine = f"{OF_A_FOLDER} {_folder_name(path.with_name(FOLDER_NAME))}"
+        token = _read(path)
+        if not token or self._is_revoked(token):
             token = secrets.token_urlsafe(32)
-            draft = path.with_suffix(".new")
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                file.write(token + "\n")
-            draft.replace(path)
-        digest = _digest(token)
+            _write(path, token)
+        digest, scopes = _digest(token), DEFAULT_SCOPES[Role.ADMIN]
         # The one before it, if somebody has removed the file to be rid of it.
-        self._forget([key for key, each in self._details.items() if each.label == OF_THE_FILE and key != digest])
+        self._forget([key for key, each in self._details.items() if key != digest and self._lay_here(each)])
+        detail = self._details.get(digest)
         if digest not in self._known:
-            self._add(token, getpass.getuser(), Role.ADMIN, 0.0, DEFAULT_SCOPES[Role.ADMIN], OF_THE_FILE, "")
-        elif digest not in self._details:
-            self._detail(digest, DEFAULT_SCOPES[Role.ADMIN], OF_THE_FILE, "")
+            self._add(token, getpass.getuser(), Role.ADMIN, 0.0, scopes, self._mine, "")
+        elif detail is None or (detail.label.startswith(OF_A_FOLDER) and detail.label != self._mine):
+            self._rows.drop_details([digest])
+            self._detail(digest, scopes, self._mine, "")
+
+    def _is_revoked(self, token: str) -> bool:
+        """Whether it was revoked while another controller acted."""
+        digest = _digest(token)
+        return digest in self._details and digest not in self._known
+
+    def _lay_here(self, detail: TokenDetail) -> bool:
+        """Whether it is of a token of this home folder. On a database of one's own, all are of this one."""
+        return detail.label.startswith(OF_A_FOLDER) and (detail.label == self._mine or not self._database.is_shared)
 
     def _add(
         self, token: str, user: str, role: Role, ttl_s: float, scopes: tuple[Scope, ...], label: str, made_by: str
@@ -347,6 +363,29 @@ def shown(authorization: str) -> str:
     if scheme.lower() not in ("bearer", "token") or not token.strip():
         raise Unauthorized("token: missing.", hint="Send it as `Authorization: Bearer TOKEN`; see GPUAAS_TOKEN.")
     return token.strip()
+
+
+def _folder_name(path: Path) -> str:
+    """The name of a home folder, kept in this file: no other has it, and people see where it is."""
+    name = _read(path)
+    if not name:
+        name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+        _write(path, name)
+    return name
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _write(path: Path, line: str) -> None:
+    draft = path.with_suffix(".new")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(line + "\n")
+    draft.replace(path)
 
 
 def _digest(token: str) -> str:
