@@ -47,7 +47,7 @@ class Acting:
         self.elsewhere = ""
         #: Called when that changes.
         self.moved: Callable[[], None] = lambda: None
-        #: What controllers show to the one that acts.
+        #: What controllers show to the one that acts; empty when that does not know of it.
         self.key = ""
 
     async def acquire(self) -> bool:
@@ -149,7 +149,7 @@ class Face:
 
     def answers(self, method: bytes, path: bytes) -> bool:
         """See ``Passes``."""
-        return path in OWN_PATHS or carries(method, path)
+        return path in OWN_PATHS or (bool(self.key) and carries(method, path))
 
     def began(self, connection: Front) -> None:
         """See ``Passes``."""

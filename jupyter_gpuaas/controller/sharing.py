@@ -58,6 +58,7 @@ _AWAY = (
     TimeoutError,
     asyncio.TimeoutError,
     ValueError,
+    msgspec.MsgspecError,
     GpuaasError,
 )
 
@@ -74,7 +75,7 @@ class WhoActs(Protocol):
 
     @property
     def key(self) -> str:
-        """What is shown to the one that acts."""
+        """What is shown to the one that acts; empty when that is from before there was such a thing."""
 
 
 def carries(method: bytes, path: bytes) -> bool:
@@ -117,7 +118,7 @@ class Sharing:
         """Whether a request is for this, and not another controller's: who asks here does not know yet who acts."""
         method = scope.get("method", "GET").encode()
         asks = any(name == KEY_HEADER.encode() for name, _ in scope["headers"])
-        return bool(self._who.passes_to) and not asks and carries(method, scope["raw_path"])
+        return bool(self._who.passes_to and self._who.key) and not asks and carries(method, scope["raw_path"])
 
     def cut(self) -> None:
         """Ask again whether channels may go on: who acted does so no more."""
@@ -200,13 +201,14 @@ class Sharing:
                 trust_env=False, timeout=ANSWER_TIMEOUT_S, verify=self._context(url) or False
             ) as http:
                 answer = await http.request(request.method, url, headers=self._headers(request.scope))
+            if answer.status_code != 200:
+                return _as_said(answer.status_code, answer.headers, answer.content)
+            info = _read(answer.content)
         except _AWAY as error:
             return self._refused(error)
-        if answer.status_code != 200:
-            return _as_said(answer.status_code, answer.headers, answer.content)
         bundle = unquote(request.scope["raw_path"].rpartition(b"/")[2])
         try:
-            return await carry_bundle(request, _read(answer.content), bundle, self._settings)
+            return await carry_bundle(request, info, bundle, self._settings)
         except GpuaasError as error:
             return failure(error)
 

@@ -391,6 +391,17 @@ def test_lease_is_taken_by_one_and_only_as_it_was_seen(opened: Open) -> None:
     assert (first.look().holder, first.look().ttl_s) == ("", -1.0)
 
 
+def test_key_counts_in_the_term_of_its_holder_only(opened: Open) -> None:
+    """A controller from before there were keys takes over, and leaves the one that it finds."""
+    database = opened()
+    lease = ActingLease(database, holder="new", url="", ttl_s=1.0)
+    assert lease.take(lease.look())
+    assert lease.look().key == lease.key != ""
+    with database.unfenced() as connection:
+        connection.execute(update(tables.controller_lease).values(term=2, holder="old"))
+    assert lease.look() == Row(2, 0, "old", "", 1.0)
+
+
 def test_fence_refuses_what_a_former_controller_writes(opened: Open) -> None:
     former, database = opened(), opened()
     old = ActingLease(former, holder="old", url="", ttl_s=1.0)

@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import pytest
 from starlette import types
+from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -80,9 +81,9 @@ class Shared:
 
 
 @contextlib.asynccontextmanager
-async def standing_by(home: Path, **changes: Any) -> AsyncIterator[Shared]:
-    async with running_service(home, key=KEY, **changes) as service:
-        face, acting = Face(), FarActing(service.url, KEY)
+async def standing_by(home: Path, *, key: str = KEY, **changes: Any) -> AsyncIterator[Shared]:
+    async with running_service(home, key=key, **changes) as service:
+        face, acting = Face(), FarActing(service.url, key)
         async with served(service.controller.settings, face) as (url, _):
             face.stand_by(cast(Acting, acting), url, service.controller.settings)
             yield Shared(service, acting, face, url)
@@ -324,6 +325,42 @@ async def test_standby_refuses_in_the_words_of_the_one_that_acts(shared: Shared)
                 assert refused[0] == refused[1], (token, named)
                 statuses.add(refused[0][0])
     assert {401, 403, 404} <= statuses, "or it was not about refusals"
+
+
+async def test_all_is_passed_on_to_one_that_acts_and_has_no_key(gpuaas_home: GpuaasHome) -> None:
+    """It is of an older version, which would take a question for what the client wants."""
+    async with standing_by(gpuaas_home.path, key="") as shared:
+        token = shared.token().token
+        async with shared.client(token) as client:
+            session = (await client.create_session("book", wait_s=30)).session.id
+            async with relayed(client, session, shared.settings) as (remote, told):
+                assert await run(remote, "print(1)") == "1\n"
+                assert told == []
+            info = await client.ticket(session)
+            assert shared.url in info.relay_bundle_url
+            sent = bundle_of(b"all of it")
+            await put_bundle(info, "b1", sent, token=token, relay="always", ca=client.ca)
+            got = await get_bundle(info, "b1", token=token, relay="always", ca=client.ca)
+            assert [bytes(each) for each in got] == [bytes(each) for each in sent]
+
+
+async def test_answer_that_is_none_to_the_question_is_as_if_nobody_acted(shared: Shared) -> None:
+    async def other(scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
+        if scope["type"] == "websocket":
+            socket = WebSocket(scope, receive, send)
+            await socket.accept()
+            await socket.send_bytes(b"a record")
+        else:
+            await PlainTextResponse("a bundle")(scope, receive, send)
+
+    async with served(shared.settings, other) as (url, _):
+        shared.acting.is_at(url)
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+            assert (await http.get(f"{shared.url}/sessions/s/bundles/b")).status_code == 503
+        with pytest.raises(InvalidStatus) as refusal:
+            async with shared.open("/sessions/s/channel", {}):
+                pass
+        assert refusal.value.response.status_code == 503
 
 
 async def test_channel_below_a_path_and_by_a_name_with_slashes(gpuaas_home: GpuaasHome) -> None:

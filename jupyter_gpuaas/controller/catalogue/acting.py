@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
+import msgspec
 from sqlalchemy import select, update
 
 from jupyter_gpuaas.controller.catalogue.database import Database
@@ -19,9 +20,9 @@ class ActingLease:
 
     def __init__(self, database: Database, *, holder: str, url: str, ttl_s: float) -> None:
         self._database = database
+        self._mine = {"holder": holder, "url": url, "ttl_s": ttl_s}
         #: Shown to the holder by those who wait: who can read the database is a controller.
-        self.key = secrets.token_urlsafe(32)
-        self._mine = {"holder": holder, "url": url, "ttl_s": ttl_s, "key": self.key}
+        self.key = ""
         #: 0 as long as it is not held.
         self.term = 0
 
@@ -30,14 +31,17 @@ class ActingLease:
         with self._database.reading() as connection:
             wanted = select(_row.term, _row.beat, _row.holder, _row.url, _row.ttl_s, _row.key)
             found = connection.execute(wanted).one()
-        return Row(*found)
+        row = Row(*found)
+        # A holder from before there were keys leaves that of an earlier one where it is.
+        return row if row.key.startswith(_key_of(row.term)) else msgspec.structs.replace(row, key="")
 
     def take(self, seen: Row) -> bool:
         """Take it, if it still is as it was seen; from then on the database refuses what an earlier term writes."""
-        new = {"term": seen.term + 1, "beat": 0, **self._mine}
+        key = _key_of(seen.term + 1) + secrets.token_urlsafe(32)
+        new = {"term": seen.term + 1, "beat": 0, "key": key, **self._mine}
         if not self._swap((_row.term == seen.term) & (_row.beat == seen.beat), new):
             return False
-        self.term = seen.term + 1
+        self.term, self.key = seen.term + 1, key
         self._database.fence(self.term)
         return True
 
@@ -53,3 +57,8 @@ class ActingLease:
         # Past the fence, which looks at the same row: what it would refuse is no error here, but the answer.
         with self._database.unfenced() as connection:
             return connection.execute(update(controller_lease).where(this).values(new)).rowcount == 1
+
+
+def _key_of(term: int) -> str:
+    """How the key of a term begins."""
+    return f"{term}."
