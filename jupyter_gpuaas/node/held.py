@@ -84,6 +84,8 @@ class HeldRequests:
         self._held: list[Held] = []
         self._bytes = 0
         self._given_back = 0
+        #: Whether the user knows that what nobody answers is dropped, until all have been taken.
+        self.told_of_drops = False
 
     def has_room_for(self, held: Held) -> bool:
         """Whether one more may wait; the only one always may."""
@@ -103,6 +105,7 @@ class HeldRequests:
     def take(self) -> list[Held]:
         """All of them."""
         held, self._held, self._bytes, self._given_back = self._held, [], 0, 0
+        self.told_of_drops = False
         return held
 
     def take_cells(self, *shell: str | None) -> list[Held]:

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 #: Name of the error of a request that cannot wait, as too many do.
 TOO_MUCH = "TooMuchWaits"
+FULL = "Too much waits for this session already (setting outbox_bytes)"
 #: How the topics of messages end that tell what a kernel is about.
 STATUS = b"status"
 KINDS = {Channel.SHELL: Kind.SHELL, Channel.IOPUB: Kind.IOPUB, Channel.STDIN: Kind.STDIN, Channel.CONTROL: Kind.CONTROL}
@@ -342,8 +343,14 @@ class SessionHost:
         """A request waits for the kernel, or is refused where too many do: clients that go on asking cost no more."""
         if self.held.has_room_for(held):
             self.held.add(held)
-        else:
-            self.tell(held.failed(TOO_MUCH, "too much waits for this session already (setting outbox_bytes)."))
+            return
+        refusal = held.failed(TOO_MUCH, f"{FULL}.")
+        self.tell(refusal)
+        if not refusal and not self.held.told_of_drops:
+            self.held.told_of_drops = True
+            self.notice(
+                f"\n[remote GPU] {FULL}. Messages that nobody answers, as of widgets, are lost until it goes on.\n"
+            )
 
     def pass_on(self, channel: Channel, header: Header, parts: list[Buffer]) -> None:
         """Give the kernel a request."""

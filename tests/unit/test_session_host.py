@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import json
 import re
 import socket
@@ -322,6 +323,29 @@ async def test_session_that_stands_still_takes_no_more_requests_than_may_wait_an
     replies = [record.parts for record in said if record.kind is Kind.SHELL]
     assert [read_header(parts[2]).msg_id for parts in replies] == [read_header(parts[1]).msg_id for parts in cells[1:]]
     assert all("outbox_bytes" in json.loads(bytes(parts[4]))["evalue"] for parts in replies)
+    host.kernel = None
+    await close(host)
+
+
+async def test_user_is_told_once_of_dropped_messages_that_nobody_answers_and_again_after_what_waited_is_released(
+    tmp_path: Path,
+) -> None:
+    host = make_host(tmp_path, Settings(outbox_bytes=10_000))
+    sent: list[Channel] = []
+    host.kernel = cast(Kernel, SimpleNamespace(send=lambda channel, parts: sent.append(channel), alive=False))
+    numbers = itertools.count(1)
+    for told in (1, 2):
+        host.without_devices._suspended.holds = True
+        for _ in range(4):
+            message = make_parts(b"client", "comm_msg", b"{}", {"data": "x" * 6000})
+            record = Record(Kind.SHELL, next(numbers), 0, tuple(message))
+            host.requests_received(cast(Attachment, None), [record])
+        said = RecordReader(1 << 20).feed(host.journal.reader(0).read())
+        notices = [json.loads(bytes(record.parts[4]))["text"] for record in said]
+        assert len(notices) == told and all("outbox_bytes" in text for text in notices)
+        host.without_devices._suspended.holds = False
+        host.release_held()
+        assert len(sent) == told
     host.kernel = None
     await close(host)
 
