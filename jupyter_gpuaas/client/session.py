@@ -83,7 +83,9 @@ class RemoteSession:
         self._notice = notice
         self._channel = SessionChannel(self._ticket, self, settings, token=lambda: service.token, ca=lambda: service.ca)
         # Cells that are shipped have no numbers by which they could be told of.
-        self._under_way = Requests(self._channel, self._failed, tell=_nothing, most_bytes=settings.outbox_bytes)
+        self._under_way = Requests(
+            self._channel, self._failed, self._ends, tell=_nothing, most_bytes=settings.outbox_bytes
+        )
         self._settings = settings
         self._info: ChannelInfo | None = None
         self._requests: dict[str, _Request] = {}
@@ -245,9 +247,7 @@ class RemoteSession:
         """See ``ChannelHandler``."""
         self._notice(f"the host of the session was lost; it is back, and {state_words(None)}")
         for request in self._requests.values() if anew else ():
-            # Of what was answered nothing more is heard, and what is sent again ends again.
-            request.idle = request.reply is not None
-            request.settle()
+            request.idle = False  # what is sent again ends again
         return self._under_way.host_lost(welcome, kept, anew=anew)
 
     def host_changed(self, op: dict[str, Any]) -> None:
@@ -261,6 +261,13 @@ class RemoteSession:
         if request is not None and not request.done.done():
             waits = f"the request cannot wait any longer for a connection: {why}"
             request.done.set_exception(TransportError(waits) if ename == UNREACHABLE else CellError(why))
+
+    def _ends(self, held: Held) -> None:
+        """A request that was answered, and of which nothing more is heard."""
+        request = self._requests.get(held.msg_id)
+        if request is not None:
+            request.idle = True
+            request.settle()
 
     async def _ticket(self) -> ChannelInfo:
         view = await self._service.session(self.id)

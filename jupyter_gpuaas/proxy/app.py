@@ -26,7 +26,7 @@ from ..wire.jupyter import make_parts, read_header
 from ..wire.record import Buffer, Record
 from ..wire.requests import ASKED_BY_ITSELF, UNREACHABLE, Requests
 from ..wire.unreadable import UNREADABLE
-from ..wire.waiting import Held, Waiting, fail_request
+from ..wire.waiting import Held, Waiting, fail_request, tell_ended
 from .delivery import Delivery
 from .front import Front, settle, unsent_bytes
 from .seeker import Seeker, default_name
@@ -74,7 +74,9 @@ class Proxy:
         self._shutdown: Held | None = None
         self._restarts = False  # the client starts the kernel anew, once it has shut down
         self._shutdown_answered = False
-        self._requests = Requests(self._channel, self._fail, tell=self._say, most_bytes=settings.outbox_bytes)
+        self._requests = Requests(
+            self._channel, self._fail, self._end, tell=self._say, most_bytes=settings.outbox_bytes
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -180,6 +182,9 @@ class Proxy:
             return
         fail_request(held, ename, why, self._front.reply, self._front.publish)
 
+    def _end(self, held: Held) -> None:
+        tell_ended(held, self._delivery.say)
+
     async def _interrupt_by_service(self) -> None:
         """Interrupt what runs, while there is no link."""
         try:
@@ -226,8 +231,8 @@ class Proxy:
     # -- ChannelHandler ----------------------------------------------------------------------------------------
 
     def record_received(self, record: Record) -> None:
-        self._delivery.take(record)
-        self._requests.heard(record)
+        taken = self._delivery.take(record)
+        self._requests.heard(record, passed_over=not taken)
         if self._shutdown is not None and record.kind is KINDS[self._shutdown.channel]:
             if read_header(record.parts[2]).msg_id == self._shutdown.msg_id:
                 self._leave.set()

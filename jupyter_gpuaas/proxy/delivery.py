@@ -74,8 +74,8 @@ class Delivery:
         self.maybe_delivered = 0
         self._delivery_id = os.urandom(6).hex()
 
-    def take(self, record: Record) -> None:
-        """The next record of the journal."""
+    def take(self, record: Record) -> bool:
+        """The next record of the journal; False when it is passed over, and comes again."""
         self.last = record.number
         if record.kind is Kind.NOTICE:
             gap = msgspec.json.decode(record.parts[0])
@@ -87,8 +87,9 @@ class Delivery:
             record = Record(Kind.IOPUB, record.number, record.time_us, tuple(parts))
         elif record.number <= self.maybe_delivered and record.kind in (*CHANNELS, Kind.IOPUB):
             record = self._marked(record)
+        taken = True
         if record.kind is Kind.IOPUB:
-            self._output(record)
+            taken = self._output(record)
         elif record.kind in CHANNELS and record.number not in self._answered:
             self._answered.add(record.number)
             if record.kind is Kind.STDIN:
@@ -99,13 +100,22 @@ class Delivery:
                 self._replies.append((time.monotonic() + REPLY_PATIENCE_S, record))
                 self._retry_later()
         self._acknowledge_later()
+        return taken
 
-    def _output(self, record: Record) -> None:
+    def say(self, topic: Buffer, parts: list[Buffer]) -> None:
+        """Publish something of our own, behind the outputs that wait."""
+        self._queue(Record(Kind.IOPUB, 0, 0, (topic, *parts)))
+
+    def _output(self, record: Record) -> bool:
         if self._passed_over:
-            return
+            return False
         if self._outputs and (len(self._outputs) >= self._most_records or self._outputs_bytes > self._most_bytes):
             self._passed_over = record.number
-            return
+            return False
+        self._queue(record)
+        return True
+
+    def _queue(self, record: Record) -> None:
         self._outputs.append(record)
         self._outputs_bytes += record.body_bytes
         if len(self._outputs) == 1:

@@ -36,8 +36,9 @@ class Held(msgspec.Struct):
     shown: bool = False
     #: Of the record that it was sent as.
     serial: int = 0
-    #: Whether the kernel has said that it runs.
+    #: Whether the kernel has said that it runs, and that it has ended.
     begun: bool = False
+    ended: bool = False
 
 
 class Waiting:
@@ -199,7 +200,7 @@ def fail_request(held: Held, ename: str, why: str, reply: Reply, publish: Publis
     answer = held.msg_type.replace("_request", "_reply")
     if answer != held.msg_type:
         reply(held.channel, held.address, make_parts(b"", answer, parent, content)[1:])
-    publish(b"status", make_parts(b"", "status", parent, {"execution_state": "idle"})[1:])
+    tell_ended(held, publish)
 
 
 def answer_kernel_info(held: Held, reply: Reply, publish: Publish) -> None:
@@ -225,4 +226,9 @@ def answer_kernel_info(held: Held, reply: Reply, publish: Publish) -> None:
     }
     publish(b"status", make_parts(b"", "status", parent, {"execution_state": "busy"})[1:])
     reply(held.channel, held.address, make_parts(b"", "kernel_info_reply", parent, content)[1:])
-    publish(b"status", make_parts(b"", "status", parent, {"execution_state": "idle"})[1:])
+    tell_ended(held, publish)
+
+
+def tell_ended(held: Held, publish: Publish) -> None:
+    """Say that a request has ended, behind its reply: clients wait for both."""
+    publish(b"status", make_parts(b"", "status", held.parts[0], {"execution_state": "idle"})[1:])

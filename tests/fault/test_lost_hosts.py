@@ -97,6 +97,25 @@ def test_session_has_its_own_way_whatever_the_client_has_that_finds_its_journal_
     assert run.value("ran") == str(["first", *(["cut off"] if session == "rerun" else []), 0, 1])
 
 
+@pytest.mark.parametrize("journal", [True, False])
+def test_cell_whose_host_dies_between_its_reply_and_the_word_that_it_has_ended_ends(
+    home: GpuaasHome, runs: Callable[..., ProxyRun], tmp_path: Path, journal: bool
+) -> None:
+    run = runs("lost").ready()
+    run.run("import os")
+    host = int(run.value("os.getppid()"))
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    cell = run.client.execute(f"get_ipython().kernel.post_handler_hook = lambda: open({str(gate)!r}).read()")
+    run.wait(lambda m: m["msg_type"] == "execute_reply" and m["parent_header"]["msg_id"] == cell)
+    (found,) = json.loads(home.cli("sessions", "--json").stdout)
+    if not journal:
+        shutil.rmtree(home.path / "nodes" / "local-0" / "sessions" / found["id"] / "journal")
+    os.kill(host, signal.SIGKILL)
+    run.wait(lambda m: m["parent_header"].get("msg_id") == cell and m["content"].get("execution_state") == "idle")
+    assert run.value("os.getppid()") != str(host)
+
+
 def test_cells_are_named_that_a_lost_journal_cannot_tell_of(
     home: GpuaasHome, runs: Callable[..., ProxyRun], tmp_path: Path
 ) -> None:

@@ -75,6 +75,21 @@ async def turn() -> None:
         await asyncio.sleep(0)
 
 
+async def test_word_of_our_own_comes_behind_the_outputs_that_wait_and_before_what_is_passed_over() -> None:
+    front, flow = Front(), Flow()
+    front.taking = False
+    delivery = Delivery(front, flow, 0.0, most_records=2, most_bytes=2**26)  # type: ignore[arg-type]
+    assert [delivery.take(output(number)) for number in (1, 2, 3, 4)] == [True, True, False, False]
+    delivery.begin_anew()  # the journal of which 3 and 4 were is lost
+    delivery.say(b"t", make_parts(b"", "stream", b"{}", {"n": 0})[1:])
+    assert delivery.take(output(1)) is False
+    front.taking = True
+    delivery.subscribed()
+    assert numbers(front.published) == [1, 2, 0]
+    assert flow.rewound == [0]
+    delivery.close()
+
+
 async def test_stalled_client_gets_its_reply_and_later_every_output_once() -> None:
     front, flow = Front(), Flow()
     delivery = Delivery(front, flow, 0.0, most_records=5, most_bytes=2**26)  # type: ignore[arg-type]

@@ -14,10 +14,11 @@ from jupyter_gpuaas.client.session import RemoteSession
 from jupyter_gpuaas.errors import CellError
 from jupyter_gpuaas.lifecycle.node_loss import ENAME
 from jupyter_gpuaas.model import Channel
+from jupyter_gpuaas.wire.after_loss import KINDS
 from jupyter_gpuaas.wire.channel import Channel as SessionChannel
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record
-from jupyter_gpuaas.wire.requests import Requests
+from jupyter_gpuaas.wire.requests import ANSWERED_KEPT, Requests
 from jupyter_gpuaas.wire.waiting import Held
 from tests.service import quick_settings
 
@@ -30,7 +31,14 @@ class Client:
     def __init__(self) -> None:
         self.failed: list[tuple[str, str, str]] = []
         self.told: list[str] = []
-        self.requests = Requests(cast(SessionChannel, self), self._fail, tell=self.told.append, most_bytes=1 << 20)
+        self.ended: list[str] = []
+        self.requests = Requests(
+            cast(SessionChannel, self),
+            self._fail,
+            lambda held: self.ended.append(held.msg_id),
+            tell=self.told.append,
+            most_bytes=1 << 20,
+        )
         self._serial = 0
 
     def _fail(self, held: Held, ename: str, why: str) -> None:
@@ -47,14 +55,27 @@ class Client:
     # As a front end.
 
     def cell(self) -> Held:
-        parts = make_parts(b"", "execute_request", b"{}", {"code": "1"})[1:]
-        held = Held(Channel.SHELL, b"me", read_header(parts[0]).msg_id, "execute_request", parts, 0.0)
+        return self.asks(Channel.SHELL, "execute_request")
+
+    def asks(self, channel: Channel, msg_type: str) -> Held:
+        parts = make_parts(b"", msg_type, b"{}", {})[1:]
+        held = Held(channel, b"me", read_header(parts[0]).msg_id, msg_type, parts, 0.0)
         self.requests.send(held)
         return held
 
     def ran(self, count: int) -> None:
         """A cell has run, and its answer has come."""
         self.hears(Kind.SHELL, b"me", "execute_reply", self.cell(), status="ok", execution_count=count)
+
+    def answer(self, held: Held) -> str:
+        """Returns its id."""
+        reply = held.msg_type.replace("_request", "_reply")
+        self.hears(KINDS[held.channel], b"me", reply, held, status="ok")
+        return held.msg_id
+
+    def idle(self, held: Held, **more: bool) -> None:
+        parts = make_parts(b"kernel.1.status", "status", held.parts[0], {"execution_state": "idle"})
+        self.requests.heard(Record(Kind.IOPUB, 1, 0, tuple(parts)), **more)
 
     def hears(self, kind: Kind, topic: bytes, msg_type: str, asked: Held, **content: object) -> None:
         self.requests.heard(Record(kind, 1, 0, tuple(make_parts(topic, msg_type, asked.parts[0], dict(content)))))
@@ -109,6 +130,55 @@ def test_nothing_is_named_that_the_journal_tells_or_that_is_not_lost(
         client.ran(count)
     client.requests.host_lost({"restored_cell": restored}, NONE, anew=anew)
     assert client.told == []
+
+
+def test_cell_that_was_answered_is_ended_where_no_journal_tells_that_it_has(client: Client) -> None:
+    """Front ends show a cell as running until they have heard both."""
+    done, early, cut, asked = client.cell(), client.cell(), client.cell(), client.asks(Channel.CONTROL, "debug_request")
+    client.answer(done)
+    client.idle(done)
+    client.idle(early)  # on another of the kernel's sockets
+    client.answer(early)
+    unended = [client.answer(cut), client.answer(asked)]
+    for _ in range(2):
+        client.requests.host_lost({"restored_cell": 4}, NONE, anew=True)
+        assert (client.ended, client.failed) == (unended, [])
+
+
+def test_cell_is_left_to_the_host_that_has_the_journal_and_other_requests_are_not(client: Client) -> None:
+    cell, other = client.cell(), client.asks(Channel.SHELL, "complete_request")
+    client.answer(cell)
+    client.answer(other)
+    client.requests.host_lost({"restored_cell": 4}, NONE, anew=False)
+    assert client.ended == [other.msg_id]
+    client.idle(cell)
+    client.requests.host_lost({"restored_cell": 4}, NONE, anew=True)
+    assert client.ended == [other.msg_id]
+
+
+def test_cell_whose_end_was_passed_over_is_ended_unless_it_comes_again(client: Client) -> None:
+    lost, again = client.cell(), client.cell()
+    for held in (lost, again):
+        client.answer(held)
+        client.idle(held, passed_over=True)
+    client.idle(again)
+    client.requests.host_lost({"restored_cell": 4}, NONE, anew=True)
+    assert client.ended == [lost.msg_id]
+
+
+def test_cell_that_runs_again_ends_again(client: Client) -> None:
+    cell = client.cell()
+    client.idle(cell)
+    client.requests.host_lost({"on_node_loss": "rerun"}, NONE, anew=True)
+    client.answer(cell)
+    client.requests.host_lost({"on_node_loss": "rerun"}, NONE, anew=True)
+    assert client.ended == [cell.msg_id]
+
+
+def test_end_of_the_session_ends_what_was_answered_and_only_the_newest_are_remembered(client: Client) -> None:
+    answered = [client.answer(client.cell()) for _ in range(ANSWERED_KEPT + 3)]
+    client.requests.fail("SessionEnded", "it is over")
+    assert (client.ended, client.failed) == (answered[3:], [])
 
 
 @pytest.mark.parametrize("policy", ["ask", "rerun"])

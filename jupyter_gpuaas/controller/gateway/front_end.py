@@ -32,7 +32,7 @@ from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record
 from jupyter_gpuaas.wire.requests import ASKED_BY_ITSELF, UNREACHABLE, Requests
 from jupyter_gpuaas.wire.tls import of_service
-from jupyter_gpuaas.wire.waiting import Held, Waiting, fail_request
+from jupyter_gpuaas.wire.waiting import Held, Waiting, fail_request, tell_ended
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,9 @@ class FrontEnd:
         self._channel = SessionChannel(
             self._ticket, self, settings, token=lambda: "", ca=lambda: of_service(settings).ca
         )
-        self._requests = Requests(self._channel, self._fail, tell=self._tell, most_bytes=settings.outbox_bytes)
+        self._requests = Requests(
+            self._channel, self._fail, self._end, tell=self._tell, most_bytes=settings.outbox_bytes
+        )
         self._waiting = Waiting(self._reply, self._publish, settings.unreachable_s, settings.outbox_bytes)
         self._wanted = asyncio.Event()
         self._queue: deque[_Said] = deque()
@@ -172,6 +174,9 @@ class FrontEnd:
 
     def _fail(self, held: Held, ename: str, why: str) -> None:
         fail_request(held, ename, why, self._reply, self._publish)
+
+    def _end(self, held: Held) -> None:
+        tell_ended(held, self._publish)
 
     def _state(self, state: str) -> None:
         self._publish(b"", make_parts(b"", "status", b"{}", {"execution_state": state})[1:])
@@ -282,11 +287,9 @@ class FrontEnd:
 
     def record_received(self, record: Record) -> None:
         """See ``ChannelHandler``."""
-        self._requests.heard(record)
+        self._passing_over = self._passing_over or (bool(self._queue) and self._queue_bytes > self._most_bytes)
+        self._requests.heard(record, passed_over=self._passing_over)
         if self._passing_over:
-            return
-        if self._queue and self._queue_bytes > self._most_bytes:
-            self._passing_over = True
             return
         said = _Said(record.number)
         if record.kind is Kind.IOPUB:
