@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from jupyter_gpuaas.engine.base import LeaseMeta
+from jupyter_gpuaas.engine.ray import cluster
 from jupyter_gpuaas.engine.ray.cluster import Held, Holder
 from jupyter_gpuaas.engine.ray.leases import RayLeases
 from jupyter_gpuaas.errors import AllocationError, LeaseNotWritten, NotAsked
@@ -142,3 +145,12 @@ async def test_those_who_want_any_node_are_served_in_their_order(world: World, l
     await eventually(lambda: "second b" in world.asked)
     world.give("second", "b")
     assert (await second).node_id == "b"
+
+
+def test_actor_of_a_version_that_cannot_be_told_to_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    killed = []
+    ray = SimpleNamespace(kill=lambda actor, no_restart: killed.append(actor))
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    of_before = object()
+    cluster._kill(of_before)
+    assert killed == [of_before]

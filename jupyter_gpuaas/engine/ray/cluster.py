@@ -334,7 +334,8 @@ def _kill(actor: Any) -> None:
     import ray
 
     # Straight to it, if it has begun: a head that hangs may forget that it is to be killed.
-    actor.end.remote()
+    with contextlib.suppress(AttributeError):  # one of an earlier version cannot be told
+        actor.end.remote()
     with contextlib.suppress(ValueError):
         ray.kill(actor, no_restart=True)
 
