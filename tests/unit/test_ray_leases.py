@@ -13,9 +13,10 @@ import pytest
 
 from jupyter_gpuaas.engine.base import LeaseMeta
 from jupyter_gpuaas.engine.ray import cluster
+from jupyter_gpuaas.engine.ray import leases as ray_leases
 from jupyter_gpuaas.engine.ray.cluster import Held, Holder
 from jupyter_gpuaas.engine.ray.leases import RayLeases
-from jupyter_gpuaas.errors import AllocationError, LeaseNotWritten, NotAsked
+from jupyter_gpuaas.errors import AllocationError, GpuaasError, LeaseNotWritten, NotAsked, TransportError
 from jupyter_gpuaas.model import CUDA, Device, Lease, Node, NodeState, ResourceRequest
 from tests.service import eventually
 
@@ -25,7 +26,10 @@ class World:
 
     def __init__(self) -> None:
         self.asked: dict[str, Holder] = {}
+        self.told: dict[str, Mapping[str, Any]] = {}
         self.freed: list[str] = []
+        #: What actors say of themselves, by their names, one answer after the other.
+        self.answers: dict[str, list[Held | GpuaasError | None]] = {}
 
     def nodes(self) -> list[Node]:
         return [Node(name, NodeState.UP, (Device("cuda:0", CUDA, "GPU", 10),)) for name in "ab"]
@@ -41,7 +45,14 @@ class World:
     ) -> Holder:
         name = f"{meta['session_id']} {','.join(ray_ids)}"
         self.asked[name] = Holder(name, name, asyncio.get_running_loop().create_future())
+        self.told[name] = meta
         return self.asked[name]
+
+    async def holders(self) -> dict[str, str]:
+        return {name: name for name in self.answers}
+
+    async def renew(self, actors: Sequence[str]) -> list[Held | GpuaasError | None]:
+        return [self.answers[each].pop(0) for each in actors]
 
     async def free(self, actor: str) -> None:
         self.freed.append(actor)
@@ -145,6 +156,48 @@ async def test_those_who_want_any_node_are_served_in_their_order(world: World, l
     await eventually(lambda: "second b" in world.asked)
     world.give("second", "b")
     assert (await second).node_id == "b"
+
+
+async def test_lease_that_no_file_names_is_adopted_though_its_actor_is_slow_to_answer(
+    world: World, leases: RayLeases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_leases, "PAUSE_S", 0.0)
+    leases._grant_s = 1000.0
+    held = Held({"session_id": "s", "epoch": 3}, "a", ("0",))
+    world.answers = {"lease-slow.1": [TransportError("no answer."), held], "lease-gone.1": [None]}
+    await leases.adopt()
+    assert leases.held() == [Lease("slow", "s", "a", ("cuda:0",), 3)]
+    await eventually(lambda: world.freed == ["lease-gone.1"])
+
+
+async def test_lease_that_waited_for_a_service_that_is_gone_is_not_waited_for_longer_than_ray_may_take(
+    world: World, leases: RayLeases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_leases, "PAUSE_S", 0.02)  # longer than Ray may take here
+    world.answers = {"lease-waits.1": [TransportError("no answer."), TransportError("no answer.")]}
+    await leases.adopt()
+    assert leases.held() == []
+    await eventually(lambda: world.freed == ["lease-waits.1"])
+
+
+async def test_lease_on_a_node_whose_agent_has_not_answered_is_adopted_by_what_its_actor_was_told(
+    world: World, leases: RayLeases, tmp_path: Path
+) -> None:
+    asking = acquire(leases, "one", "a")
+    await eventually(lambda: "one a" in world.asked)
+    world.give("one", "a")
+    lease = await asking
+
+    class Later(World):
+        def node_of(self, ray_id: str) -> Any:
+            return None
+
+    later: Any = Later()
+    later.answers = {f"lease-{lease.id}.1": [Held(dict(world.told["one a"]), "a", ("0",))]}
+    another = RayLeases(tmp_path / "of another home.json", later, later, renew_s=1000.0, grant_s=0.01)
+    await another.adopt()
+    assert another.held() == [lease]
+    assert not later.freed
 
 
 def test_actor_of_a_version_that_cannot_be_told_to_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,11 +114,9 @@ class RayLeases:
             self._held = {each.id: each for each in msgspec.json.decode(self._file.read_bytes(), type=list[Lease])}
 
     async def adopt(self) -> None:
-        """Find the actors of leases; nodes are known by now."""
+        """Find the actors of leases; nodes are known by now, but for those whose agents hang."""
         found = await self._cluster.holders()
-        names = list(found)
-        said = await self._cluster.renew([found[name] for name in names])
-        for name, what in zip(names, said, strict=True):
+        for name, what in (await self._said(found)).items():
             lease = self._lease(plan.lease_of(name), what) if isinstance(what, Held) else None
             known = self._held.get(lease.id) if lease is not None else None
             if lease is None or (known is not None and known.device_ids != lease.device_ids):
@@ -130,6 +128,19 @@ class RayLeases:
             self._holders[lease.id] = found[name]
         with contextlib.suppress(OSError):
             self._save(self._held)
+
+    async def _said(self, holders: Mapping[str, Any]) -> dict[str, Held | GpuaasError | None]:
+        """What they say of themselves; one that is slow to answer may hold what no file here names."""
+        until_s = asyncio.get_running_loop().time() + self._grant_s
+        said: dict[str, Held | GpuaasError | None] = {}
+        silent = list(holders)
+        while True:
+            answers = await self._cluster.renew([holders[name] for name in silent])
+            said.update(zip(silent, answers, strict=True))
+            silent = [name for name in silent if isinstance(said[name], GpuaasError)]
+            if not silent or asyncio.get_running_loop().time() >= until_s:
+                return said
+            await asyncio.sleep(PAUSE_S)
 
     def open(self) -> None:
         """Begin to look after what is held."""
@@ -285,8 +296,8 @@ class RayLeases:
                     holder = None
                 if holder is None:
                     chosen = wanted
-                    meta = _told(waiter.meta, waiter.request.share)
                     ray_ids = [ray_id for ray_id in map(self._pool.ray_id, chosen) if ray_id]
+                    meta = self._told(waiter.meta, waiter.request.share, ray_ids)
                     gpus = plan.gpus_of(waiter.request)
                     holder = await self._cluster.hold(waiter.id, meta, gpus, ray_ids, suffix=_suffix())
                 limit_s = None if waiter.stuck and not others else self._grant_s
@@ -344,8 +355,19 @@ class RayLeases:
         waiter.granted.set_result(lease)
         self.on_change()
 
+    def _told(self, whose: LeaseMeta | Lease, share: float, ray_ids: Sequence[str]) -> dict[str, Any]:
+        """What an actor says of its lease to who adopts it, which may not know the node."""
+        nodes = {ray_id: self._pool.node_of(ray_id) for ray_id in ray_ids}
+        return {
+            "session_id": whose.session_id,
+            "epoch": whose.epoch,
+            "share": share,
+            "nodes": msgspec.to_builtins(nodes),
+        }
+
     def _lease(self, lease_id: str, held: Held) -> Lease | None:
-        node = self._pool.node_of(held.ray_id)
+        told = held.meta.get("nodes", {}).get(held.ray_id)  # actors of an earlier version say nothing of it
+        node = self._pool.node_of(held.ray_id) or (msgspec.convert(told, Node) if told else None)
         if node is None:
             return None
         try:
@@ -413,15 +435,15 @@ class RayLeases:
 
     async def _hold_one(self, lease: Lease) -> None:
         """Get exactly the devices of a lease. Ray gives which it likes, so others are taken until these come."""
-        meta = _told(lease, lease.share)
         gpus = lease.share if lease.share < 1 else float(len(lease.device_ids))
         others: list[Holder] = []
         mine: Holder | None = None
         try:
             while mine is None:
                 ray_id = self._pool.ray_id(lease.node_id)
-                if ray_id is None or lease.id not in self._held:
+                if ray_id is None or self._pool.node_of(ray_id) is None or lease.id not in self._held:
                     return
+                meta = self._told(lease, lease.share, [ray_id])
                 holder = await self._cluster.hold(lease.id, meta, gpus, [ray_id], suffix=_suffix())
                 others.append(holder)
                 await asyncio.wait({holder.first}, timeout=self._grant_s)
@@ -451,11 +473,6 @@ class RayLeases:
 
 def _queue(waiters: Iterable[_Waiter]) -> list[Waiting]:
     return [Waiting(each.id, each.request, each.meta.kept) for each in waiters]
-
-
-def _told(whose: LeaseMeta | Lease, share: float) -> dict[str, Any]:
-    """What an actor says of its lease to who adopts it."""
-    return {"session_id": whose.session_id, "epoch": whose.epoch, "share": share}
 
 
 def _suffix() -> str:
