@@ -131,7 +131,7 @@ class Endings:
             Clients that are attached to it all the same are to ask where their session is; it has not ended.
         """
         pause_s = self._settings.retry_first_s
-        while any(node.id == lease.node_id for node in self._engine.nodes()):
+        while self._may_run_on(lease.node_id):
             try:
                 client = self._agents.of(lease.node_id)
                 await client.stop_host(lease.session_id, epoch=lease.epoch, reason=reason, keep=keep, moved=moved)
@@ -144,6 +144,10 @@ class Endings:
                 log.warning("host of session %s not stopped yet: %s", lease.session_id, error)
             await self._agents.pause(pause_s)
             pause_s = min(2 * pause_s, self._settings.retry_most_s)
+
+    def _may_run_on(self, node_id: str) -> bool:
+        """Whether the engine knows the node, or may come to know it before its lease has run out."""
+        return any(node.id == node_id for node in self._engine.nodes()) or self._node_leases.unheard(node_id)
 
     async def _give_back(self, lease: Lease, for_good: bool) -> None:
         try:

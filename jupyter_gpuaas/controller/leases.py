@@ -41,7 +41,8 @@ class NodeLeases:
         self._settings = settings
         self._lost: set[str] = set()
         self._closing = False
-        #: Nodes that were silent when this service began: an earlier one may have let them go on until just now.
+        #: Nodes that were silent when this service began: an earlier one may have let them go on until just now. Those
+        #: are among them that the engine did not know then, and on which sessions have something.
         self._silent_before: set[str] = set()
         self._longest_s = settings.lease_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -54,7 +55,10 @@ class NodeLeases:
 
     def open(self) -> None:
         """Begin to renew."""
-        self._silent_before = {node.id for node in self._engine.nodes() if node.state is NodeState.LOST}
+        found = self._engine.nodes()
+        named = {node_id for live in self._sessions.all() for node_id in _nodes_of(live.record) if node_id}
+        self._silent_before = {node.id for node in found if node.state is NodeState.LOST}
+        self._silent_before |= named - {node.id for node in found}
         self._longest_s = max(self._settings.lease_s, self._former_s())
         # Of a node that has been silent since, the lease may be one of the service before the last.
         given_s = self._longest_s if self._silent_before else self._settings.lease_s
@@ -82,10 +86,17 @@ class NodeLeases:
         """Whether the node's lease has run out: what it had may run elsewhere, and nobody waits for it."""
         return node_id in self._lost
 
+    def unheard(self, node_id: str) -> bool:
+        """Whether the engine does not know the node yet, and its lease of an earlier service may still run."""
+        return node_id in self._silent_before - self._lost - self._known()
+
+    def _known(self) -> set[str]:
+        return {node.id for node in self._engine.nodes()}
+
     def _follow_new(self) -> None:
-        for node in self._engine.nodes():
-            if node.id not in self._tasks:
-                self._tasks[node.id] = asyncio.create_task(self._keep(node.id), name=f"lease of {node.id}")
+        for node_id in self._known() | self._silent_before:
+            if node_id not in self._tasks:
+                self._tasks[node_id] = asyncio.create_task(self._keep(node_id), name=f"lease of {node_id}")
 
     async def _follow_nodes(self) -> None:
         async for _ in self._engine.events():
@@ -93,7 +104,8 @@ class NodeLeases:
 
     async def _keep(self, node_id: str) -> None:
         contact, last_s = Contact(), None
-        if node_id in self._silent_before and len(self._engine.nodes()) > 1:
+        known = self._known()
+        if node_id in self._silent_before and (node_id not in known or len(known | self._silent_before) > 1):
             contact = Contact(beat_s=time.monotonic(), ttl_s=self._longest_s, silent_s=time.monotonic())
         agent, beat_s = "", 0.0
         # `wait_for` may answer instead of being cancelled.
@@ -108,7 +120,7 @@ class NodeLeases:
                 return
             last_s = began_s = time.monotonic()
             given_s = given(contact, began_s)
-            fenced = len(self._engine.nodes()) > 1 or self._engine.grows
+            fenced = len(self._known() | self._silent_before) > 1 or self._engine.grows
             ttl_s = self._settings.lease_s if fenced else 0.0
             renewal = LeaseRenewal(ttl_s=ttl_s, agent=agent, beat_s=beat_s, stands=self._stands(node_id))
             try:
@@ -132,7 +144,7 @@ class NodeLeases:
 
     def _is_over(self, node_id: str) -> bool:
         """Whether the engine has forgotten the node, and no session needs to know that it is lost."""
-        if any(node.id == node_id for node in self._engine.nodes()):
+        if node_id in self._known():
             return False
         return not any(node_id in _nodes_of(live.record) for live in self._sessions.all())
 

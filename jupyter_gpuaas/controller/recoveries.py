@@ -102,8 +102,8 @@ class Recoveries:
             if not self._answers(lease.node_id):
                 self._hurried[live.session.id] = self._endings.spawn(self._hurry(live), f"hurry {live.session.id}")
             return
-        if not self.stands_by(aside):
-            return
+        if not self.stands_by(aside) or self._node_leases.unheard(lease.node_id):
+            return  # an unheard one may still act: the standby is for later, when it is fenced
         newest = await self._newest_readable(live)
         if newest is None or _begins(live, newest):
             return

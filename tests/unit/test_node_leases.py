@@ -10,10 +10,13 @@ from typing import Any, cast
 import msgspec
 
 from jupyter_gpuaas.config import Settings
-from jupyter_gpuaas.controller.catalogue.records import Incoming, SessionRecord
+from jupyter_gpuaas.controller.agents import Agents
+from jupyter_gpuaas.controller.catalogue.records import Aside, Incoming, SessionRecord
+from jupyter_gpuaas.controller.endings import Endings
 from jupyter_gpuaas.controller.leases import NodeLeases
+from jupyter_gpuaas.controller.recoveries import Recoveries
 from jupyter_gpuaas.controller.sessions import LiveSession
-from jupyter_gpuaas.engine.base import NodeEvent
+from jupyter_gpuaas.engine.base import AgentEndpoint, NodeEvent
 from jupyter_gpuaas.engine.news import News
 from jupyter_gpuaas.errors import TransportError
 from jupyter_gpuaas.lifecycle.session import SessionEvent
@@ -73,6 +76,9 @@ class World:
         if node_id not in self.by_node:
             raise TransportError(f"node {node_id} does not answer now.")
         return self.by_node[node_id]
+
+    def agent(self, node_id: str) -> AgentEndpoint:
+        raise TransportError(f"node {node_id} does not answer now.")
 
     def silent(self, node_id: str, cause: str) -> None:
         if cause and node_id in self.by_node:
@@ -153,5 +159,76 @@ async def test_node_that_has_gone_is_lost_for_its_session_and_forgotten_after_th
         agent = world.come("one")
         await eventually(lambda: len(agent.renewals) > 2)
         assert not leases.lost("one") and not agent.asked
+    finally:
+        await leases.close()
+
+
+async def test_node_that_the_engine_does_not_know_yet_is_lost_when_its_lease_has_run_out_and_its_host_ended_then(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    live = session_on("hanging")
+    lease = live.lease
+    assert lease is not None
+    world.sessions = [live]
+    given = cast(Any, world)
+    settings = Settings(home=str(tmp_path), lease_s=0.3)
+    leases = NodeLeases(given, given, given, settings)
+    endings = Endings(given, given, Agents(given), settings, leases)
+    leases.open()
+    try:
+        began_s = asyncio.get_running_loop().time()
+        await endings.end(lease, "the engine has lost its lease")
+        assert leases.lost("hanging")
+        assert asyncio.get_running_loop().time() - began_s >= settings.lease_s
+        assert live.session.state is SessionState.LOST
+        # Nobody needs to know of it any more.
+        change(live, lease=None)
+        await eventually(lambda: not followed("hanging"))
+        assert not leases.lost("hanging")
+    finally:
+        await leases.close()
+
+
+async def test_node_that_the_engine_comes_to_know_in_time_keeps_its_session(tmp_path: Path) -> None:
+    world = World()
+    live = session_on("hanging")
+    world.sessions = [live]
+    given = cast(Any, world)
+    leases = NodeLeases(given, given, given, Settings(home=str(tmp_path), lease_s=3600.0))
+    leases.open()
+    try:
+        assert leases.unheard("hanging")
+        agent = world.come("hanging")
+        await eventually(lambda: agent.asked)  # what it reported while nobody knew of it
+        assert not leases.unheard("hanging")
+        assert agent.renewals[0].stands == {"s": 1}
+        assert live.session.state is SessionState.IDLE
+    finally:
+        await leases.close()
+
+
+async def test_standby_of_a_host_on_a_node_that_the_engine_does_not_know_yet_waits_until_that_is_fenced(
+    tmp_path: Path,
+) -> None:
+    world = World()
+    live = session_on("hanging")
+    standby = Aside(lease=Lease("l2", "s", "one", ("cpu:0",), 2))
+    live.record = msgspec.structs.replace(live.record, aside=standby)
+    change(live, state=SessionState.LOST, cause="the engine has lost its lease")
+    world.sessions = [live]
+    given = cast(Any, world)
+    settings = Settings(home=str(tmp_path), lease_s=3600.0)
+    leases = NodeLeases(given, given, given, settings)
+    endings = Endings(given, given, given, settings, leases)
+    asked: list[SessionRecord] = []
+    recoveries = Recoveries(given, given, settings, leases, endings, asked.append)
+    leases.open()
+    try:
+        await recoveries.stand_in(live)
+        assert not asked  # for the checkpoint that the standby would go on from
+        leases._lost.add("hanging")
+        await recoveries.stand_in(live)
+        assert asked == [live.record]
     finally:
         await leases.close()
