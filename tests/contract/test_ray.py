@@ -337,3 +337,29 @@ async def test_slices_are_handed_out_by_their_uuids_as_the_node_was_started_with
     finally:
         await connection.close()
         cluster.lose("slices")
+
+
+async def test_service_with_a_home_folder_of_its_own_adopts_the_lease_on_a_node_whose_agent_hangs(
+    cluster: RayCluster, home: Path
+) -> None:
+    from jupyter_gpuaas.engine.ray.engine import RayEngine
+
+    both = {"ray_namespace": "both", "ray_node_folder": str(home / "nodes"), "devices": "cpu:2"}
+    first = RayEngine(cluster.settings(home, **both))
+    await first.open()
+    lease = await first.acquire(ResourceRequest(node="small"), meta("a"), timeout=0)
+    pid = agent_pid(home, "small")
+    await first.close(stop_nodes=False)
+    (home / "other").mkdir()
+    second = RayEngine(cluster.settings(home / "other", **both))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await second.open()
+        assert [node.id for node in second.nodes()] == ["big"]
+        assert second.leases() == [lease]
+        os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: [node.state for node in second.nodes()] == [NodeState.UP] * 2)
+        assert agent_pid(home, "small") == pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        await second.close(stop_nodes=True)
