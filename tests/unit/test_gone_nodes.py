@@ -129,10 +129,10 @@ def followed(node_id: str) -> bool:
 async def test_node_that_has_gone_is_not_followed_until_it_comes_back(tmp_path: Path) -> None:
     engine: Any = Engine()
     sessions: Any = Sessions()
-    commands: Any = None
+    nobody: Any = None
     agents, agent = Agents(engine), Slow()
     settings = Settings(home=str(tmp_path), retry_first_s=0.05)
-    watcher = Watcher(Means(sessions, commands, engine, Others(engine), agents, settings))
+    watcher = Watcher(Means(sessions, nobody, nobody, engine, Others(engine), agents, settings))
     watcher.open()
     async with serving(agent) as url:
         engine.change(a=url)
