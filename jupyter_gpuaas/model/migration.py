@@ -134,7 +134,7 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     subshells: tuple[str, ...] = ()
     #: Whether a host said this. Else it is what a dead one's journal tells: the inboxes are not known.
     whole: bool = True
-    #: Cells that had begun, or may have, when their host died.
+    #: Cells that had begun, or may have, when their host died; and those of which only address and header are known.
     broken: tuple[HeldRequest, ...] = ()
     #: Execution counts of the newest cells that were answered, in this order; of a dead host only.
     answered: tuple[int, ...] = ()

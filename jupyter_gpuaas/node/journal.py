@@ -50,7 +50,7 @@ class Journal:
     ) -> None:
         self._folder = folder
         self._most_bytes = most_bytes
-        self._segment_bytes = min(segment_bytes, max(1, most_bytes // 2))
+        self.segment_bytes = min(segment_bytes, max(1, most_bytes // 2))
         self._message_bytes = message_bytes
         self._memory_bytes = memory_bytes
         self._pending: list[Buffer] = []
@@ -83,6 +83,14 @@ class Journal:
     def newest(self) -> Segment | None:
         """The segment that is written to."""
         return self._segments[-1] if self._segments else None
+
+    @property
+    def next_first(self) -> int:
+        """Number of the first record of the segment that the next one goes to, as long as the disk has room."""
+        newest = self.newest
+        if newest is None or (isinstance(newest, FileSegment) and newest.size >= self.segment_bytes):
+            return self.written + 1
+        return newest.first
 
     @property
     def size(self) -> int:
@@ -260,7 +268,7 @@ class Journal:
             oldest.remove()
             del self._segments[0]
         newest = self._segments[-1] if self._segments else None
-        if newest is None or newest.size >= self._segment_bytes or isinstance(newest, MemorySegment):
+        if newest is None or newest.size >= self.segment_bytes or isinstance(newest, MemorySegment):
             self._open_segment(first)
 
     def _write(self, buffers: Sequence[Buffer], time_us: int, last: int) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from ..errors import JournalError
 from ..wire.jupyter import make_parts
 from ..wire.record import Buffer, Kind
 from .clients import Clients
-from .dialogue import unanswerable
+from .dialogue import KEPT_BYTES, unanswerable
 from .journal import Journal
+from .unanswered import Unanswered
 
 #: A batch above this is written in pieces.
 LARGE_BYTES = 4 * 1024**2
@@ -39,6 +41,15 @@ class Outflow:
         self._source = source
         self._full_told = False
         self._slow: asyncio.Task[None] | None = None
+        self._unanswered = Unanswered(KEPT_BYTES)
+        #: First record of the segment that has been told of the cells that it lacks.
+        self._told_in = 0
+
+    def go_on_with(self, cells: Iterable[Sequence[Buffer]]) -> None:
+        """What the session's former host was asked, oldest first: address and header at least."""
+        for parts in cells:
+            self._unanswered.take(Kind.REQUEST, 0, parts)
+        self.flush()
 
     def append(self, kind: Kind, parts: list[Buffer]) -> None:
         """This is said; ``flush`` lets it go."""
@@ -51,11 +62,13 @@ class Outflow:
             self._journal.append(Kind.IOPUB, now_us, make_parts(b"stream.stderr", "stream", parts[2], content))
             if kind in (Kind.SHELL, Kind.CONTROL):
                 self._journal.append(kind, now_us, unanswerable(parts, str(error)))
+        self._unanswered.take(kind, self._journal.last, parts)
 
     def flush(self) -> None:
         """Write what was said, and send it."""
         if self._slow is not None:
             return  # it goes on with what came meanwhile
+        self._tell_unanswered()
         if self._journal.pending_bytes > LARGE_BYTES:
             self._slow = asyncio.get_running_loop().create_task(self._flush_slowly())
             return
@@ -68,6 +81,24 @@ class Outflow:
             self._clients.flushed(data)
             self._tell_of_disk()
         self._source.written()
+        if self._tell_unanswered():  # the disk has no more room for the segment that it was
+            self.flush()
+
+    def _tell_unanswered(self) -> bool:
+        """Name the cells under way in a segment that lacks the request of one: those before it may go."""
+        first = self._journal.next_first
+        if first == self._told_in or not self._unanswered.lacks(first):
+            return False
+        self._told_in = first
+        # A small part of a segment, so that none is full of it.
+        message = self._unanswered.message(self._journal.segment_bytes // 8)
+        if message is None:
+            return False
+        try:
+            self._journal.append(Kind.REQUEST, time.time_ns() // 1000, message)
+        except JournalError:  # it is larger than a message may be here
+            return False
+        return True
 
     async def settled(self) -> None:
         """Return when everything that was said is in the journal."""

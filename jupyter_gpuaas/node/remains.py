@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,12 @@ from .held import HANDOVER
 from .journal import Journal
 from .succession import serve_handover, serve_journal, serve_source
 from .transfer import Transfer, TransferRequest
+from .unanswered import HEAD_PARTS, Unanswered
 
 KEPT_S = 3600.0
 NOTE = "remains.json"
-#: Of so many of the newest replies it is looked whether their cells have ended.
-ENDS_LOOKED_AT = 16
+#: In a message that tells that a cell has ended.
+IDLE = b'"idle"'
 #: Where a record's head has its kind.
 KIND_AT = 4
 
@@ -220,28 +221,28 @@ def handover_of(journal: Journal, message_bytes: int) -> Handover:
     A cell that was not answered has begun if the kernel said so, and may have begun without a word if no older one in
     its shell was unanswered.
     """
+    cells = Unanswered(message_bytes)
     seen: dict[bytes, None] = {}
-    unanswered: dict[str, tuple[int, HeldRequest]] = {}
     answered: deque[int] = deque(maxlen=CELLS_TOLD)
-    replies: deque[tuple[int, bytes]] = deque(maxlen=ENDS_LOOKED_AT)
+    unended: dict[str, bytes] = {}
     for record in _records(journal, 0, message_bytes, {Kind.REQUEST, Kind.SHELL}):
+        cells.take(record.kind, record.number, record.parts)
         if record.kind is Kind.REQUEST:
-            parts = tuple(map(bytes, record.parts))
-            seen[xxhash.xxh3_128_digest(parts[1])] = None
-            unanswered[read_header(parts[1]).msg_id] = (record.number, HeldRequest(Channel.SHELL, parts))
-        else:
-            request = unanswered.pop(read_header(record.parts[2]).msg_id, None)
-            if request is not None:
-                replies.append((request[0], bytes(record.parts[2])))
+            seen[xxhash.xxh3_128_digest(record.parts[1])] = None
+            continue
+        with contextlib.suppress(*UNREADABLE):
+            if read_header(record.parts[1]).msg_type == "execute_reply":
+                parent = bytes(record.parts[2])
+                unended[read_header(parent).msg_id] = parent
                 if count := read_count(record.parts[4]):
                     answered.append(count)
-    begun: set[str] = set()
-    if unanswered:
-        first = min(number for number, _ in unanswered.values())
-        for record in _records(journal, first, message_bytes, {Kind.IOPUB}):
-            begun.add(read_header(record.parts[2]).msg_id)
-    requests = {msg_id: asked for msg_id, (_, asked) in unanswered.items()}
+    seen.update((xxhash.xxh3_128_digest(cell.parts[1]), None) for cell in cells.cells.values())
+    _forget_ended(unended, journal, message_bytes)
+    begun = _begun(cells, journal, message_bytes)
+    requests = {msg_id: HeldRequest(Channel.SHELL, cell.parts) for msg_id, cell in cells.cells.items()}
     broken, held = sort_out(((msg_id, read_subshell(request.parts[1])) for msg_id, request in requests.items()), begun)
+    # Of some that may be run nobody knows any more what they are.
+    broken += [msg_id for msg_id in held if len(requests[msg_id].parts) == HEAD_PARTS]
     return Handover(
         journal=journal.id,
         last=journal.last,
@@ -249,38 +250,50 @@ def handover_of(journal: Journal, message_bytes: int) -> Handover:
         sent=journal.last,
         inboxes={},
         seen=tuple(seen),
-        held=tuple(requests[msg_id] for msg_id in held),
+        held=tuple(requests[msg_id] for msg_id in held if msg_id not in broken),
         broken=tuple(requests[msg_id] for msg_id in broken),
         answered=tuple(answered),
-        unended=_unended(journal, message_bytes, replies),
+        unended=tuple(unended.values()),
         whole=False,
         kernel_starts=1,
     )
 
 
-def _unended(journal: Journal, message_bytes: int, replies: Sequence[tuple[int, bytes]]) -> tuple[bytes, ...]:
-    """Headers of cells whose host died between their reply and the word that they have ended: clients wait for both.
+def _begun(cells: Unanswered, journal: Journal, message_bytes: int) -> set[str]:
+    """Of which of them the kernel has said anything."""
+    begun = {msg_id for msg_id, cell in cells.cells.items() if cell.begun}
+    if cells.cells:
+        first = min(cell.number for cell in cells.cells.values())
+        for record in _records(journal, first, message_bytes, {Kind.IOPUB}):
+            with contextlib.suppress(*UNREADABLE):  # a cell can send what it likes there
+                begun.add(read_header(record.parts[2]).msg_id)
+    return begun
 
-    ``replies`` are numbers of requests and their headers, oldest first.
+
+def _forget_ended(answered: dict[str, bytes], journal: Journal, message_bytes: int) -> None:
+    """What is left are cells whose host died between their reply and the word that they have ended.
+
+    Clients wait for both, which come in any order.
     """
-    unended = {read_header(parent).msg_id: parent for _, parent in replies}
-    if replies:
-        for record in _records(journal, replies[0][0], message_bytes, {Kind.IOPUB}):
-            if read_header(record.parts[1]).msg_type == "status" and b'"idle"' in bytes(record.parts[4]):
-                unended.pop(read_header(record.parts[2]).msg_id, None)
-    return tuple(unended.values())
+    for record in _records(journal, 0, message_bytes, {Kind.IOPUB}, holding=IDLE) if answered else ():
+        with contextlib.suppress(*UNREADABLE):
+            if read_header(record.parts[1]).msg_type == "status" and IDLE in bytes(record.parts[4]):
+                answered.pop(read_header(record.parts[2]).msg_id, None)
 
 
-def _records(journal: Journal, after: int, message_bytes: int, kinds: set[Kind]) -> Iterator[Record]:
-    """Records of some kinds; the others are passed over by their heads."""
+def _records(
+    journal: Journal, after: int, message_bytes: int, kinds: Collection[Kind], *, holding: bytes = b""
+) -> Iterator[Record]:
+    """Records of some kinds that hold some bytes; the others are passed over by their heads."""
     waiting = bytearray()
     for piece in journal.copy(after).pieces():
         waiting += piece
         whole = 0
         for offset, _, size in skim(waiting):
             whole = offset + size
-        data = memoryview(bytes(memoryview(waiting)[:whole]))
+        data = bytes(memoryview(waiting)[:whole])
+        view = memoryview(data)
         del waiting[:whole]
         for offset, _, size in skim(data):
-            if data[offset + KIND_AT] in kinds:
-                yield from RecordReader(message_bytes).feed(data[offset : offset + size])
+            if data[offset + KIND_AT] in kinds and data.find(holding, offset, offset + size) >= 0:
+                yield from RecordReader(message_bytes).feed(view[offset : offset + size])

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from .outflow import Outflow
 from .overdue import Overdue
 from .standstill import RETURNED, Standstill
 from .standstill import TOPIC as STAND_TOPIC
+from .unanswered import HEAD_PARTS, STATUS
 from .without_devices import WithoutDevices
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 #: Name of the error of a request that cannot wait, as too many do.
 TOO_MUCH = "TooMuchWaits"
 FULL = "Too much waits for this session already (setting outbox_bytes)"
-#: How the topics of messages end that tell what a kernel is about.
-STATUS = b"status"
 KINDS = {Channel.SHELL: Kind.SHELL, Channel.IOPUB: Kind.IOPUB, Channel.STDIN: Kind.STDIN, Channel.CONTROL: Kind.CONTROL}
 CHANNELS = {kind: channel for channel, kind in KINDS.items()}
 
@@ -319,7 +318,7 @@ class SessionHost:
             raise RemoteProtocolError(f"record {record.number}: header: {error}.") from error
         if header is None:
             return
-        if header.msg_type == "execute_request":
+        if header.msg_type == "execute_request" and channel is Channel.SHELL:
             self._outflow.append(Kind.REQUEST, parts)
         if self.takes_requests:
             if self.standstill.sealed or (channel is Channel.SHELL and self._holds):
@@ -536,17 +535,20 @@ class SessionHost:
             self._notes.status = handover.checkpoints
         self._kernel_starts = handover.kernel_starts
         self.journal.acknowledge(handover.acknowledged)
+        self._outflow.go_on_with(_cells(handover))
         if not handover.whole:
             self._lost_cells = tuple(lost_cells(handover.answered, cell))
             self.notice(notice(self._lost_cells, cell))
         for header in handover.unended:
             ended = make_parts(STATUS, "status", header, {"execution_state": "idle"})
             self.tell([(Channel.IOPUB, ended)])
-        for each in handover.broken if policy != "rerun" else ():
-            self.tell(Held.of(each).failed(ENAME, broken_words(policy, cell)))
+        rerun = [each for each in handover.broken if policy == "rerun" and len(each.parts) > HEAD_PARTS]
+        for each in handover.broken:
+            if each not in rerun:
+                self.tell(Held.of(each).failed(ENAME, broken_words(policy, cell)))
         if handover.asked and not isinstance(self.kernel, JailedKernel):
             self.tell(self.dialogue.kernel_died("its process was lost on the way to another node"))
-        for each in (*(handover.broken if policy == "rerun" else ()), *handover.held):
+        for each in (*rerun, *handover.held):
             self.held.add(Held.of(each))
         self.release_held()
         self._set_state(HostState.BUSY if self.dialogue.busy else HostState.IDLE, "")
@@ -657,3 +659,13 @@ class SessionHost:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _cells(handover: Handover) -> Iterator[tuple[bytes, ...]]:
+    """Those that a former host was asked for, and has not answered."""
+    for asked in handover.asked:
+        if asked.msg_type == "execute_request":
+            yield asked.address, asked.header
+    for held in (*handover.broken, *handover.held):
+        if read_header(held.parts[1]).msg_type == "execute_request":
+            yield held.parts

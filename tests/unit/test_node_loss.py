@@ -101,6 +101,42 @@ def test_cell_that_was_answered_and_of_which_nobody_has_said_that_it_ended_is_ha
     assert (handover.answered, handover.broken, handover.held) == ((1, 2, 3), (), ())
 
 
+def test_all_cells_behind_one_that_failed_are_handed_over_when_their_ends_are_missing(tmp_path: Path) -> None:
+    journal = make(tmp_path, BOUND, 2000)
+    cells = [cell(str(number)) for number in range(40)]
+    for request in cells:
+        journal.append(Kind.REQUEST, US, request)
+    for request in cells:
+        journal.append(Kind.IOPUB, US, busy(request))
+        aborted = make_parts(b"client", "execute_reply", request[1], {"status": "aborted"})
+        journal.append(Kind.SHELL, US, aborted)
+    for request in cells[:3]:
+        journal.append(Kind.IOPUB, US, idle(request))
+    journal.flush(US)
+    assert [bytes(header) for header in handover_of(journal, BOUND).unended] == [request[1] for request in cells[3:]]
+
+
+def test_outputs_that_nobody_can_read_change_nothing_in_a_handover(tmp_path: Path) -> None:
+    journal = make(tmp_path, BOUND, 2000)
+    done, running = cell(), cell()
+    odd: list[Buffer] = [b"kernel.status", b"\xff", b"{", b"[" * 5000, b'{"execution_state": "idle"}']
+    said: list[tuple[Kind, list[Buffer]]] = [
+        (Kind.REQUEST, done),
+        (Kind.REQUEST, running),
+        (Kind.IOPUB, odd),
+        (Kind.SHELL, answer(done, 1)),
+        (Kind.IOPUB, [odd[0], done[1], *odd[2:]]),
+        (Kind.IOPUB, [*odd[:2], running[1], *odd[3:]]),
+        (Kind.IOPUB, idle(done)),
+    ]
+    for kind, parts in said:
+        journal.append(kind, US, parts)
+    journal.flush(US)
+    handover = handover_of(journal, BOUND)
+    assert (handover.unended, handover.answered) == ((), (1,))
+    assert [list(each.parts) for each in handover.broken] == [running]
+
+
 def test_handover_of_a_host_that_said_nothing_is_empty(tmp_path: Path) -> None:
     handover = handover_of(make(tmp_path), BOUND)
     assert (handover.last, handover.held, handover.broken, handover.seen) == (0, (), (), ())

@@ -239,6 +239,30 @@ async def test_outputs_are_taken_again_whatever_becomes_of_those_that_waited_for
     await close(host)
 
 
+async def test_next_host_says_that_cells_have_ended_of_which_the_lost_one_had_not_said_it(tmp_path: Path) -> None:
+    host = make_host(tmp_path)
+    cut = [bytes(make_parts(b"client", "execute_request", b"{}", {})[1]) for _ in range(3)]
+    handover = Handover(
+        journal=host.journal.id,
+        last=0,
+        acknowledged=0,
+        sent=0,
+        inboxes={},
+        seen=(),
+        held=(),
+        unended=tuple(cut),
+        whole=False,
+        kernel_starts=1,
+    )
+    host.take_over(handover)
+    said = RecordReader(1 << 20).feed(host.journal.reader(0).read())
+    ends = [each.parts for each in said if each.kind is Kind.IOPUB and bytes(each.parts[0]).endswith(b"status")]
+    assert [bytes(parts[2]) for parts in ends] == cut
+    assert all(read_header(parts[1]).msg_type == "status" for parts in ends)
+    assert all(json.loads(bytes(parts[4])) == {"execution_state": "idle"} for parts in ends)
+    await close(host)
+
+
 async def test_client_that_has_heard_more_than_its_host_knows_of_begins_anew_with_it(tmp_path: Path) -> None:
     """A host kept records in memory only, and died: its client has them, its successor has not."""
     host = make_host(tmp_path)
