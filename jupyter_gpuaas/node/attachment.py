@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any, Protocol
 
 from ..errors import GpuaasError
@@ -14,6 +15,25 @@ from .journal import Journal
 ACK_DELAY_S = 0.2
 #: Large frames: each border costs the receiver a turn of its loop.
 FRAME_BYTES = 1024**2
+
+
+class Arrivals(Inbox):
+    """An inbox that knows which of what came may not be in the journal yet: that is not acknowledged."""
+
+    def __init__(self, last: int = 0) -> None:
+        super().__init__(last)
+        #: The last one that is safe until the journal is whole up to a record.
+        self._unsafe: deque[tuple[int, int]] = deque()
+
+    def needs(self, before: int, number: int) -> None:
+        """What came behind ``before`` is in the journal when the record ``number`` is."""
+        self._unsafe.append((before, number))
+
+    def safe(self, whole: int) -> int:
+        """Number of the last one to acknowledge, where the journal is whole up to this record."""
+        while self._unsafe and self._unsafe[0][1] <= whole:
+            self._unsafe.popleft()
+        return self._unsafe[0][0] if self._unsafe else self.last
 
 
 class AttachmentOwner(Protocol):
@@ -43,7 +63,7 @@ class Attachment:
     """
 
     def __init__(
-        self, owner: AttachmentOwner, client: str, inbox: Inbox, after: int, *, message_bytes: int, frame_bytes: int
+        self, owner: AttachmentOwner, client: str, inbox: Arrivals, after: int, *, message_bytes: int, frame_bytes: int
     ) -> None:
         self._owner = owner
         self.client = client
@@ -105,6 +125,7 @@ class Attachment:
     def binary_received(self, link: Link, data: Buffer) -> None:
         if self._deaf:
             return
+        before = self.inbox.last
         accepted: list[Record] = []
         problem: GpuaasError | None = None
         try:
@@ -117,11 +138,12 @@ class Attachment:
                 self._owner.requests_received(self, accepted)
             except GpuaasError as error:
                 problem = error
+            self.inbox.needs(before, self._owner.journal.last)
         if problem is not None:
             link.close(str(problem), code=1008)
             return
         if accepted and self._ack is None:
-            self._ack = asyncio.get_running_loop().call_later(ACK_DELAY_S, self._acknowledge)
+            self._acknowledge_later()
 
     def op_received(self, link: Link, op: dict[str, Any]) -> None:
         if self._deaf:
@@ -147,4 +169,10 @@ class Attachment:
 
     def _acknowledge(self) -> None:
         self._ack = None
-        self.send_op({"op": "ack", "number": self.inbox.last})
+        safe = self.inbox.safe(self._owner.journal.whole)
+        self.send_op({"op": "ack", "number": safe})
+        if safe < self.inbox.last:
+            self._acknowledge_later()
+
+    def _acknowledge_later(self) -> None:
+        self._ack = asyncio.get_running_loop().call_later(ACK_DELAY_S, self._acknowledge)

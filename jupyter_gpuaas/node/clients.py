@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from ..config import Settings
 from ..wire.link import adopt
-from ..wire.resume import Inbox
-from .attachment import Attachment, AttachmentOwner
+from .attachment import Arrivals, Attachment, AttachmentOwner
 
 MOVING = "the session is moving to another node."
 
@@ -18,7 +17,7 @@ MOVING = "the session is moving to another node."
 class _Place(NamedTuple):
     """Where a client goes on."""
 
-    inbox: Inbox
+    inbox: Arrivals
     #: Number of the last record that it has, or counts as having.
     start: int
     #: It has come before.
@@ -42,7 +41,7 @@ class Clients:
         self._owner = owner
         self._settings = settings
         self._attached: dict[str, Attachment] = {}
-        self._inboxes: OrderedDict[str, Inbox] = OrderedDict()
+        self._inboxes: OrderedDict[str, Arrivals] = OrderedDict()
         #: Highest record number that ever went out to one that has left.
         self._sent = 0
         #: Number of the last record that a host left which was lost; None when there was none. What had come from
@@ -66,7 +65,7 @@ class Clients:
 
     def take_over(self, received: Mapping[str, int], sent: int, lost_after: int | None) -> None:
         """Go on with those of the session's former host."""
-        self._inboxes = OrderedDict((client, Inbox(last)) for client, last in received.items())
+        self._inboxes = OrderedDict((client, Arrivals(last)) for client, last in received.items())
         self._sent, self._lost_after = sent, lost_after
         self.unattended_since_s = time.time()
 
@@ -124,7 +123,7 @@ class Clients:
         # What went to a client that then vanished may have reached the user, or not.
         self._sent = self.sent
         self._attached[client] = attachment
-        received = place.inbox.last if place.counted else None
+        received = place.inbox.safe(self._owner.journal.whole) if place.counted else None
         told = {"received": received, "behind": place.behind, "sent": self._sent, "message_bytes": s.message_bytes}
         attachment.begin(link, {**welcome(), **told})
         return not place.known
@@ -156,7 +155,7 @@ class Clients:
             self._inboxes.pop(client, None)
         known = client in self._inboxes
         counted = after is None or (known and met)
-        inbox = self._inboxes.setdefault(client, Inbox())
+        inbox = self._inboxes.setdefault(client, Arrivals())
         self._inboxes.move_to_end(client)
         self._forget_some(client)
         start = mine.acknowledged if after is None else after

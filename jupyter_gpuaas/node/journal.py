@@ -71,6 +71,8 @@ class Journal:
         self._segments: list[Segment] = _recover(folder, message_bytes)
         #: Number of the last record that was appended, and of the last that was flushed.
         self.last = self.written = self._segments[-1].last if self._segments else 0
+        #: Of the last one that is wholly there: ``written`` is ahead while a batch is written in pieces.
+        self.whole = self.written
         if self._segments:
             self.acknowledged = self._segments[0].first - 1
 
@@ -151,7 +153,7 @@ class Journal:
                 segment.last, self.written = start_last, before
                 self._after_failure(error)
             else:
-                self.no_room = ""
+                self.no_room, self.whole = "", last
                 return
         self._write(buffers, time_us, last)
 
@@ -210,7 +212,7 @@ class Journal:
             for segment in self._segments:
                 segment.remove()
             self._segments.clear()
-            self.last = self.written = first - 1
+            self.last = self.written = self.whole = first - 1
             self.acknowledged = max(self.acknowledged, first - 1)
         self.last = numbers[-1]
         self._make_room(time_us, first)
@@ -226,7 +228,7 @@ class Journal:
             segment.remove()
         self._segments.clear()
         self._take_pending()
-        self.last = self.written = self.acknowledged = self.dropped = 0
+        self.last = self.written = self.whole = self.acknowledged = self.dropped = 0
         self._set_id(os.urandom(16).hex())
 
     def _set_id(self, identity: str) -> None:
@@ -281,7 +283,8 @@ class Journal:
             return
         if isinstance(segment, FileSegment):
             self.no_room = ""
-        segment.last, segment.written_us, self.written = last, time_us, last
+        segment.last, segment.written_us = last, time_us
+        self.written = self.whole = last
 
     def _after_failure(self, error: OSError) -> None:
         """The newest segment takes no more: make room, or go on in memory."""

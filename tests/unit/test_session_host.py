@@ -22,16 +22,19 @@ from jupyter_gpuaas import model
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import JournalError
 from jupyter_gpuaas.model import Channel, Handover, HostSpec, Lease
+from jupyter_gpuaas.node import attachment as attachment_module
+from jupyter_gpuaas.node import segment as segment_module
 from jupyter_gpuaas.node.attachment import Attachment
 from jupyter_gpuaas.node.door import Door, Inside
 from jupyter_gpuaas.node.held import Held
 from jupyter_gpuaas.node.host import Host
+from jupyter_gpuaas.node.journal import Journal
 from jupyter_gpuaas.node.kernel_process import Kernel
 from jupyter_gpuaas.node.outflow import LARGE_BYTES
 from jupyter_gpuaas.node.session_host import SessionHost
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.link import Link
-from jupyter_gpuaas.wire.record import Buffer, Kind, Record, RecordReader
+from jupyter_gpuaas.wire.record import Buffer, Kind, Record, RecordReader, encode
 from tests.service import eventually
 
 
@@ -261,6 +264,91 @@ async def test_next_host_says_that_cells_have_ended_of_which_the_lost_one_had_no
     assert all(read_header(parts[1]).msg_type == "status" for parts in ends)
     assert all(json.loads(bytes(parts[4])) == {"execution_state": "idle"} for parts in ends)
     await close(host)
+
+
+class Acknowledged(list[int]):
+    """What a client was told to forget."""
+
+    def __init__(self, attachment: Attachment, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        monkeypatch.setattr(attachment, "send_op", self._take)
+
+    def _take(self, op: dict[str, int]) -> None:
+        if "number" in op:
+            self.append(op["number"])
+
+
+async def test_request_that_waits_for_a_slow_disk_is_not_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client would forget it, and nobody would know of it when the host dies."""
+    monkeypatch.setattr(attachment_module, "ACK_DELAY_S", 0.001)
+    host, real, disk_goes_on = make_host(tmp_path), Journal.flush_slowly, False
+    host.kernel = cast(Kernel, Outputs())
+
+    def slow(journal: Journal, time_us: int) -> Iterator[None]:
+        for piece in real(journal, time_us):
+            while not disk_goes_on:
+                yield
+            yield piece
+
+    monkeypatch.setattr(Journal, "flush_slowly", slow)
+    pairs = [socket.socketpair() for _ in range(2)]
+    await host.attach(pairs[0][1], handshake(), b"", "client", None)
+    attachment = host._clients._attached["client"]
+    told = Acknowledged(attachment, monkeypatch)
+    request = make_parts(b"client", "execute_request", b"{}", {"code": "1"})
+    attachment.binary_received(cast(Link, None), b"".join(encode(Kind.SHELL, 1, 0, request)))
+    await eventually(lambda: 1 in told)
+    text = make_parts(b"", "stream", b"{}", {"name": "stdout", "text": "x" * (LARGE_BYTES + 1)})[1:]
+    host.kernel_said(Channel.IOPUB, [(b"stream", list(text))])
+    await eventually(lambda: host.journal.written > host.journal.whole)
+    told.clear()
+    request = make_parts(b"client", "execute_request", b"{}", {"code": "2"})
+    attachment.binary_received(cast(Link, None), b"".join(encode(Kind.SHELL, 2, 0, request)))
+    await eventually(lambda: len(told) > 2)
+    assert set(told) == {1}
+    # Nor is a client that comes again told that it has arrived.
+    near, far = pairs[1]
+    near.setblocking(False)
+    await host.attach(far, handshake(), b"", "client", 0, host.journal.id)
+    (welcome,) = re.findall(rb'\{"op":"welcome".*?\}', await heard(near))
+    assert json.loads(welcome)["received"] == 1
+    attachment = host._clients._attached["client"]
+    told = Acknowledged(attachment, monkeypatch)
+    attachment.binary_received(cast(Link, None), b"".join(encode(Kind.SHELL, 2, 0, request)))
+    request = make_parts(b"client", "complete_request", b"{}", {"code": "3"})
+    attachment.binary_received(cast(Link, None), b"".join(encode(Kind.SHELL, 3, 0, request)))
+    disk_goes_on = True
+    await eventually(lambda: 3 in told)
+    host.kernel = None
+    await close(host, *pairs)
+
+
+async def test_request_is_acknowledged_while_the_journal_is_kept_in_memory_as_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(attachment_module, "ACK_DELAY_S", 0.001)
+    host = make_host(tmp_path)
+    host.kernel = cast(Kernel, Outputs())
+    near, far = socket.socketpair()
+    await host.attach(far, handshake(), b"", "client", None)
+    attachment = host._clients._attached["client"]
+    told = Acknowledged(attachment, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(segment_module.os, "pwritev", full)
+        patch.setattr(segment_module.os, "posix_fallocate", full)
+        text = make_parts(b"", "stream", b"{}", {"name": "stdout", "text": "x" * (LARGE_BYTES + 1)})[1:]
+        host.kernel_said(Channel.IOPUB, [(b"stream", list(text))])
+        request = make_parts(b"client", "execute_request", b"{}", {"code": "1"})
+        attachment.binary_received(cast(Link, None), b"".join(encode(Kind.SHELL, 1, 0, request)))
+        await eventually(lambda: 1 in told)
+        assert host.journal.no_room
+    host.kernel = None
+    await close(host, (near, far))
 
 
 async def test_client_that_has_heard_more_than_its_host_knows_of_begins_anew_with_it(tmp_path: Path) -> None:
