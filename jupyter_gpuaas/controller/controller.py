@@ -15,6 +15,7 @@ from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.audit import Audit
 from jupyter_gpuaas.controller.auth import Tokens, User
+from jupyter_gpuaas.controller.catalogue.cordons import CordonRows
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.drains import DrainRows
 from jupyter_gpuaas.controller.catalogue.records import SessionRecord
@@ -125,7 +126,9 @@ class Controller:
         self.migrations.plans.giving_up = lambda: self.parking.under_way | self.turns.under_way
         self.fair.standbys = self.standbys.leases
         self.turns.leaving = lambda: self.endings.giving_back() | self.standbys.leases()
-        self.drains = Drains(means, self.migrations, self.parking, self.scheduler, DrainRows(self.database))
+        cordons = CordonRows(self.database)
+        cordons.take_over(folder / "cordons.json")
+        self.drains = Drains(means, self.migrations, self.parking, self.scheduler, DrainRows(self.database), cordons)
         self.wishes = Wishes(means, self.migrations, self.parking)
         self.sessions.on_wish = self.wishes.heard
         self.sessions.order = self._order
@@ -137,7 +140,7 @@ class Controller:
 
     async def open(self) -> None:
         """Bring up the nodes, then go on with what an earlier controller left."""
-        await self.engine.open()
+        await self.engine.open(self.drains.cordoned())
         self.sessions.load()
         self.meter.open(self.engine.leases)
         held = {lease.id: lease for lease in self.engine.leases()}

@@ -1,4 +1,4 @@
-"""Empties nodes by a deadline, and proposes moves that make room."""
+"""Cordons nodes, empties them by a deadline, and proposes moves that make room."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 
 import msgspec
 
+from jupyter_gpuaas.controller.catalogue.cordons import CordonRows
 from jupyter_gpuaas.controller.catalogue.drains import Drain, DrainRows
 from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.migrations import Migrations
@@ -19,7 +20,7 @@ from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.errors import CatalogueError, GpuaasError, InvalidRequest, MigrationError
 from jupyter_gpuaas.lifecycle.placement import Leaving, Waiting, leaving_order, room_for
 from jupyter_gpuaas.lifecycle.room import used_of
-from jupyter_gpuaas.model import DrainView, NodeState, Phase, Proposal, SessionState
+from jupyter_gpuaas.model import DrainView, Phase, Proposal, SessionState
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,13 @@ class Drains:
     """One task for each node that is emptied. What has to outlive this process is in the database."""
 
     def __init__(
-        self, means: Means, migrations: Migrations, parking: Parking, scheduler: Scheduler, rows: DrainRows
+        self,
+        means: Means,
+        migrations: Migrations,
+        parking: Parking,
+        scheduler: Scheduler,
+        rows: DrainRows,
+        cordons: CordonRows,
     ) -> None:
         self._sessions = means.sessions
         self._engine = means.engine
@@ -46,12 +53,21 @@ class Drains:
         self._parking = parking
         self._scheduler = scheduler
         self._rows = rows
+        self._cordons = cordons
         self._drains: dict[str, Drain] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
+    def cordoned(self) -> frozenset[str]:
+        """Nodes that take no new sessions, for an engine that opens."""
+        for drain in self._rows.all():
+            if not drain.view.done:
+                # It may have been begun by an earlier version, whose cordon is in a file that is not here.
+                self._cordons.set(drain.view.node, cordoned=True)
+        return self._cordons.all()
+
     def open(self) -> None:
         """Go on to empty the nodes that an earlier controller was emptying."""
-        cordoned = {node.id for node in self._engine.nodes() if node.state is NodeState.CORDONED}
+        cordoned = self._cordons.all()
         for drain in self._rows.all():
             node_id = drain.view.node
             if not drain.view.done:
@@ -68,13 +84,13 @@ class Drains:
         self._check(node_id)
         if not cordoned:
             self._end(node_id, "the node takes sessions again")
-        self._engine.cordon(node_id, cordoned=cordoned)
+        self._cordon(node_id, cordoned=cordoned)
 
     def begin(self, node_id: str, deadline_s: float, *, accept_loss: bool, cause: str) -> DrainView:
         """Begin to empty a node; returns at once."""
         self._check(node_id)
         self._end(node_id, "asked for again")
-        self._engine.cordon(node_id, cordoned=True)
+        self._cordon(node_id, cordoned=True)
         view = DrainView(node=node_id, deadline_s=time.time() + deadline_s, left=self._left(node_id), cause=cause)
         drain = Drain(view=view, cause=cause, accept_loss=accept_loss)
         self._rows.keep(drain)
@@ -101,7 +117,7 @@ class Drains:
         return self.view(node_id)
 
     async def close(self) -> None:
-        """Stop working; a restarted controller goes on. Cordons go on as long as the engine keeps them."""
+        """Stop working; a restarted controller goes on."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -119,6 +135,11 @@ class Drains:
         ]
         taken = used_of([*self._engine.leases(), *self._others.held()])
         return room_for(waiting, held, self._engine.nodes(), taken)
+
+    def _cordon(self, node_id: str, *, cordoned: bool) -> None:
+        # First: what could not be written down has not happened.
+        self._cordons.set(node_id, cordoned=cordoned)
+        self._engine.cordon(node_id, cordoned=cordoned)
 
     def _check(self, node_id: str) -> None:
         known = [node.id for node in self._engine.nodes()]

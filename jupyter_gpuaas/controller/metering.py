@@ -241,9 +241,9 @@ class MeteredEngine:
         """See ``Engine.grows``."""
         return self._engine.grows
 
-    async def open(self) -> None:
+    async def open(self, cordoned: Collection[str] = ()) -> None:
         """See ``Engine.open``."""
-        await self._engine.open()
+        await self._engine.open(cordoned)
 
     async def close(self, *, stop_nodes: bool) -> None:
         """See ``Engine.close``."""

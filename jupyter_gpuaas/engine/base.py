@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -54,8 +54,14 @@ class Engine(Protocol):
     def grows(self) -> bool:
         """Whether nodes may come by themselves, so that a pool of one node is not sure to stay alone."""
 
-    async def open(self) -> None:
-        """Bring the nodes up and take over what an earlier controller left; returns when they answer."""
+    async def open(self, cordoned: Collection[str] = ()) -> None:
+        """Bring the nodes up and take over what an earlier controller left; returns when they answer.
+
+        Parameters
+        ----------
+        cordoned
+            Ids of nodes that take no new sessions, also of such as come later.
+        """
 
     async def close(self, *, stop_nodes: bool) -> None:
         """Let go of the nodes, which go on, or end them with all that runs there."""
@@ -107,7 +113,7 @@ class Engine(Protocol):
         """
 
     def cordon(self, node_id: str, *, cordoned: bool) -> None:
-        """Take no new sessions on the node, or take them again; those that it has stay."""
+        """Take no new sessions on the node, or take them again; those that it has stay. Nothing is written down."""
 
     def silent(self, node_id: str, cause: str) -> None:
         """Say that a node does not answer, so that nothing is placed there; with an empty cause, that it does again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Collection
 
 import msgspec
 
@@ -36,10 +37,10 @@ class LocalEngine(NodePool):
         self._agents: dict[str, AgentProcess] = {}
         self._guards: list[asyncio.Task[None]] = []
 
-    async def open(self) -> None:
+    async def open(self, cordoned: Collection[str] = ()) -> None:
         """See ``Engine.open``."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._load()
+        self._load(cordoned)
         wanted = {f"{NODE_PREFIX}{number}" for number in range(self._wanted)}
         leased = {lease.node_id for lease in self._queue.held()}
         # An earlier service may have had more nodes: what runs there is not given up.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
 import msgspec
 
 from jupyter_gpuaas.engine.base import LeaseMeta, NodeEvent
-from jupyter_gpuaas.engine.cordons import Cordons
 from jupyter_gpuaas.engine.news import News
 from jupyter_gpuaas.engine.queue import LeaseQueue
 from jupyter_gpuaas.errors import TransportError
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class NodePool:
-    """A pool of nodes whose number stays as it is, with leases and cordons kept in ``folder``.
+    """A pool of nodes whose number stays as it is, with leases kept in ``folder``.
 
     Who derives from it says where nodes come from, and which agents they have.
     """
@@ -30,14 +29,14 @@ class NodePool:
     def __init__(self, folder: Path) -> None:
         self._nodes: dict[str, Node] = {}
         self._queue = LeaseQueue(folder / "leases.json", self.nodes)
-        self._cordons = Cordons(folder / "cordons.json")
+        self._cordoned: set[str] = set()
         self._news = News()
         self._silent: set[str] = set()
 
-    def _load(self) -> None:
-        """Take over what the files say."""
+    def _load(self, cordoned: Collection[str]) -> None:
+        """Take over leases, from their file, and cordons."""
         self._queue.load()
-        self._cordons.load()
+        self._cordoned = set(cordoned)
 
     def nodes(self) -> list[Node]:
         """See ``Engine.nodes``."""
@@ -71,7 +70,7 @@ class NodePool:
         """See ``Engine.cordon``."""
         if node_id not in self._nodes:
             raise TransportError(f"there is no node {node_id}.")
-        self._cordons.set(node_id, cordoned=cordoned)
+        (self._cordoned.add if cordoned else self._cordoned.discard)(node_id)
         if self._nodes[node_id].state is not NodeState.LOST:
             self._change(node_id, self._state(node_id), "by request")
             self._queue.serve()
@@ -92,7 +91,7 @@ class NodePool:
     def _state(self, node_id: str) -> NodeState:
         if node_id in self._silent:
             return NodeState.LOST
-        return NodeState.CORDONED if node_id in self._cordons else NodeState.UP
+        return NodeState.CORDONED if node_id in self._cordoned else NodeState.UP
 
     def _change(self, node_id: str, state: NodeState, cause: str) -> None:
         self._nodes[node_id] = msgspec.structs.replace(self._nodes[node_id], state=state)

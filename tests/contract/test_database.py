@@ -19,6 +19,7 @@ from jupyter_gpuaas import errors
 from jupyter_gpuaas.controller.catalogue import schema_version, tables
 from jupyter_gpuaas.controller.catalogue.acting import ActingLease
 from jupyter_gpuaas.controller.catalogue.all_tables import metadata
+from jupyter_gpuaas.controller.catalogue.cordons import CordonRows
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.drains import Drain, DrainRows
 from jupyter_gpuaas.controller.catalogue.opening import address, make_engine
@@ -226,6 +227,22 @@ def test_database_drains_last_and_are_one_a_node(opened: Open) -> None:
     assert rows.all() == [later]
     rows.forget("a")
     assert rows.all() == []
+
+
+def test_database_cordons_last_and_those_of_a_file_are_taken_over_once(opened: Open, tmp_path: Path) -> None:
+    database = opened()
+    former = tmp_path / "cordons.json"
+    former.write_bytes(b'["a","b"]')
+    rows = CordonRows(database)
+    rows.set("b", cordoned=True)
+    rows.set("b", cordoned=True)
+    rows.take_over(former)
+    assert rows.all() == {"a", "b"} and not former.exists()
+    rows.set("a", cordoned=False)
+    database.close()
+    again = CordonRows(opened())
+    again.take_over(former)
+    assert again.all() == {"b"}
 
 
 # -- schema -------------------------------------------------------------------------------------------------

@@ -235,6 +235,24 @@ async def test_cordon_keeps_what_is_there_and_takes_nothing_new(engine: Engine, 
     await news.aclose()  # type: ignore[attr-defined]
 
 
+async def test_open_with_a_cordoned_node_takes_nothing_new_there_until_it_is_told_to(kit: Kit) -> None:
+    made = kit.make()
+    await made.open({kit.nodes[0], "comes-later"})
+    try:
+        assert [node.state for node in made.nodes()] == [NodeState.CORDONED, NodeState.UP]
+        made.cordon(kit.nodes[0], cordoned=False)
+        assert [node.state for node in made.nodes()] == [NodeState.UP, NodeState.UP]
+    finally:
+        await made.close(stop_nodes=True)
+    # It knows of no cordon that it was not told of.
+    again = kit.make()
+    await again.open()
+    try:
+        assert [node.state for node in again.nodes()] == [NodeState.UP, NodeState.UP]
+    finally:
+        await again.close(stop_nodes=True)
+
+
 async def test_lost_node_is_told_and_comes_back(engine: Engine, kit: Kit) -> None:
     lease = await engine.acquire(ResourceRequest(node=kit.nodes[0]), meta("a"), timeout=0)
     news, before = engine.events(), kit.pid(kit.nodes[0])

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import pytest
 
 from jupyter_gpuaas.client.migrations import ENDED, follow_migration
 from jupyter_gpuaas.controller import drains
+from jupyter_gpuaas.controller.catalogue.database import Database
+from jupyter_gpuaas.controller.catalogue.drains import Drain, DrainRows
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.engine.base import AgentEndpoint
@@ -29,12 +32,12 @@ from jupyter_gpuaas.errors import (
     StaleEpoch,
     TransportError,
 )
-from jupyter_gpuaas.model import HostReport, HostState, Phase, ResourceRequest, SessionState
+from jupyter_gpuaas.model import DrainView, HostReport, HostState, Phase, ResourceRequest, SessionState
 from jupyter_gpuaas.node.hosts import HostRecord
 from tests.conftest import GpuaasHome
 from tests.fault.nodes import lives
 from tests.roaming import Outputs, Roamer, commit_as, roaming
-from tests.service import Service, eventually, running_service
+from tests.service import Service, eventually, quick_settings, running_service
 
 S = SessionState
 QUICK = {"nodes": 2, "checkpoint_share": 1e6, "workdir": "session"}
@@ -504,8 +507,7 @@ async def test_drain_empties_a_node_and_cordons_it(service: Service) -> None:
         assert (view.left, view.cause) == ((), "the node is empty")
         assert await roamer.said("print(x)") == "6"
         assert await roamer.node() != node
-        states = {each.id: each.state.value for each in await service.admin.nodes()}
-        assert states[node] == "cordoned"
+        assert (await states(service))[node] == "cordoned"
         await service.admin.cordon(node, cordoned=False)
         assert [(each.state.value, each.drain) for each in await service.admin.nodes()] == [("up", None)] * 2
 
@@ -672,3 +674,59 @@ async def test_cordon_outlives_the_service(gpuaas_home: GpuaasHome) -> None:
         await service.admin.cordon("local-1", cordoned=False)
     async with running_service(gpuaas_home.path, **QUICK) as service:
         assert {each.state.value for each in await service.admin.nodes()} == {"up"}
+
+
+async def states(service: Service) -> dict[str, str]:
+    return {each.id: each.state.value for each in await service.admin.nodes()}
+
+
+async def emptied(service: Service, node: str) -> None:
+    """Return when a drain of a node without sessions has ended."""
+
+    async def over() -> bool:
+        return (await service.admin.drain_view(node)).done
+
+    await eventually(over)
+    assert (await service.admin.drain_view(node)).cause == "the node is empty"
+
+
+@pytest.mark.sqlite
+async def test_cordon_is_that_of_the_database_and_not_of_the_folder(gpuaas_home: GpuaasHome, tmp_path: Path) -> None:
+    one, other = gpuaas_home.path, tmp_path / "other"
+    settings = {**QUICK, "database_url": f"sqlite:///{tmp_path}/common.db"}
+    async with running_service(one, **settings) as service:
+        await service.admin.drain("local-0", deadline_s=60)
+        await emptied(service, "local-0")
+        await service.admin.cordon("local-1", cordoned=True)
+    async with running_service(other, **settings) as service:
+        assert await states(service) == {"local-0": "cordoned", "local-1": "cordoned"}
+        await emptied(service, "local-0")
+        await service.admin.cordon("local-1", cordoned=False)
+    async with running_service(one, **settings) as service:
+        assert await states(service) == {"local-0": "cordoned", "local-1": "up"}
+
+
+async def test_cordons_that_an_earlier_version_has_kept_in_a_file_hold_until_they_are_ended(
+    gpuaas_home: GpuaasHome,
+) -> None:
+    (gpuaas_home.path / "cordons.json").write_text('["local-1"]')
+    async with running_service(gpuaas_home.path, end_sessions=False, **QUICK) as service:
+        assert await states(service) == {"local-0": "up", "local-1": "cordoned"}
+        await service.admin.cordon("local-1", cordoned=False)
+    async with running_service(gpuaas_home.path, **QUICK) as service:
+        assert await states(service) == {"local-0": "up", "local-1": "up"}
+
+
+async def test_node_that_another_controller_was_emptying_takes_no_sessions_and_stays_so(
+    gpuaas_home: GpuaasHome,
+) -> None:
+    database = Database(quick_settings(gpuaas_home.path).database, events_kept=10)
+    view = DrainView(node="local-1", deadline_s=time.time() + 60)
+    DrainRows(database).keep(Drain(view=view, cause="asked", accept_loss=False))
+    database.close()
+    async with running_service(gpuaas_home.path, end_sessions=False, **QUICK) as service:
+        assert await states(service) == {"local-0": "up", "local-1": "cordoned"}
+        await emptied(service, "local-1")
+    async with running_service(gpuaas_home.path, **QUICK) as service:
+        assert await states(service) == {"local-0": "up", "local-1": "cordoned"}
+        await emptied(service, "local-1")

@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 
 import msgspec
@@ -149,8 +149,8 @@ class MadeUpEngine(NodePool):
         self._nodes = {node.id: node for node in map(made_up_node, range(nodes))}
         self._url = agents_url
 
-    async def open(self) -> None:
-        self._load()
+    async def open(self, cordoned: Collection[str] = ()) -> None:
+        self._load(cordoned)
 
     async def close(self, *, stop_nodes: bool) -> None:
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jupyter_gpuaas.controller.catalogue import drains, reservations, tables, usage, users
+from jupyter_gpuaas.controller.catalogue import cordons, drains, reservations, tables, usage, users
 
-__all__ = ["drains", "metadata", "reservations", "usage", "users"]
+__all__ = ["cordons", "drains", "metadata", "reservations", "usage", "users"]
 metadata = tables.metadata

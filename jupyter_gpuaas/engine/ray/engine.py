@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.engine.base import AgentEndpoint, LeaseMeta, NodeEvent
@@ -54,11 +54,11 @@ class RayEngine:
         self._news_for_autoscaler = asyncio.Event()
         self.grows = settings.ray_autoscale == "on"
 
-    async def open(self) -> None:
+    async def open(self, cordoned: Collection[str] = ()) -> None:
         """See ``Engine.open``."""
         await self._cluster.connect()
         self._leases.load()
-        await self._members.open()
+        await self._members.open(cordoned)
         await self._leases.adopt()
         self._members.follow()
         self._leases.open()

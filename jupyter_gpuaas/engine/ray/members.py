@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,6 @@ from jupyter_gpuaas import __version__
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.engine.base import AgentEndpoint, NodeEvent
-from jupyter_gpuaas.engine.cordons import Cordons
 from jupyter_gpuaas.engine.environment import for_nodes
 from jupyter_gpuaas.engine.news import News
 from jupyter_gpuaas.engine.ray import plan
@@ -84,12 +83,13 @@ class Members:
         self._file = settings.folder / "ray-nodes.json"
         self._members: dict[str, Member] = {}
         self._silent: set[str] = set()
+        #: Also such as are not there now.
+        self._cordoned: set[str] = set()
         #: Ray's ids of raylets in whose place others are.
         self._replaced: set[str] = set()
         self._polling: asyncio.Task[None] | None = None
         #: Why Ray does not tell of its nodes, while it does not.
         self._failing = ""
-        self.cordons = Cordons(settings.folder / "cordons.json")
         self.news = News()
         #: Something is new that matters to who waits.
         self.on_change: Callable[[], None] = lambda: None
@@ -98,9 +98,9 @@ class Members:
 
     # -- begin and end -----------------------------------------------------------------------------------------
 
-    async def open(self) -> None:
+    async def open(self, cordoned: Collection[str] = ()) -> None:
         """Bring up the nodes; those that cannot be are tried again and again."""
-        self.cordons.load()
+        self._cordoned = set(cordoned)
         self._load()
         self._found(await self._cluster.nodes())
         trying = [member for member in self._members.values()]
@@ -181,7 +181,7 @@ class Members:
         member = self._members.get(node_id)
         if member is None:
             raise TransportError(f"there is no node {node_id}.")
-        self.cordons.set(node_id, cordoned=cordoned)
+        (self._cordoned.add if cordoned else self._cordoned.discard)(node_id)
         self._settle(member, "by request")
 
     def silent(self, node_id: str, cause: str) -> None:
@@ -360,7 +360,7 @@ class Members:
             in_ray=member.ray is not None,
             answers=member.answers,
             silent=member.id in self._silent,
-            cordoned=member.id in self.cordons,
+            cordoned=member.id in self._cordoned,
         )
         if state is not member.node.state:
             member.node = msgspec.structs.replace(member.node, state=state)
