@@ -80,7 +80,7 @@ class Clients:
         after: int | None,
         journal: str,
         *,
-        met: bool,
+        met: bool | None,
         may: Callable[[], bool],
         welcome: Callable[[], dict[str, Any]],
     ) -> bool | None:
@@ -91,7 +91,7 @@ class Clients:
         after, journal
             The last record that it has, and of which journal; None and empty when it has none.
         met
-            It has read a welcome of this host. One that was sent may never have come.
+            It has read a welcome of this host. One that was sent may never have come; None where it does not say.
         may
             Whether clients are let in.
         welcome
@@ -144,8 +144,10 @@ class Clients:
             attachment.send_op(op)
             attachment.close(reason, 1001)
 
-    def _place(self, client: str, after: int | None, journal: str, met: bool) -> _Place:
+    def _place(self, client: str, after: int | None, journal: str, met: bool | None) -> _Place:
         mine = self._owner.journal
+        if met is None:
+            met = client in self._inboxes
         # Of one that a host handed over, or that was here before any loss, the count is known.
         met = met or self._lost_after is None
         behind = journal == mine.id and after is not None and self._is_behind(after, met)

@@ -252,13 +252,13 @@ class SessionHost:
         after, journal
             The last record that it has, and of which journal; None and empty when it has none.
         epoch
-            Of the host that has welcomed it last, as far as it knows; None where none has.
+            Of the host whose welcome it has read last; None where there was none, or where it does not say.
         """
         if not self._lets_in():
             # With this answer a client asks the service where it is.
             raise NoSuchSession(MOVING)
         self._outflow.flush()
-        met = epoch == self.spec.lease.epoch
+        met = None if epoch is None else epoch == self.spec.lease.epoch
         new = await self._clients.attach(
             connection, head, rest, client, after, journal, met=met, may=self._lets_in, welcome=self._welcome
         )

@@ -367,6 +367,23 @@ async def test_client_that_has_heard_more_than_its_host_knows_of_begins_anew_wit
     await close(host, (near, far))
 
 
+async def test_client_that_does_not_say_what_it_has_read_is_told_of_a_loss_once(tmp_path: Path) -> None:
+    """It is of an older version. Told again, it would count anew what has come."""
+    host = make_host(tmp_path)
+    host.notice("before")
+    host._clients.take_over({}, 1, 1)
+    pairs = [socket.socketpair() for _ in range(2)]
+    told = []
+    for near, far in pairs:
+        near.setblocking(False)
+        await host.attach(far, handshake(), b"", "client", 1, host.journal.id)
+        (welcome,) = re.findall(rb'\{"op":"welcome".*?\}', await heard(near))
+        told.append(json.loads(welcome)["received"])
+        host._clients._inboxes["client"].accept(1)
+    assert told == [None, 1]
+    await close(host, *pairs)
+
+
 @pytest.mark.parametrize("behind", [False, True])
 async def test_client_that_has_not_read_what_it_was_told_after_a_loss_is_told_it_again(
     tmp_path: Path, behind: bool
@@ -377,7 +394,7 @@ async def test_client_that_has_not_read_what_it_was_told_after_a_loss_is_told_it
     host._clients.take_over({}, 1, 1)
     pairs = [socket.socketpair() for _ in range(3)]
     told = []
-    for (near, far), epoch in zip(pairs, (None, 0, 1), strict=True):
+    for (near, far), epoch in zip(pairs, (0, 0, 1), strict=True):
         near.setblocking(False)
         host.notice("that counts from there, too")
         after = 2 if behind and not epoch else 1
