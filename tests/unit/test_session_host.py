@@ -306,7 +306,7 @@ async def test_request_that_waits_for_a_slow_disk_is_not_acknowledged(
     told.clear()
     request = make_parts(b"client", "execute_request", b"{}", {"code": "2"})
     attachment.binary_received(cast(Link, None), b"".join(encode(Kind.SHELL, 2, 0, request)))
-    await eventually(lambda: len(told) > 2)
+    await eventually(lambda: len(told) > 2 or 2 in told)
     assert set(told) == {1}
     # Nor is a client that comes again told that it has arrived.
     near, far = pairs[1]
@@ -322,6 +322,8 @@ async def test_request_that_waits_for_a_slow_disk_is_not_acknowledged(
     disk_goes_on = True
     await eventually(lambda: 3 in told)
     host.kernel = None
+    for near, _ in pairs:  # nobody takes all that waits for them
+        near.close()
     await close(host, *pairs)
 
 
@@ -348,6 +350,7 @@ async def test_request_is_acknowledged_while_the_journal_is_kept_in_memory_as_th
         await eventually(lambda: 1 in told)
         assert host.journal.no_room
     host.kernel = None
+    near.close()  # nobody takes all that waits for it
     await close(host, (near, far))
 
 
