@@ -39,6 +39,8 @@ class Outbox:
         self._most_bytes = most_bytes
         self._kept: deque[_Kept] = deque()
         self._bytes = 0
+        #: Serials of the last records that a host which was lost may have had, and that it has had.
+        self._before = self._arrived = 0
         self.last = 0
         #: Serial of the record that was put last.
         self.last_serial = 0
@@ -69,8 +71,8 @@ class Outbox:
 
     @property
     def serials(self) -> frozenset[int]:
-        """Of the records that are kept."""
-        return frozenset(kept.serial for kept in self._kept)
+        """Of the records that another host is to get."""
+        return frozenset(kept.serial for kept in self._kept if kept.serial > self._arrived)
 
     def rebase(self, drop: Container[int] = (), before: Sequence[Sent] = ()) -> None:
         """Begin to count anew, towards somebody who has got nothing yet.
@@ -82,9 +84,10 @@ class Outbox:
         before
             What had been acknowledged and is to be sent again, in front of all others; the bound does not count for it.
         """
-        rest = [_sent(kept) for kept in self._kept if kept.serial not in drop]
+        rest = [_sent(kept) for kept in self._kept if kept.serial > self._arrived and kept.serial not in drop]
         self._kept.clear()
         self.last = self._bytes = 0
+        self._before, self._arrived = self.last_serial, 0
         for sent in (*before, *rest):
             buffers = encode(sent.kind, self.last + 1, sent.time_us, sent.parts)
             self._keep(sent.serial, buffers, sum(len(buffer) for buffer in buffers))
@@ -97,7 +100,14 @@ class Outbox:
             self._bytes -= self._kept.popleft().size
 
     def arrived(self, serial: int) -> None:
-        """An answer tells that this record has come, and all before it: they must not go to another host."""
+        """An answer tells that this record has come, and all before it: they must not go to another host.
+
+        One of before a loss may have come to the lost host alone. Its successor, which counts, still gets it, and knows
+        it by its header.
+        """
+        if serial <= self._before:
+            self._arrived = max(self._arrived, serial)
+            return
         while self._kept and self._kept[0].serial <= serial:
             self._bytes -= self._kept.popleft().size
 

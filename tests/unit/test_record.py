@@ -138,6 +138,20 @@ def test_outbox_forgets_what_an_answer_tells_to_have_come_and_all_before_it() ->
     assert [b"".join(bytes(part) for part in buffers)[-1:] for buffers in outbox.after(0)] == [b"c"]
 
 
+def test_outbox_still_has_what_came_to_a_lost_host_and_in_part_to_its_successor() -> None:
+    outbox, successor = Outbox(1 << 20), Inbox()
+    for text in (b"a", b"b"):
+        outbox.put(Kind.SHELL, 5, [text])
+    outbox.rebase()
+    assert successor.accept(1)
+    outbox.arrived(2)  # the lost host has answered it, as its journal tells; then the link is cut
+    outbox.acknowledge(successor.last)
+    outbox.put(Kind.SHELL, 5, [b"c"])
+    records = RecordReader(1 << 20).feed(b"".join(b"".join(buffers) for buffers in outbox.after(successor.last)))
+    assert [successor.accept(record.number) for record in records] == [True, True]
+    assert outbox.serials == {3}
+
+
 def test_outbox_rebased_counts_anew_without_what_is_dropped_and_behind_what_comes_before() -> None:
     outbox = Outbox(1 << 20)
     for text in (b"a", b"b", b"c" * 100_000, b"d"):
