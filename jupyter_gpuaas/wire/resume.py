@@ -41,6 +41,8 @@ class Outbox:
         self._bytes = 0
         #: Serials of the last records that a host which was lost may have had, and that it has had.
         self._before = self._arrived = 0
+        #: Number of the last record that an answer tells to have come.
+        self._heard = 0
         self.last = 0
         #: Serial of the record that was put last.
         self.last_serial = 0
@@ -86,7 +88,7 @@ class Outbox:
         """
         rest = [_sent(kept) for kept in self._kept if kept.serial > self._arrived and kept.serial not in drop]
         self._kept.clear()
-        self.last = self._bytes = 0
+        self.last = self._bytes = self._heard = 0
         self._before, self._arrived = self.last_serial, 0
         for sent in (*before, *rest):
             buffers = encode(sent.kind, self.last + 1, sent.time_us, sent.parts)
@@ -109,10 +111,16 @@ class Outbox:
             self._arrived = max(self._arrived, serial)
             return
         while self._kept and self._kept[0].serial <= serial:
-            self._bytes -= self._kept.popleft().size
+            gone = self._kept.popleft()
+            self._heard = gone.number
+            self._bytes -= gone.size
 
     def after(self, number: int) -> Iterator[list[Buffer]]:
-        """What the other side lacks when it has everything up to ``number``."""
+        """What the other side lacks when it has everything up to ``number``.
+
+        It may name less than it has answered: a host counts only what is in its journal, and answers from memory.
+        """
+        number = max(number, self._heard)
         if self._kept and number < self._kept[0].number - 1:
             raise LocalProtocolError(f"records after {number} are gone; the oldest kept is {self._kept[0].number}.")
         return (kept.buffers for kept in list(self._kept) if kept.number > number)
