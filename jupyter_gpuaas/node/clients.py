@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..config import Settings
+from ..model import Loss
 from ..wire.link import adopt
 from .attachment import Arrivals, Attachment, AttachmentOwner
 
@@ -44,9 +45,8 @@ class Clients:
         self._inboxes: OrderedDict[str, Arrivals] = OrderedDict()
         #: Highest record number that ever went out to one that has left.
         self._sent = 0
-        #: Number of the last record that a host left which was lost; None when there was none. What had come from
-        #: clients by then is not known.
-        self._lost_after: int | None = None
+        #: Of the last host of the session that was lost.
+        self.loss = Loss()
         #: Since when there is none.
         self.unattended_since_s = time.time()
 
@@ -63,10 +63,10 @@ class Clients:
         """How many requests of each client have come."""
         return {client: inbox.last for client, inbox in self._inboxes.items()}
 
-    def take_over(self, received: Mapping[str, int], sent: int, lost_after: int | None) -> None:
+    def take_over(self, received: Mapping[str, int], sent: int, loss: Loss) -> None:
         """Go on with those of the session's former host."""
         self._inboxes = OrderedDict((client, Arrivals(last)) for client, last in received.items())
-        self._sent, self._lost_after = sent, lost_after
+        self._sent, self.loss = sent, loss
         self.unattended_since_s = time.time()
 
     # -- coming and going --------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ class Clients:
         after: int | None,
         journal: str,
         *,
-        met: bool | None,
+        epoch: int | None,
         may: Callable[[], bool],
         welcome: Callable[[], dict[str, Any]],
     ) -> bool | None:
@@ -90,8 +90,9 @@ class Clients:
         ----------
         after, journal
             The last record that it has, and of which journal; None and empty when it has none.
-        met
-            It has read a welcome of this host. One that was sent may never have come; None where it does not say.
+        epoch
+            Of the host whose welcome it has read last. One that was sent may never have come; None where it does not
+            say.
         may
             Whether clients are let in.
         welcome
@@ -102,7 +103,7 @@ class Clients:
         Whether it is new; None when it is not attached.
         """
         s = self._settings
-        place = self._place(client, after, journal, met)
+        place = self._place(client, after, journal, epoch)
         attachment = Attachment(
             self._owner, client, place.inbox, place.start, message_bytes=s.message_bytes, frame_bytes=s.frame_bytes
         )
@@ -144,13 +145,15 @@ class Clients:
             attachment.send_op(op)
             attachment.close(reason, 1001)
 
-    def _place(self, client: str, after: int | None, journal: str, met: bool | None) -> _Place:
+    def _place(self, client: str, after: int | None, journal: str, epoch: int | None) -> _Place:
         mine = self._owner.journal
-        if met is None:
-            met = client in self._inboxes
-        # Of one that a host handed over, or that was here before any loss, the count is known.
-        met = met or self._lost_after is None
-        behind = journal == mine.id and after is not None and self._is_behind(after, met)
+        if epoch is None:
+            met = client in self._inboxes or not self.loss.epoch
+        else:  # It has read a welcome of this host, or of one that has handed it over to this one.
+            met = epoch >= self.loss.epoch
+        # What is up to here it has as this host has it.
+        same = mine.last if met else self.loss.last
+        behind = journal == mine.id and after is not None and after > same
         if behind or (journal and journal != mine.id):
             # What it has is of a host that was lost, and so is its count of requests.
             after = None
@@ -161,9 +164,7 @@ class Clients:
         self._inboxes.move_to_end(client)
         self._forget_some(client)
         start = mine.acknowledged if after is None else after
-        if behind:
-            start = mine.last if self._lost_after is None else self._lost_after
-        return _Place(inbox, start, known, counted, behind)
+        return _Place(inbox, same if behind else start, known, counted, behind)
 
     def _forget_some(self, newest: str) -> None:
         """Of those that are not attached, the ones that have not come for longest, where there are too many."""
@@ -172,10 +173,6 @@ class Clients:
             away = [each for each in self._inboxes if each not in self._attached and each != newest]
             for client in away[:surplus]:
                 del self._inboxes[client]
-
-    def _is_behind(self, after: int, met: bool) -> bool:
-        """Whether a client has heard more than this host knows of: what a host that was lost had only in memory."""
-        return after > self._owner.journal.last or (not met and after > (self._lost_after or 0))
 
     # -- what they get -----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from ..config import Settings
 from ..errors import MigrationError, NoSuchSession, RemoteProtocolError, TransportError
 from ..lifecycle.kernel_end import after_end
 from ..lifecycle.node_loss import ENAME, broken_words, lost_cells, notice
-from ..model import Channel, Handover, HeldRequest, HostReport, HostSpec, HostState, RestoreReport
+from ..model import Channel, Handover, HeldRequest, HostReport, HostSpec, HostState, Loss, RestoreReport
 from ..model.words import restored_lines
 from ..wire.jupyter import Header, make_parts, read_header
 from ..wire.record import Buffer, Kind, Record
@@ -258,9 +258,8 @@ class SessionHost:
             # With this answer a client asks the service where it is.
             raise NoSuchSession(MOVING)
         self._outflow.flush()
-        met = None if epoch is None else epoch == self.spec.lease.epoch
         new = await self._clients.attach(
-            connection, head, rest, client, after, journal, met=met, may=self._lets_in, welcome=self._welcome
+            connection, head, rest, client, after, journal, epoch=epoch, may=self._lets_in, welcome=self._welcome
         )
         if new is None:
             return
@@ -495,6 +494,7 @@ class SessionHost:
             acknowledged=self.journal.acknowledged,
             sent=self._clients.sent,
             inboxes=self._clients.received,
+            loss=self._clients.loss,
             seen=self.dialogue.seen,
             held=tuple(HeldRequest(held.channel, tuple(map(bytes, held.parts))) for held in self.held),
             kernel_starts=self._kernel_starts,
@@ -525,8 +525,8 @@ class SessionHost:
         """
         self.stands_by = False
         policy = self.spec.on_node_loss
-        lost_after = None if handover.whole else self.journal.last
-        self._clients.take_over(handover.inboxes, handover.sent, lost_after)
+        loss = handover.loss if handover.whole else Loss(self.spec.lease.epoch, self.journal.last)
+        self._clients.take_over(handover.inboxes, handover.sent, loss)
         self.restored_cell, self.restored_number = cell, self.journal.last
         self.dialogue.remember(handover.seen)
         self.dialogue.take_over(handover.asked, handover.prompt, time.monotonic())

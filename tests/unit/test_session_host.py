@@ -21,7 +21,7 @@ from websockets.uri import parse_uri
 from jupyter_gpuaas import model
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import JournalError
-from jupyter_gpuaas.model import Channel, Handover, HostSpec, Lease
+from jupyter_gpuaas.model import Channel, Handover, HostSpec, Lease, Loss
 from jupyter_gpuaas.node import attachment as attachment_module
 from jupyter_gpuaas.node import segment as segment_module
 from jupyter_gpuaas.node.attachment import Attachment
@@ -31,6 +31,7 @@ from jupyter_gpuaas.node.host import Host
 from jupyter_gpuaas.node.journal import Journal
 from jupyter_gpuaas.node.kernel_process import Kernel
 from jupyter_gpuaas.node.outflow import LARGE_BYTES
+from jupyter_gpuaas.node.remains import handover_of
 from jupyter_gpuaas.node.session_host import SessionHost
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.link import Link
@@ -57,10 +58,10 @@ async def heard(end: socket.socket) -> bytes:
         return data
 
 
-def make_host(folder: Path, settings: Settings | None = None) -> SessionHost:
-    lease = Lease(id="l", session_id="s", node_id="n", device_ids=("d",), epoch=1)
+def make_host(folder: Path, settings: Settings | None = None, *, epoch: int = 1) -> SessionHost:
+    lease = Lease(id="l", session_id="s", node_id="n", device_ids=("d",), epoch=epoch)
     spec = HostSpec(session_id="s", name="s", owner="me", lease=lease, secret="k")
-    (folder / "journal").mkdir()
+    (folder / "journal").mkdir(parents=True)
     return SessionHost(spec, folder, settings or Settings(), start_kernel=lambda: None, changed=lambda report: None)
 
 
@@ -374,7 +375,7 @@ async def test_client_that_does_not_say_what_it_has_read_is_told_of_a_loss_once(
     """It is of an older version. Told again, it would count anew what has come."""
     host = make_host(tmp_path)
     host.notice("before")
-    host._clients.take_over({}, 1, 1)
+    host._clients.take_over({}, 1, Loss(1, 1))
     pairs = [socket.socketpair() for _ in range(2)]
     told = []
     for near, far in pairs:
@@ -394,7 +395,7 @@ async def test_client_that_has_not_read_what_it_was_told_after_a_loss_is_told_it
     """The link is cut before its welcome comes: it still counts its requests as the lost host did."""
     host = make_host(tmp_path)
     host.notice("before")
-    host._clients.take_over({}, 1, 1)
+    host._clients.take_over({}, 1, Loss(1, 1))
     pairs = [socket.socketpair() for _ in range(3)]
     told = []
     for (near, far), epoch in zip(pairs, (0, 0, 1), strict=True):
@@ -407,6 +408,81 @@ async def test_client_that_has_not_read_what_it_was_told_after_a_loss_is_told_it
     lost = {"received": 0, "behind": True, "after": 1} if behind else {"received": None, "behind": False, "after": 1}
     assert told == [lost, lost, {"received": 0, "behind": False, "after": 1}]
     await close(host, *pairs)
+
+
+async def follow(host: SessionHost, epoch: int, *, lost: bool = False) -> SessionHost:
+    """The next host of a session, when this one has handed it over or was lost."""
+    await host.settled()
+    handover = host.handover(())
+    if lost:
+        handover = handover_of(host.journal, host.settings.message_bytes)
+    successor = make_host(host.folder / str(epoch), epoch=epoch)
+    successor.journal.extend(b"".join(host.journal.copy(0).pieces()), 0)
+    successor.take_over(handover)
+    await successor.settled()
+    return successor
+
+
+class Links:
+    """Links of a client, each of which ends as soon as its first message has come."""
+
+    def __init__(self, client: str) -> None:
+        self._client = client
+
+    async def open(self, host: SessionHost, after: int, epoch: int | None) -> tuple[int | None, bool, int]:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        await host.attach(far, handshake(), b"", self._client, after, host.journal.id, epoch)
+        (welcome,) = re.findall(rb'\{"op":"welcome".*?\}', await heard(near))
+        near.close()
+        await eventually(lambda: far.fileno() < 0)
+        told = json.loads(welcome)
+        return told["received"], told["behind"], told["after"]
+
+
+async def test_client_that_has_not_read_what_it_was_told_after_a_loss_is_told_it_where_the_session_has_moved(
+    tmp_path: Path,
+) -> None:
+    first = make_host(tmp_path)
+    for _ in range(3):
+        first.notice("before")
+    hosts = [first, await follow(first, 2, lost=True)]
+    end = 3
+    unread, ahead, reader = Links("unread"), Links("ahead"), Links("reader")
+    assert await unread.open(hosts[1], end, 1) == (None, False, end)
+    assert await ahead.open(hosts[1], end + 1, 1) == (0, True, end)
+    assert await reader.open(hosts[1], end, 1) == (None, False, end)
+    hosts += [await follow(hosts[1], 3)]
+    hosts += [await follow(hosts[2], 4)]
+    after = hosts[3].journal.last
+    assert after > end
+    assert await unread.open(hosts[3], end, 1) == (None, False, end)
+    assert await unread.open(hosts[3], end, 4) == (0, False, end)
+    assert await ahead.open(hosts[3], end + 1, 1) == (0, True, end), "its last record is another than that of this host"
+    assert await reader.open(hosts[3], after, 2) == (0, False, after), "it has read it and asked nothing since"
+    # After another loss nobody knows again.
+    hosts += [await follow(hosts[3], 5, lost=True)]
+    hosts += [await follow(hosts[4], 6)]
+    assert await reader.open(hosts[5], after, 2) == (None, False, after)
+    assert await reader.open(hosts[5], after, 6) == (0, False, after)
+    for host in hosts:
+        await close(host)
+
+
+async def test_what_a_host_of_an_older_version_hands_over_is_counted_on(tmp_path: Path) -> None:
+    first = make_host(tmp_path)
+    first.notice("before")
+    await first.settled()
+    said = msgspec.msgpack.decode(msgspec.msgpack.encode(first.handover(())))
+    del said["loss"]
+    successor = make_host(tmp_path / "next", epoch=2)
+    successor.journal.extend(b"".join(first.journal.copy(0).pieces()), 0)
+    older = msgspec.msgpack.encode(said | {"inboxes": {"client": 7}})
+    successor.take_over(msgspec.msgpack.decode(older, type=Handover))
+    for epoch in (None, 1, 2):
+        assert await Links("client").open(successor, 1, epoch) == (7, False, 1)
+    await close(successor)
+    await close(first)
 
 
 async def test_client_that_was_forgotten_is_told_that_its_requests_are_not_counted(tmp_path: Path) -> None:
