@@ -112,7 +112,7 @@ class Channel:
         self._outbox = Outbox(settings.outbox_bytes)
         self._inbox: Inbox | None = None
         self._journal = ""  # which one the inbox is of
-        self._epoch = 0  # of the host with which the outbox counts
+        self._epoch = 0  # of the host with which both count
         self._reader = RecordReader(settings.message_bytes)
         self._link: Link | None = None
         self._opening = False
@@ -141,9 +141,14 @@ class Channel:
         """Id of the journal that ``received`` counts in; empty before the first link."""
         return self._journal
 
-    def begin_behind(self, number: int, journal: str) -> None:
-        """Before ``run``: an earlier channel of the same client has got everything up to this record."""
-        self._inbox, self._journal = Inbox(number), journal
+    @property
+    def epoch(self) -> int:
+        """Of the host whose welcome came last; 0 before the first link."""
+        return self._epoch
+
+    def begin_behind(self, number: int, journal: str, epoch: int) -> None:
+        """Before ``run``: an earlier channel has got everything up to this record, and the welcome of this epoch."""
+        self._inbox, self._journal, self._epoch = Inbox(number), journal, epoch
 
     def use(self, info: ChannelInfo) -> None:
         """Use this ticket for the next link, instead of asking for one."""

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from jupyter_gpuaas.controller.auth import User
 from jupyter_gpuaas.controller.controller import Controller
-from jupyter_gpuaas.controller.gateway.kernels import Kernels, Place
+from jupyter_gpuaas.controller.gateway.kernels import Had, Kernels, Place
 from jupyter_gpuaas.controller.reports import HOSTED_STATES
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.controller.sockets import connection_of
@@ -100,10 +100,10 @@ class FrontEnd:
 
     async def run(self) -> None:
         """Serve; the connection has not been accepted yet."""
-        self._sent, journal = self._kernels.opened(self._place, self)
-        self._confirmed = self._sent
-        if journal:
-            self._channel.begin_behind(self._sent, journal)
+        had = self._kernels.opened(self._place, self)
+        if had is not None:
+            self._sent = self._confirmed = had.number
+            self._channel.begin_behind(*had)
         await self._socket.accept(subprotocol=codec.V1 if self._named else None)
         work = [self._keep_channel(), self._send(), self._receive(), self._confirm(), self._leave.wait()]
         tasks = [asyncio.create_task(each, name=f"gateway {self._place[0]}") for each in work]
@@ -238,7 +238,7 @@ class FrontEnd:
             if asked and connection.arrived == asked:
                 asked, self._confirmed = 0, max(self._confirmed, self._asked)
                 if self._confirmed:
-                    self._kernels.had(self._place, self._confirmed, self._channel.journal)
+                    self._kernels.had(self._place, Had(self._confirmed, self._channel.journal, self._channel.epoch))
                     if not self._shared:
                         self._channel.acknowledge(self._confirmed)
             if not asked and self._sent > self._confirmed:

@@ -7,7 +7,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.model import SessionState
@@ -37,6 +37,16 @@ REMEMBERED = 1000
 Place = tuple[str, str]
 
 
+class Had(NamedTuple):
+    """What a front end has of a session."""
+
+    #: Of the last record up to which it has everything.
+    number: int
+    journal: str
+    #: Of the host that it was from, or a later one with the same journal.
+    epoch: int
+
+
 class Kernels:
     """Front ends by session and by the id that they give themselves.
 
@@ -49,11 +59,11 @@ class Kernels:
     def __init__(self, lives: Callable[[str], bool]) -> None:
         self._lives = lives
         self._open: dict[Place, FrontEnd] = {}
-        self._had: OrderedDict[Place, tuple[int, str]] = OrderedDict()
+        self._had: OrderedDict[Place, Had] = OrderedDict()
         self._active_s: dict[str, float] = {}
 
-    def opened(self, place: Place, front_end: FrontEnd) -> tuple[int, str]:
-        """A front end is here; the number and journal of the last record that it had before, if any.
+    def opened(self, place: Place, front_end: FrontEnd) -> Had | None:
+        """A front end is here; what it had before, if anything.
 
         Its former connection, which it has lost and we may not have noticed, ends.
         """
@@ -61,16 +71,16 @@ class Kernels:
         if former is not None:
             former.leave()
         self._open[place] = front_end
-        return self._had.get(place, (0, ""))
+        return self._had.get(place)
 
     def left(self, place: Place, front_end: FrontEnd) -> None:
         """It has gone."""
         if self._open.get(place) is front_end:
             del self._open[place]
 
-    def had(self, place: Place, number: int, journal: str) -> None:
-        """It has everything up to this record."""
-        self._had[place] = number, journal
+    def had(self, place: Place, had: Had) -> None:
+        """It has this now."""
+        self._had[place] = had
         self._had.move_to_end(place)
         while len(self._had) > REMEMBERED:
             self._had.popitem(last=False)
