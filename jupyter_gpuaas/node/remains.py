@@ -115,6 +115,9 @@ class Shelf:
     def expire(self, now_s: float) -> None:
         """Remove what nobody has asked for in time, and what cannot be read."""
         for path in list(self._folder.iterdir()) if self._folder.is_dir() else []:
+            if path.name.startswith("."):  # who dropped it did not come to the end
+                shutil.rmtree(path, ignore_errors=True)
+                continue
             remains = self.get(path.name)
             if remains is None or (not remains.ordered and not 0 <= now_s - remains.since_s <= KEPT_S):
                 self.drop(path.name)

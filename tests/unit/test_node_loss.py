@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import time
 from pathlib import Path
 
 import msgspec
@@ -190,6 +192,20 @@ def test_remains_nobody_ordered_are_given_up_in_time_and_others_stay(tmp_path: P
     assert shelf.get("ordered") is not None
     shelf.drop("ordered", up_to=3)
     shelf.drop("ordered")
+    assert list((tmp_path / "remains").iterdir()) == []
+
+
+def test_what_an_agent_that_ended_meanwhile_has_dropped_in_part_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(tmp_path / "remains", Settings())
+    make(tmp_path / "sessions" / "s")
+    shelf.add(note("s", 3, "secret", ordered=True), tmp_path / "sessions" / "s")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda path, **more: None)
+        shelf.drop("s")
+    assert len(list((tmp_path / "remains").iterdir())) == 1
+    shelf.expire(time.time())
     assert list((tmp_path / "remains").iterdir()) == []
 
 
