@@ -120,7 +120,8 @@ class NodeLeases:
                 return
             last_s = began_s = time.monotonic()
             given_s = given(contact, began_s)
-            fenced = len(self._known() | self._silent_before) > 1 or self._engine.grows
+            # One that has gone for good, and that a parked session names for ever, has nothing that may act.
+            fenced = len(self._known() | (self._silent_before - self._lost)) > 1 or self._engine.grows
             ttl_s = self._settings.lease_s if fenced else 0.0
             renewal = LeaseRenewal(ttl_s=ttl_s, agent=agent, beat_s=beat_s, stands=self._stands(node_id))
             try:

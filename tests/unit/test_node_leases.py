@@ -190,6 +190,24 @@ async def test_node_that_the_engine_does_not_know_yet_is_lost_when_its_lease_has
         await leases.close()
 
 
+async def test_only_node_is_fenced_no_longer_than_one_that_has_gone_may_act(tmp_path: Path) -> None:
+    world = World()
+    del world.by_node["two"]
+    live = session_on("gone")
+    change(live, state=SessionState.PARKED, lease=None)
+    live.record = msgspec.structs.replace(live.record, incoming=Incoming(checkpoint="c", node="gone", epoch=1))
+    world.sessions = [live]
+    given = cast(Any, world)
+    leases = NodeLeases(given, given, given, Settings(home=str(tmp_path), lease_s=0.3))
+    leases.open()
+    try:
+        renewals = world.by_node["one"].renewals
+        await eventually(lambda: renewals and not renewals[-1].ttl_s)
+        assert renewals[0].ttl_s == 0.3 and leases.lost("gone") and followed("gone")
+    finally:
+        await leases.close()
+
+
 async def test_node_that_the_engine_comes_to_know_in_time_keeps_its_session(tmp_path: Path) -> None:
     world = World()
     live = session_on("hanging")
