@@ -27,6 +27,7 @@ from jupyter_gpuaas.errors import (
     CatalogueError,
     GpuaasError,
     InvalidRequest,
+    LeaseNotWritten,
     NoSuchSession,
     StaleEpoch,
 )
@@ -55,6 +56,8 @@ STEP_S = 60.0
 COPY_S = 120.0
 #: A standby follows no more often than this, and no longer than it rests.
 PACE_S = 0.2
+#: Where a lease could not be written, it is tried again after this long: each try takes an epoch and, of Ray, an actor.
+AGAIN_S = 60.0
 #: Where nothing is to be had; a host that takes a session over gets another way to what its former host has left.
 NOWHERE = Peer(url="", ticket="")
 
@@ -231,7 +234,7 @@ class Standbys:
     # -- one of them -------------------------------------------------------------------------------------------
 
     async def _keep(self, live: LiveSession) -> None:
-        pause_s, rests_until_s = self._settings.retry_first_s, 0.0
+        pause_s, rests_until_s, makes_from_s = self._settings.retry_first_s, 0.0, 0.0
         while True:
             rung, failed, rest_s = live.bell.next(), False, None
             try:
@@ -239,10 +242,13 @@ class Standbys:
                 if step is Step.DROP:
                     self._drop(live, why)
                 elif step is Step.MAKE:
-                    if live.session.id in self._failed:
-                        self._failed.discard(live.session.id)
-                        await self._agents.pause(self._settings.retry_most_s)  # what ended it may end the next one
-                    await self._make(live)
+                    rest_s = makes_from_s - time.monotonic()
+                    if rest_s <= 0:
+                        if live.session.id in self._failed:
+                            self._failed.discard(live.session.id)
+                            await self._agents.pause(self._settings.retry_most_s)  # what ended it may end the next one
+                        rest_s = await self._make(live)
+                        makes_from_s = time.monotonic() + (rest_s or 0.0)
                 elif step is Step.FOLLOW:
                     left_s = rests_until_s - time.monotonic()
                     if left_s <= 0:
@@ -288,23 +294,29 @@ class Standbys:
             return None
         return next((node.state for node in self._engine.nodes() if node.id == node_id), None)
 
-    async def _make(self, live: LiveSession) -> None:
-        """Make one, if there is room."""
-        own = live.lease
+    async def _make(self, live: LiveSession) -> float | None:
+        """Make one, if there is room; answers with when to try again, None: when something has changed."""
+        own, again_s = live.lease, None
         if own is None or decide(self._facts(live))[0] is not Step.MAKE:
-            return
+            return None
         owner, standing = live.session.owner, self._standing(live.session.owner)
         held = self._held().get(owner, 0.0) if standing.limits.devices is not None else 0.0
         why = beyond_quota(owner, standing, held=held, more=amount(live.session.request))
-        lease, why = (None, why) if why else await self._lease(live, own)
+        try:
+            lease, why = (None, why) if why else await self._lease(live, own)
+        except LeaseNotWritten as error:
+            # The devices are there, and nobody else uses them: this is for the admin to mend.
+            log.error("no standby of session %s: %s", live.session.id, error)
+            lease, why, again_s = None, error.message.rstrip("."), AGAIN_S
         if lease is None:
             if why and why != self._why.get(live.session.id):
                 self._why[live.session.id] = why
                 self._sessions.tell(live.session, "standby", f"no standby: {why}", {})
-            return
+            return again_s
         self._why.pop(live.session.id, None)
         incoming = Incoming(checkpoint="", node=own.node_id, epoch=own.epoch)
         await self._begin(live, lease, incoming, f"a standby starts on {lease.node_id}")
+        return None
 
     async def hurry(self, live: LiveSession) -> Aside | None:
         """Start a host elsewhere for a session that is lost, while the node that it was on is waited for.
@@ -315,7 +327,11 @@ class Standbys:
         own = live.lease
         if own is None or live.session.state is not SessionState.LOST or live.record.aside is not None:
             return None
-        lease, _ = await self._lease(live, own)
+        try:
+            lease, _ = await self._lease(live, own)
+        except GpuaasError as error:
+            log.error("no host ahead of session %s: %s", live.session.id, error)
+            return None
         if lease is None:
             return None
         try:
