@@ -116,7 +116,6 @@ class Controller:
         self.node_leases.give_up = self.migrations.give_up
         self.node_leases.heard = self.watcher.heard
         self.parking = Parking(means)
-        self.parking.room_comes = lambda: bool(self.endings.giving_back())
         self.parking.waiting = self.scheduler.queue
         self.parking.pushed_out = lambda: self.fair.push_out(self.scheduler.left_waiting())
         self.parking.over = self.fair.over

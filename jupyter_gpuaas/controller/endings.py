@@ -35,6 +35,8 @@ class Endings:
         self._node_leases = node_leases
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping: set[Lease] = set()
+        #: Remains that are being cleared away: node, session, epoch.
+        self._clearing: set[tuple[str, str, int]] = set()
         #: Leases whose hosts could not be ended, as their node was lost.
         self.unended: set[Lease] = set()
         #: Told when a lease was given back; set by the controller.
@@ -56,6 +58,10 @@ class Endings:
     def giving_back(self) -> frozenset[Lease]:
         """Leases that are about to be given back."""
         return frozenset(self._stopping)
+
+    def makes_room(self, lease: Lease) -> bool:
+        """Whether others can have the devices once the lease is given back; nobody can have those of a lost node."""
+        return bool(lease.device_ids) and not self._node_leases.lost(lease.node_id)
 
     async def left(self, session_id: str, node_id: str, timeout_s: float) -> bool:
         """Wait until a session has left a node that it was on before; False when that takes longer."""
@@ -108,19 +114,36 @@ class Endings:
 
     def clear_away(self, node_id: str, session_id: str, epoch: int) -> None:
         """What hosts of a session up to this epoch have left on a node is not needed any more."""
-        self.spawn(self.drop(node_id, session_id, epoch), f"drop remains of {session_id}")
+        if (node_id, session_id, epoch) not in self._clearing:
+            self._clearing.add((node_id, session_id, epoch))
+            self.spawn(self._clear_away(node_id, session_id, epoch), f"drop remains of {session_id}")
+
+    async def _clear_away(self, node_id: str, session_id: str, epoch: int) -> None:
+        try:
+            # Of a node that has gone for good, or does not do it, the agent clears away by itself what nobody asks for.
+            while not await self._dropped(node_id, session_id, epoch) and self._may_come_back(node_id):
+                await self._agents.pause(self._settings.retry_most_s)
+        finally:
+            self._clearing.discard((node_id, session_id, epoch))
 
     async def drop(self, node_id: str, session_id: str, epoch: int) -> None:
-        """As `clear_away`; return when that is done, or cannot be done by us."""
-        while True:
-            try:
-                await self._agents.of(node_id).drop_remains(session_id, epoch=epoch)
-                return
-            except GpuaasError as error:
-                log.info("remains of session %s on %s: %s", session_id, node_id, error)
-            if not self._node_leases.lost(node_id):
-                return  # Once: otherwise the agent clears away by itself what nobody asks for.
-            await asyncio.sleep(self._settings.retry_most_s)
+        """As `clear_away`; return when that was tried, which is not waited for where the node is lost."""
+        if self._node_leases.lost(node_id) or not await self._dropped(node_id, session_id, epoch):
+            self.clear_away(node_id, session_id, epoch)
+
+    async def _dropped(self, node_id: str, session_id: str, epoch: int) -> bool:
+        try:
+            await self._agents.of(node_id).drop_remains(session_id, epoch=epoch)
+        except GpuaasError as error:
+            log.info("remains of session %s on %s: %s", session_id, node_id, error)
+            return False
+        return True
+
+    def _may_come_back(self, node_id: str) -> bool:
+        return self._node_leases.lost(node_id) and self._knows(node_id)
+
+    def _knows(self, node_id: str) -> bool:
+        return any(node.id == node_id for node in self._engine.nodes())
 
     async def end(self, lease: Lease, reason: str, *, keep: bool = False, moved: bool = False) -> None:
         """Return only when no process of the host can be left: its devices go to others next.
@@ -147,7 +170,7 @@ class Endings:
 
     def _may_run_on(self, node_id: str) -> bool:
         """Whether the engine knows the node, or may come to know it before its lease has run out."""
-        return any(node.id == node_id for node in self._engine.nodes()) or self._node_leases.unheard(node_id)
+        return self._knows(node_id) or self._node_leases.unheard(node_id)
 
     async def _give_back(self, lease: Lease, for_good: bool) -> None:
         try:

@@ -47,6 +47,7 @@ class Parking:
 
     def __init__(self, means: Means) -> None:
         self._sessions = means.sessions
+        self._endings = means.endings
         self._engine = means.engine
         self._agents = means.agents
         self._settings = means.settings
@@ -57,8 +58,6 @@ class Parking:
         self._busy: dict[str, asyncio.Task[Any] | None] = {}
         #: Sessions that are told to go on, as nobody parks them any more.
         self._leading_back: dict[str, asyncio.Task[None]] = {}
-        #: Whether devices are about to be given back, for which those who wait can wait; set by the controller.
-        self.room_comes: Callable[[], bool] = lambda: False
         #: Those who wait, in order; set by the controller.
         self.waiting: Callable[[], Sequence[Waiting]] = lambda: ()
         #: Sessions that are to make room for those in front, with the reason; set by the controller.
@@ -248,14 +247,15 @@ class Parking:
 
     def _look(self, now_s: float) -> None:
         idle: list[Idle] = []
-        room_comes = self.room_comes()
+        # Whether devices are about to be given back, for which those who wait can wait.
+        room_comes = any(map(self._endings.makes_room, self._endings.giving_back()))
         present = set()
         for live in self._sessions.all():
             session = live.session
             present.add(session.id)
             if self._left_standing(live):
                 self.take_up(live, "nobody parks it any more")
-            if session.state in _LEAVING and live.lease is not None and live.lease.device_ids:
+            if session.state in _LEAVING and live.lease is not None and self._endings.makes_room(live.lease):
                 room_comes = True
             if session.state is not SessionState.IDLE or live.lease is None or live.record.move is not None:
                 self._idle_since.pop(session.id, None)
