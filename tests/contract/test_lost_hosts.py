@@ -143,6 +143,30 @@ async def test_client_whose_links_are_cut_after_a_loss_before_it_has_read_that_i
     assert [welcome["received"] for welcome in notebook.welcomes[-3:]] == [None, 0, 1]
 
 
+async def test_client_that_has_not_read_that_it_counts_anew_gets_in_where_the_session_has_moved(
+    nodes: Nodes, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf, cut = True, 0
+
+    async def connect(url: str, token: str, handler: Channel, **more: Any) -> Link:
+        nonlocal cut
+        cut += deaf
+        return await link.connect(url, token, Deaf(handler) if deaf else handler, **more)
+
+    await notebook.run("ran = 0")
+    checkpoint = await nodes.newest(nodes.place, 1)
+    await notebook.channel.delivered(10)
+    monkeypatch.setattr(channel_module, "connect", connect)
+    await lose_host(nodes)
+    await nodes.recover(checkpoint)
+    await eventually(lambda: cut)
+    await nodes.move()
+    deaf = False
+    await notebook.run("ran += 1")
+    assert await notebook.value("ran") == "1"
+    assert [welcome["received"] for welcome in notebook.welcomes] == [0, None]
+
+
 async def test_client_goes_on_that_has_heard_what_the_lost_host_had_in_memory_only(
     nodes: Nodes, notebook: Notebook
 ) -> None:
