@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jupyter_gpuaas.config import Settings
@@ -20,6 +21,8 @@ from tests.service import quick_settings
 
 STORE_BYTES = 100_000_000
 TRIES = 4
+#: On a busy machine.
+WORKERS_END_S = 60.0
 #: What an operator is told to set (docs/deploy/ray.md), and time to start in on a busy machine.
 TUNED = {
     "health_check_period_ms": 1000,
@@ -123,8 +126,16 @@ class RayCluster:
             )
 
     def lose(self, name: str) -> None:
-        """Kill a node's raylet; what Ray started there dies with it."""
-        self._cluster.remove_node(self._nodes.pop(name), allow_graceful=False)
+        """Kill a node's raylet; what Ray started there dies with it.
+
+        Returns when that has happened: of an agent that is killed, too, the node's keeper would start another one.
+        """
+        node = self._nodes.pop(name)
+        (raylet,) = node.all_processes["raylet"]
+        workers = psutil.Process(raylet.process.pid).children(recursive=True)
+        self._cluster.remove_node(node, allow_graceful=False)
+        left = psutil.wait_procs(workers, timeout=WORKERS_END_S)[1]
+        assert not left, f"of {name}, there are still {left}"
 
     def settings(self, home: Path, **changes: Any) -> Settings:
         """Settings of a service on it."""
