@@ -37,6 +37,9 @@ class Endings:
         self._stopping: set[Lease] = set()
         #: Remains that are being cleared away: node, session, epoch.
         self._clearing: set[tuple[str, str, int]] = set()
+        #: Those on nodes that have gone, which may come back with their disks. The next controller does not know of
+        #: them: then they stay there until their session leaves something on that node once more.
+        self._left_behind: set[tuple[str, str, int]] = set()
         #: Leases whose hosts could not be ended, as their node was lost.
         self.unended: set[Lease] = set()
         #: Told when a lease was given back; set by the controller.
@@ -119,12 +122,24 @@ class Endings:
             self.spawn(self._clear_away(node_id, session_id, epoch), f"drop remains of {session_id}")
 
     async def _clear_away(self, node_id: str, session_id: str, epoch: int) -> None:
+        remains = (node_id, session_id, epoch)
+        pause_s = self._settings.retry_first_s
         try:
-            # Of a node that has gone for good, or does not do it, the agent clears away by itself what nobody asks for.
-            while not await self._dropped(node_id, session_id, epoch) and self._may_come_back(node_id):
-                await self._agents.pause(self._settings.retry_most_s)
+            # What was ordered to be kept, an agent keeps until it is told that it may go: nobody else tells it.
+            while not await self._dropped(node_id, session_id, epoch):
+                if not self._knows(node_id):
+                    self._left_behind.add(remains)
+                    return
+                await self._agents.pause(pause_s)
+                pause_s = min(2 * pause_s, self._settings.retry_most_s)
         finally:
-            self._clearing.discard((node_id, session_id, epoch))
+            self._clearing.discard(remains)
+
+    def met(self, node_id: str) -> None:
+        """The node's agent answers: if it had gone, it is back."""
+        for remains in [each for each in self._left_behind if each[0] == node_id]:
+            self._left_behind.discard(remains)
+            self.clear_away(*remains)
 
     async def drop(self, node_id: str, session_id: str, epoch: int) -> None:
         """As `clear_away`; return when that was tried, which is not waited for where the node is lost."""
@@ -138,9 +153,6 @@ class Endings:
             log.info("remains of session %s on %s: %s", session_id, node_id, error)
             return False
         return True
-
-    def _may_come_back(self, node_id: str) -> bool:
-        return self._node_leases.lost(node_id) and self._knows(node_id)
 
     def _knows(self, node_id: str) -> bool:
         return any(node.id == node_id for node in self._engine.nodes())

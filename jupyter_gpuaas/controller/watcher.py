@@ -107,6 +107,7 @@ class Watcher:
                     seen[line.report.session_id] = line.report
                 elif line.snapshot:
                     complete = True
+                    self._endings.met(node_id)
                     await self._reconcile(node_id, client, seen)
         return complete
 

@@ -14,6 +14,10 @@ from jupyter_gpuaas.controller.bell import Bell
 from jupyter_gpuaas.controller.endings import Endings
 from jupyter_gpuaas.controller.means import Means
 from jupyter_gpuaas.controller.parking import Parking
+from jupyter_gpuaas.controller.watcher import Watcher
+from jupyter_gpuaas.engine.agent_client import WatchLine
+from jupyter_gpuaas.engine.base import NodeEvent
+from jupyter_gpuaas.engine.news import News
 from jupyter_gpuaas.errors import TransportError
 from jupyter_gpuaas.model import Lease, Node, NodeState
 from tests.service import eventually
@@ -28,11 +32,22 @@ class World:
         self.known, self.lost_nodes, self.answering = {"n"}, set[str](), {"n"}
         #: Rung when something is new of the node.
         self.changed = Bell()
+        self.news = News()
         self.pauses = 0
         self.done: list[str] = []
 
     def nodes(self) -> list[Node]:
         return [Node(name, NodeState.UP, ()) for name in self.known]
+
+    def events(self) -> AsyncIterator[NodeEvent]:
+        return self.news.follow()
+
+    def announce(self, kind: str, cause: str, **_: str) -> None:
+        pass
+
+    async def watch(self) -> AsyncIterator[WatchLine]:
+        yield WatchLine(snapshot=True)
+        await asyncio.Event().wait()
 
     def lost(self, node_id: str) -> bool:
         return node_id in self.lost_nodes
@@ -75,6 +90,9 @@ class World:
     def answers(self) -> None:
         self.answering = {"n"}
         self.changed.ring()
+
+    def comes_back(self) -> None:
+        self.known, self.lost_nodes, self.answering = {"n"}, set(), {"n"}
 
 
 @pytest.fixture
@@ -139,6 +157,36 @@ async def test_remains_on_a_lost_node_wait_for_it_once_and_no_longer_than_it_is_
     world.answers()
     await eventually(lambda: not clearing())
     assert world.done == ["remains up to 2 dropped"]
+
+
+async def test_remains_on_a_node_whose_agent_is_being_started_again_are_dropped_when_it_answers(
+    world: World, endings: Endings
+) -> None:
+    world.answering = set()
+    await endings.drop("n", "s", 1)
+    await eventually(lambda: world.pauses)
+    assert clearing() == 1 and not world.done
+    world.answers()
+    await eventually(lambda: not clearing())
+    assert world.done == ["remains up to 1 dropped"]
+
+
+async def test_remains_on_a_node_that_has_gone_are_dropped_once_when_it_is_back(world: World, endings: Endings) -> None:
+    world.has_gone()
+    endings.clear_away("n", "s", 1)
+    await eventually(lambda: not clearing())
+    assert not world.done
+    given = cast(Any, world)
+    watcher = Watcher(Means(given, given, endings, given, given, given, Settings()))
+    world.comes_back()
+    watcher.open()
+    try:
+        await eventually(lambda: world.done)
+    finally:
+        await watcher.close()
+    await eventually(lambda: not clearing())
+    endings.met("n")
+    assert not clearing() and world.done == ["remains up to 1 dropped"]
 
 
 async def test_nobody_who_waits_waits_for_devices_of_a_lost_node(world: World, endings: Endings) -> None:
