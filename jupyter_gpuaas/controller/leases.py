@@ -6,10 +6,11 @@ One task a node asks its agent again and again. What follows from an answer, or 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
+
+import msgspec
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
@@ -22,13 +23,24 @@ from jupyter_gpuaas.errors import GpuaasError
 from jupyter_gpuaas.lifecycle.lease import TRY_S, Contact, failed, given, heard, next_try
 from jupyter_gpuaas.lifecycle.session import SessionEvent
 from jupyter_gpuaas.model import HostReport, Lease, LeaseRenewal, NodeState, SessionState
+from jupyter_gpuaas.wire.unreadable import UNREADABLE
 
 log = logging.getLogger(__name__)
 
-#: How long the leases are that this service gives, for the next one.
+#: On which terms this service gives leases, for the next one.
 LEASE_FILE = "lease_s"
 #: A session in one of these acts, or may act, through the host that its lease names.
 ACTING_STATES = HOSTED_STATES | {SessionState.MIGRATING}
+
+
+class _Terms(msgspec.Struct):
+    """On which terms nodes have their leases."""
+
+    #: How long the longest is.
+    lease_s: float
+    #: Nodes that were let go on for ever, and have taken no lease since: they do not stop by themselves, however long
+    #: they are silent, so nothing of theirs may begin elsewhere.
+    without_end: set[str] = set()
 
 
 class NodeLeases:
@@ -45,6 +57,7 @@ class NodeLeases:
         #: are among them that the engine did not know then, and on which sessions have something.
         self._silent_before: set[str] = set()
         self._longest_s = settings.lease_s
+        self._terms = _Terms(settings.lease_s)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         #: Rung when a node is lost.
         self.losses = Bell()
@@ -59,20 +72,60 @@ class NodeLeases:
         named = {node_id for live in self._sessions.all() for node_id in _nodes_of(live.record) if node_id}
         self._silent_before = {node.id for node in found if node.state is NodeState.LOST}
         self._silent_before |= named - {node.id for node in found}
-        self._longest_s = max(self._settings.lease_s, self._former_s())
+        former = self._former()
+        self._longest_s = max(self._settings.lease_s, former.lease_s)
         # Of a node that has been silent since, the lease may be one of the service before the last.
-        given_s = self._longest_s if self._silent_before else self._settings.lease_s
-        with contextlib.suppress(OSError):
-            (self._settings.folder / LEASE_FILE).write_text(repr(given_s), "ascii")
+        self._terms.lease_s = self._longest_s if self._silent_before else self._settings.lease_s
+        self._terms.without_end = former.without_end & (named | {node.id for node in found})
+        self._write()
         self._tasks[""] = asyncio.create_task(self._follow_nodes(), name="leases of nodes")
         self._follow_new()
 
-    def _former_s(self) -> float:
-        """How long the leases are that an earlier service gave."""
+    def _former(self) -> _Terms:
+        """Those of an earlier service."""
         try:
-            return float((self._settings.folder / LEASE_FILE).read_text("ascii"))
-        except (OSError, ValueError):
-            return 0.0
+            written = (self._settings.folder / LEASE_FILE).read_bytes()
+            found: float | _Terms = msgspec.json.decode(written, type=float | _Terms)
+        except (OSError, *UNREADABLE):
+            return _Terms(0.0)
+        # An older version wrote how long they were, as if all had an end.
+        return found if isinstance(found, _Terms) else _Terms(found)
+
+    def _write(self) -> bool:
+        """Whether that could be done."""
+        file = self._settings.folder / LEASE_FILE
+        draft = file.with_suffix(".new")
+        try:
+            draft.write_bytes(msgspec.json.encode(self._terms))
+            draft.replace(file)
+        except OSError as error:
+            log.info("terms of the leases of nodes are not written down: %s", error)
+            return False
+        return True
+
+    def _is_alone(self, node_id: str) -> bool:
+        """Whether there is nobody to fence the node against."""
+        # One that has gone for good, and that a parked session names for ever, has nothing that may act.
+        others = self._silent_before - self._lost - {node_id}
+        return self._known() == {node_id} and not others and not self._engine.grows
+
+    def _goes_on(self, node_id: str, contact: Contact) -> bool:
+        """Whether the node may hear that it need not stop any more: only when that is written down.
+
+        One that is silent is not told before it answers: it may be about to be lost, as it stops by itself so far.
+        """
+        without_end = self._terms.without_end
+        if node_id not in without_end and not contact.lost and contact.silent_s is None:
+            without_end.add(node_id)
+            if not self._write():
+                without_end.discard(node_id)
+        return node_id in without_end
+
+    def _has_end(self, node_id: str) -> None:
+        """The node stops by itself, or nobody needs to know whether it does."""
+        if node_id in self._terms.without_end:
+            self._terms.without_end.discard(node_id)
+            self._write()  # else the next service waits for it longer than it needs to
 
     async def close(self) -> None:
         """Renew no more: nodes whose lease runs out stop their kernels until another controller renews."""
@@ -116,13 +169,12 @@ class NodeLeases:
                 # Should it come back, it is as one that has never been there.
                 self._lost.discard(node_id)
                 self._silent_before.discard(node_id)
+                self._has_end(node_id)
                 del self._tasks[node_id]
                 return
             last_s = began_s = time.monotonic()
             given_s = given(contact, began_s)
-            # One that has gone for good, and that a parked session names for ever, has nothing that may act.
-            fenced = len(self._known() | (self._silent_before - self._lost)) > 1 or self._engine.grows
-            ttl_s = self._settings.lease_s if fenced else 0.0
+            ttl_s = 0.0 if self._is_alone(node_id) and self._goes_on(node_id, contact) else self._settings.lease_s
             renewal = LeaseRenewal(ttl_s=ttl_s, agent=agent, beat_s=beat_s, stands=self._stands(node_id))
             try:
                 grant = await asyncio.wait_for(self._agents.of(node_id).renew_lease(renewal), given_s)
@@ -134,8 +186,10 @@ class NodeLeases:
                 runs = grant.runs and agent == grant.agent
                 agent, beat_s = grant.agent, grant.beat_s
                 contact = heard(contact, time.monotonic(), ttl_s=ttl_s, runs=runs)
+                if ttl_s and runs:
+                    self._has_end(node_id)
             try:
-                if contact.lost:
+                if contact.lost and node_id not in self._terms.without_end:
                     self._is_lost(node_id, contact)
                 elif node_id in self._lost or (node_id in self._silent_before and contact.silent_s is None):
                     await self._is_back(node_id)

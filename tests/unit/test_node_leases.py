@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import pytest
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.controller.agents import Agents
 from jupyter_gpuaas.controller.catalogue.records import Aside, Incoming, SessionRecord
 from jupyter_gpuaas.controller.endings import Endings
-from jupyter_gpuaas.controller.leases import NodeLeases
+from jupyter_gpuaas.controller.leases import LEASE_FILE, NodeLeases
 from jupyter_gpuaas.controller.recoveries import Recoveries
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.base import AgentEndpoint, NodeEvent
@@ -52,6 +53,7 @@ class Agent:
 
 class Mute(Agent):
     async def renew_lease(self, renewal: LeaseRenewal) -> LeaseGrant:
+        self.renewals.append(renewal)
         raise TransportError("it does not answer.")
 
 
@@ -67,7 +69,8 @@ class World:
         self.silenced: list[str] = []
 
     def nodes(self) -> list[Node]:
-        return [Node(name, NodeState.UP, ()) for name in self.by_node]
+        states = {True: NodeState.LOST, False: NodeState.UP}
+        return [Node(name, states[isinstance(agent, Mute)], ()) for name, agent in self.by_node.items()]
 
     def events(self) -> AsyncIterator[NodeEvent]:
         return self.news.follow()
@@ -206,6 +209,110 @@ async def test_only_node_is_fenced_no_longer_than_one_that_has_gone_may_act(tmp_
         assert renewals[0].ttl_s == 0.3 and leases.lost("gone") and followed("gone")
     finally:
         await leases.close()
+
+
+async def test_node_that_was_let_go_on_is_lost_by_no_later_service_until_it_has_taken_a_lease(tmp_path: Path) -> None:
+    world = World()
+    del world.by_node["two"]
+    acts, parked = session_on("one"), session_on("gone")
+    change(parked, state=SessionState.PARKED, lease=None)
+    parked.record = msgspec.structs.replace(parked.record, incoming=Incoming(checkpoint="c", node="gone", epoch=1))
+    world.sessions = [acts, parked]
+    given = cast(Any, world)
+    settings = Settings(home=str(tmp_path), lease_s=0.3)
+    first = NodeLeases(given, given, given, settings)
+    first.open()
+    renewals = world.by_node["one"].renewals
+    await eventually(lambda: renewals and not renewals[-1].ttl_s)
+    await first.close()
+
+    mute = world.by_node["one"] = Mute()
+    second = NodeLeases(given, given, given, settings)
+    second.open()
+    try:
+        # The one that has gone had a lease with an end.
+        await eventually(lambda: second.lost("gone"))
+        world.come("two")
+        tried = len(mute.renewals)
+        await eventually(lambda: len(mute.renewals) > tried + 4)
+        assert not second.lost("one") and acts.session.state is SessionState.IDLE
+        agent = world.come("one")
+        await eventually(lambda: len(agent.renewals) > 2)
+        assert agent.renewals[-1].ttl_s and agent.renewals[-1].stands == {"s": 1}
+    finally:
+        await second.close()
+
+    world.by_node["one"] = Mute()
+    third = NodeLeases(given, given, given, settings)
+    third.open()
+    try:
+        await eventually(lambda: third.lost("one") and acts.session.state is SessionState.LOST)
+    finally:
+        await third.close()
+
+
+async def test_only_node_keeps_its_lease_where_it_cannot_be_written_that_it_needs_none(tmp_path: Path) -> None:
+    world = World()
+    del world.by_node["two"]
+    (tmp_path / LEASE_FILE).mkdir()
+    given = cast(Any, world)
+    leases = NodeLeases(given, given, given, Settings(home=str(tmp_path), lease_s=0.3))
+    leases.open()
+    try:
+        renewals = world.by_node["one"].renewals
+        await eventually(lambda: len(renewals) > 2)
+        assert all(renewal.ttl_s == 0.3 for renewal in renewals)
+        (tmp_path / LEASE_FILE).rmdir()
+        await eventually(lambda: not renewals[-1].ttl_s)
+    finally:
+        await leases.close()
+
+
+async def test_lost_node_is_not_let_go_on_before_it_is_back(tmp_path: Path) -> None:
+    world = World()
+    live = session_on("one")
+    world.sessions = [live]
+    given = cast(Any, world)
+    leases = NodeLeases(given, given, given, Settings(home=str(tmp_path), lease_s=0.3))
+    leases.open()
+    try:
+        await eventually(lambda: len(world.by_node["one"].renewals) > 2)
+        mute = world.by_node["one"] = Mute()
+        await eventually(lambda: leases.lost("one"))
+        del world.by_node["two"]
+        await eventually(lambda: not followed("two"))
+        tried = len(mute.renewals)
+        await eventually(lambda: len(mute.renewals) > tried + 2)
+        assert leases.lost("one") and mute.renewals[-1].ttl_s
+        agent = world.come("one")
+        await eventually(lambda: agent.asked and not leases.lost("one"))
+        await eventually(lambda: not agent.renewals[-1].ttl_s)
+    finally:
+        await leases.close()
+
+
+@pytest.mark.parametrize(
+    ("written", "longest_s"),
+    [
+        (b"3600.0", 3600.0),  # by an older version
+        (b'{"lease_s": 3600.0, "without_end": []}', 3600.0),
+        (b"", 0.3),
+        (b"\xff", 0.3),
+    ],
+)
+async def test_lease_of_an_earlier_service_is_known_to_those_that_come_after_it(
+    tmp_path: Path, written: bytes, longest_s: float
+) -> None:
+    world = World()
+    world.by_node["one"] = Mute()
+    (tmp_path / LEASE_FILE).write_bytes(written)
+    given = cast(Any, world)
+    settings = Settings(home=str(tmp_path), lease_s=0.3)
+    for _ in range(2):
+        leases = NodeLeases(given, given, given, settings)
+        leases.open()
+        await leases.close()
+        assert leases._longest_s == longest_s
 
 
 async def test_node_that_the_engine_comes_to_know_in_time_keeps_its_session(tmp_path: Path) -> None:
