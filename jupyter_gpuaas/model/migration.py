@@ -116,12 +116,12 @@ class AskedRequest(msgspec.Struct, frozen=True):
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """Of a session's host; how many requests had come from its clients by then, nobody knows. All 0 where none was."""
+    """Of a session's host; how many requests had come from its clients by then, nobody knows."""
 
     #: Epoch of its successor.
-    epoch: int = 0
+    epoch: int
     #: Number of the last record in the journal that it left. Clients may have got more, which it had only in memory.
-    last: int = 0
+    last: int
 
 
 class Handover(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,8 +135,8 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
     #: Client -> number of the last request that arrived from it.
     inboxes: dict[str, int]
-    #: The last loss before, after which they are counted.
-    loss: Loss = Loss()
+    #: Losses before, oldest first; they are counted since the last.
+    losses: tuple[Loss, ...] = ()
     #: Digests of the requests that were passed on, oldest first; none of them runs again.
     seen: tuple[bytes, ...]
     held: tuple[HeldRequest, ...]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..config import Settings
-from ..model import Loss
 from ..wire.link import adopt
 from .attachment import Arrivals, Attachment, AttachmentOwner
 
@@ -45,8 +44,6 @@ class Clients:
         self._inboxes: OrderedDict[str, Arrivals] = OrderedDict()
         #: Highest record number that ever went out to one that has left.
         self._sent = 0
-        #: Of the last host of the session that was lost.
-        self.loss = Loss()
         #: Since when there is none.
         self.unattended_since_s = time.time()
 
@@ -63,10 +60,10 @@ class Clients:
         """How many requests of each client have come."""
         return {client: inbox.last for client, inbox in self._inboxes.items()}
 
-    def take_over(self, received: Mapping[str, int], sent: int, loss: Loss) -> None:
+    def take_over(self, received: Mapping[str, int], sent: int) -> None:
         """Go on with those of the session's former host."""
         self._inboxes = OrderedDict((client, Arrivals(last)) for client, last in received.items())
-        self._sent, self.loss = sent, loss
+        self._sent = sent
         self.unattended_since_s = time.time()
 
     # -- coming and going --------------------------------------------------------------------------------------
@@ -148,18 +145,18 @@ class Clients:
     def _place(self, client: str, after: int | None, journal: str, epoch: int | None) -> _Place:
         mine = self._owner.journal
         if epoch is None:
-            met = client in self._inboxes or not self.loss.epoch
-        else:  # It has read a welcome of this host, or of one that has handed it over to this one.
-            met = epoch >= self.loss.epoch
+            unread = () if client in self._inboxes else mine.losses[-1:]
+        else:  # Nor has it read a welcome of any host after the first of them.
+            unread = tuple(loss for loss in mine.losses if loss.epoch > epoch)
         # What is up to here it has as this host has it.
-        same = mine.last if met else self.loss.last
+        same = unread[0].last if unread else mine.last
         behind = journal == mine.id and after is not None and after > same
         if behind or (journal and journal != mine.id):
             # What it has is of a host that was lost, and so is its count of requests.
             after = None
             self._inboxes.pop(client, None)
         known = client in self._inboxes
-        counted = after is None or (known and met)
+        counted = after is None or (known and not unread)
         inbox = self._inboxes.setdefault(client, Arrivals())
         self._inboxes.move_to_end(client)
         self._forget_some(client)

@@ -12,6 +12,7 @@ too) until it has room again. Nothing is synced to the platter: the journal has 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import errno
 import os
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import JournalError, RemoteProtocolError
+from ..model import Loss
 from ..wire.record import HEAD, MAGIC, Buffer, Kind, RecordReader, check, encode, skim
 from .segment import FileSegment, MemorySegment, Segment
 
@@ -28,6 +30,7 @@ READ_BYTES = 256 * 1024
 PIECE_BYTES = 1024**2
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 ID_FILE = "id"
+LOSSES_KEPT = 16
 
 
 class Journal:
@@ -64,8 +67,9 @@ class Journal:
         #: Why the newest segment is in memory; empty while it is on disk.
         self.no_room = ""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        #: Which journal this is, wherever it goes: numbers of one mean nothing in another.
-        self.id = _read_id(folder)
+        #: Which journal this is, wherever it goes: numbers of one mean nothing in another. And the losses of hosts that
+        #: wrote it, oldest first: behind where such a one ended, a number can mean another record to its clients.
+        self.id, self.losses = _read_id(folder)
         if not self.id:
             self._set_id(os.urandom(16).hex())
         self._segments: list[Segment] = _recover(folder, message_bytes)
@@ -218,9 +222,18 @@ class Journal:
         self._make_room(time_us, first)
         self._write([data], time_us, self.last)
 
-    def become(self, identity: str) -> None:
-        """Go on as the journal of this identity, whose records have been appended."""
-        self._set_id(identity)
+    def become(self, identity: str, losses: tuple[Loss, ...]) -> None:
+        """Go on as the journal of this identity and these losses, whose records have been appended."""
+        self._set_id(identity, losses)
+
+    def note_loss(self, epoch: int) -> None:
+        """The host that wrote this was lost, and that of an epoch goes on with what it left."""
+        # Who missed an earlier one has missed this one, too: one that left as much tells nothing more.
+        losses = [*(loss for loss in self.losses if loss.last < self.last), Loss(epoch, self.last)]
+        if len(losses) > LOSSES_KEPT:
+            # As if both had left what the first did: clients get some of it again rather than lack some.
+            losses[:2] = [Loss(losses[1].epoch, losses[0].last)]
+        self._set_id(self.id, tuple(losses))
 
     def begin_anew(self) -> None:
         """Be another journal, without any record."""
@@ -231,14 +244,18 @@ class Journal:
         self.last = self.written = self.whole = self.acknowledged = self.dropped = 0
         self._set_id(os.urandom(16).hex())
 
-    def _set_id(self, identity: str) -> None:
-        self.id = identity
+    def _set_id(self, identity: str, losses: tuple[Loss, ...] = ()) -> None:
+        self.id, self.losses = identity, losses
+        lines = [identity, *(f"{loss.epoch} {loss.last}" for loss in losses)]
+        file, temporary = self._folder / ID_FILE, self._folder / f"{ID_FILE}.new"
         try:
-            temporary = self._folder / f"{ID_FILE}.new"
-            temporary.write_text(identity, "ascii")
-            temporary.replace(self._folder / ID_FILE)
+            temporary.write_text("\n".join(lines), "ascii")
+            temporary.replace(file)
         except OSError:
-            pass  # it is needed only by whoever opens the folder later, and takes another one then
+            # It is needed only by whoever opens the folder later, and takes another one then: none that lacks a loss.
+            for path in (file, temporary):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def segment_with(self, number: int) -> Segment | None:
         """The segment that holds a record, or the oldest one behind it; None when there is none yet."""
@@ -447,11 +464,12 @@ class Reader:
             self._offset += walked
 
 
-def _read_id(folder: Path) -> str:
+def _read_id(folder: Path) -> tuple[str, tuple[Loss, ...]]:
     try:
-        return (folder / ID_FILE).read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
+        identity, *lines = (folder / ID_FILE).read_text("ascii").splitlines()
+        return identity, tuple(Loss(*map(int, line.split())) for line in lines)
+    except (OSError, ValueError, TypeError):
+        return "", ()
 
 
 def _pieces(buffers: Sequence[Buffer]) -> Iterator[memoryview]:

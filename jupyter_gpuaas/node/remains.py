@@ -252,6 +252,7 @@ def handover_of(journal: Journal, message_bytes: int) -> Handover:
         acknowledged=journal.acknowledged,
         sent=journal.last,
         inboxes={},
+        losses=journal.losses,
         seen=tuple(seen),
         held=tuple(requests[msg_id] for msg_id in held if msg_id not in broken),
         broken=tuple(requests[msg_id] for msg_id in broken),

@@ -16,7 +16,7 @@ from ..config import Settings
 from ..errors import MigrationError, NoSuchSession, RemoteProtocolError, TransportError
 from ..lifecycle.kernel_end import after_end
 from ..lifecycle.node_loss import ENAME, broken_words, lost_cells, notice
-from ..model import Channel, Handover, HeldRequest, HostReport, HostSpec, HostState, Loss, RestoreReport
+from ..model import Channel, Handover, HeldRequest, HostReport, HostSpec, HostState, RestoreReport
 from ..model.words import restored_lines
 from ..wire.jupyter import Header, make_parts, read_header
 from ..wire.record import Buffer, Kind, Record
@@ -494,7 +494,7 @@ class SessionHost:
             acknowledged=self.journal.acknowledged,
             sent=self._clients.sent,
             inboxes=self._clients.received,
-            loss=self._clients.loss,
+            losses=self.journal.losses,
             seen=self.dialogue.seen,
             held=tuple(HeldRequest(held.channel, tuple(map(bytes, held.parts))) for held in self.held),
             kernel_starts=self._kernel_starts,
@@ -525,8 +525,9 @@ class SessionHost:
         """
         self.stands_by = False
         policy = self.spec.on_node_loss
-        loss = handover.loss if handover.whole else Loss(self.spec.lease.epoch, self.journal.last)
-        self._clients.take_over(handover.inboxes, handover.sent, loss)
+        if not handover.whole:
+            self.journal.note_loss(self.spec.lease.epoch)
+        self._clients.take_over(handover.inboxes, handover.sent)
         self.restored_cell, self.restored_number = cell, self.journal.last
         self.dialogue.remember(handover.seen)
         self.dialogue.take_over(handover.asked, handover.prompt, time.monotonic())

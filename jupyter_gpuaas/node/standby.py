@@ -225,7 +225,7 @@ class Standby:
         journal = self._session.journal
         handover = fetch_handover(self._peer, self._most_bytes, image=self.by_image)
         received = fetch_journal(self._peer, journal, identity=handover.journal, last=handover.last)
-        journal.become(handover.journal)
+        journal.become(handover.journal, handover.losses)
         return handover, received + sum(len(part) for held in handover.held for part in held.parts)
 
     def _kernel(self) -> Kernel:

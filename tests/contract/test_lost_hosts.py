@@ -186,6 +186,45 @@ async def test_client_goes_on_that_has_heard_what_the_lost_host_had_in_memory_on
     assert notebook.welcomes[-1]["behind"] and notebook.welcomes[-1]["after"] < heard
 
 
+async def test_client_that_missed_two_losses_in_a_row_gets_what_was_said_between_them(
+    nodes: Nodes, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has heard what the first lost host had in memory only: those numbers are other records of the next one."""
+    deaf = True
+
+    async def connect(url: str, token: str, handler: Channel, **more: Any) -> Link:
+        cut = deaf and handler is notebook.channel
+        return await link.connect(url, token, Deaf(handler) if cut else handler, **more)
+
+    await notebook.run("ran = [1]")
+    checkpoint = await nodes.newest(nodes.place, 1)
+    await notebook.channel.delivered(10)
+    host = psutil.Process(await nodes.host_pid(nodes.place))
+    host.rlimit(resource.RLIMIT_FSIZE, (1, host.rlimit(resource.RLIMIT_FSIZE)[1]))  # the disk is full
+    await notebook.run("ran.append('in memory only')")
+    heard = notebook.channel.received
+    monkeypatch.setattr(channel_module, "connect", connect)
+    await lose_host(nodes)
+    await nodes.recover(checkpoint)
+    other = Notebook(nodes, nodes.settings, "other")
+    other.start()
+    await other.run("ran.append('between')")
+    await other.run("1")
+    assert other.channel.received > heard
+    checkpoint = await nodes.newest(nodes.place, 3)
+    await other.close()
+    await lose_host(nodes)
+    await nodes.recover(checkpoint, node=NODES[0])
+    await nodes.move()
+    deaf = False
+    await notebook.run("ran.append('after both')")
+    assert await notebook.value("ran") == "[1, 'between', 'after both']"
+    assert notebook.losses == [True]
+    assert notebook.welcomes[-1]["behind"] and notebook.welcomes[-1]["after"] < heard
+    told = "".join(notebook.notices)
+    assert "after cell 1." in told and "after cell 3." in told
+
+
 async def test_cells_that_were_answered_after_the_checkpoint_are_named(nodes: Nodes, notebook: Notebook) -> None:
     await notebook.run("ran = [1]")
     checkpoint = await nodes.newest(nodes.place, 1)

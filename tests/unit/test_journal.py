@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from jupyter_gpuaas.errors import JournalError, RemoteProtocolError
+from jupyter_gpuaas.model import Loss
 from jupyter_gpuaas.node import segment as segment_module
-from jupyter_gpuaas.node.journal import Journal
+from jupyter_gpuaas.node.journal import LOSSES_KEPT, Journal
 from jupyter_gpuaas.wire.record import Kind, Record, RecordReader, encode
 
 US = 1_000_000
@@ -335,3 +336,52 @@ def test_journal_that_begins_anew_is_another_one_without_records(tmp_path: Path)
     assert texts(read_all(journal)) == [b"first"]
     again = make(tmp_path, segment=100)
     assert (again.id, texts(read_all(again))) == (journal.id, [b"first"])
+
+
+def test_losses_are_known_to_whoever_opens_the_journal_later_and_the_oldest_are_taken_together(tmp_path: Path) -> None:
+    journal, losses = make(tmp_path), []
+    for epoch in range(2, 2 * LOSSES_KEPT):
+        losses.append(Loss(epoch, say(journal, b"x")))
+        journal.note_loss(epoch)
+    again = make(tmp_path)
+    assert again.id == journal.id
+    oldest = Loss(losses[-LOSSES_KEPT].epoch, losses[0].last)
+    assert again.losses == journal.losses == (oldest, *losses[1 - LOSSES_KEPT :])
+    again.begin_anew()
+    assert again.losses == make(tmp_path).losses == ()
+
+
+def test_loss_of_a_host_that_left_less_than_earlier_ones_is_all_that_counts(tmp_path: Path) -> None:
+    journal = make(tmp_path)
+    for _ in range(3):
+        say(journal, b"x")
+    losses = (Loss(2, 1), Loss(3, 3), Loss(4, 8))
+    journal.become("other", losses)
+    journal.note_loss(5)
+    assert make(tmp_path).losses == (Loss(2, 1), Loss(5, 3))
+
+
+def test_journal_of_an_older_version_has_no_losses(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "journal" / "id").write_text("0f" * 16)
+    again = make(tmp_path)
+    assert (again.id, again.losses) == ("0f" * 16, ())
+
+
+def test_journal_whose_loss_cannot_be_written_is_another_one_for_whoever_opens_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clients begin anew with it, and lack nothing."""
+    journal = make(tmp_path)
+
+    def full(path: Path, data: str, encoding: str) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        journal.note_loss(2)
+    assert journal.losses == (Loss(2, 0),)
+    assert make(tmp_path).id != journal.id
+    journal.remove()
+    assert list(tmp_path.iterdir()) == []

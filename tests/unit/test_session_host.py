@@ -21,7 +21,7 @@ from websockets.uri import parse_uri
 from jupyter_gpuaas import model
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import JournalError
-from jupyter_gpuaas.model import Channel, Handover, HostSpec, Lease, Loss
+from jupyter_gpuaas.model import Channel, Handover, HostSpec, Lease
 from jupyter_gpuaas.node import attachment as attachment_module
 from jupyter_gpuaas.node import segment as segment_module
 from jupyter_gpuaas.node.attachment import Attachment
@@ -375,7 +375,7 @@ async def test_client_that_does_not_say_what_it_has_read_is_told_of_a_loss_once(
     """It is of an older version. Told again, it would count anew what has come."""
     host = make_host(tmp_path)
     host.notice("before")
-    host._clients.take_over({}, 1, Loss(1, 1))
+    host.journal.note_loss(1)
     pairs = [socket.socketpair() for _ in range(2)]
     told = []
     for near, far in pairs:
@@ -395,7 +395,7 @@ async def test_client_that_has_not_read_what_it_was_told_after_a_loss_is_told_it
     """The link is cut before its welcome comes: it still counts its requests as the lost host did."""
     host = make_host(tmp_path)
     host.notice("before")
-    host._clients.take_over({}, 1, Loss(1, 1))
+    host.journal.note_loss(1)
     pairs = [socket.socketpair() for _ in range(3)]
     told = []
     for (near, far), epoch in zip(pairs, (0, 0, 1), strict=True):
@@ -410,14 +410,23 @@ async def test_client_that_has_not_read_what_it_was_told_after_a_loss_is_told_it
     await close(host, *pairs)
 
 
+def left_by(host: SessionHost) -> Journal:
+    """What is on disk when the host dies now."""
+    bound = 1 << 24
+    return Journal(
+        host.folder / "journal", most_bytes=bound, segment_bytes=bound, message_bytes=bound, memory_bytes=bound
+    )
+
+
 async def follow(host: SessionHost, epoch: int, *, lost: bool = False) -> SessionHost:
     """The next host of a session, when this one has handed it over or was lost."""
     await host.settled()
     handover = host.handover(())
     if lost:
-        handover = handover_of(host.journal, host.settings.message_bytes)
+        handover = handover_of(left_by(host), host.settings.message_bytes)
     successor = make_host(host.folder / str(epoch), epoch=epoch)
     successor.journal.extend(b"".join(host.journal.copy(0).pieces()), 0)
+    successor.journal.become(handover.journal, handover.losses)
     successor.take_over(handover)
     await successor.settled()
     return successor
@@ -469,12 +478,32 @@ async def test_client_that_has_not_read_what_it_was_told_after_a_loss_is_told_it
         await close(host)
 
 
+async def test_client_that_has_read_nothing_since_before_two_losses_in_a_row_gets_what_was_said_between(
+    tmp_path: Path,
+) -> None:
+    """What it has up to its last record is another host's than what the second lost one had said by then."""
+    first = make_host(tmp_path)
+    first.notice("before")
+    hosts = [first, await follow(first, 2, lost=True)]
+    end = 1
+    between = hosts[1].journal.last
+    assert between > end
+    hosts += [await follow(hosts[1], 3, lost=True)]
+    hosts += [await follow(hosts[2], 4)]
+    ahead, reader = Links("ahead"), Links("reader")
+    for host in hosts[2:]:
+        assert await ahead.open(host, between, 1) == (0, True, end)
+        assert await reader.open(host, between, 2) == (None, False, between), "it has what was said between"
+    for host in hosts:
+        await close(host)
+
+
 async def test_what_a_host_of_an_older_version_hands_over_is_counted_on(tmp_path: Path) -> None:
     first = make_host(tmp_path)
     first.notice("before")
     await first.settled()
     said = msgspec.msgpack.decode(msgspec.msgpack.encode(first.handover(())))
-    del said["loss"]
+    del said["losses"]
     successor = make_host(tmp_path / "next", epoch=2)
     successor.journal.extend(b"".join(first.journal.copy(0).pieces()), 0)
     older = msgspec.msgpack.encode(said | {"inboxes": {"client": 7}})

@@ -80,7 +80,7 @@ def test_copy_of_a_journal_is_the_same_and_goes_on_where_the_former_one_ended(
     say(journal, b"the last")
     fetch_journal(peer, copy, identity=journal.id, last=journal.last)
     assert fetch_journal(peer, copy) == 0
-    copy.become(journal.id)
+    copy.become(journal.id, ())
     assert read_all(copy) == read_all(journal)
     opened = make(tmp_path / "copy", 1 << 24, 3000)
     assert (opened.id, opened.last) == (journal.id, journal.last)
