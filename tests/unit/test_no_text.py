@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -44,8 +44,7 @@ class Heard:
 
 async def test_remote_session_goes_on_after_what_is_no_text_and_what_is_no_message(tmp_path: Path) -> None:
     session = RemoteSession(cast(ServiceClient, None), "s", quick_settings(tmp_path))
-    sent: list[tuple[Any, ...]] = []
-    session._channel.send = lambda *given: sent.append(given)  # type: ignore[method-assign, assignment]
+    session._channel.send = lambda *given: 1  # type: ignore[method-assign, assignment]
     heard = Heard()
     cell = asyncio.create_task(session.request("execute_request", {"code": "1"}, listener=heard))
     await asyncio.sleep(0)
