@@ -297,7 +297,12 @@ async def test_cell_that_begins_when_the_move_has_been_asked_for_goes_along(
         assert await roamer.node() == done.target != done.source
         (work(service, done.target, roamer.id) / "go").touch()
         assert (await asyncio.wait_for(begun[0], 60.0))["status"] == "ok"
-        assert await roamer.said("print(os.environ['GPUAAS_NODE'])") == done.target
+
+        async def knows() -> bool:
+            # It is told beside the cell that it goes on with, and may end that before it listens.
+            return await roamer.said("print(os.environ['GPUAAS_NODE'])") == done.target
+
+        await eventually(knows)
         story = [event.cause for event in await roamer.client.events(session=roamer.id)]
         assert any("moves in the middle of it" in cause for cause in story)
         await nothing_left(service, done.source, roamer.id)
