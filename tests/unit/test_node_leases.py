@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -119,18 +120,26 @@ def followed(node_id: str) -> bool:
     return any(task.get_name() == f"lease of {node_id}" for task in asyncio.all_tasks())
 
 
+@contextlib.asynccontextmanager
+async def renewing(world: World, home: Path, lease_s: float) -> AsyncIterator[NodeLeases]:
+    """The leases of this world's nodes are renewed for the time of the block."""
+    given = cast(Any, world)
+    leases = NodeLeases(given, given, given, Settings(home=str(home), lease_s=lease_s))
+    leases.open()
+    try:
+        yield leases
+    finally:
+        await leases.close()
+
+
 async def test_lease_that_another_controller_has_renewed_is_renewed_at_once(tmp_path: Path) -> None:
     # It may end a moment from now: a third of it is too long to wait, and the first answer has renewed nothing.
     world = cast(Any, World())
-    leases = NodeLeases(world, world, world, Settings(home=str(tmp_path), lease_s=3600.0))
-    leases.open()
-    try:
+    async with renewing(world, tmp_path, 3600.0):
         for agent in world.by_node.values():
             await eventually(lambda agent=agent: len(agent.renewals) == 2)
             first, second = agent.renewals
             assert (first.agent, second.agent, second.beat_s) == ("", "the same", 1.0)
-    finally:
-        await leases.close()
     # The beat that came then makes it run for a while: there is no third one yet.
     assert [len(agent.renewals) for agent in world.by_node.values()] == [2, 2]
 
@@ -139,10 +148,7 @@ async def test_node_that_has_gone_is_lost_for_its_session_and_forgotten_after_th
     world = World()
     live = session_on("one")
     world.sessions = [live]
-    given = cast(Any, world)
-    leases = NodeLeases(given, given, given, Settings(home=str(tmp_path), lease_s=0.3))
-    leases.open()
-    try:
+    async with renewing(world, tmp_path, 0.3) as leases:
         await eventually(lambda: len(world.by_node["one"].renewals) > 2)
         del world.by_node["one"]
         # Its lease still has to run out before anything becomes of what it had.
@@ -162,8 +168,6 @@ async def test_node_that_has_gone_is_lost_for_its_session_and_forgotten_after_th
         agent = world.come("one")
         await eventually(lambda: len(agent.renewals) > 2)
         assert not leases.lost("one") and not agent.asked
-    finally:
-        await leases.close()
 
 
 async def test_node_that_the_engine_does_not_know_yet_is_lost_when_its_lease_has_run_out_and_its_host_ended_then(
@@ -200,15 +204,10 @@ async def test_only_node_is_fenced_no_longer_than_one_that_has_gone_may_act(tmp_
     change(live, state=SessionState.PARKED, lease=None)
     live.record = msgspec.structs.replace(live.record, incoming=Incoming(checkpoint="c", node="gone", epoch=1))
     world.sessions = [live]
-    given = cast(Any, world)
-    leases = NodeLeases(given, given, given, Settings(home=str(tmp_path), lease_s=0.3))
-    leases.open()
-    try:
+    async with renewing(world, tmp_path, 0.3) as leases:
         renewals = world.by_node["one"].renewals
         await eventually(lambda: renewals and not renewals[-1].ttl_s)
         assert renewals[0].ttl_s == 0.3 and leases.lost("gone") and followed("gone")
-    finally:
-        await leases.close()
 
 
 async def test_node_that_was_let_go_on_is_lost_by_no_later_service_until_it_has_taken_a_lease(tmp_path: Path) -> None:
@@ -255,27 +254,19 @@ async def test_only_node_keeps_its_lease_where_it_cannot_be_written_that_it_need
     world = World()
     del world.by_node["two"]
     (tmp_path / LEASE_FILE).mkdir()
-    given = cast(Any, world)
-    leases = NodeLeases(given, given, given, Settings(home=str(tmp_path), lease_s=0.3))
-    leases.open()
-    try:
+    async with renewing(world, tmp_path, 0.3):
         renewals = world.by_node["one"].renewals
         await eventually(lambda: len(renewals) > 2)
         assert all(renewal.ttl_s == 0.3 for renewal in renewals)
         (tmp_path / LEASE_FILE).rmdir()
         await eventually(lambda: not renewals[-1].ttl_s)
-    finally:
-        await leases.close()
 
 
 async def test_lost_node_is_not_let_go_on_before_it_is_back(tmp_path: Path) -> None:
     world = World()
     live = session_on("one")
     world.sessions = [live]
-    given = cast(Any, world)
-    leases = NodeLeases(given, given, given, Settings(home=str(tmp_path), lease_s=0.3))
-    leases.open()
-    try:
+    async with renewing(world, tmp_path, 0.3) as leases:
         await eventually(lambda: len(world.by_node["one"].renewals) > 2)
         mute = world.by_node["one"] = Mute()
         await eventually(lambda: leases.lost("one"))
@@ -287,8 +278,6 @@ async def test_lost_node_is_not_let_go_on_before_it_is_back(tmp_path: Path) -> N
         agent = world.come("one")
         await eventually(lambda: agent.asked and not leases.lost("one"))
         await eventually(lambda: not agent.renewals[-1].ttl_s)
-    finally:
-        await leases.close()
 
 
 @pytest.mark.parametrize(
@@ -319,18 +308,13 @@ async def test_node_that_the_engine_comes_to_know_in_time_keeps_its_session(tmp_
     world = World()
     live = session_on("hanging")
     world.sessions = [live]
-    given = cast(Any, world)
-    leases = NodeLeases(given, given, given, Settings(home=str(tmp_path), lease_s=3600.0))
-    leases.open()
-    try:
+    async with renewing(world, tmp_path, 3600.0) as leases:
         assert leases.unheard("hanging")
         agent = world.come("hanging")
         await eventually(lambda: agent.asked)  # what it reported while nobody knew of it
         assert not leases.unheard("hanging")
         assert agent.renewals[0].stands == {"s": 1}
         assert live.session.state is SessionState.IDLE
-    finally:
-        await leases.close()
 
 
 async def test_standby_of_a_host_on_a_node_that_the_engine_does_not_know_yet_waits_until_that_is_fenced(
