@@ -268,10 +268,10 @@ def test_full_disk_under_the_journal_is_said_and_nothing_is_lost(victim: Victim,
     if mounted.returncode:
         shutil.rmtree(home.path)
         pytest.skip(f"no mount here: {mounted.stderr.decode()}")
-    run = ProxyRun(tmp_path, "full", {"GPUAAS_HOME": str(home.path)})
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            _use(patch, home)
+    with pytest.MonkeyPatch.context() as patch:
+        _use(patch, home)
+        run = ProxyRun(tmp_path, "full", {})
+        try:
             run.ready()
             msg_id = run.client.execute("for n in range(20): print(str(n) * 1_000_000, flush=True)")
             assert run.wait_done(msg_id)["content"]["status"] == "ok"
@@ -284,11 +284,11 @@ def test_full_disk_under_the_journal_is_said_and_nothing_is_lost(victim: Victim,
             ]
             assert "No space left" in "".join(told)
             assert run.value("1 + 1") == "2"
-    finally:
-        run.close()
-        home.cli("down")
-        subprocess.run(["umount", str(disk)], check=True)
-        shutil.rmtree(home.path)
+        finally:
+            run.close()
+            home.cli("down")
+            subprocess.run(["umount", str(disk)], check=True)
+            shutil.rmtree(home.path)
 
 
 # -- what the attacks are made of ------------------------------------------------------------------------------
