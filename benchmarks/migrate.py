@@ -31,6 +31,7 @@ import hardware
 from environments import DoesNotInstall, environment
 from rows import ZmqKernel
 from service import Service
+from user import User
 
 from jupyter_gpuaas.client.embedded import find_service
 from jupyter_gpuaas.client.migrations import follow_migration
@@ -128,33 +129,6 @@ def main() -> None:
         print("\n".join(f"    {name}: {value}" for name, value in row.items()))
 
 
-class User(threading.Thread):
-    """Runs cells at a steady pace, and notes when each was sent and how long it took until reply and idle."""
-
-    def __init__(self, kernel: ZmqKernel) -> None:
-        super().__init__(daemon=True)
-        self._kernel = kernel
-        self._over = threading.Event()
-        self.cells: list[tuple[float, float]] = []
-
-    def run(self) -> None:
-        while not self._over.is_set():
-            sent_s = time.time()
-            heard = self._kernel.run("step();", quiet_s=WAIT_S)
-            if heard.done_s is None or heard.status != "ok":
-                raise RuntimeError(f"a cell was not answered: {heard}")
-            self.cells.append((sent_s, heard.done_s))
-            self._over.wait(max(0.0, 1 / CELLS_PER_S - heard.done_s))
-
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
-
-    def took_s(self, since_s: float, until_s: float) -> list[float]:
-        """How long the cells took that were sent within this time."""
-        return [took_s for sent_s, took_s in self.cells if since_s <= sent_s < until_s]
-
-
 @contextlib.contextmanager
 def session(service: Service, setup: str) -> Iterator[tuple[ZmqKernel, str]]:
     """A kernel with a session of its own, and that session's name."""
@@ -208,11 +182,10 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
     fresh: list[float] = []
     with session(service, setup) as (kernel, name):
         for _ in range(rounds):
-            user = User(kernel)
             if change == IDLE:
                 kernel.run("step();")
             else:
-                user.start()
+                user = User(kernel.connection, CELLS_PER_S, "step();")
             time.sleep(BEFORE_S - CALM_S)
             # The target's memory, and the chunks of what changes until the stop.
             fresh.append(touched_s(round(size_mb * (1 + max(0.0, change) / 100))))
@@ -258,11 +231,10 @@ def beside_a_copier(kernel: ZmqKernel) -> list[float]:
     Whatever a pre-copy does, it copies: this is what the machine itself takes from a user for that.
     """
     copier = subprocess.Popen([sys.executable, "-c", COPIER])
-    user = User(kernel)
     try:
         time.sleep(CALM_S)
+        user = User(kernel.connection, CELLS_PER_S, "step();")
         begun_s = time.time()
-        user.start()
         time.sleep(CALM_S)
         user.stop()
     finally:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import zmq
+from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 START_TIMEOUT_S = 60.0
@@ -112,32 +113,23 @@ def listen(
     return heard
 
 
-class ZmqKernel:
-    """A kernel of a kernelspec, started by jupyter_client and read from two raw sockets.
+class ZmqClient:
+    """A client that reads a kernel's raw sockets.
 
     Parameters
     ----------
-    env
-        Whole environment of the kernel process.
-    session_name
-        Of its session, where it has one.
+    connection
+        File with the kernel's connection.
     """
 
-    def __init__(self, kernel_name: str, env: Mapping[str, str], session_name: str = "") -> None:
-        self.session_name = session_name
-        self._env = dict(env)
-        self._manager = KernelManager(kernel_name=kernel_name)
-        self._poller = zmq.Poller()
-        self._sockets: list[Any] = []
-
-    def start(self) -> None:
-        self._manager.start_kernel(env=self._env)
-        client = self._manager.client(context=zmq.Context.instance())
+    def __init__(self, connection: str) -> None:
+        client = BlockingKernelClient(context=zmq.Context.instance())
+        client.load_connection_file(connection)
         self._session = client.session
         self._shell = client.connect_shell(identity=self._session.bsession)
         self._iopub = client.connect_iopub()
-        self._sockets = [self._shell, self._iopub]
-        for sock in self._sockets:
+        self._poller = zmq.Poller()
+        for sock in (self._shell, self._iopub):
             sock.linger = 0
             self._poller.register(sock, zmq.POLLIN)
         self._wait_until_heard()
@@ -151,19 +143,10 @@ class ZmqKernel:
         request = self._session.send(self._shell, "execute_request", content)["header"]["msg_id"]
         return listen(self._receive, request, sent_s, quiet_s=quiet_s, stall_s=stall_s)
 
-    def stop(self) -> None:
-        for sock in self._sockets:
+    def close(self) -> None:
+        for sock in (self._shell, self._iopub):
             self._poller.unregister(sock)
             sock.close(0)
-        self._sockets = []
-        if self._manager.has_kernel:
-            self._manager.shutdown_kernel(now=False)
-        self._manager.cleanup_resources()
-
-    @property
-    def pid(self) -> int:
-        """Process id of what the kernelspec's command started."""
-        return int(self._manager.provisioner.process.pid)  # type: ignore[union-attr]
 
     def _wait_until_heard(self) -> None:
         """Return when a request is answered on shell and something was heard on iopub."""
@@ -174,7 +157,7 @@ class ZmqKernel:
             message = self._receive(0.1 if replied else 1.0)
             if message is None:
                 if time.monotonic() > deadline_s:
-                    raise RuntimeError(f"{self._manager.kernel_name} does not answer")
+                    raise RuntimeError("the kernel does not answer")
                 if replied:  # the subscription came after the answer's status messages
                     self._session.send(self._shell, "kernel_info_request", {})
             elif message.msg_type == "kernel_info_reply":
@@ -195,3 +178,47 @@ class ZmqKernel:
         message = self._session.deserialize(parts)
         parent = message["parent_header"].get("msg_id", "")
         return Message(message["msg_type"], parent, message["content"], largest)
+
+
+class ZmqKernel:
+    """A kernel of a kernelspec, started by jupyter_client.
+
+    Parameters
+    ----------
+    env
+        Whole environment of the kernel process.
+    session_name
+        Of its session, where it has one.
+    """
+
+    def __init__(self, kernel_name: str, env: Mapping[str, str], session_name: str = "") -> None:
+        self.session_name = session_name
+        self._env = dict(env)
+        self._manager = KernelManager(kernel_name=kernel_name)
+        self._client: ZmqClient | None = None
+
+    def start(self) -> None:
+        self._manager.start_kernel(env=self._env)
+        self._client = ZmqClient(self.connection)
+
+    def run(self, code: str, *, quiet_s: float = 30.0, stall_s: float = 0.0) -> Heard:
+        assert self._client is not None
+        return self._client.run(code, quiet_s=quiet_s, stall_s=stall_s)
+
+    def stop(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._manager.has_kernel:
+            self._manager.shutdown_kernel(now=False)
+        self._manager.cleanup_resources()
+
+    @property
+    def connection(self) -> str:
+        """File with its connection."""
+        return str(self._manager.connection_file)
+
+    @property
+    def pid(self) -> int:
+        """Process id of what the kernelspec's command started."""
+        return int(self._manager.provisioner.process.pid)  # type: ignore[union-attr]
