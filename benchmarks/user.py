@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from rows import ZmqClient
 
@@ -18,38 +19,40 @@ WAIT_S = 120.0
 
 
 class User:
-    """Runs cells in a kernel until it is told to ``stop``; then it has when each was sent, and how long it took.
+    """Has run its first cell when it is made, and runs more until ``stop``.
 
     Whatever else the benchmark does meanwhile, it does in another process.
+
+    Raises
+    ------
+    RuntimeError
+        A cell was not answered, or failed; also of ``stop``. The process has said which, on its standard error.
     """
 
     def __init__(self, connection: str, cells_per_s: float, code: str) -> None:
         words = [sys.executable, str(Path(__file__)), connection, str(cells_per_s), code]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        #: When each was sent, and how long it took until its reply and its idle.
         self.cells: list[tuple[float, float]] = []
-        self._note(self._line())
+        assert self._process.stdout is not None
+        self._note(self._process.stdout.readline() or self._failed())
 
     def stop(self) -> None:
-        """Let its last cell end.
-
-        Raises
-        ------
-        RuntimeError
-            A cell failed.
-        """
-        rest, _ = self._process.communicate("")
-        if self._process.returncode:
-            raise RuntimeError("a user's cell was not answered")
-        for line in rest.splitlines():
+        """Let the last cell end."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        for line in self._process.stdout:
             self._note(line)
+        if self._process.wait():
+            self._failed()
 
     def took_s(self, since_s: float, until_s: float) -> list[float]:
         """How long the cells took that were sent within this time."""
         return [took_s for sent_s, took_s in self.cells if since_s <= sent_s < until_s]
 
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
+    @staticmethod
+    def _failed() -> NoReturn:
+        raise RuntimeError("a cell of the benchmark's user was not answered, or failed")
 
     def _note(self, line: str) -> None:
         sent_s, took_s = map(float, line.split())
