@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,6 +28,7 @@ from .returning import NOTE as STAND_NOTE
 from .returning import RETURNED, Returning
 from .subshells import make_subshell
 from .transformed import TransformedOnce
+from .warming import steps_ahead
 
 if TYPE_CHECKING:
     from .checkpoints import Checkpoints
@@ -75,6 +76,8 @@ class GpuKernel(IPythonKernel):
         self.returning = Returning()
         #: For whoever asks what this kernel does.
         self.handling = Handling()
+        #: Whether a session has taken this kernel.
+        self._taken = False
         #: What the session told of its checkpoints, until they have begun.
         self._adopted: dict[str, Any] | None = None
         self._beginning = threading.Lock()
@@ -86,6 +89,7 @@ class GpuKernel(IPythonKernel):
     async def gpuaas_adopt_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
         """Become the kernel of a session: take its environment and working folder."""
         content = parent["content"]
+        self._taken = True
         reply = {"status": "ok"}
         try:
             os.chdir(content["cwd"])
@@ -262,7 +266,8 @@ class GpuKernel(IPythonKernel):
             self._shell_socket.watched(self.shell_channel_thread.io_loop, self.shell_stream._handle_events)
             way = self.shell_channel_thread.manager._main_to_shell_channel
             way.from_socket = Replies(self._shell_socket, way.from_socket)
-        self.io_loop.call_later(WARM_UP_S, self._warm_up)
+        assert self.shell is not None
+        self.io_loop.call_later(WARM_UP_S, self._warm_up, steps_ahead(self.shell.user_ns))
 
     def shell_channel_thread_main(self, msg: Any) -> Any:
         """Pass a message on to its shell; at once where nothing has to be looked up for that, as with cells."""
@@ -290,8 +295,10 @@ class GpuKernel(IPythonKernel):
         way.send_multipart(msg, copy=False)
         return True
 
-    def _warm_up(self) -> None:
-        from . import checkpoints  # noqa: F401
+    def _warm_up(self, steps: Iterator[None]) -> None:
+        """Take the next step, and another after what has come meanwhile, until there is a session to work for."""
+        if not self._taken and next(steps, self) is not self:
+            self.io_loop.add_callback(self._warm_up, steps)
 
     async def dispatch_shell(self, msg: Any, /, subshell_id: str | None = None, **more: Any) -> None:
         """Handle a message, and then, before the next one is handled, take the checkpoint that is due.

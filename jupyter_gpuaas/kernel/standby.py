@@ -14,7 +14,6 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
 from typing import Any
 
 import msgspec
@@ -196,7 +195,7 @@ class Standby:
             with contextlib.suppress(Exception, SystemExit):
                 importlib.import_module(module)
         for kind in kinds():  # what the packages brought is looked at here, and not while the session stands still
-            kind.capture(world)
+            kind.prepare(world)
         find_rule(object)
         world_of(sys.modules.keys() & {name.partition(".")[0] for name in _modules(manifest.world.packages)})
 
@@ -267,11 +266,8 @@ def _modules(packages: Iterable[str]) -> list[str]:
             continue
         listed = (distribution.read_text("top_level.txt") or "").split()
         if not listed:
-            paths = map(
-                PurePosixPath,
-                (line.partition(",")[0] for line in (distribution.read_text("RECORD") or "").splitlines()),
-            )
-            listed = sorted({path.parts[0] for path in paths if path.name == "__init__.py" and len(path.parts) == 2})
+            paths = [line.partition(",")[0] for line in (distribution.read_text("RECORD") or "").splitlines()]
+            listed = sorted({path.partition("/")[0] for path in paths if path.partition("/")[2] == "__init__.py"})
         same = [module for module in listed if _plain(module) == _plain(package)]
         if same or len(listed) == 1:
             found.append((same or listed)[0])

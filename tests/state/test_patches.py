@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +219,74 @@ def test_full_look_finds_what_changed_and_nothing_else(tmp_path: Path) -> None:
         json.dumps = original
         del json.JSONEncoder.mine  # type: ignore[attr-defined]
     assert patches.look(world) == []
+
+
+MARKED_TWICE = """
+import importlib, json, sys, warnings
+from jupyter_gpuaas.state.hidden.patches import Patches
+from jupyter_gpuaas.state.hidden.world import Hidden
+
+def seen(patches):
+    attributes = {name: {key: id(value) for key, value in of.items()} for name, of in patches._modules.items()}
+    classes = {kind: {key: id(value) for key, value in of.items()} for kind, of in patches._classes.items()}
+    prints = {name: patches._looked[id(sys.modules[name])] for name in attributes}
+    return attributes, classes, prints, {kind: patches._looked[id(kind)] for kind in classes}
+
+for name in ("gone_until_then", "come_until_then", "another_then"):
+    with open(name + ".py", "w") as file:
+        file.write("class A: pass")
+sys.path.insert(0, "")
+world = Hidden({"__name__": "__main__"}, full=True)
+patches = Patches()
+import another_then, gone_until_then
+patches.mark(world)
+assert "gone_until_then" in patches._modules
+del sys.modules["gone_until_then"], sys.modules["another_then"]
+import another_then, come_until_then
+json.dumps = lambda *values: ""
+json.JSONEncoder.default = lambda self, value: ""
+del warnings.simplefilter
+patches.mark(world)
+assert "gone_until_then" not in patches._modules
+assert "come_until_then" in patches._modules and another_then.A in patches._classes
+fresh = Patches()
+fresh.mark(world)
+assert seen(patches) == seen(fresh)
+assert patches.look(world) == []
+"""
+
+
+def test_second_mark_knows_what_the_first_one_would_have_known(tmp_path: Path) -> None:
+    """A kernel marks while it waits for its session, and again when that has come; in a process without other tools."""
+    done = subprocess.run(
+        [sys.executable, "-c", MARKED_TWICE], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_patch_of_what_was_imported_ahead_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import types
+
+    from jupyter_gpuaas.state.hidden.patches import Patches
+    from jupyter_gpuaas.state.hidden.world import Hidden
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "imported_ahead.py").write_text("class A:\n    def f(self): pass\ndef g(): pass\n")
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    patches, world = Patches(), Hidden(namespace, full=True)
+    patches.mark(world)
+    module: Any = importlib.import_module("imported_ahead")
+    monkeypatch.setitem(sys.modules, "imported_ahead", module)
+    patches.prepare(world)
+    assert patches.look(world) == []
+    original = module.g
+    module.g = module.A.f = types.FunctionType((lambda: 1).__code__, namespace)
+    assert [place for place, _, _ in patches.look(world)] == [
+        ("imported_ahead", "", "g"),
+        ("imported_ahead", "A", "f"),
+    ]
+    module.g = original
+    assert [place for place, _, _ in patches.look(world)] == [("imported_ahead", "A", "f")]
 
 
 def test_classes_of_extension_modules_are_never_the_notebooks() -> None:

@@ -58,13 +58,20 @@ class Patches(Kind):
         self._looked: dict[int, int] = {}
 
     def mark(self, world: Hidden) -> None:
-        self._modules.clear()
-        self._classes.clear()
+        # A kernel that waited for its session has marked before: what is as it was then need not be seen again.
+        stale = {name for name in self._modules if self._is_stale(sys.modules.get(name))}
+        stale |= {_home(kind) for kind in self._classes if self._looked.get(id(kind)) != _print_of(kind)}
+        for name in stale & self._modules.keys():
+            del self._modules[name]
+        for kind in [kind for kind in self._classes if _home(kind) not in self._modules]:
+            del self._classes[kind]
         self._places.clear()
-        self._looked.clear()
         self._loaded = 0
         self._late = False
-        self._see_new(world.namespace)
+        self._see_new(world.namespace, theirs=True)
+
+    def prepare(self, world: Hidden) -> None:
+        self._see_new(world.namespace, theirs=True)
 
     # -- finding -----------------------------------------------------------------------------------------------
 
@@ -92,8 +99,16 @@ class Patches(Kind):
                 value.append((place, True, keep(now, world)))
         return value
 
-    def _see_new(self, space: dict[str, Any]) -> set[str]:
-        """Remember the attributes of modules and classes that were loaded since the last look; names of these."""
+    def _is_stale(self, module: Any) -> bool:
+        if not issubclass(type(module), types.ModuleType):
+            return True
+        return self._looked.get(id(module)) != _print_of(module)
+
+    def _see_new(self, space: dict[str, Any], theirs: bool = False) -> set[str]:
+        """Remember the attributes of modules and classes that were loaded since the last look; names of these.
+
+        With ``theirs``, none of what they have can be the notebook's.
+        """
         if len(sys.modules) == self._loaded:
             return set()
         first_look = not self._modules
@@ -116,7 +131,7 @@ class Patches(Kind):
         self._loaded = len(sys.modules)
         if first_look and self._late:
             self._looked.clear()
-        if not first_look:
+        if not first_look and not theirs:
             # The cell that imported them may have patched them as well.
             for module in fresh.values():
                 self._look_at(module, space, fresh=True)

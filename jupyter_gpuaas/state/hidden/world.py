@@ -87,6 +87,9 @@ class HiddenState(Protocol):
             It cannot be, and why. What can be, is.
         """
 
+    def prepare(self, world: Hidden) -> None:
+        """Do what the first capture would spend its time with; no code of the notebook's has run here yet."""
+
 
 class Kind:
     """Base of the kinds. Each is made once and remembers what there was before the user's first cell."""
@@ -97,6 +100,10 @@ class Kind:
 
     def mark(self, world: Hidden) -> None:
         """Remember what there is, as not being the user's."""
+
+    def prepare(self, world: Hidden) -> None:
+        """See ``HiddenState``."""
+        self.capture(world)
 
     def capture(self, world: Hidden) -> Any:
         """See ``HiddenState``. Never raises: what goes wrong is told at the restore.
