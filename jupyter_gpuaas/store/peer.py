@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections import deque
@@ -19,6 +20,9 @@ from .manifests import MANIFEST_BYTES, no_such
 #: What one request asks for at most, and so many digests.
 REQUEST_BYTES = 64 * 1024**2
 REQUEST_CHUNKS = 16_384
+#: How many work at the same time on large fetches. Of two cores a third one would take more from the user's cells, and
+#: bring nothing.
+_CONNECTIONS = min(3, max(2, os.cpu_count() or 1))
 #: Less is not worth a connection of its own.
 _LEAST_BYTES = 4 * CHUNK_BYTES
 #: So often in a row a connection may break without a chunk having come.
@@ -47,7 +51,7 @@ class PeerStore:
         How long the peer may be silent.
     """
 
-    def __init__(self, peer: Peer, *, connections: int = 3, timeout_s: float = 30.0) -> None:
+    def __init__(self, peer: Peer, *, connections: int = _CONNECTIONS, timeout_s: float = 30.0) -> None:
         self.peer = peer
         #: All that came from the peer.
         self.sent_bytes = 0
