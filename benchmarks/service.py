@@ -27,6 +27,8 @@ class Service:
     def __init__(self, devices: int = 4, nodes: int = 1, *, tls: bool = False) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="gpuaas-bench-"))
         environ = {key: value for key, value in os.environ.items() if not key.startswith(("GPUAAS_", "JPY_"))}
+        # What is installed has its bytecode: no process that starts meanwhile is to compile it once more.
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)
         self._devices, self._nodes = devices, nodes
         #: Environment of whatever is to use this service.
         self.env = {**environ, "GPUAAS_HOME": str(self._home), "GPUAAS_TLS": "on" if tls else "off"}
