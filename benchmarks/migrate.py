@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,17 @@ def step():
         at = turn * count % max(1, len(part) - count)
         part[at:at + count] += 1
     return sum(i * i for i in range(20_000))
+"""
+
+#: As ``step``, and notes when it began and how long it took: what of a cell is the user's own work.
+TIMED = """
+import time
+def timed():
+    begun_s = time.time()
+    step()
+    took_s = time.time() - begun_s
+    with open({file!r}, "a") as file:
+        file.write(f"{{begun_s}} {{took_s}}\\n")
 """
 
 COPIER = """
@@ -175,17 +186,21 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
     setup = setup_of(size_mb, 0.01 if change == IDLE else change / 100 / CELLS_PER_S)
     views: list[MigrationView] = []
     # Of all moves together: in the pre-copy of one small session there are two cells or three.
-    calm: list[float] = []
-    during: list[float] = []
+    cells: list[tuple[float, float]] = []
+    works: list[tuple[float, ...]] = []
+    before: list[tuple[float, float]] = []
+    copied: list[tuple[float, float]] = []
     beside: list[float] = []
     waits: list[float] = []
     fresh: list[float] = []
-    with session(service, setup) as (kernel, name):
+    with tempfile.TemporaryDirectory(prefix="gpuaas-bench-") as folder, session(service, setup) as (kernel, name):
+        worked = Path(folder, "worked")
+        kernel.run(TIMED.format(file=str(worked)))
         for _ in range(rounds):
             if change == IDLE:
                 kernel.run("step();")
             else:
-                user = User(kernel.connection, CELLS_PER_S, "step();")
+                user = User(kernel.connection, CELLS_PER_S, "timed()")
             time.sleep(BEFORE_S - CALM_S)
             # The target's memory, and the chunks of what changes until the stop.
             fresh.append(touched_s(round(size_mb * (1 + max(0.0, change) / 100))))
@@ -197,12 +212,14 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
                 continue
             user.stop()
             views.append(view)
-            copied_s = view.started_s + view.phases_s["reserve"] + view.phases_s["pre_copy"]
-            calm += user.took_s(begun_s - CALM_S, begun_s)
-            during += user.took_s(view.started_s, copied_s)
+            cells += user.cells
+            before.append((begun_s - CALM_S, begun_s))
+            copied.append((view.started_s, view.started_s + view.phases_s["reserve"] + view.phases_s["pre_copy"]))
             waits.append(max(took_s for sent_s, took_s in user.cells if sent_s + took_s >= begun_s))
         if change != IDLE:
+            works = [tuple(map(float, line.split())) for line in worked.read_text().splitlines()]
             beside = beside_a_copier(kernel)
+    calm = within(cells, before)
     return {
         "what": f"remote_gpu, {size_mb} MB, " + ("idle" if change == IDLE else f"{change:g} % a second"),
         "downtime_s": median([view.downtime_s for view in views]),
@@ -212,12 +229,18 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
         "bytes_sent": statistics.median([view.bytes_sent for view in views]),
         "last_round_bytes": statistics.median([view.rounds[-1].sent_bytes for view in views]),
         "rounds_bytes": [[each.sent_bytes for each in view.rounds] for view in views],
-        "cells_during_pre_copy": slowdown(during, calm),
+        "cells_during_pre_copy": slowdown(within(cells, copied), calm),
+        "their_work_during_pre_copy": slowdown(within(works, copied), within(works, before)),
         "cells_beside_a_copier": slowdown(beside, calm),
         "cells_before_ms": round(1000 * statistics.median(calm), 2) if calm else None,
         "phases_s": {name: median([view.phases_s.get(name, 0.0) for view in views]) for name in views[0].phases_s},
         "rounds": rounds,
     }
+
+
+def within(timed: Iterable[tuple[float, ...]], spans: Iterable[tuple[float, float]]) -> list[float]:
+    """How long what began within these times took, of (begin, took) each."""
+    return [took_s for begun_s, took_s in timed if any(since_s <= begun_s < until_s for since_s, until_s in spans)]
 
 
 def slowdown(took_s: list[float], calm_s: list[float]) -> str | None:
@@ -233,14 +256,14 @@ def beside_a_copier(kernel: ZmqKernel) -> list[float]:
     copier = subprocess.Popen([sys.executable, "-c", COPIER])
     try:
         time.sleep(CALM_S)
-        user = User(kernel.connection, CELLS_PER_S, "step();")
+        user = User(kernel.connection, CELLS_PER_S, "timed()")
         begun_s = time.time()
         time.sleep(CALM_S)
         user.stop()
     finally:
         copier.kill()
         copier.wait()
-    return user.took_s(begun_s, time.time())
+    return within(user.cells, [(begun_s, time.time())])
 
 
 def touched_s(size_mb: int) -> float:

@@ -46,10 +46,6 @@ class User:
         if self._process.wait():
             self._failed()
 
-    def took_s(self, since_s: float, until_s: float) -> list[float]:
-        """How long the cells took that were sent within this time."""
-        return [took_s for sent_s, took_s in self.cells if since_s <= sent_s < until_s]
-
     @staticmethod
     def _failed() -> NoReturn:
         raise RuntimeError("a cell of the benchmark's user was not answered, or failed")
