@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from jupyter_gpuaas.kernel.kernel import GpuKernel
+from tests.kernels import driven
 
 AHEAD = """
 import sys
@@ -75,3 +78,19 @@ def test_steps_come_to_an_end() -> None:
     act, *arguments = kernel.io_loop.called.pop()
     act(*arguments)
     assert not kernel.io_loop.called
+
+
+#: Whether the baseline of libraries is there, which is the last step.
+BASELINE = """(
+    lambda hidden: hidden is not None
+    and any(kind._modules for kind in hidden._KINDS if kind.kind == 'patches')
+)(__import__('sys').modules.get('jupyter_gpuaas.state.hidden'))"""
+
+
+async def test_kernel_without_a_session_gets_ready(tmp_path: Path) -> None:
+    modules = "__import__('sys').modules"
+    async with driven(tmp_path / "work") as kernel, asyncio.timeout(60):
+        while not await kernel.value(BASELINE):  # steps come between these messages
+            pass
+        assert await kernel.value(f"{{'jupyter_gpuaas.kernel.standby', 'dill'}} <= {modules}.keys()")
+        assert not await kernel.value(f"'numpy' in {modules}")

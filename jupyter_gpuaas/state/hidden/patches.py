@@ -60,7 +60,7 @@ class Patches(Kind):
     def mark(self, world: Hidden) -> None:
         # A kernel that waited for its session has marked before: what is as it was then need not be seen again.
         stale = {name for name in self._modules if self._is_stale(sys.modules.get(name))}
-        stale |= {_home(kind) for kind in self._classes if self._looked.get(id(kind)) != _print_of(kind)}
+        stale |= {_home(kind) for kind in self._classes if self._is_stale(kind)}
         for name in stale & self._modules.keys():
             del self._modules[name]
         for kind in [kind for kind in self._classes if _home(kind) not in self._modules]:
@@ -99,10 +99,11 @@ class Patches(Kind):
                 value.append((place, True, keep(now, world)))
         return value
 
-    def _is_stale(self, module: Any) -> bool:
-        if not issubclass(type(module), types.ModuleType):
+    def _is_stale(self, owner: Any) -> bool:
+        """Whether it has other objects than at the last look, or is no module or class any more."""
+        if not issubclass(type(owner), (type, types.ModuleType)):
             return True
-        return self._looked.get(id(module)) != _print_of(module)
+        return self._looked.get(id(owner)) != _print_of(owner)
 
     def _see_new(self, space: dict[str, Any], theirs: bool = False) -> set[str]:
         """Remember the attributes of modules and classes that were loaded since the last look; names of these.
