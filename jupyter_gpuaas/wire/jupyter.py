@@ -74,7 +74,7 @@ def read_json(data: Buffer) -> Any:
     try:
         try:
             return msgspec.json.decode(data)
-        except UnicodeDecodeError:
+        except (UnicodeDecodeError, msgspec.DecodeError):  # which of them says "no UTF-8" is up to msgspec's version
             return msgspec.json.decode(str(data, "utf-8", "replace"))
     except RecursionError as error:
         raise msgspec.DecodeError(str(error)) from error
