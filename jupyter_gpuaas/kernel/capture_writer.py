@@ -6,6 +6,7 @@ up as well, and the generation rises: a capture that was begun under a former ge
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import threading
@@ -52,6 +53,13 @@ class Job:
     def stop(self) -> None:
         """Give it up, if it is not committed yet."""
         self._stopped = True
+
+    def let_end(self) -> None:
+        """Give it up and wait until nothing of it is read any more, whatever interrupts."""
+        self.stop()
+        while not self.done.is_set():
+            with contextlib.suppress(KeyboardInterrupt):
+                self.done.wait()
 
     def follow(self, done: int, total: int) -> None:
         self.progress = (done, total)

@@ -289,8 +289,8 @@ class Checkpoints:
         # Of what is new, arrays and the like can be asked at once.
         return total + sum(_own_bytes(value) for name, value in list(space.items()) if name not in known)
 
-    def _begin(self, label: str = "") -> Job:
-        """Capture into memory and hand it to the writer."""
+    def _begin(self, label: str = "", *, stands: bool = False) -> Job:
+        """Capture into memory and hand it to the writer; ``stands`` as of ``Checkpointer.begin``."""
         if self._stale is not None:
             raise self._stale
         generation = self._writer.generation
@@ -311,6 +311,7 @@ class Checkpoints:
                     source=self._since.source,
                     cells=self._records,
                     stop=self._giving_up.check,
+                    stands=stands,
                 )
         except BaseException:
             self._all_new()
@@ -391,7 +392,8 @@ class Checkpoints:
         try:
             self._giving_up.check()  # while it waited for a cell to end, perhaps
             if op == "take":
-                return msgspec.to_builtins(self.take(str(content.get("label", "")), self._tell_progress))
+                label, stands = str(content.get("label", "")), bool(content.get("stands"))
+                return msgspec.to_builtins(self.take(label, self._tell_progress, stands=stands))
             if op == "restore":
                 replay = content.get("replay", "safe")
                 return msgspec.to_builtins(self.restore(str(content["checkpoint"]), self._tell_progress, replay))
@@ -426,8 +428,14 @@ class Checkpoints:
         self._standing.note("every", cause)
         return self._standing.status
 
-    def take(self, label: str = "", told: Told = lambda done, total: None) -> CheckpointView:
+    def take(self, label: str = "", told: Told = lambda done, total: None, *, stands: bool = False) -> CheckpointView:
         """Take one now, and return when it is durable.
+
+        Parameters
+        ----------
+        stands
+            The session stands still and nobody waits to give this up: memory is written from where it is. Copies of
+            it first would be as much again, in pages that are new to the machine.
 
         Raises
         ------
@@ -436,7 +444,13 @@ class Checkpoints:
         KeyboardInterrupt
             It was given up.
         """
-        checkpoint: Checkpoint = wait(self._begin(label), told)
+        job = self._begin(label, stands=stands)
+        try:
+            checkpoint: Checkpoint = wait(job, told)
+        except BaseException:
+            if stands:
+                job.let_end()
+            raise
         return view_of(checkpoint.manifest)
 
     def listed(self) -> list[CheckpointView]:

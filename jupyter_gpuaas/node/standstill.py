@@ -347,7 +347,7 @@ class Standstill:
         except asyncio.TimeoutError:
             raise QuiesceTimeout(f"the cell that runs did not end within {wait_s:g} s.") from None
         waited = time.monotonic()
-        reply = await kernel.ask(Channel.SHELL, "gpuaas_checkpoint_request", {"op": "take"})
+        reply = await kernel.ask(Channel.SHELL, "gpuaas_checkpoint_request", {"op": "take", "stands": True})
         if reply["status"] != "ok":
             raise from_wire(reply, status=500)
         checkpoint = msgspec.convert(reply["result"], CheckpointView)

@@ -152,6 +152,7 @@ class Checkpointer(Archive):
         source: str | None = None,
         cells: Cells = (),
         stop: Callable[[], None] = lambda: None,
+        stands: bool = False,
     ) -> Pending:
         """Capture into memory; the namespace may change as soon as this returns.
 
@@ -159,21 +160,25 @@ class Checkpointer(Archive):
         ----------
         stop
             Called often; what it raises gives the capture up, and nothing is kept of it.
+        stands
+            The namespace does not change before it is written, so nothing is copied: the caller waits for that, or for
+            its failure, before anything else of the user's runs.
         """
         started = time.perf_counter()
         draft, head = self._look(namespace, parent, label, cell, epoch, touched, source, cells)
-        try:
-            draft.detach(self._pool, stop)
-        except BaseException:
-            self.forget_changes()
-            raise
-        stall_s = time.perf_counter() - started
+        if not stands:
+            try:
+                draft.detach(self._pool, stop)
+            except BaseException:
+                self.forget_changes()
+                raise
+        stall_s = None if stands else time.perf_counter() - started
 
         def finish(progress: Progress) -> Checkpoint:
             with self._writing:
                 return self._write(draft, head, started, stall_s, progress)
 
-        return Pending(finish, head["id"], stall_s, draft.waiting_bytes)
+        return Pending(finish, head["id"], time.perf_counter() - started, draft.waiting_bytes)
 
     def claim(self, checkpoint: Checkpoint, *, epoch: int) -> Checkpoint:
         """Commit a checkpoint once more, as the session's own, of a host of this epoch, which begins with it.

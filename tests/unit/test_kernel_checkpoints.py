@@ -359,3 +359,55 @@ def test_request_is_given_up_after_any_number_that_had_ended_before(kernels: Any
     with pytest.raises(KeyboardInterrupt):
         kernel.checkpoints.request({"op": "take", "request": "late"})
     assert kernel.checkpoints.request({"op": "take", "request": "next"})
+
+
+def test_session_that_stands_still_is_written_from_its_own_memory(kernels: Any) -> None:
+    kernel = kernels(every=0)
+    kernel.cell("import numpy as np\ndata = np.zeros(5_000_000, np.uint8)")
+    whole = kernel.checkpoints.take()
+    kernel.cell("data[0] = 1")
+    part = kernel.checkpoints.request({"op": "take", "stands": True})
+    kernel.space["data"][0] = 2
+    costs = [kernel.checkpoints.find(each).manifest.costs for each in (whole.id, part["id"])]
+    assert [each.copied_bytes > 0 for each in costs] == [True, False]
+    assert all(each.written_bytes > 0 for each in costs)
+    kernel.checkpoints.restore(part["id"])
+    assert kernel.space["data"][0] == 1
+
+
+def test_interrupt_leaves_memory_to_the_user_only_when_it_is_read_no_more(
+    kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = kernels()
+    kernel.cell("import numpy as np\ndata = np.zeros(5_000_000, np.uint8)")
+    kernel.written()
+    reading, returned, go = threading.Event(), threading.Event(), threading.Event()
+    put = kernel.checkpoints.checkpointer.store.put
+
+    def slow(chunks: Any) -> Any:
+        reading.set()
+        go.wait(30)
+        return put(chunks)
+
+    def interrupt() -> None:
+        reading.wait(30)
+        for _ in range(2):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            returned.wait(0.2)
+        go.set()
+
+    monkeypatch.setattr(kernel.checkpoints.checkpointer.store, "put", slow)
+    kernel.space["data"][0] = 1
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        kernel.checkpoints.take("mine", stands=True)
+    assert go.is_set()
+    returned.set()
+    thread.join()
+    monkeypatch.undo()
+    kernel.cell("data[0] = 2")
+    kernel.written()
+    newest = kernel.checkpoints.listed()[-1]
+    kernel.checkpoints.restore(newest.id)
+    assert newest.cell == 2 and kernel.space["data"][0] == 2
