@@ -23,6 +23,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 sys.path.insert(0, str(Path(__file__).resolve().parent / "cases"))
 
 import arrays
@@ -202,8 +204,8 @@ def moved(service: Service, size_mb: int, change: float, rounds: int) -> dict[st
             else:
                 user = User(kernel.connection, CELLS_PER_S, "timed()")
             time.sleep(BEFORE_S - CALM_S)
-            # The target's memory, and the chunks of what changes until the stop.
-            fresh.append(touched_s(round(size_mb * (1 + max(0.0, change) / 100))))
+            # The target's memory, and the chunks of what changes until the stop: on the way to the disk, and in copies.
+            fresh.append(touched_s(round(size_mb * (1.4 + 2 * max(0.0, change) / 100))))
             time.sleep(CALM_S)
             begun_s = time.time()
             view = move(service, name)
@@ -270,10 +272,10 @@ def touched_s(size_mb: int) -> float:
     """Take as much memory as the target is going to need, and give it back; how long that took.
 
     A virtual machine may get memory from its host only when it is first used: what was free for some seconds costs
-    seconds a gigabyte, which is none of the move's own.
+    seconds a gigabyte, which is none of the move's own. No file's pages are driven out for it.
     """
     begun_s = time.perf_counter()
-    arrays.touch(size_mb * 1_200_000)
+    arrays.touch(min(size_mb * 1_200_000, int(0.9 * psutil.virtual_memory().free)))
     return time.perf_counter() - begun_s
 
 
