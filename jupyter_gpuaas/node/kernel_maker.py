@@ -25,6 +25,11 @@ from .kernel_launch import Launch, check_reachable, give_tree, is_plain, launch_
 from .kernel_process import Kernel, KernelProcess
 from .processes import RUN_MARK
 
+#: Of a kernel's environment, where the node's says nothing else. Threads of OpenBLAS's that have nothing to do sleep
+#: after they have looked for work for 2^18 cycles (0.1 ms). With their own 2^26, each import of numpy keeps the node's
+#: other cores busy for 0.1 s, also in a kernel for a session that arrives (docs/benchmarks.md).
+DEFAULTS = {"OPENBLAS_THREAD_TIMEOUT": "18"}
+
 
 class KernelMaker:
     """Starts kernels, before there is a session and for it.
@@ -84,11 +89,7 @@ class KernelMaker:
         RuntimeError, OSError, SettingError
             There can be none.
         """
-        settings = self._settings
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("GPUAAS_", "JPY_"))}
-        environ |= {RUN_MARK: self._run_id, "GPUAAS_HOME": settings.home}
-        if environ.get(MALLOC_VARIABLE) == MALLOC_HUGE_PAGES:
-            del environ[MALLOC_VARIABLE]  # a host's own; how a cell allocates is the user's matter
+        settings, environ = self._settings, self._environment()
         folder = self.folder()
         if self.criu is not None:
             # Without the mark: a process that goes on at another node would be taken for one of this host, whose end
@@ -202,6 +203,12 @@ class KernelMaker:
         return brought
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    def _environment(self) -> dict[str, str]:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("GPUAAS_", "JPY_"))}
+        if environ.get(MALLOC_VARIABLE) == MALLOC_HUGE_PAGES:
+            del environ[MALLOC_VARIABLE]  # a host's own; how a cell allocates is the user's matter
+        return DEFAULTS | environ | {RUN_MARK: self._run_id, "GPUAAS_HOME": self._settings.home}
 
     def _launch(self, folder: Path) -> Launch:
         """How a kernel in this folder is started; raises SettingError where that cannot be."""

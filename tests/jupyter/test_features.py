@@ -59,6 +59,7 @@ def test_how_its_host_allocates_is_not_passed_on_to_a_kernel(run: ProxyRun) -> N
     code = (
         "import os, pathlib\n"
         f"assert os.environ.get({MALLOC_VARIABLE!r}) == {given!r}\n"
+        "assert os.environ['OPENBLAS_THREAD_TIMEOUT']\n"
         "host = pathlib.Path(f'/proc/{os.getppid()}/environ').read_bytes().split(b'\\0')\n"
         f"assert b'{MALLOC_VARIABLE}={given or MALLOC_HUGE_PAGES}' in host, host"
     )

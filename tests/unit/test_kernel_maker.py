@@ -9,7 +9,7 @@ import pytest
 
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import ImageUnavailable
-from jupyter_gpuaas.node.kernel_maker import KernelMaker
+from jupyter_gpuaas.node.kernel_maker import DEFAULTS, KernelMaker
 
 
 def maker(folder: Path, images: Path) -> KernelMaker:
@@ -40,3 +40,17 @@ def test_folder_for_images_that_cannot_be_made_is_told_with_the_setting(tmp_path
     with pytest.raises(ImageUnavailable, match="file") as refused:
         maker(tmp_path, tmp_path / "file" / "run")._jail(tmp_path / "k")
     assert "image_folder" in refused.value.hint
+
+
+def test_what_the_node_says_of_the_environment_comes_before_what_a_kernel_has_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = maker(tmp_path, tmp_path)
+    monkeypatch.setenv("GPUAAS_TOKEN", "secret")
+    for name in DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
+    made = kernels._environment()
+    assert made.items() >= DEFAULTS.items() and "GPUAAS_TOKEN" not in made
+    for name in DEFAULTS:
+        monkeypatch.setenv(name, "mine")
+    assert kernels._environment().items() >= dict.fromkeys(DEFAULTS, "mine").items()
