@@ -119,6 +119,7 @@ class ModelKernel:
     def _own(self, msg_type: str, parts: list[Buffer], content: dict[str, Any]) -> None:
         reply: dict[str, Any] = {"status": "ok"}
         if msg_type == "gpuaas_checkpoint_request":
+            assert content == {"op": "take", "stands": True}  # else all that has changed is copied first
             failed = to_wire(CheckpointError("the disk is full."))
             reply = {"status": "error", **failed} if self.chance.random() < 0.2 else {"status": "ok", "result": VIEW}
         elif content["op"] == "go_on":
