@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -51,6 +51,8 @@ from jupyter_gpuaas.model import (
     Lease,
     Loaded,
     MigrationView,
+    Outdated,
+    Part,
     Phase,
     Quiet,
     Round,
@@ -68,6 +70,9 @@ PATIENCE_S = 2.0
 STEP_S = 60.0
 #: For what goes by the size of the state: so much, and the time that this rate needs.
 COPY_S = 120.0
+#: How long a session is asked for what of its checkpoint is out of date, and how large that is at least.
+OUTDATED_S = 1.0
+WORTH_ASKING_BYTES = 64 * 1024**2
 #: For an image, whose size nobody knows before.
 IMAGE_S = 900.0
 
@@ -245,7 +250,7 @@ class Mover:
         if view is None:
             return False
         while True:
-            done = await self._round(moving, view)
+            done = await self._round(moving, view, without=await self._outdated(moving, view))
             passes.append(Pass(done.sent_bytes, done.took_s))
             newer = self._newest_of(moving) or view
             ready, why = settled(passes, newer.id != view.id)
@@ -307,9 +312,28 @@ class Mover:
         finally:
             self.waiting.discard(moving.live.session.id)
 
-    async def _round(self, moving: Moving, view: CheckpointView, timeout_s: float = 0.0) -> Loaded:
+    async def _outdated(self, moving: Moving, view: CheckpointView) -> tuple[Part, ...]:
+        """What of a checkpoint need not be sent, as the session has something else there by now."""
+        if view.host_bytes + view.device_bytes < WORTH_ASKING_BYTES:
+            return ()
+        asking = asyncio.ensure_future(self._source(moving).checkpoints(moving.live.session.id, {"op": "outdated"}))
+        try:
+            found = msgspec.convert(await asyncio.wait_for(asking, OUTDATED_S), Outdated)
+        except (asyncio.TimeoutError, TimeoutError, GpuaasError, msgspec.ValidationError):
+            return ()  # a cell runs, perhaps; nothing depends on it
+        if found.checkpoint != view.id or not found.parts:
+            return ()
+        size = sum(part.nbytes for part in found.parts)
+        cause = f"{size / 1e6:.0f} MB are others by now than in the newest checkpoint: they go when it stands still"
+        self.tell(moving, cause, checkpoint=view.short)
+        return found.parts
+
+    async def _round(
+        self, moving: Moving, view: CheckpointView, timeout_s: float = 0.0, *, without: Sequence[Part] = ()
+    ) -> Loaded:
         timeout_s = timeout_s or COPY_S + (view.host_bytes + view.device_bytes) / SLOWEST_BYTES_S
-        reply = await self._op(moving, "preload", {"checkpoint": view.id}, timeout_s)
+        asked = {"checkpoint": view.id, "without": msgspec.to_builtins(without)}
+        reply = await self._op(moving, "preload", asked, timeout_s)
         done = msgspec.convert(reply, Loaded)
         moving.view = msgspec.structs.replace(moving.view, bytes_sent=moving.view.bytes_sent + done.sent_bytes)
         self._was_round(moving, view.id, done.sent_bytes, done.took_s)

@@ -22,6 +22,7 @@ from ..model import (
     CheckpointPlan,
     CheckpointStatus,
     CheckpointView,
+    Outdated,
     Replay,
     RestoreReport,
     short_id,
@@ -30,6 +31,7 @@ from ..state.ahead import Ahead
 from ..state.archive import Archive
 from ..state.checkpointer import BaseGone, Checkpoint, Checkpointer, Pending
 from ..state.listing import owners_address, view_of
+from ..state.outdated import outdated
 from ..state.recipes import CellRecord
 from ..store.base import Store
 from ..store.opening import open_store
@@ -403,6 +405,8 @@ class Checkpoints:
                 return self.forget([str(each) for each in content["checkpoints"]])
             if op == "claim":
                 return self.claim()
+            if op == "outdated":
+                return msgspec.to_builtins(self.outdated())
         finally:
             self._giving_up.end()
             self._standing.progress("")
@@ -452,6 +456,14 @@ class Checkpoints:
                 job.let_end()
             raise
         return view_of(checkpoint.manifest)
+
+    def outdated(self) -> Outdated:
+        """What of the newest checkpoint is mostly different by now."""
+        newest, tracker = self._committed, self._checkpointer.tracker if self._checkpointer is not None else None
+        if newest is None or tracker is None or self._writer.waiting or not (self._since.cells or self._since.beside):
+            return Outdated(checkpoint=newest.id if newest is not None else "")
+        with self._giving_up.interruptible():
+            return Outdated(checkpoint=newest.id, parts=tuple(outdated(tracker, self._touched(self._shell.user_ns))))
 
     def listed(self) -> list[CheckpointView]:
         """This session's checkpoints, oldest first; those that are being written are waited for."""

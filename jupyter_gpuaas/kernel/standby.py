@@ -13,21 +13,21 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 import psutil
 
 from ..errors import CheckpointError, MigrationError
-from ..model import Loaded, Peer
+from ..model import Loaded, Part, Peer
 from ..state.ahead import Ahead, is_large
 from ..state.cell_log import is_block
 from ..state.hidden import Hidden, called, kinds
 from ..state.restore import read_records, restore_names
 from ..state.rules.registry import Restoring, find_rule
 from ..state.world import check, relocated, world_of
-from ..store.base import Store
+from ..store.base import DIGEST_BYTES, Store
 from ..store.blob import chunk_sizes
 from ..store.chunkcache import SLAB_BYTES, ChunkCache
 from ..store.manifest import GroupRecord, Manifest
@@ -79,7 +79,8 @@ class Standby:
             loaded = self._loaded
         elif op == "preload":
             session_steps_back(True)  # until it is here
-            loaded = self.preload(checkpoint, peer, int(content.get("most_bytes") or 0))
+            without = msgspec.convert(content.get("without") or [], tuple[Part, ...])
+            loaded = self.preload(checkpoint, peer, int(content.get("most_bytes") or 0), without)
         elif op == "load":
             session_steps_back(False)
             loaded = self.load(checkpoint, peer)
@@ -88,12 +89,18 @@ class Standby:
         found = msgspec.to_builtins(loaded)
         return found
 
-    def preload(self, checkpoint: str, peer: Peer | None, most_bytes: int = 0) -> Loaded:
-        """Bring what a checkpoint needs and is not here, as far as there is memory for it, or it is allowed."""
+    def preload(self, checkpoint: str, peer: Peer | None, most_bytes: int = 0, without: Sequence[Part] = ()) -> Loaded:
+        """Bring what a checkpoint needs and is not here, as far as there is memory for it, or it is allowed.
+
+        Parameters
+        ----------
+        without
+            Only memory is taken for these, as something else is to come there.
+        """
         with self._counted(checkpoint, peer) as done:
             manifest, records = self._look_up(checkpoint)
             done.append(sum(map(_size, records)))
-            self._bring(manifest, records, most_bytes)
+            self._bring(manifest, records, most_bytes, without)
         return self._told(done)
 
     def load(self, checkpoint: str, peer: Peer | None) -> Loaded:
@@ -160,7 +167,13 @@ class Standby:
         cache.keep_only(_small(manifest, records).keys())
         return manifest, records
 
-    def _bring(self, manifest: Manifest, records: list[GroupRecord], most_bytes: int = 0) -> None:
+    def _bring(
+        self,
+        manifest: Manifest,
+        records: list[GroupRecord],
+        most_bytes: int = 0,
+        without: Sequence[Part] = (),
+    ) -> None:
         """Bring what is lacking: what is small as chunks, large regions to where they stay."""
         small = _small(manifest, records)
         sizes = [sum(size for _, size in _chunks(record)) for record in records]
@@ -172,7 +185,9 @@ class Standby:
         self._cache.most_bytes = room(sum(sizes), max(sizes, default=0), free_bytes - large_bytes)
         self._cache.keep(small.items())
         self._prepare(manifest, records)
-        self._ahead.prepare(records, large_bytes)
+        names = {entry.record.digests[:DIGEST_BYTES].hex(): entry.names for entry in manifest.groups}
+        left = {(names[part.record], part.region) for part in without if part.record in names}
+        self._ahead.prepare(records, large_bytes, left)
 
     def _prepare(self, manifest: Manifest, records: list[GroupRecord]) -> None:
         """Do ahead what a restore would spend its time with. What fails here fails later, or does no harm."""

@@ -168,6 +168,21 @@ class Quiet(msgspec.Struct, frozen=True, kw_only=True):
     took_s: float
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One large region of a checkpoint's memory: by the digest of its group's record, and its number in that."""
+
+    record: str
+    region: int
+    nbytes: int
+
+
+class Outdated(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a session's newest checkpoint is mostly different by now."""
+
+    checkpoint: str = ""
+    parts: tuple[Part, ...] = ()
+
+
 class ImageRound(msgspec.Struct, frozen=True, kw_only=True):
     """A round of memory of a process image, of a kernel that goes on."""
 

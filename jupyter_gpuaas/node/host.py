@@ -35,7 +35,7 @@ from ..image.cuda_meter import device_id
 from ..image.pack import Origin
 from ..lifecycle.turns import room_to_keep
 from ..logs import formatter, log_to_stderr
-from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Peer, RestoreReport, short_id
+from ..model import CPU, CUDA, Channel, Device, HostReport, HostSpec, Part, Peer, RestoreReport, short_id
 from ..model.words import restored_lines
 from ..wire.tls import of_node
 from .agent_line import LINE_BYTES, AgentLine
@@ -333,6 +333,7 @@ class Host:
                     from_store=bool(content.get("from_store")),
                     alone=bool(content.get("alone")),
                     most_bytes=int(content.get("most_bytes") or 0),
+                    without=msgspec.convert(content.get("without") or [], tuple[Part, ...]),
                 )
                 return _plain(await loading)
             if op == "load":

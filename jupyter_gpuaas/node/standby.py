@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from ..errors import MigrationError, TransportError, from_wire
-from ..model import Channel, Handover, HostState, Loaded, Peer
+from ..model import Channel, Handover, HostState, Loaded, Part, Peer
 from .journal import Journal
 from .kernel_process import Kernel
 from .succession import Source, fetch_handover, fetch_journal, fetch_source
@@ -86,6 +86,7 @@ class Standby:
         from_store: bool = False,
         alone: bool = False,
         most_bytes: int = 0,
+        without: Sequence[Part] = (),
     ) -> Loaded:
         """Bring over what is lacking of a checkpoint, and the journal so far; no object is made.
 
@@ -99,6 +100,8 @@ class Standby:
             The source does not answer now: nothing but the variables comes.
         most_bytes
             Memory that may be filled with them; 0 for as much as there is. The rest comes with ``load``.
+        without
+            Large memory whose content is not wanted, as it is another by now.
 
         Raises
         ------
@@ -111,7 +114,8 @@ class Standby:
             if alone:
                 beside, loaded = 0, await self._ask("preload", checkpoint, from_store=True, most_bytes=most_bytes)
             else:
-                beside, loaded = await self._bring("preload", checkpoint, from_store=from_store, most_bytes=most_bytes)
+                more = {"from_store": from_store, "most_bytes": most_bytes, "without": without}
+                beside, loaded = await self._bring("preload", checkpoint, **more)
             return msgspec.structs.replace(
                 loaded, sent_bytes=loaded.sent_bytes + beside, took_s=time.monotonic() - began
             )
@@ -234,7 +238,15 @@ class Standby:
             raise MigrationError(f"the kernel that was to take the session over is gone: {self._session.cause}.")
         return kernel
 
-    async def _ask(self, op: str, checkpoint: str, *, from_store: bool = False, most_bytes: int = 0) -> Loaded:
+    async def _ask(
+        self,
+        op: str,
+        checkpoint: str,
+        *,
+        from_store: bool = False,
+        most_bytes: int = 0,
+        without: Sequence[Part] = (),
+    ) -> Loaded:
         await self._ready()
         kernel = self._kernel()
         peer = None
@@ -245,6 +257,7 @@ class Standby:
                 way = self._peer if self._way_of is None else await self._way_of(kernel, self._peer)
                 peer = {"url": way.url, "ticket": way.ticket}
         content: dict[str, Any] = {"op": op, "checkpoint": checkpoint, "peer": peer, "most_bytes": most_bytes}
+        content["without"] = msgspec.to_builtins(without)
         try:
             reply = await kernel.ask(Channel.SHELL, "gpuaas_standby_request", content)
         except RuntimeError as error:

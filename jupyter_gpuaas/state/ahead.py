@@ -6,7 +6,8 @@ nothing is held twice, and nothing is copied when the restore comes. A newer che
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import mmap
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from ..store.base import CHUNK_BYTES
@@ -19,9 +20,11 @@ from .owners import allocate
 LEAST_BYTES = CHUNK_BYTES
 #: What is asked of the cache in one go.
 _BATCH_BYTES = 128 * 1024**2
+#: For so much at a time, memory is taken in one go, in which nothing else of Python's runs.
+_TOUCHED_BYTES = 16 * 1024**2
 
 #: Names of the group, and the number of the region in it.
-_Of = tuple[tuple[str, ...], int]
+Of = tuple[tuple[str, ...], int]
 _Content = tuple[Any, int, bytes]
 
 
@@ -33,6 +36,13 @@ class _Filled:
         self.key = (region.maker, region.content.size)
         #: What each chunk of it is; None for what is not there.
         self.digests: list[bytes | None] = [None] * len(chunk_digests(region.content))
+
+    def touch(self) -> None:
+        """Have the memory, which the system gives only to who writes to it: that takes longer than to fill it."""
+        if all(digest is None for digest in self.digests):
+            for start in range(0, len(self.memory), _TOUCHED_BYTES):
+                piece = self.memory[start : start + _TOUCHED_BYTES : mmap.PAGESIZE]
+                piece[:] = bytes(len(piece))
 
     def at(self, number: int) -> memoryview:
         return self.memory[number * CHUNK_BYTES : (number + 1) * CHUNK_BYTES]
@@ -49,7 +59,7 @@ class Ahead:
 
     def __init__(self, cache: ChunkCache) -> None:
         self.cache = cache
-        self._filled: dict[_Of, _Filled] = {}
+        self._filled: dict[Of, _Filled] = {}
         self._ready: dict[_Content, list[_Filled]] = {}
 
     @property
@@ -57,13 +67,15 @@ class Ahead:
         """Memory that it takes."""
         return sum(filled.key[1] for filled in self._filled.values())
 
-    def prepare(self, records: Sequence[GroupRecord], most_bytes: int) -> None:
+    def prepare(self, records: Sequence[GroupRecord], most_bytes: int, without: Collection[Of] = frozenset()) -> None:
         """Bring the large regions of these groups here, the largest first, and let go of what is of no use for them.
 
         Parameters
         ----------
         most_bytes
             How much memory may be taken for it. The others come when they are restored.
+        without
+            Regions for which there is to be memory, but whose content of now is not wanted.
 
         Raises
         ------
@@ -91,9 +103,12 @@ class Ahead:
             except Exception:
                 continue  # the restore finds the same, and says so
         filled.clear()
-        self._fill({of: regions[of] for of in self._filled})
-        for of, found in self._filled.items():
-            self._ready.setdefault(_content(regions[of]), []).append(found)
+        wanted = {of: regions[of] for of in self._filled if of not in without}
+        self._fill(wanted)
+        for of in self._filled.keys() - wanted.keys():
+            self._filled[of].touch()
+        for of, region in wanted.items():
+            self._ready.setdefault(_content(region), []).append(self._filled[of])
 
     def take(self, region: Region) -> tuple[Any, memoryview] | None:
         """The owner of a region's memory and the memory, filled, if it is there; from then on it is the caller's."""
@@ -109,13 +124,13 @@ class Ahead:
         self._filled.clear()
         self._ready.clear()
 
-    def _matched(self, regions: dict[_Of, Region]) -> dict[_Of, _Filled]:
+    def _matched(self, regions: dict[Of, Region]) -> dict[Of, _Filled]:
         """For each region the memory that has most of it: that of the same content, else that of the same name."""
-        contents: dict[_Content, list[_Of]] = {}
+        contents: dict[_Content, list[Of]] = {}
         for of, filled in self._filled.items():
             if None not in filled.digests:
                 contents.setdefault((*filled.key, b"".join(filter(None, filled.digests))), []).append(of)
-        found: dict[_Of, _Filled] = {}
+        found: dict[Of, _Filled] = {}
         for of, region in regions.items():
             same = contents.get(_content(region))
             if same:
@@ -127,7 +142,7 @@ class Ahead:
                 found[of] = self._filled.pop(of)
         return found
 
-    def _fill(self, regions: dict[_Of, Region]) -> None:
+    def _fill(self, regions: dict[Of, Region]) -> None:
         lacking: list[tuple[_Filled, int, bytes, memoryview]] = []
         for of, region in regions.items():
             filled = self._filled[of]

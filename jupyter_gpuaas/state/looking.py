@@ -90,6 +90,13 @@ class Looker:
         found.patience, found.penalty = before.patience, before.penalty
         return found
 
+    def changed(self, content: memoryview, before: Chunked) -> float:
+        """About which share of it is not as before; nothing is remembered of this look."""
+        if before.size != content.nbytes:
+            return 1.0
+        changed, looked = self._sample(content, before)
+        return changed / max(1, looked)
+
     # -- digests -----------------------------------------------------------------------------------------------
 
     def _digests(self, content: memoryview, numbers: Iterable[int] | None = None) -> list[bytes]:
@@ -168,13 +175,18 @@ class Looker:
         return mark, _edges(content, first - low, last - low)
 
     def _changes_much(self, content: memoryview, before: Chunked) -> bool:
+        changed, looked = self._sample(content, before)
+        return changed > max(1, looked // _MUCH)
+
+    def _sample(self, content: memoryview, before: Chunked) -> tuple[int, int]:
+        """Of some chunks, spread over all, how many have changed, and how many there are."""
         step = max(1, min(_SAMPLE, len(before.fast) // _MUCH))
         numbers = range(0, len(before.fast), step)
         changed = sum(
             before.fast[number] != digest
             for number, digest in zip(numbers, self._digests(content, numbers), strict=True)
         )
-        return changed > max(1, len(numbers) // _MUCH)
+        return changed, len(numbers)
 
 
 def _compared(content: memoryview, before: Chunked | None, fast: list[bytes], owner: Any) -> Chunked:

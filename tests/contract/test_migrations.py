@@ -107,6 +107,22 @@ async def test_session_that_has_just_moved_can_be_moved_straight_back(service: S
         await nothing_left(service, done.source, roamer.id)
 
 
+async def test_what_has_changed_since_the_newest_checkpoint_is_sent_once(service: Service) -> None:
+    async with roaming(service) as roamer:
+        await roamer.said("import numpy; draw = numpy.random.default_rng(0).random")
+        await roamer.said("cold, hot = draw(5_000_000), draw(5_000_000)")
+        await service.admin.checkpoint_every(roamer.id, 0)
+        await service.admin.take_checkpoint(roamer.id)
+        await roamer.said("hot += 1; expected = float(hot.sum() + cold.sum())")
+        done = await roamer.migrate()
+        assert done.phase is Phase.DONE, done.cause
+        first, last = done.rounds
+        assert 40e6 < first.sent_bytes < 45e6 and 40e6 < last.sent_bytes < 45e6
+        assert await roamer.said("print(float(hot.sum() + cold.sum()) == expected)") == "True"
+        story = [event.cause for event in await service.admin.events(session=roamer.id) if event.kind == "migration"]
+        assert any("40 MB are others by now" in cause for cause in story), story
+
+
 async def test_move_waits_for_the_cell_that_runs_and_what_comes_meanwhile_runs_once_and_in_order(
     service: Service, tmp_path: Path
 ) -> None:

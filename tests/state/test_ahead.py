@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 from jupyter_gpuaas.errors import StoreError
-from jupyter_gpuaas.state.ahead import Ahead
+from jupyter_gpuaas.state.ahead import Ahead, Of
 from jupyter_gpuaas.state.checkpointer import Checkpoint, Checkpointer
 from jupyter_gpuaas.state.restore import read_records
 from jupyter_gpuaas.store import CHUNK_BYTES, ChunkCache, MemoryStore
@@ -46,12 +46,12 @@ class Session:
         self.ahead = Ahead(self.cache)
         self.target = Checkpointer(self.cache, key=KEY, hidden=False)
 
-    def prepare(self, most_bytes: int = 1 << 40) -> tuple[Checkpoint, int]:
+    def prepare(self, most_bytes: int = 1 << 40, without: set[Of] | None = None) -> tuple[Checkpoint, int]:
         """Capture, and bring it; gives how many chunks of large regions came."""
         checkpoint = self._source.capture(self.space)
         records = read_records(checkpoint.manifest, self.store)
         self.store.fetched.clear()
-        self.ahead.prepare(records, most_bytes)
+        self.ahead.prepare(records, most_bytes, without or set())
         return checkpoint, len(self.store.fetched)
 
     def restore(self, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -128,6 +128,28 @@ def test_what_is_beyond_the_bound_comes_with_the_restore() -> None:
     checkpoint, came = session.prepare(most_bytes=9 * M)
     assert came == 8 and session.ahead.held_bytes == 8 * M
     session.restore(checkpoint)
+
+
+def test_memory_is_there_for_what_is_not_wanted_yet() -> None:
+    session = Session(hot=noise(8), cold=noise(4, 1))
+    checkpoint, came = session.prepare(without={(("hot",), 0)})
+    assert came == 4 and session.ahead.held_bytes == 12 * M
+    taken = {filled.memory.nbytes: filled.owner for filled in session.ahead._filled.values()}
+    session.space["hot"] += 1
+    newer, came = session.prepare()
+    assert came == 8 and session.ahead.held_bytes == 12 * M
+    assert session.restore(newer)["hot"] is taken[8 * M]
+
+    session = Session(hot=noise(8), cold=noise(4, 1))
+    checkpoint, _ = session.prepare(without={(("hot",), 0)})
+    session.restore(checkpoint)  # as it is wanted after all, it comes
+    session.ahead.clear()
+    session.prepare()
+    _, came = session.prepare(without={(("hot",), 0)})
+    assert came == 0
+    session.space["hot"][0] += 1
+    _, came = session.prepare()
+    assert came == 1, "what had come before stays"
 
 
 def test_failure_keeps_what_has_come() -> None:
