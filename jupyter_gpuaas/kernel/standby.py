@@ -146,7 +146,7 @@ class Standby:
         else:
             if self._peer is not None:
                 self._peer.close()
-            far = self._peer = PeerStore(peer)
+            far = self._peer = PeerStore(peer, came=self._cache.came)
         self._cache.far = far
 
     def _sent(self) -> int:

@@ -90,6 +90,10 @@ class ChunkCache:
                 self._free(slot)
         return brought
 
+    def came(self, digest: bytes, memory: memoryview) -> None:
+        """A chunk has come from afar; for ``far`` to tell as soon as that is so, from any thread."""
+        self.fast[digest] = xxhash.xxh3_128_digest(memory)
+
     def keep_only(self, needed: Collection[bytes]) -> None:
         """Let go of all other chunks."""
         for digest in [digest for digest in self._kept if digest not in needed]:
@@ -124,9 +128,7 @@ class ChunkCache:
         if far:
             self.far.fetch(far)
             self.brought_bytes += sum(memory.nbytes for _, memory in far)
-            for digest, memory in far:
-                if digest not in self.fast:
-                    self.fast[digest] = xxhash.xxh3_128_digest(memory)
+            self._note(far)
         if sum(len(source) for source, _ in here) > _ALONE_BYTES:
             with ThreadPoolExecutor(2, "gpuaas-copy") as pool:
                 list(pool.map(_copy_all, (here[0::2], here[1::2])))
@@ -174,12 +176,16 @@ class ChunkCache:
         self.clear()
         self.far.close()
 
+    def _note(self, chunks: Iterable[tuple[bytes, memoryview]]) -> None:
+        for digest, memory in chunks:
+            if digest not in self.fast:
+                self.came(digest, memory)
+
     # -- memory ------------------------------------------------------------------------------------------------
 
     def _bring(self, batch: dict[bytes, tuple[_Slot, memoryview]]) -> None:
         self.far.fetch([(digest, memory) for digest, (_, memory) in batch.items()])
-        for digest, (_, memory) in batch.items():
-            self.fast[digest] = xxhash.xxh3_128_digest(memory)
+        self._note((digest, memory) for digest, (_, memory) in batch.items())
         with self._lock:
             self._kept |= batch
             self.brought_bytes += sum(len(memory) for _, memory in batch.values())

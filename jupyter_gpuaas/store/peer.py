@@ -49,10 +49,20 @@ class PeerStore:
         How many work at the same time on large fetches.
     timeout_s
         How long the peer may be silent.
+    came
+        Called with each chunk that has come and is right, in the thread that has it, while the processor has it at hand.
     """
 
-    def __init__(self, peer: Peer, *, connections: int = _CONNECTIONS, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        *,
+        connections: int = _CONNECTIONS,
+        timeout_s: float = 30.0,
+        came: Callable[[bytes, memoryview], None] = lambda digest, memory: None,
+    ) -> None:
         self.peer = peer
+        self._came = came
         #: All that came from the peer.
         self.sent_bytes = 0
         self._connections = connections
@@ -189,7 +199,7 @@ class PeerStore:
                 if link is None:
                     link = self._link()
                 work.uses(link)
-                _read_chunks(link, batch, work)
+                _read_chunks(link, batch, work, self._came)
             except TransportError as error:
                 if link is not None:
                     link.close()
@@ -293,7 +303,7 @@ def _batches(wanted: dict[bytes, memoryview], connections: int) -> list[_Batch]:
     return found
 
 
-def _read_chunks(link: PeerLink, batch: _Batch, work: _Work) -> None:
+def _read_chunks(link: PeerLink, batch: _Batch, work: _Work, came: Callable[[bytes, memoryview], None]) -> None:
     """Ask for a batch; what has come and is what it should be is taken from it."""
     link.ask("POST", "chunks", b"".join(digest for digest, _ in batch))
     while batch:
@@ -302,6 +312,7 @@ def _read_chunks(link: PeerLink, batch: _Batch, work: _Work) -> None:
         if found is None or found.kind != CHUNK:
             raise RemoteProtocolError(f"the peer's answer ends before the chunk {digest.hex()}.")
         _read_chunk(link, found, digest, memory)
+        came(digest, memory)
         batch.popleft()
         work.came()
     if link.frame() is not None:
