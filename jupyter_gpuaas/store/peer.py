@@ -50,7 +50,7 @@ class PeerStore:
     timeout_s
         How long the peer may be silent.
     came
-        Called with each chunk that has come and is right, in the thread that has it, while the processor has it at hand.
+        Called with each chunk that has come and is right, in the thread that has it: the processor has it at hand.
     """
 
     def __init__(
