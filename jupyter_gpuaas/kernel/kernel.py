@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import sys
@@ -134,7 +135,8 @@ class GpuKernel(IPythonKernel):
         cell_id: str | None = None,
     ) -> dict[str, Any]:
         """Run a cell; a shipped one brings variables along and has some sent back."""
-        self._begin_checkpoints()
+        with self._beside_a_cell():
+            self._begin_checkpoints()
         checkpoints = self.checkpoints
         if checkpoints is None:
             return await self._execute(code, silent, store_history, user_expressions, allow_stdin, cell_meta, cell_id)
@@ -142,9 +144,10 @@ class GpuKernel(IPythonKernel):
         in_main = threading.current_thread() is threading.main_thread()
         if in_main and not silent:
             try:
-                if "remote_gpu" in code:
-                    checkpoints.catch_up()
-                checkpoints.before_cell(self._say)
+                with self._beside_a_cell():
+                    if "remote_gpu" in code:
+                        checkpoints.catch_up()
+                    checkpoints.before_cell(self._say)
             except KeyboardInterrupt:
                 return self._interrupted()
         number = self.shell.execution_count if store_history else 0
@@ -165,17 +168,29 @@ class GpuKernel(IPythonKernel):
                 )
         finally:
             with Held():  # the cell is over, so there is nothing to interrupt
-                if run is not None or not in_main:
-                    aside = _aside(reply, cell_meta, silent)
-                    shipped = bool((cell_meta or {}).get("gpuaas"))
-                    checkpoints.ended(run, number=number, silent=silent, shipped=shipped, aside=aside)
-                if code.strip() or user_expressions:
-                    counts = not silent and bool(code.strip()) and not _is_own_magic(code)
-                    checkpoints.ran(sources, time.monotonic() - began, number=number, counts=counts)
+                with self._beside_a_cell():
+                    if run is not None or not in_main:
+                        aside = _aside(reply, cell_meta, silent)
+                        shipped = bool((cell_meta or {}).get("gpuaas"))
+                        checkpoints.ended(run, number=number, silent=silent, shipped=shipped, aside=aside)
+                with self._beside_a_cell():
+                    if code.strip() or user_expressions:
+                        counts = not silent and bool(code.strip()) and not _is_own_magic(code)
+                        checkpoints.ran(sources, time.monotonic() - began, number=number, counts=counts)
                 if not in_main:
                     checkpoints.background()
                 self._transformed.forget()
         return reply
+
+    @contextlib.contextmanager
+    def _beside_a_cell(self) -> Iterator[None]:
+        """What fails here, of ours, is logged: it must not keep a cell from running, nor its user from a reply."""
+        try:
+            yield
+        except Exception:
+            self.log.warning("beside a cell:", exc_info=True)
+            if self.checkpoints is not None:
+                self.checkpoints.background()  # what the cell changes is not known
 
     async def _execute(
         self,
