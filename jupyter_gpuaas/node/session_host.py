@@ -624,6 +624,7 @@ class SessionHost:
         for channel, parts in messages:
             self._outflow.append(KINDS[channel], parts)
         self._outflow.flush()
+        self._note_busy()
 
     def _set_state(self, state: HostState, cause: str) -> None:
         self.state, self.cause = state, cause

@@ -21,7 +21,7 @@ from websockets.uri import parse_uri
 from jupyter_gpuaas import model
 from jupyter_gpuaas.config import Settings
 from jupyter_gpuaas.errors import JournalError
-from jupyter_gpuaas.model import Channel, Handover, HostSpec, Lease
+from jupyter_gpuaas.model import Channel, Handover, HostSpec, HostState, Lease
 from jupyter_gpuaas.node import attachment as attachment_module
 from jupyter_gpuaas.node import segment as segment_module
 from jupyter_gpuaas.node.attachment import Attachment
@@ -240,6 +240,19 @@ async def test_outputs_are_taken_again_whatever_becomes_of_those_that_waited_for
     monkeypatch.undo()
     await host.settled()
     assert kernel.taken
+    await close(host)
+
+
+async def test_session_is_idle_when_its_last_cell_was_answered_in_its_kernels_place(tmp_path: Path) -> None:
+    host = make_host(tmp_path, Settings(busy_report_s=0.01))
+    host.kernel_ready(cast(Kernel, Outputs()))
+    cell = make_parts(b"client", "execute_request", b"{}", {"code": "1"})
+    host.requests_received(cast(Attachment, None), [Record(Kind.SHELL, 1, 0, tuple(cell))])
+    await eventually(lambda: host.report().state is HostState.BUSY)
+    (asked,) = host.dialogue.overdue(float("inf"))
+    host.tell(host.dialogue.give_up(asked, "RequestLost", "it was lost"))
+    await eventually(lambda: host.report().state is HostState.IDLE)
+    host.kernel = None
     await close(host)
 
 
