@@ -29,7 +29,7 @@ class Asked(msgspec.Struct, eq=False):
     channel: Channel
     header: bytes
     msg_type: str
-    #: When it was passed on, or its end was heard of, by the monotonic clock.
+    #: When it was passed on, its beginning or end was heard of, or it was last asked for, by the monotonic clock.
     since_s: float = 0.0
     #: The kernel has said that it handles it, and that it has done so.
     begun: bool = False
@@ -163,17 +163,16 @@ class Dialogue:
         key = Channel.SHELL, read_header(parts[1]).msg_id
         asked, idle = self._asked.get(key), b'"idle"' in bytes(parts[3])
         if asked is not None:
-            asked.begun, asked.parts = True, []
-            if idle:
-                asked.idle, asked.since_s = True, now_s
+            asked.begun, asked.parts, asked.since_s = True, [], now_s
+            asked.idle |= idle
         elif idle:
             self._ending.pop(key, None)
 
-    def began(self, msg_id: str) -> None:
+    def began(self, msg_id: str, now_s: float) -> None:
         """The kernel handles this request now."""
         asked = self._asked.get((Channel.SHELL, msg_id))
         if asked is not None:
-            asked.begun, asked.parts = True, []
+            asked.begun, asked.parts, asked.since_s = True, [], now_s
 
     def overdue(self, before_s: float) -> list[Asked]:
         """Requests passed on before this time that no running one holds up; and those that ended by halves."""
@@ -187,6 +186,11 @@ class Dialogue:
         return found + [
             each for each in self._ending.values() if each.since_s <= before_s and each.shell not in running
         ]
+
+    def running(self, before_s: float) -> list[Asked]:
+        """Requests that a shell has begun and not ended, as far as is known, and that were not asked for since then."""
+        found = [asked for (channel, _), asked in self._asked.items() if channel is Channel.SHELL]
+        return [asked for asked in found if asked.begun and not asked.idle and asked.since_s <= before_s]
 
     def still(self, suspects: Iterable[Asked]) -> list[Asked]:
         """Those that are where they were: not begun, or ended without a reply, or answered without an end."""

@@ -10,6 +10,10 @@ A cell that never gets an answer is the worst that can happen to a user, so nobo
    will ever say of the request: if it has not begun by then, it is lost. It has not run, so it is passed on again.
    A second time it is answered with an error.
 
+A request that has begun may run for as long as it likes, and is asked for more rarely. One that the kernel does not
+handle, in a shell that is free, has ended: behind a mark nothing more is said of it, so it is answered with an error.
+It has run, and is not run again.
+
 A cell that has ended, and whose reply does not come, is answered with an error as well; and of one whose reply has
 come, and nothing more, it is said that it has ended.
 """
@@ -30,7 +34,7 @@ from .marks import Marks
 
 #: A kernel that does not answer in this time is asked again later.
 ANSWER_S = 10.0
-#: After so many waits the user is told what the kernel does instead.
+#: After so many waits the user is told what the kernel does instead; and so often a request is asked for that runs.
 WAITS = 6
 ENAME = "RequestLost"
 
@@ -93,7 +97,7 @@ class Overdue:
             self._again.clear()
             self._told = False
             return
-        if kernel is not None and session.may_be_asked and self._suspects():
+        if kernel is not None and session.may_be_asked and (self._suspects() or self._running()):
             self._task = asyncio.get_running_loop().create_task(self._look(kernel))
             self._task.add_done_callback(self._looked)
         else:
@@ -111,8 +115,14 @@ class Overdue:
     def _suspects(self) -> list[Asked]:
         return self._session.dialogue.overdue(time.monotonic() - self._after_s)
 
+    def _running(self) -> list[Asked]:
+        return self._session.dialogue.running(time.monotonic() - WAITS * self._after_s)
+
     async def _look(self, kernel: Kernel) -> None:
         session = self._session
+        running = self._running()
+        for each in running:
+            each.since_s = time.monotonic()
         try:
             found = await self._ask(kernel)
         except asyncio.TimeoutError:
@@ -121,15 +131,16 @@ class Overdue:
         except RuntimeError:
             return  # it ended, and whoever waits is told of that
         for msg_id in found["running"]:
-            session.dialogue.began(msg_id)
-        free = []
-        for shell in {each.shell for each in self._suspects()}:
-            if shell not in found["busy"]:
-                free.append(shell)
-            elif not any(msg_id.startswith(OWN_SESSION) for msg_id in found["running"]):
+            session.dialogue.began(msg_id, time.monotonic())
+        # Those of which the kernel should have said more; one that runs keeps its shell busy.
+        silent = [each for each in running if each.key[1] not in found["running"]]
+        suspects = self._suspects()
+        if any(each.shell in found["busy"] for each in suspects):
+            if not any(msg_id.startswith(OWN_SESSION) for msg_id in found["running"]):
                 self._explain(f"it is at {found['doing']}")
-        for shell in free:
+        for shell in {each.shell for each in (*suspects, *silent)}.difference(found["busy"]):
             suspects = [each for each in self._suspects() if each.shell == shell]
+            ended = [each for each in silent if each.shell == shell and each not in suspects]
             try:
                 await asyncio.wait_for(self._reach(kernel, shell), ANSWER_S)
             except asyncio.TimeoutError:
@@ -139,11 +150,13 @@ class Overdue:
                 return
             if kernel is not session.kernel or not session.may_be_asked:
                 return  # what was sent meanwhile may have been given back
-            lost = session.dialogue.still(suspects)
+            for each in ended:
+                each.idle = True
+            lost = session.dialogue.still([*suspects, *ended])
+            for each in lost:
+                self._lost(each, found)
             for each in suspects:
-                if each in lost:
-                    self._lost(each, found)
-                else:
+                if each not in lost:
                     log.warning("%s %s began when its kernel had been asked for it", each.msg_type, each.key[1])
 
     @staticmethod

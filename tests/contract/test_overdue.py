@@ -41,6 +41,23 @@ def publish(state, channel, parent=None, said=kernel._publish_status):
         said(state, channel, parent)
 kernel._publish_status = publish
 """
+#: A cell that ends with the task that handles it: the kernel says neither a reply nor that it is idle.
+CANCELS = """
+import asyncio
+await asyncio.sleep(0)
+ran = globals().get("ran", 0) + 1
+for task in asyncio.all_tasks():
+    task.cancel()
+"""
+#: How often the kernel has been asked what it does.
+COUNTS = """
+import asyncio
+kernel, looks = get_ipython().kernel, []
+async def count(*message, asked=kernel.control_handlers["gpuaas_look_request"]):
+    looks.append(1)
+    await asked(*message)
+kernel.control_handlers["gpuaas_look_request"] = count
+"""
 #: Something that is no message, and what the cell itself says, arrive together.
 BABBLES = """
 kernel = get_ipython().kernel
@@ -79,6 +96,20 @@ async def test_cell_that_was_answered_and_whose_end_is_lost_ends_all_the_same(no
     await notebook.run(ENDLESS)
     await notebook.run("1")
     assert await notebook.value("len(ended) > 1") == "True"
+
+
+async def test_cell_of_which_the_kernel_says_no_more_is_answered_and_not_run_again(notebook: Notebook) -> None:
+    lost = notebook.execute(CANCELS)
+    assert (await lost.reply())["ename"] == "RequestLost"
+    assert len(lost.replies) == 1 and await notebook.value("ran") == "1"
+    await notebook.run("1")
+
+
+async def test_long_cell_is_asked_for_and_not_answered_before_its_end(notebook: Notebook) -> None:
+    await notebook.run(COUNTS)
+    runs = notebook.execute("while len(looks) < 2: await asyncio.sleep(0.01)")
+    assert (await runs.reply())["status"] == "ok"
+    assert len(runs.replies) == 1 and not notebook.notices
 
 
 async def test_cell_that_sends_what_is_no_message_gets_its_answer(notebook: Notebook) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -34,6 +37,9 @@ class Kernel:
         self.loses = 1
         self.looks = self.marks = 0
         self.answers = self.ends = True
+        #: What happens while it is asked, and before a mark comes back.
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.before_mark: Callable[[], None] = lambda: None
 
     async def ask(self, channel: Channel, msg_type: str, content: dict[str, Any], *, subshell: str = "") -> Any:
         if not self.answers:
@@ -41,6 +47,7 @@ class Kernel:
         if msg_type == "gpuaas_look_request":
             assert channel is Channel.CONTROL
             self.looks += 1
+            self.meanwhile()
             return {
                 "running": self.running,
                 "busy": self.busy,
@@ -49,6 +56,7 @@ class Kernel:
             }
         assert (channel, msg_type, content["op"], subshell) == (Channel.SHELL, "gpuaas_stand_request", "mark", "")
         self.marks += 1
+        self.before_mark()
         self.session.marks.heard(content["mark"])
         return {"status": "ok"}
 
@@ -56,9 +64,7 @@ class Kernel:
         self.sent.append(parts)
         if len(self.sent) > self.loses:
             self.session.dialogue.status(status(parts, "busy"), 0.0)
-            self.session.dialogue.answer(
-                Channel.SHELL, make_parts(b"", "execute_reply", parts[1], {"status": "ok"})[1:]
-            )
+            self.session.answer(parts)
             if self.ends:
                 self.session.dialogue.status(status(parts, "idle"), 0.0)
 
@@ -92,6 +98,15 @@ class Session:
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
+
+    def begin(self) -> list[Buffer]:
+        """Send a request that the kernel begins, and that is old enough to be asked for."""
+        parts = self.send()
+        self.dialogue.status(status(parts, "busy"), 0.0)
+        return parts
+
+    def answer(self, parts: list[Buffer]) -> None:
+        self.dialogue.answer(Channel.SHELL, make_parts(b"", "execute_reply", parts[1], {"status": "ok"})[1:])
 
     def error(self) -> dict[str, Any]:
         ((_, reply),) = [told for told in self.told if told[0] is Channel.SHELL]
@@ -147,11 +162,78 @@ async def test_cell_that_was_answered_and_whose_end_is_not_told_has_ended(sessio
 async def test_cell_that_runs_is_left_alone_and_so_are_those_behind_it(session: Session) -> None:
     session.kernel.loses = 9
     running = session.send()
-    session.dialogue.status(status(running, "busy"), 0.0)
+    session.dialogue.status(status(running, "busy"), time.monotonic())
     session.send()
     session.overdue._due()
-    assert session.kernel.looks == 0
+    assert session.overdue._task is None
     assert len(session.kernel.sent) == 2
+
+
+async def test_cell_of_which_an_idle_kernel_says_no_more_is_answered_and_not_run_again(session: Session) -> None:
+    session.begin()
+    await eventually(lambda: not session.dialogue.busy)
+    assert len(session.kernel.sent) == 1 and not session.dialogue.waits_for_shell
+    assert "reply was lost" in session.error()["evalue"]
+
+
+@pytest.mark.parametrize("told", ["running", "busy"])
+async def test_long_cell_is_asked_for_now_and_then_and_left_alone(
+    session: Session, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    """A message beside an async cell hides its id from whoever asks, and not that its shell is busy."""
+    now_s, dues = 1000.0, []
+
+    def due(timer: Callable[[], None] = session.overdue._due) -> None:
+        dues.append(now_s)
+        timer()
+
+    monkeypatch.setattr("jupyter_gpuaas.node.overdue.time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(session.overdue, "_due", due)
+    parts = session.begin()
+    setattr(session.kernel, told, [read_header(parts[1]).msg_id if told == "running" else ""])
+    for looks in (1, 2, 3):
+        dues.clear()
+        await eventually(lambda: len(dues) > 3)
+        assert session.kernel.looks == looks
+        now_s += WAITS * AFTER_S
+    assert (session.kernel.marks, len(session.kernel.sent)) == (0, 1)
+    assert not session.told and not session.notices and session.dialogue.busy
+
+
+@pytest.mark.parametrize("idle", [True, False])
+async def test_reply_that_comes_before_the_mark_is_the_only_one(session: Session, idle: bool) -> None:
+    parts = session.begin()
+
+    def end() -> None:
+        session.answer(parts)
+        if idle:
+            session.dialogue.status(status(parts, "idle"), 0.0)
+
+    session.kernel.before_mark = end
+    await eventually(lambda: session.kernel.marks)
+    await eventually(lambda: session.overdue._task is None)
+    assert not session.dialogue.waits_for_shell
+    assert [read_header(told[1]).msg_type for _, told in session.told] == ([] if idle else ["status"])
+
+
+async def test_cell_whose_end_is_heard_of_while_its_kernel_is_asked_is_answered_once(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = session.begin()
+    session.kernel.meanwhile = lambda: session.dialogue.status(status(parts, "idle"), 0.0)
+    await eventually(lambda: not session.dialogue.waits_for_shell)
+    await eventually(lambda: session.overdue._task is None)
+    assert "reply was lost" in session.error()["evalue"]
+    assert "Traceback" not in caplog.text
+
+
+async def test_cell_that_begins_behind_the_answer_runs(session: Session) -> None:
+    """Where code of the user's handles messages in the middle of it, even the mark comes back while it does."""
+    parts = session.send()
+    session.kernel.before_mark = lambda: session.dialogue.status(status(parts, "busy"), time.monotonic())
+    await eventually(lambda: session.kernel.marks)
+    await eventually(lambda: session.overdue._task is None)
+    assert len(session.kernel.sent) == 1 and not session.told and session.dialogue.busy
 
 
 async def test_request_that_the_kernel_says_it_handles_has_begun(session: Session) -> None:
