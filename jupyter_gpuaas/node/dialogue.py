@@ -217,16 +217,20 @@ class Dialogue:
         del self._asked[key]
         self._executing.pop(key, None)
 
-    def returned(self, channel: Channel, parts: list[Buffer]) -> tuple[Header, list[Buffer]]:
+    def returned(self, channel: Channel, parts: list[Buffer]) -> tuple[Header, list[Buffer]] | None:
         """The kernel has not begun this request (header, ...) and gives it back: nobody waits for its answer now.
 
         Returns
         -------
-        Its header, and its parts with the asker's address before them.
+        Its header, and its parts with the asker's address before them; None when nobody waited for it any more, as it
+        was answered in the kernel's place, or was sent again and has come back already.
         """
         header = read_header(parts[0])
         asked = self._asked.pop((channel, header.msg_id), None)
         self._executing.pop((channel, header.msg_id), None)
+        if asked is None and header.msg_type.endswith("_request"):
+            return None
+        # Of what is no request, as messages of widgets are, nobody awaits an answer.
         return header, [asked.address if asked is not None else b"", *parts]
 
     def kernel_died(self, why: str) -> list[tuple[Channel, list[Buffer]]]:

@@ -556,7 +556,11 @@ class SessionHost:
 
     def _returned(self, parts: list[Buffer]) -> None:
         """The kernel gives back a request that it has not begun."""
-        held = Held(Channel.SHELL, *self.dialogue.returned(Channel.SHELL, parts))
+        returned = self.dialogue.returned(Channel.SHELL, parts)
+        if returned is None:
+            log.warning("%s came back when nobody waited for it any more", read_header(parts[0]).msg_id)
+            return
+        held = Held(Channel.SHELL, *returned)
         if self._holds or not self.takes_requests:
             self.held.put_before(held)
         else:

@@ -125,11 +125,29 @@ def test_request_that_the_kernel_gives_back_is_under_way_no_more_and_stays_known
     dialogue, cell = Dialogue(10), ask()
     request(dialogue, Channel.SHELL, cell)
     assert dialogue.busy
-    header, parts = dialogue.returned(Channel.SHELL, cell[1:])
-    assert (header.msg_type, parts) == ("execute_request", cell)
+    returned = dialogue.returned(Channel.SHELL, cell[1:])
+    assert returned == (read_header(cell[1]), cell)
     assert not dialogue.busy
     assert dialogue.kernel_died("it died") == []
     assert dialogue.accept(cell) is None
+
+
+def test_request_that_comes_back_when_nobody_waits_for_it_any_more_is_not_to_run() -> None:
+    dialogue, lost, again = Dialogue(10), ask(), ask()
+    for each in (lost, again):
+        request(dialogue, Channel.SHELL, each)
+    first, second = dialogue.overdue(float("inf"))
+    dialogue.give_up(first, "RequestLost", "it was lost")
+    dialogue.passed_on(Channel.SHELL, *dialogue.take_back(second))
+    assert dialogue.returned(Channel.SHELL, lost[1:]) is None
+    assert dialogue.returned(Channel.SHELL, again[1:]) == (read_header(again[1]), again)
+    assert dialogue.returned(Channel.SHELL, again[1:]) is None
+
+
+def test_message_that_awaits_no_answer_is_kept_when_it_comes_back() -> None:
+    dialogue, message = Dialogue(10), ask("comm_msg", b"")
+    request(dialogue, Channel.SHELL, message)
+    assert dialogue.returned(Channel.SHELL, message[1:]) == (read_header(message[1]), message)
 
 
 def test_successor_knows_what_its_predecessor_has_seen_and_forgets_the_oldest() -> None:

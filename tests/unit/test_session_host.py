@@ -33,6 +33,7 @@ from jupyter_gpuaas.node.kernel_process import Kernel
 from jupyter_gpuaas.node.outflow import LARGE_BYTES
 from jupyter_gpuaas.node.remains import handover_of
 from jupyter_gpuaas.node.session_host import SessionHost
+from jupyter_gpuaas.node.standstill import RETURNED
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.link import Link
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record, RecordReader, encode
@@ -252,6 +253,23 @@ async def test_session_is_idle_when_its_last_cell_was_answered_in_its_kernels_pl
     (asked,) = host.dialogue.overdue(float("inf"))
     host.tell(host.dialogue.give_up(asked, "RequestLost", "it was lost"))
     await eventually(lambda: host.report().state is HostState.IDLE)
+    host.kernel = None
+    await close(host)
+
+
+async def test_cell_that_was_answered_in_its_kernels_place_is_not_held_when_it_comes_back(tmp_path: Path) -> None:
+    """It would run, unseen: whoever asked has been told that it was lost."""
+    host = make_host(tmp_path)
+    host.kernel_ready(cast(Kernel, Outputs()))
+    cells = [make_parts(b"client", "execute_request", b"{}", {"code": code}) for code in ("lost", "kept")]
+    records = [Record(Kind.SHELL, number, 0, tuple(parts)) for number, parts in enumerate(cells, 1)]
+    host.requests_received(cast(Attachment, None), records)
+    host.tell(host.dialogue.give_up(host.dialogue.overdue(float("inf"))[0], "RequestLost", "it was lost"))
+    host.without_devices._suspended.holds = True
+    for parts in cells:
+        returned = make_parts(b"", RETURNED, parts[1], {})[1:]
+        host.kernel_said(Channel.SHELL, [(b"", [*returned, *parts[1:]])])
+    assert [held.parts for held in host.held] == [cells[1]]
     host.kernel = None
     await close(host)
 
