@@ -287,6 +287,8 @@ class SessionHost:
             # With the other requests, to wherever the session goes on.
             parts = make_parts(b"", "interrupt_request", b"{}", {})
             self._hold(Held(Channel.CONTROL, read_header(parts[1]), parts))
+        elif self.standstill.frozen:
+            self.standstill.interrupted()
         else:
             self.interrupt()
 
@@ -326,6 +328,8 @@ class SessionHost:
                 self._outflow.append(
                     KINDS[channel], make_parts(parts[0], "interrupt_reply", parts[1], {"status": "ok"})
                 )
+            elif self.standstill.frozen:  # this kernel is about to be stopped; wherever the session goes on answers
+                self._hold(Held(channel, header, parts))
             else:
                 self.pass_on(channel, header, parts)
         elif header.msg_type == "shutdown_request":

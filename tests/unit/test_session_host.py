@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import itertools
 import json
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -33,7 +34,7 @@ from jupyter_gpuaas.node.kernel_process import Kernel
 from jupyter_gpuaas.node.outflow import LARGE_BYTES
 from jupyter_gpuaas.node.remains import handover_of
 from jupyter_gpuaas.node.session_host import SessionHost
-from jupyter_gpuaas.node.standstill import RETURNED
+from jupyter_gpuaas.node.standstill import RETURNED, Stage
 from jupyter_gpuaas.wire.jupyter import make_parts, read_header
 from jupyter_gpuaas.wire.link import Link
 from jupyter_gpuaas.wire.record import Buffer, Kind, Record, RecordReader, encode
@@ -220,6 +221,85 @@ class Outputs:
 
     async def ended(self, timeout_s: float | None = None) -> bool:
         return True
+
+
+class Freezing(Outputs):
+    """A kernel that stands still; while it freezes, something happens."""
+
+    alive, halted = True, False
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Channel, list[bytes]]] = []
+        self.meanwhile: list[Callable[[], None]] = []
+
+    async def ask(
+        self, channel: Channel, msg_type: str, content: dict[str, object], *, subshell: str = ""
+    ) -> dict[str, object]:
+        if content["op"] == "freeze":
+            for act in self.meanwhile:
+                act()
+        return {"status": "ok", "done": True}
+
+    async def pause(self) -> None:
+        self.halted = True
+
+    async def resume(self) -> None:
+        self.halted = False
+
+    def send(self, channel: Channel, parts: list[bytes]) -> None:
+        self.sent.append((channel, parts))
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+async def test_control_request_that_comes_while_the_session_is_handed_over_is_answered_where_it_goes_on(
+    tmp_path: Path, resumes: bool
+) -> None:
+    host, kernel = make_host(tmp_path), Freezing()
+    host.kernel_ready(cast(Kernel, kernel))
+    host.standstill.stage = Stage.QUIET
+    request = make_parts(b"client", "usage_request", b"{}", {})
+    record = Record(Kind.CONTROL, 1, 0, tuple(request))
+    kernel.meanwhile.append(lambda: host.requests_received(cast(Attachment, None), [record]))
+    await host.standstill.hand_over()
+    assert not kernel.sent, "nobody there would answer"
+    hosts, goes_on, successor = [host], kernel, host
+    if resumes:
+        await host.standstill.resume()
+    else:
+        assert host.standstill.handover is not None
+        successor, goes_on = make_host(tmp_path / "next", epoch=2), Freezing()
+        successor.stands_by = True
+        successor.kernel_ready(cast(Kernel, goes_on))
+        successor.take_over(host.standstill.handover)
+        hosts.append(successor)
+    assert goes_on.sent == [(Channel.CONTROL, request[1:])]
+    reply = make_parts(b"", "usage_reply", request[1], {"status": "ok"})[1:]
+    assert successor.dialogue.answer(Channel.CONTROL, reply) == [b"client", *reply]
+    for each in hosts:
+        each.kernel = None
+        await close(each)
+
+
+@pytest.mark.parametrize("by", ["request", "op"])
+async def test_interrupt_that_comes_while_the_session_is_handed_over_cancels_what_waits(
+    tmp_path: Path, by: str
+) -> None:
+    host, kernel = make_host(tmp_path), Freezing()
+    host.kernel_ready(cast(Kernel, kernel))
+    host.standstill.stage = Stage.QUIET
+    asker = cast(Attachment, None)
+    cell = make_parts(b"client", "execute_request", b"{}", {"code": "1"})
+    host.requests_received(asker, [Record(Kind.SHELL, 1, 0, tuple(cell))])
+    interrupt = Record(Kind.CONTROL, 2, 0, tuple(make_parts(b"client", "interrupt_request", b"{}", {})))
+    by_request = functools.partial(host.requests_received, asker, [interrupt])
+    kernel.meanwhile.append(by_request if by == "request" else host.client_interrupts)
+    await host.standstill.hand_over()
+    assert host.standstill.handover is not None and not host.standstill.handover.held and not kernel.sent
+    said = RecordReader(1 << 20).feed(host.journal.reader(0).read())
+    replies = [read_header(each.parts[1]).msg_type for each in said if each.kind in (Kind.SHELL, Kind.CONTROL)]
+    assert replies == ["execute_reply", *(["interrupt_reply"] if by == "request" else [])]
+    host.kernel = None
+    await close(host)
 
 
 @pytest.mark.parametrize("trouble", [OSError(errno.EIO, "Input/output error"), JournalError("it is broken")])
