@@ -52,11 +52,15 @@ class ZmqPort:
 
     def pause(self) -> None:
         """Read no further; ZMQ, and then the sender, holds what comes."""
-        self._paused = True
+        if not (self._paused or self._closed):
+            self._paused = True
+            # It stays readable until somebody reads, and the loop would call at each turn.
+            self._loop.remove_reader(self._descriptor)
 
     def resume(self) -> None:
-        if self._paused:
+        if self._paused and not self._closed:
             self._paused = False
+            self._loop.add_reader(self._descriptor, self._ready)
             self._again()
 
     def close(self, linger_ms: int = 0) -> None:
