@@ -97,15 +97,19 @@ class Walker:
     async def run(self, code: str, outputs: Outputs | None = None) -> dict[str, Any]:
         content = {"code": code, "silent": False, "store_history": True, "user_expressions": {}}
         content |= {"allow_stdin": False, "stop_on_error": True}
-        asking = self.remote.request("execute_request", content, listener=outputs or Outputs())
+        outputs = outputs or Outputs()
+        asking = asyncio.ensure_future(self.remote.request("execute_request", content, listener=outputs))
         try:
-            return await asyncio.wait_for(asking, DEADLINE_S)
-        except (asyncio.TimeoutError, TimeoutError):
-            raise AssertionError(f"{code!r} got no answer: {await self._why_not()}") from None
+            if (await asyncio.wait({asking}, timeout=DEADLINE_S))[0]:
+                return asking.result()
+            raise AssertionError(f"{code!r} got no answer: {await self._why_not(outputs)}")
+        finally:
+            asking.cancel()
 
-    async def _why_not(self) -> str:
-        """What the session is at, and its kernel."""
-        found = f"linked: {self.remote._channel.linked}, {(await self.look())}"
+    async def _why_not(self, outputs: Outputs) -> str:
+        """What has come for the cell with these, and what the session is at, and its kernel."""
+        (cell,) = (each for each in self.remote._requests.values() if each.listener is outputs)
+        found = f"reply: {cell.reply}, idle: {cell.idle}, linked: {self.remote._channel.linked}, {await self.look()}"
         asking = self.remote.request("gpuaas_look_request", {}, channel="control")
         try:
             return f"{found}, {await asyncio.wait_for(asking, 10.0)}"
