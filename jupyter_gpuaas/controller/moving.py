@@ -73,6 +73,8 @@ COPY_S = 120.0
 #: How long a session is asked for what of its checkpoint is out of date, and how large that is at least.
 OUTDATED_S = 1.0
 WORTH_ASKING_BYTES = 64 * 1024**2
+#: How long a newer checkpoint is waited for that is being written.
+NEWER_S = 5.0
 #: For an image, whose size nobody knows before.
 IMAGE_S = 900.0
 
@@ -250,7 +252,8 @@ class Mover:
         if view is None:
             return False
         while True:
-            done = await self._round(moving, view, without=await self._outdated(moving, view))
+            view, without = await self._outdated(moving, view)
+            done = await self._round(moving, view, without=without)
             passes.append(Pass(done.sent_bytes, done.took_s))
             newer = self._newest_of(moving) or view
             ready, why = settled(passes, newer.id != view.id)
@@ -312,21 +315,30 @@ class Mover:
         finally:
             self.waiting.discard(moving.live.session.id)
 
-    async def _outdated(self, moving: Moving, view: CheckpointView) -> tuple[Part, ...]:
-        """What of a checkpoint need not be sent, as the session has something else there by now."""
+    async def _outdated(self, moving: Moving, view: CheckpointView) -> tuple[CheckpointView, tuple[Part, ...]]:
+        """The newest checkpoint, and what of it need not be sent, as the session has something else there by now."""
         if view.host_bytes + view.device_bytes < WORTH_ASKING_BYTES:
-            return ()
-        asking = asyncio.ensure_future(self._source(moving).checkpoints(moving.live.session.id, {"op": "outdated"}))
-        try:
-            found = msgspec.convert(await asyncio.wait_for(asking, OUTDATED_S), Outdated)
-        except (asyncio.TimeoutError, TimeoutError, GpuaasError, msgspec.ValidationError):
-            return ()  # a cell runs, perhaps; nothing depends on it
+            return view, ()
+        found = await self._ask_outdated(moving)
+        if found.writing or found.checkpoint not in ("", view.id):
+            # A newer one is there, or is about to be, and is worth more.
+            await moving.live.bell.until(lambda: self._newest_of(moving) not in (None, view), NEWER_S)
+            view = self._newest_of(moving) or view
+            found = await self._ask_outdated(moving)
         if found.checkpoint != view.id or not found.parts:
-            return ()
+            return view, ()
         size = sum(part.nbytes for part in found.parts)
         cause = f"{size / 1e6:.0f} MB are others by now than in the newest checkpoint: they go when it stands still"
         self.tell(moving, cause, checkpoint=view.short)
-        return found.parts
+        return view, found.parts
+
+    async def _ask_outdated(self, moving: Moving) -> Outdated:
+        """What the session says, if it does so at once; nothing depends on it."""
+        asking = self._source(moving).checkpoints(moving.live.session.id, {"op": "outdated"})
+        try:
+            return msgspec.convert(await asyncio.wait_for(asking, OUTDATED_S), Outdated)
+        except (asyncio.TimeoutError, TimeoutError, GpuaasError, msgspec.ValidationError):
+            return Outdated()  # a cell runs, perhaps
 
     async def _round(
         self, moving: Moving, view: CheckpointView, timeout_s: float = 0.0, *, without: Sequence[Part] = ()

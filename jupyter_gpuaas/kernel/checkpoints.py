@@ -460,10 +460,12 @@ class Checkpoints:
     def outdated(self) -> Outdated:
         """What of the newest checkpoint is mostly different by now."""
         newest, tracker = self._committed, self._checkpointer.tracker if self._checkpointer is not None else None
-        if newest is None or tracker is None or self._writer.waiting or not (self._since.cells or self._since.beside):
-            return Outdated(checkpoint=newest.id if newest is not None else "")
+        told = Outdated(checkpoint=newest.id if newest is not None else "", writing=self._writer.waiting > 0)
+        if newest is None or tracker is None or told.writing or not (self._since.cells or self._since.beside):
+            return told
         with self._giving_up.interruptible():
-            return Outdated(checkpoint=newest.id, parts=tuple(outdated(tracker, self._touched(self._shell.user_ns))))
+            parts = outdated(tracker, self._touched(self._shell.user_ns))
+        return msgspec.structs.replace(told, parts=tuple(parts))
 
     def listed(self) -> list[CheckpointView]:
         """This session's checkpoints, oldest first; those that are being written are waited for."""

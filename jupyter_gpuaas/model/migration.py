@@ -181,6 +181,8 @@ class Outdated(msgspec.Struct, frozen=True, kw_only=True):
 
     checkpoint: str = ""
     parts: tuple[Part, ...] = ()
+    #: A newer checkpoint is being written: of what that has anew, nothing is said here.
+    writing: bool = False
 
 
 class ImageRound(msgspec.Struct, frozen=True, kw_only=True):

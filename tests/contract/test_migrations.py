@@ -123,6 +123,31 @@ async def test_what_has_changed_since_the_newest_checkpoint_is_sent_once(service
         assert any("40 MB are others by now" in cause for cause in story), story
 
 
+async def test_move_begins_with_the_newest_checkpoint_though_it_was_not_reported_yet(gpuaas_home: GpuaasHome) -> None:
+    async with running_service(gpuaas_home.path, **QUICK, busy_report_s=2.0) as service, roaming(service) as roamer:
+        await roamer.said("import numpy; draw = numpy.random.default_rng(0).random")
+        await roamer.said("data = draw(10_000_000)")
+        first = (await service.admin.take_checkpoint(roamer.id)).id
+
+        async def reported() -> bool:
+            status = (await service.admin.session(roamer.id)).checkpoints
+            return status is not None and status.last is not None and status.last.id == first
+
+        await eventually(reported)
+        await roamer.said("data += 1")  # its report comes within two seconds
+        newest = first
+
+        async def written() -> bool:
+            nonlocal newest
+            newest = (await service.admin.checkpoints(roamer.id))[-1].id
+            return newest != first
+
+        await eventually(written)
+        done = await roamer.migrate()
+        assert done.phase is Phase.DONE, done.cause
+        assert done.rounds[0].checkpoint == newest and done.bytes_sent < 90e6
+
+
 async def test_move_waits_for_the_cell_that_runs_and_what_comes_meanwhile_runs_once_and_in_order(
     service: Service, tmp_path: Path
 ) -> None:

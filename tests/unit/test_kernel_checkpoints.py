@@ -117,21 +117,32 @@ def test_dear_captures_wait_until_it_is_quiet_and_that_is_told_once(kernels: Any
     assert kernel.checkpoints.status().passed_over == 2
 
 
-def test_what_is_different_by_now_is_told_of_the_newest_checkpoint(kernels: Any) -> None:
+def test_what_is_different_by_now_is_told_of_the_newest_checkpoint(
+    kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kernel = kernels()
-    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": "", "parts": ()}
+    nothing = {"parts": (), "writing": False}
+    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": "", **nothing}
     kernel.cell("import numpy; a = numpy.zeros(4_000_000); b = a + 1")
     assert kernel.written() == [1]
     newest = kernel.checkpoints.listed()[-1].id
-    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": newest, "parts": ()}
+    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": newest, **nothing}
     kernel.checkpoints.set_every(0)
     kernel.cell("a += 1")
     told = kernel.checkpoints.request({"op": "outdated"})
     assert told["checkpoint"] == newest
     assert [(part["region"], part["nbytes"]) for part in told["parts"]] == [(0, 32_000_000)]
-    kernel.checkpoints.take("now")
+    gate, store = threading.Event(), kernel.checkpoints.checkpointer.store
+    put = store.put
+    monkeypatch.setattr(store, "put", lambda chunks: gate.wait(30) and put(chunks))
+    kernel.checkpoints.set_every(1)
+    kernel.checkpoints.quiet()
+    kernel.cell("a += 1")  # which the checkpoint that is being written does not have
+    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": newest, "parts": (), "writing": True}
+    gate.set()
+    kernel.written()
     newest = kernel.checkpoints.listed()[-1].id
-    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": newest, "parts": ()}
+    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": newest, **nothing}
 
 
 def test_failing_store_is_tried_again_later_and_never_raises(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
