@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,8 @@ class Service:
         self._tls = tls
 
     def start(self) -> None:
+        # Else a benchmark that is ended so would leave it: no ``finally`` runs then.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         if self._tls:
             self._command("certs", "init")
         self._command("up", "--detach", "--nodes", str(self._nodes), "--devices", f"cpu:{self._devices}")
