@@ -328,7 +328,7 @@ class Mover:
         if found.checkpoint != view.id or not found.parts:
             return view, ()
         size = sum(part.nbytes for part in found.parts)
-        cause = f"{size / 1e6:.0f} MB are others by now than in the newest checkpoint: they go when it stands still"
+        cause = f"{size / 1e6:.0f} MB have changed since the newest checkpoint: they go when the session stands still"
         self.tell(moving, cause, checkpoint=view.short)
         return view, found.parts
 

@@ -120,7 +120,7 @@ async def test_what_has_changed_since_the_newest_checkpoint_is_sent_once(service
         assert 40e6 < first.sent_bytes < 45e6 and 40e6 < last.sent_bytes < 45e6
         assert await roamer.said("print(float(hot.sum() + cold.sum()) == expected)") == "True"
         story = [event.cause for event in await service.admin.events(session=roamer.id) if event.kind == "migration"]
-        assert any("40 MB are others by now" in cause for cause in story), story
+        assert any("40 MB have changed since the newest checkpoint" in cause for cause in story), story
 
 
 async def test_move_begins_with_the_newest_checkpoint_though_it_was_not_reported_yet(gpuaas_home: GpuaasHome) -> None:
