@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from jupyter_gpuaas.state.bundle import allocate
@@ -43,6 +46,25 @@ def raw_tcp(size: int = SIZE_BYTES, *, rounds: int = 3) -> float:
             del target
     os.waitpid(child, 0)
     listener.close()
+    return best
+
+
+def raw_disk(folder: Path, size: int = 2 * SIZE_BYTES, *, rounds: int = 3) -> float:
+    """Bytes a second into a new file of which the disk has all in the end; the best round."""
+    best = 0.0
+    data = memoryview(os.urandom(8 * 1024**2))
+    touch(2 * size)
+    for _ in range(rounds):
+        with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(1) as behind:
+            begun = time.perf_counter()
+            syncing = behind.submit(int)
+            for at in range(0, size, len(data)):
+                os.pwrite(file.fileno(), data, at)
+                if syncing.done():  # the disk is at work meanwhile
+                    syncing = behind.submit(os.fdatasync, file.fileno())
+            syncing.result()
+            os.fdatasync(file.fileno())
+            best = max(best, size / (time.perf_counter() - begun))
     return best
 
 

@@ -100,7 +100,11 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.quick:
         asked.sizes, asked.changes, asked.rounds = [10], [IDLE, 1.0], 1
-    head = {**hardware.describe(), "loopback MB/s": round(arrays.raw_tcp(256 * 1024**2) / 1e6)}
+    head = {
+        **hardware.describe(),
+        "loopback MB/s": round(arrays.raw_tcp(256 * 1024**2) / 1e6),
+        "disk MB/s": round(arrays.raw_disk(Path(tempfile.gettempdir())) / 1e6),
+    }
     rows: list[dict[str, Any]] = []
     criu = frozen.criu_here()
     if isinstance(criu, str):
