@@ -119,7 +119,8 @@ def main() -> None:
     try:
         for size in asked.sizes:
             for change in asked.changes:
-                rows.append(moved(service, size, change, asked.rounds))
+                with alone() as other:
+                    rows.append(moved(other, size, change, asked.rounds))
             if "dill" not in asked.skip:
                 rows.append(dilled(service, size))
             if "elastic" not in asked.skip:
@@ -144,6 +145,17 @@ def main() -> None:
     for row in rows:
         print("\n" + row.pop("what"))
         print("\n".join(f"    {name}: {value}" for name, value in row.items()))
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[Service]:
+    """A service for one row: what others have in files would lie in the memory that this one needs."""
+    service = Service(devices=1, nodes=2)
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()
 
 
 @contextlib.contextmanager
