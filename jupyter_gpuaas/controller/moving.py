@@ -320,7 +320,7 @@ class Mover:
         if view.host_bytes + view.device_bytes < WORTH_ASKING_BYTES:
             return view, ()
         found = await self._ask_outdated(moving)
-        if found.writing or found.checkpoint not in ("", view.id):
+        if found.writing or found.newest not in ("", view.id):
             # A newer one is there, or is about to be, and is worth more.
             await moving.live.bell.until(lambda: self._newest_of(moving) not in (None, view), NEWER_S)
             view = self._newest_of(moving) or view
@@ -334,8 +334,8 @@ class Mover:
 
     async def _ask_outdated(self, moving: Moving) -> Outdated:
         """What the session says, if it does so at once; nothing depends on it."""
-        asking = self._source(moving).checkpoints(moving.live.session.id, {"op": "outdated"})
         try:
+            asking = self._source(moving).checkpoints(moving.live.session.id, {"op": "outdated"})
             return msgspec.convert(await asyncio.wait_for(asking, OUTDATED_S), Outdated)
         except (asyncio.TimeoutError, TimeoutError, GpuaasError, msgspec.ValidationError):
             return Outdated()  # a cell runs, perhaps

@@ -458,10 +458,15 @@ class Checkpoints:
         return view_of(checkpoint.manifest)
 
     def outdated(self) -> Outdated:
-        """What of the newest checkpoint is mostly different by now."""
-        newest, tracker = self._committed, self._checkpointer.tracker if self._checkpointer is not None else None
-        told = Outdated(checkpoint=newest.id if newest is not None else "", writing=self._writer.waiting > 0)
-        if newest is None or tracker is None or told.writing or not (self._since.cells or self._since.beside):
+        """What of the checkpoint that the variables were last those of is mostly different by now."""
+        tracker = self._checkpointer.tracker if self._checkpointer is not None else None
+        base, last = self._committed, self._standing.status.last
+        told = Outdated(
+            checkpoint=base.id if base is not None else "",
+            newest=last.id if last is not None else "",
+            writing=self._writer.waiting > 0,
+        )
+        if base is None or tracker is None or told.writing or not (self._since.cells or self._since.beside):
             return told
         with self._giving_up.interruptible():
             parts = outdated(tracker, self._touched(self._shell.user_ns))

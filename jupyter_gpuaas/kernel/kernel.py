@@ -386,7 +386,8 @@ class GpuKernel(IPythonKernel):
             if self.returning.frozen:
                 raise MigrationError("the session has been handed over to another host.")
             content = parent["content"]
-            if content.get("op") != "take":  # which has all that one that is due would have
+            # What is taken has all that one that is due would have; and to ask what has changed is not to wait for it.
+            if content.get("op") not in ("take", "outdated"):
                 checkpoints.catch_up()
             return checkpoints.request(content)
 

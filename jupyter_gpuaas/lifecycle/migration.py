@@ -157,8 +157,11 @@ def expected_stop_s(passes: Sequence[Pass]) -> float:
 STILL_S = 30.0
 #: A step may be so much slower than copying was.
 SLOWER = 3.0
-#: What is expected of a link that nothing is known of.
+#: What is expected of any link, and of one that nothing is known of while somebody waits.
 SLOWEST_BYTES_S = 5e6
+LIKELY_BYTES_S = 25e6
+#: Rounds that sent less tell nothing of the link: what takes long in them is something else.
+TELLING_BYTES = 64e6
 
 
 def patience_s(passes: Sequence[Pass], size: int) -> float:
@@ -169,8 +172,9 @@ def patience_s(passes: Sequence[Pass], size: int) -> float:
     size
         Of its state, in bytes.
     """
-    took_s = sum(each.took_s for each in passes)
-    rate = sum(each.sent_bytes for each in passes) / took_s if took_s else 0.0
+    telling = [each for each in passes if each.sent_bytes >= TELLING_BYTES]
+    took_s = sum(each.took_s for each in telling)
+    rate = sum(each.sent_bytes for each in telling) / took_s if took_s else LIKELY_BYTES_S
     return STILL_S + SLOWER * size / max(rate, SLOWEST_BYTES_S)
 
 

@@ -179,7 +179,9 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 class Outdated(msgspec.Struct, frozen=True, kw_only=True):
     """What of a session's newest checkpoint is mostly different by now."""
 
+    #: Of what this is said, and the last one that was taken: another one after a restore.
     checkpoint: str = ""
+    newest: str = ""
     parts: tuple[Part, ...] = ()
     #: A newer checkpoint is being written: of what that has anew, nothing is said here.
     writing: bool = False

@@ -19,7 +19,7 @@ from .owners import allocate
 #: Smaller regions are kept as chunks, many of which share a piece of memory.
 LEAST_BYTES = CHUNK_BYTES
 #: What is asked of the cache in one go: at the end of each, one of those who fetch waits for the others.
-_BATCH_BYTES = 1024**3
+_BATCH_BYTES = 256 * 1024**2
 #: For so much at a time, memory is taken in one go, in which nothing else of Python's runs.
 _TOUCHED_BYTES = 16 * 1024**2
 
@@ -80,7 +80,7 @@ class Ahead:
         Raises
         ------
         StoreError, TransportError
-            What has come stays, and need not come again.
+            What has come stays and need not come again, but for some of it that was asked for last.
         """
         self._ready.clear()
         regions = {

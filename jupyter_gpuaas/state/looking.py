@@ -27,6 +27,8 @@ WATCHED_BYTES = 4 * 1024**2
 #: Memory that changes much is a region of whose bytes, or of a sample of whose chunks, more than one in so many did.
 _MUCH = 8
 _SAMPLE = 16
+#: Multiples of this, less their whole part, lie evenly between 0 and 1, and never in steps.
+_GOLDEN = 0.6180339887
 #: After memory that was watched has changed much, it has to stay as it is this many times more before it is watched.
 _MOST_PATIENCE = 64
 #: Chunks that one thread digests at a time, and how many there must be for threads to be worth their start.
@@ -181,7 +183,10 @@ class Looker:
     def _sample(self, content: memoryview, before: Chunked) -> tuple[int, int]:
         """Of some chunks, spread over all, how many have changed, and how many there are."""
         step = max(1, min(_SAMPLE, len(before.fast) // _MUCH))
-        numbers = range(0, len(before.fast), step)
+        starts = range(0, len(before.fast), step)
+        # Not at even distances: the rows of an array, of which a cell changes some part of each, lie so.
+        last = len(before.fast) - 1
+        numbers = [min(start + int(step * (count * _GOLDEN % 1)), last) for count, start in enumerate(starts)]
         changed = sum(
             before.fast[number] != digest
             for number, digest in zip(numbers, self._digests(content, numbers), strict=True)

@@ -35,7 +35,7 @@ def outdated(tracker: Tracker, touched: frozenset[str] | None) -> list[Part]:
         (group, number)
         for group in tracker.groups
         if touched is None or not touched.isdisjoint(group.names)
-        # Who has much else in its pickle is not pickled for this.
+        # Who has much else in its pickle, then or by now, is not pickled for this.
         if group.entry is not None and group.stream is not None and group.stream.size <= LARGE_BYTES
         for number, region in enumerate(group.regions)
         if region.size >= LEAST_BYTES
@@ -60,26 +60,26 @@ def outdated(tracker: Tracker, touched: frozenset[str] | None) -> list[Part]:
 def _changed(tracker: Tracker, group: Group, numbers: list[int], looker: Looker) -> list[int]:
     """Numbers of those regions of which most has changed."""
     context = Context(tracker.namespace)
-    pickled = dump(tuple(tracker.namespace[name] for name in group.names), context, own=frozenset(group.names))
-    contents = lay_out(pickled.buffers, context.owners).contents
+    values = tuple(tracker.namespace[name] for name in group.names)
+    pickled = dump(values, context, own=frozenset(group.names), stream_bytes=LARGE_BYTES)
+    layout = lay_out(pickled.buffers, context.owners)
     there = memories(context)
-    if len(contents) + len(there) != len(group.regions):
-        return numbers  # made anew, of other parts
+    now: list[memoryview | DeviceMemory] = [*layout.contents, *there]
+    places = [*(("cpu", *place) for place in layout.places), *((m.device, m.address, m.nbytes) for m in there)]
+    at = dict(zip(places, now, strict=True))
+    # A group may have more parts by now, or in another order; what was made anew is where its like was.
+    alike = now if [size for _, _, size in places] == [region.size for region in group.regions] else []
     found = []
     for number in numbers:
-        before = group.regions[number]
-        if number < len(contents):
-            share = looker.changed(contents[number], before)
-        else:
-            share = _share(there[number - len(contents)], before)
-        if share > MOST_CHANGED:
+        memory = at.get((group.devices[number], *group.places[number])) or (alike[number] if alike else None)
+        if memory is None or _share(memory, group.regions[number], looker) > MOST_CHANGED:
             found.append(number)
     return found
 
 
-def _share(memory: DeviceMemory, before: Chunked) -> float:
-    """How much of a device's memory is not as before, which it can tell of all of it."""
-    if memory.nbytes != before.size:
-        return 1.0
+def _share(memory: memoryview | DeviceMemory, before: Chunked, looker: Looker) -> float:
+    """About how much of it is not as before; a device can tell of all of it."""
+    if isinstance(memory, memoryview):
+        return looker.changed(memory, before)
     fast = memory.chunk_digests(CHUNK_BYTES)
     return sum(was != now for was, now in zip(before.fast, fast, strict=True)) / max(1, len(fast))

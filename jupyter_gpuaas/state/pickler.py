@@ -87,7 +87,12 @@ def anchors(namespace: dict[str, Any]) -> list[Any]:
 
 
 def dump(
-    values: tuple[Any, ...], context: Context, *, own: frozenset[str] = frozenset(), limit_bytes: int = sys.maxsize
+    values: tuple[Any, ...],
+    context: Context,
+    *,
+    own: frozenset[str] = frozenset(),
+    limit_bytes: int = sys.maxsize,
+    stream_bytes: int = sys.maxsize,
 ) -> Pickled:
     """Pickle values together.
 
@@ -101,10 +106,10 @@ def dump(
     NotRestorable
         Something in it cannot come back, and why.
     TooLarge
-        Stream and buffers together exceed ``limit_bytes``.
+        Stream and buffers together exceed ``limit_bytes``, or the stream alone ``stream_bytes``.
     """
     known = _distinct([*anchors(context.namespace), *context.known])
-    sink = _Sink(limit_bytes)
+    sink = _Sink(limit_bytes, stream_bytes)
     sink.write(_primer(len(known)))
     pickler = _Pickler(sink, protocol=5, buffer_callback=sink.keep)
     pickler.begin(context, own)
@@ -171,15 +176,20 @@ class _Vacant:
 
 
 class _Sink(io.BytesIO):
-    """A file that refuses to grow beyond a limit, together with the buffers beside it."""
+    """A file that refuses to grow beyond a limit, by itself and together with the buffers beside it."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, stream_bytes: int) -> None:
         super().__init__()
         self.left = limit_bytes
+        self._stream_left = stream_bytes
         self.views: list[memoryview] = []
 
     def write(self, data: Any) -> int:
-        self._take(memoryview(data).nbytes)
+        size = memoryview(data).nbytes
+        self._take(size)
+        self._stream_left -= size
+        if self._stream_left < 0:
+            raise TooLarge
         return super().write(data)
 
     def keep(self, buffer: pickle.PickleBuffer) -> bool:

@@ -148,6 +148,47 @@ async def test_move_begins_with_the_newest_checkpoint_though_it_was_not_reported
         assert done.rounds[0].checkpoint == newest and done.bytes_sent < 90e6
 
 
+async def test_session_whose_cell_ends_while_it_comes_to_a_standstill_is_captured_once(
+    service: Service, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    async with roaming(service) as roamer:
+        await roamer.said("import os, time, numpy; data = numpy.random.default_rng(0).random(10_000_000)")
+        await service.admin.take_checkpoint(roamer.id)
+        live = service.controller.sessions.get(roamer.id)
+        assert live is not None
+        outputs = Outputs()
+        code = (
+            f"print('in', flush=True)\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+            "time.sleep(0.2); data += 1"
+        )
+        running = asyncio.ensure_future(roamer.run(code, outputs))
+        await outputs.heard.wait()
+        moving = asyncio.ensure_future(roamer.migrate())
+        await eventually(lambda: live.stands_still)
+        gate.touch()
+        done = await moving
+        assert done.phase is Phase.DONE, done.cause
+        assert (await running)["status"] == "ok"
+        taken = [view.cell for view in await service.admin.checkpoints(roamer.id)]
+        assert taken.count(2) == 1, (taken, done)
+
+
+async def test_move_of_a_session_that_was_restored_waits_for_no_checkpoint(service: Service) -> None:
+    async with roaming(service) as roamer:
+        await roamer.said("import numpy; data = numpy.random.default_rng(0).random(10_000_000)")
+        old = await service.admin.take_checkpoint(roamer.id)
+        await roamer.said("data += 1")
+        new = await service.admin.take_checkpoint(roamer.id)
+        live = service.controller.sessions.get(roamer.id)
+        assert live is not None
+        await eventually(lambda: live.checkpoints is not None and live.checkpoints.last == new)
+        await service.admin.restore(roamer.id, old.id)
+        done = await roamer.migrate()
+        assert done.phase is Phase.DONE, done.cause
+        assert done.phases_s["pre_copy"] < 4.0, done.phases_s
+
+
 async def test_move_waits_for_the_cell_that_runs_and_what_comes_meanwhile_runs_once_and_in_order(
     service: Service, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy
+import psutil
 import pytest
 
 from jupyter_gpuaas.errors import StoreError
@@ -150,6 +151,14 @@ def test_memory_is_there_for_what_is_not_wanted_yet() -> None:
     session.space["hot"][0] += 1
     _, came = session.prepare()
     assert came == 1, "what had come before stays"
+    session.restore(session.prepare()[0])
+
+
+def test_memory_that_is_to_be_there_is_taken_from_the_system() -> None:
+    session, process = Session(hot=noise(64)), psutil.Process()
+    before = process.memory_info().rss
+    session.prepare(without={(("hot",), 0)})
+    assert process.memory_info().rss - before > 48 * M
 
 
 def test_failure_keeps_what_has_come() -> None:

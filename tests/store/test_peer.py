@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy
 import pytest
+import xxhash
 from blake3 import blake3
 
 from jupyter_gpuaas.errors import (
@@ -27,7 +28,7 @@ from jupyter_gpuaas.model import CheckpointPlan, Peer
 from jupyter_gpuaas.node import transfer as transfer_module
 from jupyter_gpuaas.state.checkpointer import Checkpoint, Checkpointer
 from jupyter_gpuaas.state.listing import owners_address
-from jupyter_gpuaas.store import CHUNK_BYTES, FolderStore, PeerStore, open_store
+from jupyter_gpuaas.store import CHUNK_BYTES, ChunkCache, FolderStore, MemoryStore, PeerStore, open_store
 from jupyter_gpuaas.store import peer as peer_module
 from jupyter_gpuaas.wire.transfer import CHUNK, END, ERROR, FRAME_BYTES, Incoming, PeerLink, frame, send
 from tests.peers import Source
@@ -107,6 +108,17 @@ def test_chunks_go_where_they_are_wanted(given: Given, near: PeerStore) -> None:
     near.fetch([(asked[1][0], memoryview(into))])
     assert into.tobytes() == data[CHUNK_BYTES : 2 * CHUNK_BYTES]
     near.fetch([])
+
+
+def test_fast_digests_are_made_where_chunks_arrive(given: Given) -> None:
+    data = noise(30 * CHUNK_BYTES + 1).tobytes()
+    cache = ChunkCache(MemoryStore(), most_bytes=0)
+    near = PeerStore(given.source.peer, timeout_s=20, came=cache.came)
+    near.manifest(given.capture(array=owned(data)).id)
+    asked, memory = wanted(data)
+    near.fetch(asked)
+    near.close()
+    assert memory == data and cache.fast == {digest: xxhash.xxh3_128_digest(part) for digest, part in asked}
 
 
 def test_missing_tells_what_the_peer_does_not_give(given: Given, near: PeerStore) -> None:

@@ -122,11 +122,11 @@ def test_what_is_different_by_now_is_told_of_the_newest_checkpoint(
 ) -> None:
     kernel = kernels()
     nothing = {"parts": (), "writing": False}
-    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": "", **nothing}
+    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": "", "newest": "", **nothing}
     kernel.cell("import numpy; a = numpy.zeros(4_000_000); b = a + 1")
     assert kernel.written() == [1]
     newest = kernel.checkpoints.listed()[-1].id
-    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": newest, **nothing}
+    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": newest, "newest": newest, **nothing}
     kernel.checkpoints.set_every(0)
     kernel.cell("a += 1")
     told = kernel.checkpoints.request({"op": "outdated"})
@@ -138,11 +138,15 @@ def test_what_is_different_by_now_is_told_of_the_newest_checkpoint(
     kernel.checkpoints.set_every(1)
     kernel.checkpoints.quiet()
     kernel.cell("a += 1")  # which the checkpoint that is being written does not have
-    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": newest, "parts": (), "writing": True}
+    told = kernel.checkpoints.request({"op": "outdated"})
+    assert told == {"checkpoint": newest, "newest": newest, "parts": (), "writing": True}
     gate.set()
     kernel.written()
-    newest = kernel.checkpoints.listed()[-1].id
-    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": newest, **nothing}
+    oldest, newest = newest, kernel.checkpoints.listed()[-1].id
+    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": newest, "newest": newest, **nothing}
+    kernel.checkpoints.set_every(0)
+    kernel.checkpoints.restore(oldest)
+    assert kernel.checkpoints.request({"op": "outdated"}) == {"checkpoint": oldest, "newest": newest, **nothing}
 
 
 def test_failing_store_is_tried_again_later_and_never_raises(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
