@@ -10,8 +10,11 @@ import pytest
 
 from jupyter_gpuaas.state import outdated as module
 from jupyter_gpuaas.state.checkpointer import Checkpointer
+from jupyter_gpuaas.state.looking import Looker
+from jupyter_gpuaas.state.memory import Chunked
 from jupyter_gpuaas.state.outdated import outdated
 from jupyter_gpuaas.store import CHUNK_BYTES, MemoryStore
+from tests.state.device_contract import SlowDevice
 
 M = CHUNK_BYTES
 
@@ -127,3 +130,12 @@ def test_what_changes_in_each_row_of_an_array_is_not_taken_for_all_of_it() -> No
     session = Session(images=images)
     images[:, 0, :] += 1  # 8 of 64 MiB
     assert session.outdated() == {}
+
+
+def test_device_is_asked_for_all_of_its_memory() -> None:
+    memory = SlowDevice(1 << 30).allocate(4 * M)
+    before = Chunked(memory.nbytes, memory.chunk_digests(M), [])
+    with Looker() as looker:
+        assert module._share(memory, before, looker) == 0.0
+        memory.data[1] = memory.data[M] = memory.data[3 * M] = 1
+        assert module._share(memory, before, looker) == 0.75
