@@ -156,8 +156,9 @@ def test_memory_is_there_for_what_is_not_wanted_yet() -> None:
 
 def test_memory_that_is_to_be_there_is_taken_from_the_system() -> None:
     session, process = Session(hot=noise(64)), psutil.Process()
+    records = read_records(session._source.capture(session.space).manifest, session.store)
     before = process.memory_info().rss
-    session.prepare(without={(("hot",), 0)})
+    session.ahead.prepare(records, 1 << 40, {(("hot",), 0)})
     assert process.memory_info().rss - before > 48 * M
 
 
