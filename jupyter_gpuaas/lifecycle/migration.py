@@ -157,7 +157,7 @@ def expected_stop_s(passes: Sequence[Pass]) -> float:
 STILL_S = 30.0
 #: A step may be so much slower than copying was.
 SLOWER = 3.0
-#: What is expected of any link, and of one that nothing is known of while somebody waits.
+#: What is expected of any link that nothing is known of, and of one over which rounds went that tell nothing of it.
 SLOWEST_BYTES_S = 5e6
 LIKELY_BYTES_S = 25e6
 #: Rounds that sent less tell nothing of the link: what takes long in them is something else.
@@ -174,7 +174,7 @@ def patience_s(passes: Sequence[Pass], size: int) -> float:
     """
     telling = [each for each in passes if each.sent_bytes >= TELLING_BYTES]
     took_s = sum(each.took_s for each in telling)
-    rate = sum(each.sent_bytes for each in telling) / took_s if took_s else LIKELY_BYTES_S
+    rate = sum(each.sent_bytes for each in telling) / took_s if took_s else LIKELY_BYTES_S if passes else 0.0
     return STILL_S + SLOWER * size / max(rate, SLOWEST_BYTES_S)
 
 

@@ -430,10 +430,12 @@ def test_interrupt_leaves_memory_to_the_user_only_when_it_is_read_no_more(
 
     monkeypatch.setattr(kernel.checkpoints.checkpointer.store, "put", slow)
     kernel.space["data"][0] = 1
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where tests run in the background
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         kernel.checkpoints.take("mine", stands=True)
+    signal.signal(signal.SIGINT, before)
     assert go.is_set()
     returned.set()
     thread.join()
