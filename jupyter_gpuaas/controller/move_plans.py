@@ -138,6 +138,8 @@ class MovePlans:
             raise InvalidRequest(f"target: the session is on {target} already.")
         # What standbys hold is given back for it, and so is what the session has just left.
         free = self._standbys.leases() | self._endings.giving_back()
+        if (left := live.record.incoming) is not None and left.lease is not None:
+            free |= {left.lease}  # which is about to be given back: the session has begun where it is now
         taken = used_of([*(held for held in leases if held not in free), *self._others.held()])
         request = msgspec.structs.replace(session.request, node=target)
         found = [node_id for node_id in targets(request, nodes, taken) if node_id != lease.node_id]
