@@ -20,7 +20,6 @@ from jupyter_gpuaas.client.migrations import ENDED, follow_migration
 from jupyter_gpuaas.controller import drains
 from jupyter_gpuaas.controller.catalogue.database import Database
 from jupyter_gpuaas.controller.catalogue.drains import Drain, DrainRows
-from jupyter_gpuaas.controller.commands import Commands
 from jupyter_gpuaas.controller.sessions import LiveSession
 from jupyter_gpuaas.engine.agent_client import AgentClient
 from jupyter_gpuaas.engine.base import AgentEndpoint
@@ -105,26 +104,6 @@ async def test_session_that_has_just_moved_can_be_moved_straight_back(service: S
             assert done.phase is Phase.DONE, done.cause
             assert done.source == node
         assert await roamer.said("print(y is x)") == "True"
-        await nothing_left(service, done.source, roamer.id)
-
-
-async def test_what_a_session_has_left_is_room_for_it_before_it_is_given_back(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    late, drop = asyncio.Event(), Commands._drop_remains
-
-    async def later(self: Commands, live: LiveSession) -> None:
-        await late.wait()
-        await drop(self, live)
-
-    monkeypatch.setattr(Commands, "_drop_remains", later)
-    async with roaming(service) as roamer:
-        await roamer.said("x = 1")
-        done = await roamer.migrate()
-        assert done.phase is Phase.DONE, done.cause
-        back = await service.admin.plan_migration(roamer.id)
-        late.set()
-        assert back.target == done.source
         await nothing_left(service, done.source, roamer.id)
 
 
